@@ -1,0 +1,3 @@
+"""Distributed training of lesion segmentation networks on brain MRI, with results that can be believed."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,83 @@
+"""What a person sees: a progress bar on a terminal, a line now and then in a log file."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 15.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a log line every `LINE_EVERY_S` seconds. Nothing where `quiet`."""
+
+    def __init__(self, title: str, total: int, unit: str, quiet: bool = False) -> None:
+        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
+        self.done = 0
+        self.started = self.last_line = time.monotonic()
+        self.bar: Bar | None = None
+        if not quiet and sys.stderr.isatty():
+            self.bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.task = self.bar.add_task(title, total=total, note="")
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, amount: int, **notes: object) -> None:
+        """`amount` more is done; `notes` are shown beside it."""
+        self.done += amount
+        if self.quiet:
+            return
+        now = time.monotonic()
+        rate = self.done / max(now - self.started, 1e-9)
+        note = " ".join(f"{name} {value}" for name, value in notes.items())
+        if self.bar:
+            self.bar.update(self.task, advance=amount, note=f"{note}  {rate:.1f} {self.unit}/s")
+        elif now - self.last_line > LINE_EVERY_S or (self.done == self.total and now - self.started > LINE_EVERY_S):
+            self.last_line = now
+            eta_s = (self.total - self.done) / rate
+            log.info(
+                "%s: %d/%d  %s  %.1f %s/s  ETA %s",
+                self.title, self.done, self.total, note, rate, self.unit, duration(eta_s),
+            )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Like `1:02:03` or `0:42`."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def show_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print rows of (what, value) on standard output."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,42 @@
+"""What a user can do about it: one line that names the thing, the value and the remedy, and an exit code.
+
+SegtrainError                 a user's error (code 2); everything else keeps its traceback
+├── ConfigError               a key, a value or a combination of values
+├── DataError                 source files, store, split
+├── LaunchError               processes, devices, ports
+├── RunError                  the run directory
+└── Diverged                  the loss is not finite (code 3)
+"""
+
+EXIT_FINISHED = 0
+EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+
+
+class SegtrainError(Exception):
+    """A user's error: its message is the one line that is shown."""
+
+    exit_code = EXIT_USER_ERROR
+    this_rank_only = False  # set when the ranks have met: from then on each speaks for itself
+
+
+class ConfigError(SegtrainError):
+    """A configuration key, value or combination that cannot be used."""
+
+
+class DataError(SegtrainError):
+    """A source file, a store or a split that cannot be used."""
+
+
+class LaunchError(SegtrainError):
+    """Processes, devices or ports that do not fit the machine."""
+
+
+class RunError(SegtrainError):
+    """A run directory that cannot be used as asked."""
+
+
+class Diverged(SegtrainError):
+    """The training loss stopped being finite; the run's outcome is `diverged`."""
+
+    exit_code = EXIT_DIVERGED
