@@ -1,0 +1,202 @@
+"""Build the store of a source: patients in parallel processes, everything checked before it is published.
+
+Light on purpose: no torch, so that worker processes start in a fraction of a second.
+"""
+
+import ctypes
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.config import DataConfig
+from segtrain.data.preprocess import preprocess
+from segtrain.data.sources import CHANNELS, Source, make_source
+from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, sync_folder, write_array
+from segtrain.display import Progress
+from segtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+def ensure_store(cfg: DataConfig) -> Store:
+    """The store of `cfg`, built if it is not there; of processes that ask at once, one builds and the rest wait.
+
+    Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`), for pixels that two
+    patients share, and when the disk is full; nothing is left half-built.
+    """
+    source = make_source(cfg)
+    path = store_path(cfg, source.fingerprint())
+    if not path.is_dir():
+        _say_if_changed(path)
+        with building(path) as aside:
+            if aside is not None:
+                log.info("preparing %s into %s", source.label, path)
+                _build(cfg, source, aside)
+    return open_store(path)
+
+
+def _say_if_changed(path: Path) -> None:
+    same_settings = path.name.rsplit("-", 1)[0]
+    for old in sorted(path.parent.glob(f"{same_settings}-*")):
+        log.warning(
+            "the source has changed since %s was built; preparing it anew (remove that store to free space)", old
+        )
+
+
+def _build(cfg: DataConfig, source: Source, aside: Path) -> None:
+    outcomes = _prepare_all(cfg, source, aside)
+    skipped = {patient: o for patient, o in sorted(outcomes.items()) if isinstance(o, str)}
+    if skipped and not cfg.skip_bad:
+        more = f" (and {len(skipped) - 1} more broken patients)" if len(skipped) > 1 else ""
+        raise DataError(next(iter(skipped.values())) + more)
+    for patient, reason in skipped.items():
+        log.warning("left out %s: %s", patient, reason)
+    entries = [o for _, o in sorted(outcomes.items()) if not isinstance(o, str)]
+    if not entries:
+        raise DataError(f"{source.label}: every patient is broken, the first: {next(iter(skipped.values()))}")
+    _refuse_shared_pixels([(entry["patient"], entry.pop("slice_hashes")) for entry in entries])
+    index = {"label": source.label, "size_px": cfg.image_size, "skipped": skipped, "patients": entries}
+    index_file = aside / "index.json"
+    with index_file.open("w") as file:
+        json.dump(index, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    for folder in ("images", "masks", "."):
+        sync_folder(aside / folder)
+
+
+def _prepare_all(cfg: DataConfig, source: Source, aside: Path) -> dict[str, dict[str, Any] | str]:
+    """Per patient its index entry, or what is wrong with it; without `skip_bad` the first broken one ends the work."""
+    patients = source.patients()
+    workers = min(cfg.workers or len(os.sched_getaffinity(0)), len(patients))
+    outcomes: dict[str, dict[str, Any] | str] = {}
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
+        _one_blas_thread(),
+        ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool,
+    ):
+        jobs: dict[Future[dict[str, Any] | str], str] = {
+            pool.submit(_prepare_patient, source, patient, cfg.image_size, aside): patient for patient in patients
+        }
+        for job in as_completed(jobs):
+            outcomes[jobs[job]] = job.result()
+            bar.advance(1, patient=jobs[job])
+            if isinstance(outcomes[jobs[job]], str) and not cfg.skip_bad:
+                pool.shutdown(cancel_futures=True)
+                break
+    return outcomes
+
+
+def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> dict[str, Any] | str:
+    """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
+    try:
+        raw = source.read(patient)
+        prepared = preprocess(raw.image_shwc, raw.mask_shw, size_px, where=f"patient {patient}")
+    except DataError as error:
+        return str(error)
+    first, last = prepared.geometry.box[0]
+    entry = StoredPatient(
+        patient=patient,
+        institution=source.institution(patient),
+        areas=tuple(int(area) for area in prepared.mask_shw.sum(axis=(1, 2), dtype=np.int64)),
+        slice_numbers=raw.slice_numbers[first:last],
+        geometry=prepared.geometry.to_json(),
+        missing_channels=_missing_channels(raw.image_shwc),
+    )
+    sizes = {
+        "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
+        "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
+    }
+    return {**asdict(entry), "bytes": sizes, "slice_hashes": _slice_hashes(raw.image_shwc)}
+
+
+def _missing_channels(image_shwc: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Contrasts that are missing: the published data puts FLAIR in their place."""
+    return tuple(CHANNELS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., 1]))
+
+
+def _slice_hashes(image_shwc: NDArray[np.uint8]) -> list[str]:
+    """A hash of every slice that shows something: equal ones under two patients are one patient twice."""
+    return [
+        hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()
+        for plane in image_shwc
+        if plane.max() > plane.min()
+    ]
+
+
+def _refuse_shared_pixels(hashes: list[tuple[str, list[str]]]) -> None:
+    owner: dict[str, str] = {}
+    for patient, slice_hashes in hashes:
+        for digest in slice_hashes:
+            if owner.setdefault(digest, patient) != patient:
+                raise DataError(
+                    f"patients {owner[digest]} and {patient} share the same pixels, so one could train and the other "
+                    f"validate on them; remove one of the two folders"
+                )
+
+
+def _die_with_parent(parent: int) -> None:
+    """In a worker: leave the terminal's Ctrl-C to the parent, and die with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Worker processes started inside use one thread each: their number is the parallelism."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def summary(store: Store) -> list[tuple[str, str]]:
+    """What the store holds, as rows of (what, value) for a table."""
+    patients = list(store.patients.values())
+    areas = np.array([area for p in patients for area in p.areas])
+    voxels = np.array([p.lesion_voxels for p in patients])
+    slices = np.array([p.slices for p in patients])
+    institutions: dict[str, int] = {}
+    for p in patients:
+        institutions[p.institution] = institutions.get(p.institution, 0) + 1
+    missing = {name: sum(name in p.missing_channels for p in patients) for name in ("pre-contrast", "post-contrast")}
+    return [
+        ("data", store.label),
+        ("patients", str(len(patients))),
+        ("slices", f"{slices.sum()} ({slices.min()} to {slices.max()} a patient, median {np.median(slices):.0f})"),
+        ("slices without lesion", f"{(areas == 0).sum()} ({(areas == 0).mean():.0%})"),
+        ("lesion voxels", f"{voxels.min()} to {voxels.max()} a patient, median {np.median(voxels):.0f}"),
+        ("missing contrast", ", ".join(f"{name}: {count}" for name, count in missing.items())),
+        ("institutions", ", ".join(f"{name} {count}" for name, count in sorted(institutions.items()))),
+        ("left out", str(len(store.skipped))),
+        ("size", f"{store.size_px} px, {_bytes(store.path) / 2**20:.0f} MiB in {store.path}"),
+    ]
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*.npy"))

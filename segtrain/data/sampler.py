@@ -1,0 +1,177 @@
+"""Which slice stands at which position of a run: a function of (seed, epoch, position) (L2), sharded by patient (L3).
+
+The trick that makes both laws hold at once is the lane. Each epoch deals the training patients anew to a fixed number
+of lanes, as many as the global batch and the number of patients allow. A batch takes the same number of samples from
+each lane, in lane order. World size is not in it: with W ranks, rank r reads the r-th W-th part of every batch, which
+is the r-th part of the lanes, so ranks never share a patient within an epoch, and batches are the same for every W.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.config import Config, SamplingName
+from segtrain.data.preprocess import slice_weights
+from segtrain.data.splits import Split
+from segtrain.data.store import Store
+from segtrain.errors import ConfigError
+
+COVERAGE = 0.95  # of all slices, that an epoch of uniform sampling visits at least
+ORDER_STREAM, AUGMENT_STREAM = 1, 2  # keep the draws of one seed apart
+
+
+def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
+    """A counter-based generator: the same draws for the same arguments, independent ones for any others."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, counter, 0, 0]))
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """patient, slice: int64 [step, global batch], indices into the order's patients and into a patient's slices."""
+
+    patient: NDArray[np.int64]
+    slice: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a run's samples. `areas`: lesion pixels per slice, for each training patient (sorted by id)."""
+
+    areas: Sequence[Sequence[int]]
+    sampling: SamplingName
+    global_batch: int
+    seed: int
+
+    @cached_property
+    def slices(self) -> NDArray[np.int64]:
+        """Slices of each patient."""
+        return np.array([len(a) for a in self.areas])
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Lesion: as many draws as there are slices; uniform: enough to visit `COVERAGE` of them."""
+        total = int(self.slices.sum())
+        if self.sampling == "lesion":
+            return max(1, total // self.global_batch)
+        return min(-(-int(np.ceil(COVERAGE * total)) // self.global_batch), self._most_steps(self.lanes))
+
+    @cached_property
+    def lanes(self) -> int:
+        """As many lanes as patients and global batch allow, and for uniform sampling as balance allows."""
+        fitting = [d for d in range(len(self.areas), 0, -1) if self.global_batch % d == 0]
+        if self.sampling == "lesion":
+            return fitting[0]
+        wanted = COVERAGE * self.slices.sum()
+        covered = {lanes: self._most_steps(lanes) * self.global_batch for lanes in fitting}
+        best = max(covered.values())
+        lanes = next(lanes for lanes in fitting if covered[lanes] >= min(wanted, best))
+        if not covered[lanes]:
+            raise ConfigError(
+                f"train.global_batch={self.global_batch} is more than the {self.slices.sum()} training slices; "
+                "use a smaller one or data.sampling=lesion"
+            )
+        return lanes
+
+    def columns(self, rank: int, world_size: int) -> slice:
+        """The part of every batch that `rank` reads. Raises ConfigError when the world size does not fit."""
+        if self.global_batch % world_size:
+            below = self.global_batch - self.global_batch % world_size
+            raise ConfigError(
+                f"train.global_batch={self.global_batch} cannot be shared by {world_size} ranks; "
+                f"set it to {below or world_size} or {below + world_size}, or change the number of ranks"
+            )
+        if self.lanes % world_size:
+            raise ConfigError(
+                f"{len(self.areas)} training patients make {self.lanes} lanes of {self.global_batch} samples, "
+                f"which {world_size} ranks cannot share without sharing a patient; use {self.lanes} ranks or a "
+                "divisor of it, or more patients"
+            )
+        share = self.global_batch // world_size
+        return slice(rank * share, (rank + 1) * share)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Every sample of an epoch (counted from 0), in order."""
+        rng = generator(self.seed, ORDER_STREAM, epoch)
+        return self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
+
+    def _draw_lesion(self, rng: np.random.Generator) -> EpochPlan:
+        """A patient of the lane uniformly, then a slice by the reference's weights."""
+        order = rng.permutation(len(self.areas))
+        lanes = [order[lane :: self.lanes] for lane in range(self.lanes)]
+        width = self.global_batch // self.lanes
+        which, where = rng.random((2, self.steps_per_epoch, self.global_batch))
+        patient = np.empty(which.shape, np.int64)
+        for lane, members in enumerate(lanes):
+            columns = slice(lane * width, (lane + 1) * width)
+            patient[:, columns] = members[(which[:, columns] * len(members)).astype(np.int64)]
+        chosen = np.empty(which.shape, np.int64)
+        for index, cumulative in enumerate(self._cumulative_weights):
+            drawn = patient == index
+            chosen[drawn] = np.searchsorted(cumulative[:-1], where[drawn], side="right")
+        return EpochPlan(patient, chosen)
+
+    @cached_property
+    def _cumulative_weights(self) -> list[NDArray[np.float64]]:
+        return [np.cumsum(slice_weights(np.asarray(a, dtype=np.int64))) for a in self.areas]
+
+    def _draw_uniform(self, rng: np.random.Generator) -> EpochPlan:
+        """Each slice at most once; what a lane has too many of is dropped, by chance."""
+        width = self.global_batch // self.lanes
+        needed = self.steps_per_epoch * width
+        patient = np.empty((self.steps_per_epoch, self.global_batch), np.int64)
+        chosen = np.empty_like(patient)
+        for lane, members in enumerate(self._balanced_deal(rng, needed)):
+            pool = np.concatenate(
+                [np.stack([np.full(self.slices[p], p), np.arange(self.slices[p])]) for p in members], 1
+            )
+            taken = pool[:, rng.permutation(pool.shape[1])[:needed]].reshape(2, self.steps_per_epoch, width)
+            columns = slice(lane * width, (lane + 1) * width)
+            patient[:, columns], chosen[:, columns] = taken
+        return EpochPlan(patient, chosen)
+
+    def _balanced_deal(self, rng: np.random.Generator, needed: int) -> list[list[int]]:
+        """A random deal in which every lane has `needed` slices; the known one, lanes permuted, if none is found."""
+        for _ in range(20):
+            # Largest first to the emptiest lane; jitter makes another deal of it each time.
+            jitter = self.slices * rng.uniform(0.7, 1.3, len(self.slices))
+            deal = deal_evenly(self.slices, np.argsort(-jitter, kind="stable"), self.lanes)
+            if min(int(self.slices[lane].sum()) for lane in deal) >= needed:
+                break
+        else:
+            deal = deal_evenly(self.slices, np.argsort(-self.slices, kind="stable"), self.lanes)
+        return [deal[lane] for lane in rng.permutation(self.lanes)]
+
+    def _most_steps(self, lanes: int) -> int:
+        deal = deal_evenly(self.slices, np.argsort(-self.slices, kind="stable"), lanes)
+        return min(int(self.slices[lane].sum()) for lane in deal) // (self.global_batch // lanes)
+
+
+def make_order(cfg: Config, store: Store, split: Split) -> Order:
+    """The order of a run's samples."""
+    areas = [store.patients[patient].areas for patient in split.train]
+    return Order(areas, cfg.data.sampling, cfg.train.global_batch, cfg.seed)
+
+
+def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:
+    """Deal items in `order`, each to the hand with the least so far; then swap pairs while that evens the extremes."""
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    totals = np.zeros(hands, np.int64)
+    for item in order:
+        hand = int(totals.argmin())
+        dealt[hand].append(int(item))
+        totals[hand] += sizes[item]
+    for _ in range(len(order)):
+        low, high = int(totals.argmin()), int(totals.argmax())
+        gain = sizes[dealt[high]][:, None] - sizes[dealt[low]][None, :]
+        gap = int(totals[high] - totals[low])
+        better = np.where((gain > 0) & (gain < gap), np.abs(gain * 2 - gap), gap)
+        if low == high or better.min() >= gap:
+            break
+        i, j = np.unravel_index(int(better.argmin()), better.shape)
+        dealt[high][i], dealt[low][j] = dealt[low][j], dealt[high][i]
+        totals[high] -= gain[i, j]
+        totals[low] += gain[i, j]
+    return dealt

@@ -1,0 +1,227 @@
+"""Where patients come from: each source lists patients and reads one whole, or names what is wrong with it.
+
+Legend: s slice, h height, w width, c channel (pre-contrast, FLAIR, post-contrast).
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segtrain.config import DataConfig, PhantomConfig
+from segtrain.data.phantom import phantom_patient
+from segtrain.errors import DataError
+
+CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+_SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
+
+
+@dataclass(frozen=True)
+class RawVolume:
+    """One patient as it lies in the source.
+
+    image_shwc: uint8 [slice, height, width, 3]; mask_shw: uint8 0/1 [slice, height, width];
+    slice_numbers: the source's own number of each slice.
+    """
+
+    image_shwc: NDArray[np.uint8]
+    mask_shw: NDArray[np.uint8]
+    slice_numbers: tuple[int, ...]
+
+
+class Source(Protocol):
+    """A data set. Cheap to make and to send to another process; reads nothing until asked."""
+
+    @property
+    def label(self) -> str:
+        """What outputs call this data; phantom data says that it is made up."""
+
+    def patients(self) -> list[str]:
+        """All patient ids, sorted. Raises DataError when there are none."""
+
+    def fingerprint(self) -> str:
+        """A short hash that changes when the source's content does."""
+
+    def read(self, patient: str) -> RawVolume:
+        """The patient's whole volume. Raises DataError naming the file, the value and the remedy."""
+
+    def institution(self, patient: str) -> str:
+        """Where the patient was scanned, for tables and stratified splits."""
+
+
+@dataclass(frozen=True)
+class PhantomSource:
+    """Made-up patients: a pure function of the config, with no file behind them."""
+
+    config: PhantomConfig
+
+    @property
+    def label(self) -> str:
+        return "phantom patients (made up, not real data)"
+
+    def patients(self) -> list[str]:
+        return [f"PHANTOM_{index:04d}" for index in range(self.config.patients)]
+
+    def fingerprint(self) -> str:
+        code = Path(phantom_patient.__code__.co_filename).read_bytes()
+        return _digest([repr(self.config).encode(), code])
+
+    def read(self, patient: str) -> RawVolume:
+        image, mask = phantom_patient(self.config.seed, int(patient.rsplit("_", 1)[1]), self.config.size_px)
+        return RawVolume(image, mask, tuple(range(1, len(image) + 1)))
+
+    def institution(self, patient: str) -> str:
+        return "PHANTOM"
+
+
+@dataclass(frozen=True)
+class LggSource:
+    """The published LGG layout: `root/<patient>/<patient>_<k>.tif` with `..._<k>_mask.tif`, k from 1 without gaps."""
+
+    root: Path
+
+    @property
+    def label(self) -> str:
+        return f"LGG patients in {self.root}"
+
+    def patients(self) -> list[str]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder; set data.root to the folder that holds one folder a patient")
+        try:
+            names = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+        except OSError as error:
+            raise DataError(f"{self.root}: {error.strerror}; make the folder readable for this user") from error
+        names = [name for name in names if not name.startswith(".")]
+        if not names:
+            raise DataError(
+                f"{self.root}: 0 patient folders in it; set data.root to the folder that holds one folder a patient "
+                "(kaggle_3m in the published archive)"
+            )
+        return names
+
+    def fingerprint(self) -> str:
+        """Names, sizes and modification times of all files: any change is noticed without reading 1 GB."""
+        parts = []
+        for patient in self.patients():
+            with _readable(self.root / patient):
+                for entry in sorted(os.scandir(self.root / patient), key=lambda e: e.name):
+                    stat = entry.stat()
+                    parts.append(f"{patient}/{entry.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        return _digest(parts)
+
+    def read(self, patient: str) -> RawVolume:
+        images, masks = self._files(patient)
+        numbers = sorted(images)
+        image_slices = [_read_tiff(images[number], channels=3) for number in numbers]
+        mask_slices = [_read_mask(masks[number]) for number in numbers]
+        shape = image_slices[0].shape
+        for number, image, mask in zip(numbers, image_slices, mask_slices, strict=True):
+            for path, array in ((images[number], image), (masks[number], mask)):
+                if array.shape[:2] != shape[:2]:
+                    raise DataError(
+                        f"{path}: size {_size(array.shape)}, but the patient's first slice has {_size(shape)}; "
+                        "export the patient's slices at one size"
+                    )
+        return RawVolume(np.stack(image_slices), np.stack(mask_slices), tuple(numbers))
+
+    def institution(self, patient: str) -> str:
+        parts = patient.split("_")
+        return parts[1] if len(parts) > 2 and parts[0] == "TCGA" else "unknown"
+
+    def _files(self, patient: str) -> tuple[dict[int, Path], dict[int, Path]]:
+        """Image and mask paths by slice number: complete, paired, without gaps."""
+        folder = self.root / patient
+        images: dict[int, Path] = {}
+        masks: dict[int, Path] = {}
+        with _readable(folder):
+            names = sorted(os.listdir(folder))
+        for name in names:
+            if match := _SLICE.match(name):
+                (masks if match["mask"] else images)[int(match["number"])] = folder / name
+            elif name.lower().endswith((".tif", ".tiff")):
+                raise DataError(f"{folder / name}: not named <patient>_<number>[_mask].tif; rename or remove it")
+        if not images:
+            raise DataError(
+                f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or set data.skip_bad=true"
+            )
+        for number in sorted(images.keys() | masks.keys()):
+            if number not in masks:
+                raise DataError(f"{images[number]}: slice {number} has no mask; add {patient}_{number}_mask.tif")
+            if number not in images:
+                raise DataError(f"{masks[number]}: mask {number} has no slice; add {patient}_{number}.tif")
+        missing = sorted(set(range(1, max(images) + 1)) - images.keys())
+        if missing:
+            raise DataError(
+                f"{folder}: slice {missing[0]} is missing (numbers go from 1 to {max(images)}); "
+                "restore it or set data.skip_bad=true"
+            )
+        return images, masks
+
+
+def make_source(cfg: DataConfig) -> Source:
+    """The source that `data.source` names."""
+    if cfg.source == "phantom":
+        return PhantomSource(cfg.phantom)
+    assert cfg.root is not None, "load_config checks it"
+    return LggSource(Path(cfg.root).expanduser())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a DataError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; make it readable for this user") from error
+
+
+def _read_tiff(path: Path, channels: int) -> NDArray[np.uint8]:
+    """uint8 [h, w, 3] of an image, [h, w] of a mask. Raises DataError."""
+    with _readable(path):
+        handle = path.open("rb")
+    with handle:
+        try:
+            with Image.open(handle, formats=["TIFF"]) as image:
+                array = np.asarray(image)
+        except Exception as error:  # Pillow raises a dozen kinds on broken files, SyntaxError among them
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{path}: not a readable TIFF ({reason[:80]}); copy the file again or set data.skip_bad=true"
+            ) from error
+    right = array.ndim == 3 and array.shape[2] == channels if channels > 1 else array.ndim == 2
+    if not right:
+        found = array.shape[2] if array.ndim == 3 else 1
+        raise DataError(f"{path}: {found} channel(s), but this file needs {channels}; export it again")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError(f"{path}: pixels are {array.dtype}, but 8-bit are needed; export it again")
+    return array
+
+
+def _read_mask(path: Path) -> NDArray[np.uint8]:
+    mask = _read_tiff(path, channels=1)
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    if not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
+        odd = next(v for v in values.tolist() if v not in (0, 255))
+        raise DataError(f"{path}: mask has value {odd}, but only 0 and 255 (or 0 and 1) mean anything; binarise it")
+    return (mask > 0).astype(np.uint8)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _digest(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()

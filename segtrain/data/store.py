@@ -1,0 +1,164 @@
+"""The store: a source prepared once, memory-mapped by every run that asks for the same source and settings.
+
+    <data.store>/<source>-<size>px-<key>/
+        index.json             fingerprints, per-patient geometry and slice areas, patients left out
+        images/<patient>.npy   float16 [slice, size, size, 3], z-scored
+        masks/<patient>.npy    uint8 0/1 [slice, size, size]
+
+L11: the folder's name holds the fingerprint of source and settings, so it is never changed, only built or not. A
+builder holds an exclusive `flock`, which the kernel lets go when the process dies, builds aside and renames.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from segtrain.config import DataConfig
+from segtrain.data import preprocess
+from segtrain.errors import DataError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredPatient:
+    """What the index holds of a patient; `areas` are lesion pixels per prepared slice."""
+
+    patient: str
+    institution: str
+    areas: tuple[int, ...]
+    slice_numbers: tuple[int, ...]  # the source's numbers of the prepared slices
+    geometry: dict[str, Any]
+    missing_channels: tuple[str, ...]
+
+    @property
+    def slices(self) -> int:
+        return len(self.areas)
+
+    @property
+    def lesion_voxels(self) -> int:
+        return sum(self.areas)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A built store, opened: the index in memory, the arrays mapped when first touched."""
+
+    path: Path
+    label: str
+    size_px: int
+    patients: dict[str, StoredPatient]
+    skipped: dict[str, str]
+
+    @cached_property
+    def _maps(self) -> dict[str, tuple[NDArray[np.float16], NDArray[np.uint8]]]:
+        return {}
+
+    def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """Memory maps (image float16 [s, h, w, 3], mask uint8 [s, h, w]) of a patient."""
+        if patient not in self._maps:
+            self._maps[patient] = (
+                np.load(self.path / "images" / f"{patient}.npy", mmap_mode="r"),
+                np.load(self.path / "masks" / f"{patient}.npy", mmap_mode="r"),
+            )
+        return self._maps[patient]
+
+
+def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
+    """Where the store of this source at these settings lies, built or not."""
+    settings = hashlib.sha256(Path(preprocess.__file__).read_bytes())
+    settings.update(repr((FORMAT, cfg.image_size, cfg.skip_bad)).encode())
+    key = f"{settings.hexdigest()[:8]}-{source_fingerprint[:12]}"
+    return Path(cfg.store).expanduser() / f"{cfg.source}-{cfg.image_size}px-{key}"
+
+
+def open_store(path: Path) -> Store:
+    """The store at `path`. Raises DataError when its index or a file of it is missing or of the wrong size."""
+    adapter = TypeAdapter(StoredPatient)
+    try:
+        index = json.loads((path / "index.json").read_text())
+        patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
+        for entry in index["patients"]:
+            for kind, size in entry["bytes"].items():
+                file = path / kind / f"{entry['patient']}.npy"
+                if file.stat().st_size != size:
+                    raise DataError(f"{file}: {file.stat().st_size} bytes, but {size} were written; remove {path}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: damaged store ({' '.join(str(error).split())}); remove it and it is built again"
+        ) from error
+    return Store(path, index["label"], index["size_px"], patients, index["skipped"])
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path | None]:
+    """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
+
+    Waits while another process builds. What a killed builder left behind is removed. Raises DataError when the disk is
+    full or the folder cannot be written; nothing of the attempt is left.
+    """
+    aside = path.with_name(f".{path.name}.building")
+    with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.is_dir():
+            yield None
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            with writable(path.parent):
+                for kind in ("images", "masks"):
+                    (aside / kind).mkdir(parents=True)
+                yield aside
+                aside.rename(path)
+                sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a DataError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        free_mb = shutil.disk_usage(folder).free >> 20 if folder.is_dir() else 0
+        raise DataError(
+            f"{folder}: cannot write the store ({error.strerror or error}, {free_mb} MiB free); "
+            "free some space, or set data.store to a folder with room"
+        ) from error
+
+
+def write_array(path: Path, array: NDArray[Any]) -> int:
+    """Write `array` as .npy, synced; returns the bytes written."""
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
