@@ -1,0 +1,120 @@
+"""The ranks of a job and what they say to each other.
+
+Every collective must be called by all ranks. With one rank no process group exists and each collective is the identity.
+"""
+
+import datetime
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from segtrain.config import DeviceName
+from segtrain.errors import LaunchError
+from segtrain.launch import env_int
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over ranks, on every rank; not differentiable. Collective."""
+        total = tensor.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def sum_keep_gradient(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, whose gradient flows to this rank's part. Collective."""
+        if self.size == 1:
+            return tensor
+        return tensor + (self.sum(tensor) - tensor.detach())
+
+    def gather(self, item: T) -> list[T] | None:
+        """Every rank's item in rank order on rank 0, None elsewhere. Collective."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(item, items)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for all ranks. Collective."""
+        self.sum(torch.zeros(1))
+
+
+@contextmanager
+def join(device: DeviceName, threads: int | None) -> Iterator[World]:
+    """Join the job that torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describes; alone without one.
+
+    NCCL for CUDA tensors, gloo for CPU tensors. Raises LaunchError: no CUDA, fewer GPUs than ranks, address unreachable
+    or port taken.
+    """
+    rank, size = env_int("RANK", 0), env_int("WORLD_SIZE", 1)
+    local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
+    world = World(rank, size, local_rank, _device(device, local_rank, local_size))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if size > 1:
+        _init(world, one_node=local_size == size)
+    try:
+        yield world
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def _device(device: DeviceName, local_rank: int, local_size: int) -> torch.device:
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and not gpus:
+        raise LaunchError(
+            "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu, or check nvidia-smi"
+        )
+    if not gpus:
+        return torch.device("cpu")
+    if local_size > gpus:
+        raise LaunchError(
+            f"{local_size} ranks on {socket.gethostname()}, which has {gpus} GPU(s); "
+            f"use --nproc_per_node={gpus}, or device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _init(world: World, one_node: bool) -> None:
+    if one_node:  # the loopback interface always works; a host name may not resolve
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    device_id = world.device if world.device.type == "cuda" else None
+    try:
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30), device_id=device_id)
+    except (dist.DistError, ValueError) as error:
+        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+        reason = " ".join(str(error).split())
+        if "EADDRINUSE" in reason or "in use" in reason:
+            raise LaunchError(
+                f"port {port} on {address} is taken; set MASTER_PORT to a free one, or use torchrun --standalone"
+            ) from error
+        raise LaunchError(
+            f"rank {world.rank} of {world.size} cannot reach {address}:{port} ({reason[:150]}); "
+            "start with torchrun, or set MASTER_ADDR and MASTER_PORT"
+        ) from error

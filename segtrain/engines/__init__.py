@@ -1,0 +1,32 @@
+"""One step of training over all ranks, behind a protocol: the loop does not know which engine runs."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from segtrain.config import Config, EngineName
+from segtrain.dist import World
+from segtrain.engines.ddp import DdpEngine
+from segtrain.losses import Loss
+
+
+class Engine(Protocol):
+    """Legend: b this rank's share of the global batch, h height, w width."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The bare network, whole on every rank."""
+
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float) -> Tensor:
+        """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective."""
+
+    def logits(self, image_bchw: Tensor) -> Tensor:
+        """Logits in evaluation mode and without gradients, float32. Not collective."""
+
+
+ENGINES: dict[EngineName, type[DdpEngine]] = {"ddp": DdpEngine}
+
+
+def make_engine(cfg: Config, network: nn.Module, loss: Loss, world: World) -> Engine:
+    """The engine that `engine` names, around `network`."""
+    return ENGINES[cfg.engine](cfg, network, loss, world)

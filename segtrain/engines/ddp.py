@@ -1,0 +1,127 @@
+"""One process or many, each with the whole network: DistributedDataParallel, mixed precision, accumulation, clipping.
+
+Legend: b this rank's share of the global batch, c channel, h height, w width.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segtrain.config import Config, Precision
+from segtrain.dist import World
+from segtrain.losses import Loss
+from segtrain.optim import make_optimizer
+
+AUTOCAST: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DdpEngine:
+    """Trains `network` in place. See `segtrain.engines.Engine`."""
+
+    def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
+        self.cfg, self.loss, self.world = cfg, loss, world
+        network = network.to(world.device)
+        if world.device.type == "cuda" and world.size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.layout = torch.channels_last if cfg.model.channels_last else torch.contiguous_format
+        self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self._network.parameters(), cfg.optim)
+        self.dtype = AUTOCAST[cfg.precision]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        wrapped: nn.Module = self._network
+        if world.size > 1:
+            # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13 has
+            # another name for that switch.
+            known = inspect.signature(DistributedDataParallel).parameters
+            switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            options: dict[str, Any] = {switch: False}
+            wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **options)
+        self.wrapped = wrapped
+        self.forward: nn.Module = torch.compile(wrapped) if cfg.model.compile else wrapped  # type: ignore[assignment]
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float) -> Tensor:
+        """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
+
+        With accumulation the loss stays that of the global batch: a first pass without gradients gathers its sums.
+        """
+        self._network.train()
+        size = self.cfg.train.micro_batch or len(image_bchw)
+        micro_batches = list(zip(image_bchw.split(size), mask_bchw.split(size), strict=True))
+        total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
+        for number, (image, mask) in enumerate(micro_batches, start=1):
+            with self._sync(number == len(micro_batches)):
+                with self._autocast():
+                    logits = self.forward(image.contiguous(memory_format=self.layout))
+                sums = self.loss.sums(logits, mask)
+                total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
+                loss = self.loss.value(total_sums)
+                # DDP divides the summed gradients by the world size; ours are parts of one loss, not copies of it.
+                self.scaler.scale(loss * self.world.size).backward()
+        self._update(lr)
+        return loss.detach()
+
+    def logits(self, image_bchw: Tensor) -> Tensor:
+        """Logits in evaluation mode and without gradients, float32. Not collective."""
+        self._network.eval()
+        with torch.inference_mode(), self._autocast():
+            logits: Tensor = self._network(image_bchw.contiguous(memory_format=self.layout)).float()
+        return logits
+
+    def _total_sums(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The loss's sums over the global batch; leaves running statistics as they were. Collective."""
+        with torch.no_grad(), _unchanged_buffers(self._network), self._autocast():
+            parts = [
+                self.loss.sums(self._network(image.contiguous(memory_format=self.layout)), mask)
+                for image, mask in micro_batches
+            ]
+            return self.world.sum(torch.stack(parts).sum(0))
+
+    def _update(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.cfg.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._network.parameters(), self.cfg.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self._average_buffers()
+
+    def _average_buffers(self) -> None:
+        """Make batch norm's running statistics equal on all ranks, as their mean. Collective.
+
+        SyncBatchNorm (CUDA) keeps them equal by itself. Elsewhere each rank normalises its own share of the batch; the
+        running values are linear in what the ranks saw, so their mean after each step is what validation should use,
+        and any rank's state is the state of the run.
+        """
+        buffers = [b for b in self._network.buffers() if b.is_floating_point()]
+        if self.world.size == 1 or not buffers or self.world.device.type == "cuda":
+            return
+        mean = self.world.sum(torch.cat([b.flatten() for b in buffers])) / self.world.size
+        for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def _sync(self, last: bool) -> AbstractContextManager[None]:
+        if isinstance(self.wrapped, DistributedDataParallel) and not last:
+            return self.wrapped.no_sync()
+        return nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+@contextmanager
+def _unchanged_buffers(network: nn.Module) -> Iterator[None]:
+    before = [b.clone() for b in network.buffers()]
+    yield
+    for buffer, value in zip(network.buffers(), before, strict=True):
+        buffer.copy_(value)

@@ -1,0 +1,52 @@
+"""Losses that give the same value at any world size and any micro-batch (L5), because they are made of sums.
+
+A loss is two functions. `sums` turns logits and masks of some samples into a vector that is additive over samples;
+the engine adds the vectors of all micro-batches and all ranks; `value` turns the sum over the global batch into the
+loss. The gradient of each part follows from d value / d sums, so nothing else needs to travel between ranks.
+
+Legend: b batch, h height, w width.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from segtrain.config import LossName
+
+
+class Loss(Protocol):
+    """A training loss over the global batch."""
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """float32 vector, additive over samples. logits [b, 1, h, w] of any float type; mask 0/1, same shape."""
+
+    def value(self, sums: Tensor) -> Tensor:
+        """The loss, a scalar, of the summed vector."""
+
+
+class DiceLoss:
+    """1 - soft Dice of the whole batch taken as one volume, smoothing 1 in numerator and denominator.
+
+    The public LGG reference's loss, after F. Milletari et al., "V-Net", 3DV 2016, without their squares.
+    """
+
+    smooth = 1.0
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        probability = torch.sigmoid(logits.float())
+        mask = mask.float()
+        return torch.stack(((probability * mask).sum(), probability.sum(), mask.sum()))
+
+    def value(self, sums: Tensor) -> Tensor:
+        intersection, predicted, true = sums.unbind()
+        return 1 - (2 * intersection + self.smooth) / (predicted + true + self.smooth)
+
+
+LOSSES: dict[LossName, Callable[[], Loss]] = {"dice": DiceLoss}
+
+
+def make_loss(name: LossName) -> Loss:
+    """The loss of that name."""
+    return LOSSES[name]()
