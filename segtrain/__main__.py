@@ -1,0 +1,51 @@
+"""The console command `segtrain`: `segtrain COMMAND ...` is `python -m segtrain COMMAND ...`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from segtrain import train
+from segtrain.cli import config_of, parse, run_command, start_logging
+from segtrain.data.prepare import ensure_store, summary
+from segtrain.display import show_table
+
+PREPARE_EXAMPLES = """\
+  segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m
+  segtrain prepare data.image_size=128
+"""
+
+
+def prepare(argv: Sequence[str]) -> int:
+    """Check the source, build the store, print what it holds."""
+    arguments = parse(
+        "segtrain prepare", "Check the data and prepare it once for all runs.", PREPARE_EXAMPLES, {}, argv
+    )
+    start_logging()
+    show_table("Prepared data", summary(ensure_store(config_of(arguments).data)))
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "prepare": (prepare, "check the data and prepare it once for all runs"),
+    "train": (train.command, "train a network (under torchrun: -m segtrain.train)"),
+}
+
+USAGE = "usage: segtrain COMMAND [--config F] [key=value ...]\n\ncommands:\n" + "".join(
+    f"  {name:<10}{text}\n" for name, (_, text) in COMMANDS.items()
+)
+EXAMPLE = "\nexample: segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m\n"
+
+
+def main() -> int:
+    """The exit code of the command that is asked for."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(USAGE + EXAMPLE, end="")
+        return 0
+    if name not in COMMANDS:
+        print(f"segtrain: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_command(COMMANDS[name][0], rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Score whole patients, each once on one rank, and bring the counts to rank 0 (L3, L10).
+
+Legend: b batch, s slice, h height, w width, c channel.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segtrain.config import EvaluateConfig
+from segtrain.data.augment import to_device
+from segtrain.data.store import Store
+from segtrain.display import Progress
+from segtrain.dist import World
+from segtrain.losses import Loss
+from segtrain.metrics import Counts, Summary, count, largest_component, summarise
+from segtrain.pictures import Picture, overlay
+
+log = logging.getLogger(__name__)
+
+FLAIR = 1
+
+
+@dataclass(frozen=True)
+class PatientScore:
+    """One patient's volume: its counts as scored, its counts before the largest component was kept, its loss sums."""
+
+    patient: str
+    slices: int
+    scored: Counts
+    all_components: Counts
+    loss_sums: tuple[float, ...]
+    picture: Picture | None
+
+    def row(self) -> dict[str, object]:
+        """The patient's line in the table."""
+        c = self.scored
+        return {
+            "patient": self.patient, "slices": self.slices, "voxels": c.tp + c.fn, "tp": c.tp, "fp": c.fp, "fn": c.fn,
+            "dsc": f"{c.dsc:.6f}", "dsc_all_components": f"{self.all_components.dsc:.6f}",
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All patients' scores, sorted by patient; DSC over patients; the loss over all their slices as one batch."""
+
+    scores: tuple[PatientScore, ...]
+    dsc: Summary
+    loss: float
+
+
+def assign(slices: dict[str, int], world_size: int) -> list[list[str]]:
+    """Patients per rank, longest first to the rank with the least so far: whole patients, each exactly once."""
+    ranks: list[list[str]] = [[] for _ in range(world_size)]
+    load = [0] * world_size
+    for patient in sorted(slices, key=lambda p: (-slices[p], p)):
+        least = load.index(min(load))
+        ranks[least].append(patient)
+        load[least] += slices[patient]
+    return ranks
+
+
+def evaluate(
+    logits: Callable[[Tensor], Tensor],
+    loss: Loss,
+    store: Store,
+    patients: Sequence[str],
+    world: World,
+    cfg: EvaluateConfig,
+) -> Evaluation | None:
+    """The evaluation of `patients` on rank 0, None on the others. Collective."""
+    mine = assign({p: store.patients[p].slices for p in patients}, world.size)[world.rank]
+    drawn = set(sorted(patients)[: cfg.pictures])
+    scores = []
+    total = sum(store.patients[p].slices for p in mine)
+    with Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar:
+        for patient in mine:
+            scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw=patient in drawn))
+            bar.advance(store.patients[patient].slices, patient=patient)
+    gathered = world.gather(scores)
+    if gathered is None:
+        return None
+    return combine([score for part in gathered for score in part], patients, loss)
+
+
+def combine(scores: Sequence[PatientScore], patients: Sequence[str], loss: Loss) -> Evaluation:
+    """The evaluation of gathered scores. Asserts that they are the split's patients, each once."""
+    ordered = tuple(sorted(scores, key=lambda score: score.patient))
+    found, wanted = [score.patient for score in ordered], sorted(patients)
+    assert found == wanted, f"gathered {found}, but the split validates {wanted}"
+    sums = torch.tensor([score.loss_sums for score in ordered], dtype=torch.float64).sum(0)
+    return Evaluation(ordered, summarise([s.scored.dsc for s in ordered]), float(loss.value(sums)))
+
+
+def score_patient(
+    logits: Callable[[Tensor], Tensor],
+    loss: Loss,
+    store: Store,
+    patient: str,
+    device: torch.device,
+    cfg: EvaluateConfig,
+    draw: bool,
+) -> PatientScore:
+    """Predict a patient's volume slice batch by slice batch and count."""
+    image_shwc, mask_shw = store.volume(patient)
+    predicted = np.empty(mask_shw.shape, bool)
+    sums: Tensor | None = None
+    for start in range(0, len(image_shwc), cfg.batch):
+        part = slice(start, start + cfg.batch)
+        image, mask = to_device(
+            torch.from_numpy(image_shwc[part].copy()), torch.from_numpy(mask_shw[part].copy()), None, device
+        )
+        with torch.inference_mode():
+            output = logits(image)
+            part_sums = loss.sums(output, mask).double()
+            sums = part_sums if sums is None else sums + part_sums
+            predicted[part] = (torch.sigmoid(output[:, 0]) > cfg.threshold).cpu().numpy()
+    assert sums is not None, "a stored patient has slices"
+    true = mask_shw.astype(bool)
+    kept = largest_component(predicted) if cfg.largest_component else predicted
+    return PatientScore(
+        patient=patient,
+        slices=len(true),
+        scored=count(kept, true),
+        all_components=count(predicted, true),
+        loss_sums=tuple(sums.tolist()),
+        picture=_picture(image_shwc, kept, true) if draw else None,
+    )
+
+
+def _picture(image_shwc: NDArray[np.float16], predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> Picture:
+    """The slice with the most lesion."""
+    most = int(true.sum(axis=(1, 2)).argmax())
+    return overlay(image_shwc[most, ..., FLAIR].astype(np.float32), predicted[most], true[most])
