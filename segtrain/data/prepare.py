@@ -10,9 +10,9 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,22 +82,38 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path) -> dict[str, dict
     patients = source.patients()
     workers = min(cfg.workers or len(os.sched_getaffinity(0)), len(patients))
     outcomes: dict[str, dict[str, Any] | str] = {}
-    context = multiprocessing.get_context("spawn")
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
+        closing(_outcomes(source, patients, cfg.image_size, aside, workers)) as prepared,
+    ):
+        for patient, outcome in prepared:
+            outcomes[patient] = outcome
+            bar.advance(1, patient=patient)
+            if isinstance(outcome, str) and not cfg.skip_bad:
+                break
+    return outcomes
+
+
+def _outcomes(
+    source: Source, patients: list[str], size_px: int, aside: Path, workers: int
+) -> Generator[tuple[str, dict[str, Any] | str], None, None]:
+    """Each patient with its index entry or what is wrong with it, as they are done; one worker is this process."""
+    if workers == 1:
+        yield from ((patient, _prepare_patient(source, patient, size_px, aside)) for patient in patients)
+        return
+    context = multiprocessing.get_context("spawn")
+    with (
         _one_blas_thread(),
         ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool,
     ):
         jobs: dict[Future[dict[str, Any] | str], str] = {
-            pool.submit(_prepare_patient, source, patient, cfg.image_size, aside): patient for patient in patients
+            pool.submit(_prepare_patient, source, patient, size_px, aside): patient for patient in patients
         }
-        for job in as_completed(jobs):
-            outcomes[jobs[job]] = job.result()
-            bar.advance(1, patient=jobs[job])
-            if isinstance(outcomes[jobs[job]], str) and not cfg.skip_bad:
-                pool.shutdown(cancel_futures=True)
-                break
-    return outcomes
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> dict[str, Any] | str:

@@ -168,7 +168,7 @@ def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) 
         gain = sizes[dealt[high]][:, None] - sizes[dealt[low]][None, :]
         gap = int(totals[high] - totals[low])
         better = np.where((gain > 0) & (gain < gap), np.abs(gain * 2 - gap), gap)
-        if low == high or better.min() >= gap:
+        if better.min(initial=gap) >= gap:
             break
         i, j = np.unravel_index(int(better.argmin()), better.shape)
         dealt[high][i], dealt[low][j] = dealt[low][j], dealt[high][i]

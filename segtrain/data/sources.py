@@ -93,12 +93,12 @@ class LggSource:
         return f"LGG patients in {self.root}"
 
     def patients(self) -> list[str]:
-        if not self.root.is_dir():
+        with _readable(self.root):
+            there = self.root.is_dir()
+        if not there:
             raise DataError(f"{self.root}: no such folder; set data.root to the folder that holds one folder a patient")
-        try:
+        with _readable(self.root):
             names = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
-        except OSError as error:
-            raise DataError(f"{self.root}: {error.strerror}; make the folder readable for this user") from error
         names = [name for name in names if not name.startswith(".")]
         if not names:
             raise DataError(
@@ -157,6 +157,8 @@ class LggSource:
                 raise DataError(f"{images[number]}: slice {number} has no mask; add {patient}_{number}_mask.tif")
             if number not in images:
                 raise DataError(f"{masks[number]}: mask {number} has no slice; add {patient}_{number}.tif")
+        if 0 in images:
+            raise DataError(f"{images[0]}: slice 0, but slices are numbered from 1; number the patient's slices anew")
         missing = sorted(set(range(1, max(images) + 1)) - images.keys())
         if missing:
             raise DataError(

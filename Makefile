@@ -1,0 +1,50 @@
+# make train | test | check | laws : each does its own set-up in .venv, once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+GPUS   := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+NPROC  ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
+CONFIG ?= configs/phantom.yaml
+ARGS   ?=
+
+.PHONY: setup train test check laws format clean
+.DEFAULT_GOAL := help
+
+help:  ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: $(VENV)/.dev  ## make .venv with everything that developing needs
+
+# Two stamps, so that training does not wait for the tools of developers, and nothing is installed twice.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "segtrain needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(VENV)/.run  ## train on phantom patients (CONFIG=..., NPROC=..., ARGS='key=value ...')
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) -m segtrain.train --config $(CONFIG) $(ARGS)
+
+test: $(VENV)/.dev  ## run every test that this machine can run; says what it skipped and why
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## ruff, format, mypy, import layers
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/pytest -q -p no:warnings tests/test_architecture.py
+
+laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
+	$(BIN)/pytest -q --laws
+
+format: $(VENV)/.dev  ## format the code
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .

@@ -1,0 +1,153 @@
+"""Fixtures, and `--laws`: run the tests that state a law and print law, tests, result."""
+
+import io
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from segtrain.config import Config, load_config
+from segtrain.data.prepare import ensure_store
+from segtrain.data.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+GOLDEN_PATIENTS = ("TCGA_CS_5393_19990606", "TCGA_HT_7602_19951103")
+
+torch.set_num_threads(1)
+
+
+def laws() -> dict[str, str]:
+    """Law and what it says, from docs/laws.md."""
+    return dict(re.findall(r"^\| (L\d+) \| (.+) \|$", (ROOT / "docs" / "laws.md").read_text(), re.MULTILINE))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--laws", action="store_true", help="run the tests that state a law and print law, tests, result")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("law"):
+            assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
+    if config.getoption("--laws"):
+        items[:] = [item for item in items if item.get_closest_marker("law")]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        RESULTS[report.nodeid] = report.outcome
+
+
+RESULTS: dict[str, str] = {}
+LAW_OF: dict[str, list[str]] = defaultdict(list)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in item.iter_markers("law"):
+        LAW_OF[mark.args[0]].append(item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.getoption("--laws"):
+        return
+    terminalreporter.section("laws")
+    for law, text in laws().items():
+        outcomes = [RESULTS.get(node, "not run") for node in LAW_OF[law]]
+        counts = ", ".join(f"{outcomes.count(o)} {o}" for o in sorted(set(outcomes))) or "no test yet"
+        terminalreporter.write_line(f"{law:<4} {counts:<24} {text}")
+        for name in sorted({node.split("[")[0] for node in LAW_OF[law]}):
+            terminalreporter.write_line(f"       {name}")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Numbers that the public reference program produced."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: the reference program's numbers lie beside the developers' checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lgg_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real patients in the published layout, the two of the golden numbers among them."""
+    archives = sorted((SHARED / "data").glob("lgg-part*.tar"))
+    if not archives:
+        pytest.skip(f"{SHARED / 'data'} is not there: real patients lie beside the developers' checkout")
+    root = tmp_path_factory.mktemp("lgg") / "kaggle_3m"
+    wanted = set(GOLDEN_PATIENTS)
+    with tarfile.open(archives[0]) as tar:
+        wanted |= set(sorted({member.name.split("/")[0] for member in tar})[:5])
+    wanted = set(sorted(wanted, key=lambda p: (p not in GOLDEN_PATIENTS, p))[:6])
+    for archive in archives:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.name.split("/")[0] in wanted:
+                    _as_tiff(tar, member, root)
+    assert sorted(p.name for p in root.iterdir()) == sorted(wanted)
+    return root
+
+
+def _as_tiff(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    stored = tar.extractfile(member)
+    assert stored is not None
+    target = (root / member.name).with_suffix(".tif")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(io.BytesIO(stored.read())).convert("L" if member.name.endswith(".png") else "RGB").save(target)
+
+
+@pytest.fixture(scope="session")
+def tiny_store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_store_folder: Path) -> Config:
+    """A run of seconds: eight phantom patients at 32 px, two of which validate; group norm, so that L5 holds."""
+    return load_config(
+        None,
+        [
+            "name=tiny",
+            f"data.store={tiny_store_folder}",
+            "data.image_size=32",
+            "data.validation_patients=2",
+            "data.phantom={patients: 8, size_px: 64}",
+            "model={features: 4, norm: group}",
+            "train={epochs: 1, global_batch: 4}",
+            "optim={lr: 1.0e-3}",
+            "threads_per_rank=1",
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny: Config) -> Store:
+    return ensure_store(tiny.data)
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run the test without root's right to read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    base = tmp_path_factory.getbasetemp()
+    opened = (tmp_path, base, base.parent)
+    modes = {folder: folder.stat().st_mode for folder in opened}
+    for folder in opened:
+        folder.chmod(modes[folder] | 0o055)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for folder, mode in modes.items():
+            folder.chmod(mode)

@@ -1,0 +1,56 @@
+"""Run a function as every rank of a real gloo job on this machine, in processes forked from one that knows torch."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["segtrain.trainer", "ranks"])
+TIMEOUT_S = 120
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(world, *arguments)` returned on each rank. It must be importable; so must its results be picklable."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(world_size):
+        here, there = FORKSERVER.Pipe(duplex=False)
+        process = FORKSERVER.Process(target=_rank, args=(there, rank, world_size, port, function, arguments))
+        process.start()
+        there.close()
+        pipes.append(here)
+        processes.append(process)
+    try:
+        outcomes = [pipe.recv() if pipe.poll(TIMEOUT_S) else ("hung", f"no answer in {TIMEOUT_S} s") for pipe in pipes]
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+            process.join()
+        for pipe in pipes:
+            pipe.close()
+    for kind, value in outcomes:
+        assert kind == "returned", value
+    return [value for _, value in outcomes]
+
+
+def _rank(
+    pipe: Connection, rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    from segtrain.dist import join
+
+    try:
+        with join("cpu", threads=1) as world:
+            pipe.send(("returned", function(world, *arguments)))
+    except BaseException:  # noqa: BLE001  the parent raises it
+        pipe.send(("raised", traceback.format_exc()))

@@ -1,0 +1,97 @@
+"""The shape of the code: imports go down the layers, files and functions stay small, names and dicts agree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from segtrain import config
+from segtrain.data.augment import AUGMENTATIONS
+from segtrain.engines import ENGINES
+from segtrain.losses import LOSSES
+from segtrain.models import MODELS
+from segtrain.optim import OPTIMIZERS, SCHEDULES
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "segtrain").rglob("*.py"))
+
+# From the top down; a module imports only from layers below its own, or beside it within one package.
+LAYERS: list[set[str]] = [
+    {"__main__"},
+    {"train"},
+    {"trainer"},
+    {"evaluate"},
+    {"engines", "checkpoint"},
+    {"models", "losses", "metrics", "optim", "pictures"},
+    {"data"},
+    {"dist", "run", "cli", "display"},
+    {"launch"},
+    {"config"},
+    {"errors", "__init__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def unit(path: Path) -> str:
+    """The layer unit of a file: its package below segtrain, or its own name."""
+    parts = path.relative_to(ROOT / "segtrain").with_suffix("").parts
+    return parts[0]
+
+
+def imported_units(path: Path) -> set[str]:
+    units = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules = [f"segtrain.{a.name}" if node.module == "segtrain" else str(node.module) for a in node.names]
+        units |= {m.split(".")[1] for m in modules if m.startswith("segtrain.")}
+    return {name if name in LEVEL else "__init__" for name in units}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    own = unit(path)
+    assert own in LEVEL, f"{own} has no layer; give it one in this test and in docs/architecture.md"
+    above = {name for name in imported_units(path) if name != own and LEVEL[name] <= LEVEL[own]}
+    assert not above, f"{path.name} imports {above} from its own layer or above"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name} is over 50 lines"
+
+
+@pytest.mark.parametrize("module", ["segtrain.config", "segtrain.run", "segtrain.train", "segtrain.__main__"])
+def test_the_commands_start_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (config.ModelName, MODELS),
+        (config.LossName, LOSSES),
+        (config.OptimName, OPTIMIZERS),
+        (config.ScheduleName, SCHEDULES),
+        (config.AugmentName, AUGMENTATIONS),
+        (config.EngineName, ENGINES),
+    ],
+)
+def test_every_name_in_the_config_has_its_function(names: object, table: dict[str, object]) -> None:
+    assert set(get_args(names)) == set(table)
+
+
+def test_every_builtin_config_loads_and_opens_with_its_command() -> None:
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        overrides = ["data.root=/data"] if "lgg" in path.name else []
+        assert config.load_config(path, overrides).name == path.stem
+        assert path.read_text().startswith("# torchrun ")
+        assert f"--config configs/{path.name}" in path.read_text().splitlines()[0]

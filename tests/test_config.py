@@ -1,0 +1,71 @@
+"""The config: overrides, errors that name key, value and remedy, the round trip through YAML."""
+
+from pathlib import Path
+
+import pytest
+
+from segtrain.config import Config, first_difference, load_config, to_yaml
+from segtrain.errors import ConfigError
+
+
+def test_overrides_beat_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\noptim: {lr: 0.5, name: sgd}\n")
+    cfg = load_config(file, ["optim.lr=1e-3", "train.epochs=3", "data.phantom.patients=4"])
+    assert (cfg.name, cfg.optim.lr, cfg.optim.name, cfg.train.epochs) == ("a", 1e-3, "sgd", 3)
+    assert cfg.data.phantom.patients == 4
+
+
+def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
+    cfg = load_config(None, ["optim.clip_norm=1", "precision=bf16"])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(cfg))
+    assert load_config(file) == cfg
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", ["optim.lrr", "did you mean optim.lr?"]),
+        ("learning_rate=1", ["learning_rate"]),
+        ("image_size=64", ["image_size", "data.image_size"]),
+        ("optim.lr=fast", ["optim.lr", "'fast'"]),
+        ("optim.lr=-1", ["optim.lr", "-1"]),
+        ("data.image_size=100", ["data.image_size", "100", "multiple of 16"]),
+        ("data.image_size", ["data.image_size", "key=value"]),
+        ("loss=dicee", ["loss", "dicee", "'dice'"]),
+        ("name=a/b", ["name", "a/b"]),
+        ("data=3", ["data", "3"]),
+        ("name.x=3", ["name.x"]),
+        ("data.source=lgg", ["data.root"]),
+        ("data.root=/somewhere", ["/somewhere", "configs/lgg.yaml"]),
+        ("data={split: kfold, fold: 5}", ["data.fold=5", "data.folds=5"]),
+        ("data.split=file", ["data.split_file"]),
+        ("model={features: 6, norm: group}", ["model.features", "6"]),
+    ],
+)
+def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("content", [None, "a: [", "- 1\n", "\xff\xfe"])
+def test_a_bad_file_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "bad.yaml"
+    if content is not None:
+        file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(file)
+
+
+def test_only_what_is_learnt_makes_another_run() -> None:
+    base = load_config(None)
+    assert first_difference(load_config(None, ["data.store=/elsewhere", "log_every_steps=1"]), base) is None
+    assert first_difference(load_config(None, ["optim.lr=1"]), base) == ("optim.lr", 1.0, base.optim.lr)
+    assert Config() == Config()

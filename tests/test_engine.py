@@ -1,0 +1,168 @@
+"""The DDP engine: the reference's loss trace, plain torch, and L5 over world sizes and micro-batches."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segtrain.config import Config, ModelConfig, OptimConfig, Precision, TrainConfig
+from segtrain.dist import World
+from segtrain.engines import Engine, make_engine
+from segtrain.losses import make_loss
+from segtrain.models import make_model
+
+from ranks import run_ranks
+
+GROUP = Config(
+    model=ModelConfig(features=4, norm="group"),
+    optim=OptimConfig(name="sgd", lr=0.1),
+    train=TrainConfig(global_batch=8),
+)
+STEPS = 3
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A global batch of eight; half of the samples, and so whole ranks, have no lesion."""
+    generator = torch.Generator().manual_seed(step)
+    image = torch.randn(8, 3, 32, 32, generator=generator)
+    mask = (image.mean(1, keepdim=True) > 0.3).float()
+    mask[:4] = 0
+    return image, mask
+
+
+def make(cfg: Config, world: World) -> Engine:
+    return make_engine(cfg, make_model(cfg.model, seed=1), make_loss(cfg.loss), world)
+
+
+def train(world: World, cfg: Config) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses and the state after STEPS steps, on this rank."""
+    engine = make(cfg, world)
+    share = 8 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    losses = []
+    for step in range(STEPS):
+        image, mask = batch(step)
+        losses.append(engine.step(image[mine], mask[mine], cfg.optim.lr).item())
+    return losses, {key: tensor.numpy().copy() for key, tensor in engine.network.state_dict().items()}
+
+
+def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[key].astype(np.float64) - other[key]).max()) for key in one)
+
+
+def test_ten_adam_steps_give_the_reference_s_losses(golden: Path) -> None:
+    cfg = Config(model=ModelConfig(features=4), optim=OptimConfig(name="adam", lr=1e-3))
+    engine = make(cfg, World())
+    with np.load(golden / "unet_init4.npz") as numbers:
+        state = {k.removeprefix("state/"): torch.from_numpy(numbers[k]) for k in numbers if k.startswith("state/")}
+    engine.network.load_state_dict(state)
+    with np.load(golden / "adam_trace.npz") as trace:
+        images, masks = torch.from_numpy(trace["x"]), torch.from_numpy(trace["y"])
+        for rows, expected in zip(trace["order"], trace["loss"], strict=True):
+            loss = engine.step(images[rows], masks[rows], lr=float(trace["lr"]))
+            assert abs(loss.item() - expected) < 1e-4
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> None:
+    optim = OptimConfig(name=name, lr=1e-2, weight_decay=0.01, clip_norm=clip_norm)  # type: ignore[arg-type]
+    losses, state = train(World(), replace(GROUP, optim=optim))
+    network = make_model(GROUP.model, seed=1)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    extra = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
+    optimizer = kind(network.parameters(), lr=1e-2, weight_decay=0.01, foreach=False, **extra)  # type: ignore[arg-type]
+    for step in range(STEPS):
+        image, mask = batch(step)
+        p = torch.sigmoid(network(image))
+        loss = 1 - (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip_norm is not None:
+            norm = torch.sqrt(sum((q.grad**2).sum() for q in network.parameters() if q.grad is not None))  # type: ignore[arg-type]
+            for parameter in network.parameters():
+                assert parameter.grad is not None
+                parameter.grad *= min(1.0, clip_norm / (norm.item() + 1e-6))
+        optimizer.step()
+        assert loss.item() == pytest.approx(losses[step], abs=1e-5)
+    plain = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    assert largest_difference(state, plain) < 1e-4
+
+
+@pytest.mark.law("L5")
+@pytest.mark.parametrize("micro_batch", [None, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("optim", ["sgd", "adam"])
+def test_world_size_and_micro_batch_change_nothing(optim: str, world_size: int, micro_batch: int | None) -> None:
+    cfg = replace(GROUP, optim=OptimConfig(name=optim, lr=1e-2, clip_norm=1.0))  # type: ignore[arg-type]
+    losses, state = train(World(), cfg)
+    divided = replace(cfg, train=replace(cfg.train, micro_batch=micro_batch))
+    for other_losses, other_state in run_ranks(world_size, train, divided):
+        assert other_losses == pytest.approx(losses, abs=1e-5)
+        assert largest_difference(state, other_state) < 1e-4
+    assert len(set(losses)) == STEPS, "the weights moved"
+
+
+@pytest.mark.law("L5")
+def test_micro_batches_that_do_not_divide_the_share_change_nothing() -> None:
+    losses, state = train(World(), GROUP)
+    other_losses, other_state = train(World(), replace(GROUP, train=replace(GROUP.train, micro_batch=3)))
+    assert other_losses == pytest.approx(losses, abs=1e-5)
+    assert largest_difference(state, other_state) < 1e-4
+
+
+@pytest.mark.law("L5")
+def test_running_statistics_are_equal_on_all_ranks_and_their_mean() -> None:
+    cfg = replace(GROUP, model=ModelConfig(features=4, norm="batch"))
+    states = [state for _, state in run_ranks(2, train, cfg)]
+    assert largest_difference(*states) == 0
+    key = "encoder1.enc1norm1.running_mean"
+    network = make_model(cfg.model, seed=1)
+    expected = np.zeros_like(states[0][key])
+    image, _ = batch(0)
+    with torch.no_grad():
+        for half in (image[:4], image[4:]):
+            expected += 0.1 * network.encoder1.enc1conv1(half).mean(dim=(0, 2, 3)).numpy() / 2  # type: ignore[union-attr,operator]
+    one_step = [state for _, state in run_ranks(2, train_one, cfg)]
+    assert np.abs(one_step[0][key] - expected).max() < 1e-6
+
+
+def train_one(world: World, cfg: Config) -> tuple[list[float], dict[str, np.ndarray]]:
+    engine = make(cfg, world)
+    image, mask = batch(0)
+    part = slice(world.rank * 4, world.rank * 4 + 4)
+    loss = engine.step(image[part], mask[part], cfg.optim.lr).item()
+    return [loss], {key: tensor.numpy().copy() for key, tensor in engine.network.state_dict().items()}
+
+
+def test_accumulation_counts_running_statistics_once() -> None:
+    """The pass that gathers the loss's sums leaves no trace in batch norm."""
+    cfg = replace(GROUP, model=ModelConfig(features=4, norm="batch"), train=TrainConfig(global_batch=8, micro_batch=4))
+    _, state = train_one(World(), replace(cfg, train=TrainConfig(global_batch=8, micro_batch=4)))
+    engine = make(cfg, World())
+    image, mask = batch(0)
+    engine.step(image, mask, 0.1)
+    tracked = engine.network.state_dict()["encoder1.enc1norm1.num_batches_tracked"]
+    assert tracked.item() == 2
+    assert state["encoder1.enc1norm1.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_near_fp32_with_fp32_weights(precision: Precision) -> None:
+    losses, _ = train(World(), GROUP)
+    low, state = train(World(), replace(GROUP, precision=precision))
+    assert low == pytest.approx(losses, abs=2e-2)
+    assert low != losses
+    assert all(tensor.dtype in (np.float32, np.int64) for tensor in state.values())
+
+
+@pytest.mark.parametrize("switch", ["channels_last", "compile"])
+def test_switches_that_may_differ_change_nothing(switch: str) -> None:
+    losses, state = train(World(), GROUP)
+    model = replace(GROUP.model, **{switch: True})
+    other_losses, other_state = train(World(), replace(GROUP, model=model))
+    assert other_losses == pytest.approx(losses, abs=1e-5)
+    assert largest_difference(state, other_state) < 1e-4

@@ -1,0 +1,107 @@
+"""The evaluator: each validation patient whole, once, with the same counts however the work is divided (L3, L10)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segtrain.config import Config, EvaluateConfig
+from segtrain.data.store import Store
+from segtrain.dist import World
+from segtrain.evaluate import Evaluation, assign, combine, evaluate
+from segtrain.losses import make_loss
+from segtrain.metrics import Counts, largest_component
+from segtrain.models import make_model
+
+from ranks import run_ranks
+
+
+def probability_net(cfg: Config) -> torch.nn.Module:
+    """A network whose outputs are spread around the threshold."""
+    network = make_model(cfg.model, seed=0).eval()
+    with torch.no_grad():
+        network.conv.weight *= 20  # type: ignore[union-attr]
+    return network
+
+
+def run(world: World, cfg: Config, store: Store, evaluation: EvaluateConfig) -> Evaluation | None:
+    network = probability_net(cfg)
+    return evaluate(network, make_loss("dice"), store, sorted(store.patients), world, evaluation)
+
+
+def counts(result: Evaluation) -> list[tuple[str, Counts, Counts]]:
+    return [(score.patient, score.scored, score.all_components) for score in result.scores]
+
+
+@pytest.mark.law("L3")
+@pytest.mark.parametrize(("world_size", "batch"), [(1, 1), (1, 7), (1, 64), (2, 16), (3, 5), (4, 16)])
+def test_counts_do_not_depend_on_ranks_or_batch(tiny: Config, tiny_store: Store, world_size: int, batch: int) -> None:
+    alone = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
+    assert alone is not None
+    answers = run_ranks(world_size, run, tiny, tiny_store, EvaluateConfig(pictures=2, batch=batch))
+    assert answers[1:] == [None] * (world_size - 1)
+    assert counts(answers[0]) == counts(alone)
+    assert answers[0].dsc == alone.dsc
+    assert answers[0].loss == pytest.approx(alone.loss, abs=1e-6)
+    assert sum(score.picture is not None for score in answers[0].scores) == 2
+
+
+def test_scores_are_those_of_a_plain_computation(tiny: Config, tiny_store: Store) -> None:
+    network = probability_net(tiny)
+    result = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
+    assert result is not None
+    everything = []
+    for score in result.scores:
+        image, mask = tiny_store.volume(score.patient)
+        with torch.inference_mode():
+            x = torch.from_numpy(image.astype(np.float32)).permute(0, 3, 1, 2)
+            probability = torch.sigmoid(network(x))[:, 0].numpy()
+        predicted = largest_component(probability > 0.5)
+        assert score.scored.dsc == pytest.approx(2 * (predicted & (mask > 0)).sum() / (predicted.sum() + mask.sum()), abs=1e-12)
+        assert score.all_components.tp == int(((probability > 0.5) & (mask > 0)).sum())
+        everything.append((probability.ravel(), mask.ravel()))
+    p, m = (np.concatenate(part).astype(np.float64) for part in zip(*everything, strict=True))
+    assert result.loss == pytest.approx(1 - (2 * (p * m).sum() + 1) / (p.sum() + m.sum() + 1), abs=1e-6)
+    assert result.dsc.mean == pytest.approx(np.mean([s.scored.dsc for s in result.scores]), abs=1e-12)
+
+
+def test_the_components_switch_is_honoured(tiny: Config, tiny_store: Store) -> None:
+    result = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0, largest_component=False))
+    assert result is not None
+    assert all(score.scored == score.all_components for score in result.scores)
+    kept = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
+    assert kept is not None
+    assert counts(kept) != counts(result)
+
+
+@pytest.mark.law("L3")
+@given(
+    slices=st.dictionaries(st.text("ABC123", min_size=1), st.integers(1, 90), max_size=40), world_size=st.integers(1, 9)
+)
+def test_each_patient_goes_to_one_rank(slices: dict[str, int], world_size: int) -> None:
+    ranks = assign(slices, world_size)
+    assert len(ranks) == world_size
+    assert sorted(p for rank in ranks for p in rank) == sorted(slices)
+    load = [sum(slices[p] for p in rank) for rank in ranks]
+    assert max(load) - min(load) <= max(slices.values(), default=0)
+
+
+@pytest.mark.law("L3")
+@pytest.mark.parametrize("fault", ["missing", "twice", "stranger"])
+def test_rank_0_refuses_a_gathering_that_is_not_the_split(tiny: Config, tiny_store: Store, fault: str) -> None:
+    result = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
+    assert result is not None
+    scores, patients, loss = list(result.scores), sorted(tiny_store.patients), make_loss("dice")
+    assert combine(scores[::-1], patients, loss).dsc == result.dsc
+    match fault:
+        case "missing":
+            scores = scores[1:]
+        case "twice":
+            scores.append(scores[0])
+        case "stranger":
+            scores[0] = replace(scores[0], patient="SOMEONE")
+    with pytest.raises(AssertionError, match="gathered"):
+        combine(scores, patients, loss)

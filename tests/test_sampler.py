@@ -1,0 +1,156 @@
+"""L2 and L3 for both ways of sampling, over whole plans."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segtrain.config import SamplingName
+from segtrain.data.sampler import Order, deal_evenly
+from segtrain.errors import ConfigError
+
+WORLDS = (1, 2, 3, 4, 8)
+SAMPLINGS: tuple[SamplingName, ...] = ("lesion", "uniform")
+
+
+def cohort(patients: int, seed: int = 0) -> list[list[int]]:
+    """Lesion areas per slice, patients as long as the real ones and 63% of slices empty."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(np.exp(rng.normal(3.45, 0.35, patients)).astype(int), 18, 86)
+    return [[0 if rng.random() < 0.63 else int(rng.integers(1, 3000)) for _ in range(n - 1)] + [500] for n in lengths]
+
+
+def order(sampling: SamplingName, global_batch: int = 24, patients: int = 90, seed: int = 3) -> Order:
+    return Order(cohort(patients), sampling, global_batch, seed)
+
+
+@pytest.mark.law("L2")
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_ranks_together_read_the_one_order(sampling: SamplingName, world_size: int) -> None:
+    """Whatever the world size, and drawn anew by each rank, the ranks' parts make up the same batches."""
+    reference = order(sampling)
+    for epoch in range(3):
+        whole = reference.plan(epoch)
+        parts = []
+        for rank in range(world_size):
+            mine = order(sampling)
+            plan = mine.plan(epoch)
+            parts.append((plan.patient[:, mine.columns(rank, world_size)], plan.slice[:, mine.columns(rank, world_size)]))
+        assert np.array_equal(np.concatenate([p for p, _ in parts], axis=1), whole.patient)
+        assert np.array_equal(np.concatenate([s for _, s in parts], axis=1), whole.slice)
+        assert len({p.shape for p, _ in parts}) == 1
+
+
+@pytest.mark.law("L2")
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_epoch_does_not_depend_on_what_was_drawn_before(sampling: SamplingName) -> None:
+    one, other = order(sampling), order(sampling)
+    for epoch in range(5):
+        one.plan(epoch)
+    assert np.array_equal(one.plan(7).patient, other.plan(7).patient)
+    assert np.array_equal(one.plan(7).slice, other.plan(7).slice)
+
+
+@pytest.mark.law("L2")
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_seed_and_epoch_change_the_order(sampling: SamplingName) -> None:
+    base = order(sampling).plan(0)
+    for other in (order(sampling).plan(1), order(sampling, seed=4).plan(0)):
+        assert (base.patient != other.patient).mean() > 0.8
+
+
+@pytest.mark.law("L3")
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_no_two_ranks_read_a_patient_and_each_epoch_deals_anew(sampling: SamplingName, world_size: int) -> None:
+    one = order(sampling)
+    deals = []
+    for epoch in range(4):
+        plan = one.plan(epoch)
+        read = [set(plan.patient[:, one.columns(rank, world_size)].ravel().tolist()) for rank in range(world_size)]
+        assert sum(map(len, read)) == len(set().union(*read))
+        deals.append(read)
+    if world_size > 1:
+        for before, after in zip(deals, deals[1:], strict=False):
+            assert before[0] != after[0]
+
+
+@pytest.mark.law("L3")
+@settings(max_examples=60, deadline=None)
+@given(
+    patients=st.integers(1, 40),
+    global_batch=st.integers(1, 32),
+    sampling=st.sampled_from(SAMPLINGS),
+    seed=st.integers(0, 2**32),
+)
+def test_lanes_never_share_a_patient(patients: int, global_batch: int, sampling: SamplingName, seed: int) -> None:
+    one = Order(cohort(patients, seed), sampling, global_batch, seed)
+    assert global_batch % one.lanes == 0
+    plan = one.plan(0)
+    assert plan.patient.shape == (one.steps_per_epoch, global_batch)
+    lanes = plan.patient.reshape(one.steps_per_epoch, one.lanes, -1)
+    seen = [set(lanes[:, lane].ravel().tolist()) for lane in range(one.lanes)]
+    assert sum(map(len, seen)) == len(set().union(*seen))
+    lengths = np.array([len(a) for a in one.areas])
+    assert (plan.slice < lengths[plan.patient]).all()
+    assert (plan.slice >= 0).all()
+
+
+def test_uniform_visits_each_slice_at_most_once_and_nearly_all() -> None:
+    one = order("uniform")
+    total = sum(map(len, one.areas))
+    dropped = []
+    for epoch in range(6):
+        plan = one.plan(epoch)
+        visited = set(zip(plan.patient.ravel().tolist(), plan.slice.ravel().tolist(), strict=True))
+        assert len(visited) == plan.patient.size
+        assert len(visited) >= 0.95 * total
+        dropped.append({(p, s) for p, a in enumerate(one.areas) for s in range(len(a))} - visited)
+    assert not set.intersection(*dropped)
+
+
+def test_lesion_draws_a_patient_uniformly_and_a_slice_by_the_reference_weights() -> None:
+    areas = [[0, 10, 30], [5, 0, 0, 5], [100] * 6, [1, 0]]
+    one = Order(areas, "lesion", 4, seed=1)
+    counts: dict[tuple[int, int], int] = {}
+    epochs = 4000
+    for epoch in range(epochs):
+        plan = one.plan(epoch)
+        for key in zip(plan.patient.ravel().tolist(), plan.slice.ravel().tolist(), strict=True):
+            counts[key] = counts.get(key, 0) + 1
+    draws = epochs * one.steps_per_epoch * 4
+    for patient, slices in enumerate(areas):
+        total = sum(slices)
+        for number, area in enumerate(slices):
+            chance = (area + 0.1 * total / len(slices)) / (1.1 * total) / len(areas)
+            sigma = math.sqrt(chance * (1 - chance) / draws)
+            assert abs(counts.get((patient, number), 0) / draws - chance) < 5 * sigma
+
+
+def test_an_epoch_of_lesion_sampling_has_as_many_draws_as_slices() -> None:
+    one = order("lesion")
+    total = sum(map(len, one.areas))
+    assert total - one.global_batch < one.steps_per_epoch * one.global_batch <= total
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(18, 86), min_size=1, max_size=100), hands=st.integers(1, 24))
+def test_dealing_keeps_every_item_and_evens_out(sizes: list[int], hands: int) -> None:
+    array = np.array(sizes)
+    dealt = deal_evenly(array, np.arange(len(sizes)), hands)
+    assert sorted(item for hand in dealt for item in hand) == list(range(len(sizes)))
+    totals = [int(array[hand].sum()) for hand in dealt]
+    assert max(totals) - min(totals) <= max(sizes)
+
+
+@pytest.mark.law("L12")
+def test_a_world_size_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"train.global_batch=24 cannot be shared by 5 ranks; set it to 20 or 25"):
+        order("lesion").columns(0, 5)
+    with pytest.raises(ConfigError, match=r"3 training patients make 3 lanes .* 4 ranks"):
+        order("lesion", global_batch=12, patients=3).columns(0, 4)
+    with pytest.raises(ConfigError, match=r"train.global_batch=5000 is more than"):
+        _ = order("uniform", global_batch=5000, patients=3).steps_per_epoch

@@ -1,0 +1,181 @@
+"""L11: prepared once, whole or not at all."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segtrain.config import DataConfig, PhantomConfig
+from segtrain.data.prepare import ensure_store, summary
+from segtrain.data.store import open_store
+from segtrain.errors import DataError
+
+SMALL = DataConfig(image_size=32, workers=1, phantom=PhantomConfig(patients=3, size_px=64))
+
+
+def arguments(cfg: DataConfig) -> list[str]:
+    phantom = f"data.phantom={{patients: {cfg.phantom.patients}, size_px: {cfg.phantom.size_px}}}"
+    return [f"data.store={cfg.store}", f"data.image_size={cfg.image_size}", phantom]
+
+
+def prepare(cfg: DataConfig, *extra: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "segtrain", "prepare", *arguments(cfg), *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(store)): f.read_bytes() for f in sorted(store.rglob("*")) if f.is_file()}
+
+
+def leftovers(parent: Path) -> list[str]:
+    return [p.name for p in parent.iterdir() if not p.name.endswith(".lock")]
+
+
+@pytest.mark.law("L11")
+def test_of_many_that_ask_at_once_one_builds(tmp_path: Path) -> None:
+    cfg = replace(SMALL, store=str(tmp_path))
+    asking = [prepare(cfg) for _ in range(4)]
+    outputs = [process.communicate(timeout=100) for process in asking]
+    assert [process.returncode for process in asking] == [0] * 4, outputs
+    assert sum("preparing" in err for _, err in outputs) == 1
+    assert len(leftovers(tmp_path)) == 1
+    assert all("patients" in out for out, _ in outputs)
+
+
+@pytest.mark.law("L11")
+def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    """Killed at many moments, its workers with it; the next one builds what an undisturbed one builds."""
+    expected = contents(ensure_store(replace(SMALL, store=str(tmp_path / "undisturbed"))).path)
+    cfg = replace(SMALL, store=str(tmp_path / "disturbed"))
+    killed = 0
+    for delay_s in (0.4, 0.6, 0.8, 1.0, 1.2):
+        process = prepare(cfg, "data.workers=2")
+        time.sleep(delay_s)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        for store in Path(cfg.store).glob("phantom-*"):
+            assert contents(store) == expected
+            subprocess.run(["rm", "-r", store], check=True)
+    assert killed, "no builder lived long enough to be killed"
+    assert contents(ensure_store(cfg).path) == expected
+    assert len(leftovers(Path(cfg.store))) == 1
+
+
+@pytest.mark.law("L11")
+def test_a_killed_builder_leaves_no_worker_behind(tmp_path: Path) -> None:
+    cfg = replace(SMALL, store=str(tmp_path), phantom=PhantomConfig(patients=40, size_px=128))
+    process = prepare(cfg, "data.workers=2")
+    workers: list[int] = []
+    while len(workers) < 3 and process.poll() is None:  # two workers and the resource tracker
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [int(child) for child in children]
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+CHANGES: dict[str, Callable[[DataConfig], DataConfig]] = {
+    "image size": lambda cfg: replace(cfg, image_size=48),
+    "source": lambda cfg: replace(cfg, phantom=replace(cfg.phantom, seed=1)),
+    "patients": lambda cfg: replace(cfg, phantom=replace(cfg.phantom, patients=4)),
+}
+
+
+@pytest.mark.law("L11")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_source_or_setting_is_noticed(tmp_path: Path, change: str) -> None:
+    cfg = replace(SMALL, store=str(tmp_path))
+    first = ensure_store(cfg)
+    before = contents(first.path)
+    second = ensure_store(CHANGES[change](cfg))
+    assert second.path != first.path
+    assert contents(second.path) != before
+    assert contents(first.path) == before, "a store is never changed"
+    assert ensure_store(cfg).path == first.path
+
+
+@pytest.mark.law("L11")
+def test_a_changed_file_is_noticed(lgg_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "kaggle_3m"
+    subprocess.run(["cp", "-r", lgg_root, root], check=True)
+    for extra in sorted(root.iterdir())[2:]:
+        subprocess.run(["rm", "-r", extra], check=True)
+    cfg = DataConfig(source="lgg", root=str(root), store=str(tmp_path / "prepared"), image_size=32, workers=1)
+    first = ensure_store(cfg)
+    assert ensure_store(cfg).path == first.path
+    file = next(root.rglob("*_5.tif"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    with caplog.at_level("WARNING"):
+        assert ensure_store(cfg).path != first.path
+    assert "the source has changed" in caplog.text
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("limit", [200, 40_000, 120_000])
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, limit: int) -> None:
+    """A file-size limit stands for the disk: the write fails in the middle with an error of the system."""
+    cfg = replace(SMALL, store=str(tmp_path))
+    with ThreadPoolExecutor(1):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segtrain", "prepare", *arguments(cfg), "data.workers=2"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("segtrain: error:")
+    assert str(tmp_path) in last
+    assert "data.store" in last
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("damage", ["no index", "half an index", "truncated image", "missing mask", "not an index"])
+def test_a_damaged_store_is_named(tmp_path: Path, damage: str) -> None:
+    store = ensure_store(replace(SMALL, store=str(tmp_path))).path
+    index, image = store / "index.json", next((store / "images").iterdir())
+    match damage:
+        case "no index":
+            index.unlink()
+        case "half an index":
+            os.truncate(index, 100)
+        case "truncated image":
+            os.truncate(image, image.stat().st_size - 1)
+        case "missing mask":
+            (store / "masks" / image.name).unlink()
+        case "not an index":
+            index.write_text(json.dumps({"label": 1, "patients": [{"patient": "x"}]}))
+    with pytest.raises(DataError, match=r"remove") as caught:
+        open_store(store)
+    assert str(store) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_summary_counts_what_is_in_the_store(tmp_path: Path) -> None:
+    store = ensure_store(replace(SMALL, store=str(tmp_path)))
+    rows = dict(summary(store))
+    masks = [store.volume(patient)[1] for patient in store.patients]
+    assert rows["patients"] == "3"
+    assert rows["slices"].startswith(f"{sum(map(len, masks))} ")
+    assert rows["slices without lesion"].startswith(f"{sum(not plane.any() for m in masks for plane in m)} ")
+    assert rows["lesion voxels"].startswith(f"{min(m.sum() for m in masks)} to {max(m.sum() for m in masks)} ")
+    assert rows["institutions"] == "PHANTOM 3"
+    assert "made up" in rows["data"]

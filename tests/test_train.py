@@ -1,0 +1,272 @@
+"""The command, end to end: what it leaves behind, what it says, how it refuses."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segtrain.config import Config, load_config, to_yaml
+from segtrain.data.splits import make_split
+from segtrain.data.store import Store
+from segtrain.dist import World, join
+from segtrain.errors import LaunchError
+from segtrain.evaluate import evaluate
+from segtrain.losses import make_loss
+from segtrain.models import make_model
+
+LAST_LINE = re.compile(r"Best validation mean DSC: (\d\.\d{6})")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+def run(
+    directory: Path, cfg: Config, *extra: str, ranks: int = 0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`segtrain.train` with `cfg` in `directory`; alone, or under torchrun."""
+    file = directory / "given.yaml"
+    file.write_text(to_yaml(cfg))
+    start = [*TORCHRUN, f"--nproc_per_node={ranks}"] if ranks else [sys.executable]
+    command = [*start, "-m", "segtrain.train", "--config", str(file), *extra]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=200, env=environment, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Config, tiny_store: Store) -> tuple[Path, str]:
+    """A run of two epochs on two ranks: its directory and what it printed."""
+    directory = tmp_path_factory.mktemp("finished")
+    done = run(directory, tiny, "train.epochs=2", "log_every_steps=2", ranks=2)
+    assert done.returncode == 0, done.stderr
+    return directory / "runs" / "tiny", done.stdout
+
+
+def events(run_directory: Path, kind: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_the_last_line_is_the_best_score(finished: tuple[Path, str]) -> None:
+    directory, output = finished
+    *_, run_line, board_line, last = output.strip().splitlines()
+    match = LAST_LINE.fullmatch(last)
+    assert match
+    best = max(float(str(e["val_dsc"])) for e in events(directory, "evaluation"))
+    assert float(match[1]) == pytest.approx(best, abs=1e-6)
+    assert str(directory) in run_line
+    assert str(directory / "tensorboard") in board_line
+
+
+def test_the_run_directory_is_whole(finished: tuple[Path, str], tiny: Config, tiny_store: Store) -> None:
+    directory, _ = finished
+    cfg = load_config(directory / "config.yaml")
+    assert cfg.train.epochs == 2
+    assert (directory / "config.yaml").read_text().startswith("# python -m segtrain.train --config ")
+    split = json.loads((directory / "split.json").read_text())
+    assert split == make_split(tiny.data, tiny_store).to_json()
+    (environment,) = json.loads((directory / "environment.json").read_text())
+    assert environment["world_size"] == 2
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    outcome = json.loads((directory / "outcome.json").read_text())
+    assert outcome["state"] == "finished"
+    assert "val_dsc" in (directory / "log.txt").read_text()
+    assert "made up" in (directory / "log.txt").read_text()
+
+
+@pytest.mark.law("L10")
+def test_the_mean_stands_beside_what_belongs_to_it(finished: tuple[Path, str]) -> None:
+    directory, _ = finished
+    for event in events(directory, "evaluation"):
+        table = (directory / str(event["per_patient"])).read_text().splitlines()
+        columns = table[0].split(",")
+        rows = [dict(zip(columns, line.split(","), strict=True)) for line in table[1:]]
+        assert sorted(row["patient"] for row in rows) == json.loads((directory / "split.json").read_text())["validation"]
+        for row in rows:
+            tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
+            assert int(row["voxels"]) == tp + fn
+            assert float(row["dsc"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+        assert event["val_dsc"] == pytest.approx(np.mean([float(row["dsc"]) for row in rows]), abs=1e-6)
+        assert event["n"] == len(rows)
+        assert float(str(event["ci_low"])) <= float(str(event["val_dsc"])) <= float(str(event["ci_high"]))
+        assert "empty" in str(event["empty_masks"])
+
+
+def test_tensorboard_shows_what_metrics_hold(finished: tuple[Path, str]) -> None:
+    directory, _ = finished
+    board = EventAccumulator(str(directory / "tensorboard"))
+    board.Reload()
+    for name, kind in {"loss": "train", "lr": "train", "images_per_s": "train", "memory_gib": "train",
+                       "val_loss": "evaluation", "val_dsc": "evaluation"}.items():  # fmt: skip
+        expected = [(e["step"], pytest.approx(e[name], rel=1e-5)) for e in events(directory, kind)]
+        assert [(point.step, point.value) for point in board.Scalars(name)] == expected
+    assert len(board.Images(board.Tags()["images"][0])) == 2
+
+
+def test_the_overlays_show_both_outlines(finished: tuple[Path, str]) -> None:
+    directory, _ = finished
+    picture = np.asarray(Image.open(directory / "validation" / "epoch-0002.png")).reshape(-1, 3)
+    assert ((picture == (60, 220, 60)).all(axis=1) | (picture == (255, 220, 60)).all(axis=1)).sum() > 50
+
+
+@pytest.mark.law("L7")
+def test_the_best_weights_give_the_best_score(finished: tuple[Path, str], tiny: Config, tiny_store: Store) -> None:
+    directory, output = finished
+    best = directory / "checkpoints" / (directory / "checkpoints" / "BEST").read_text().strip()
+    network = make_model(tiny.model, seed=9).eval()
+    network.load_state_dict(load_file(best / "model.safetensors"))
+    patients = json.loads((directory / "split.json").read_text())["validation"]
+    result = evaluate(
+        lambda image: network(image.contiguous()), make_loss("dice"), tiny_store, patients, World(), tiny.evaluate
+    )
+    assert result is not None
+    match = LAST_LINE.search(output)
+    assert match
+    assert f"{result.dsc.mean:.6f}" == match[1]
+    state = json.loads((best / "state.json").read_text())
+    assert state["split"] == json.loads((directory / "split.json").read_text())["hash"]
+
+
+@pytest.mark.law("L5")
+@pytest.mark.law("L2")
+@pytest.mark.parametrize("ranks", [0, 4])
+def test_a_training_is_the_same_at_any_world_size(finished: tuple[Path, str], tiny: Config, tmp_path: Path, ranks: int) -> None:
+    directory, _ = finished
+    other = run(tmp_path, tiny, "train.epochs=2", "log_every_steps=2", ranks=ranks)
+    assert other.returncode == 0, other.stderr
+    for kind, name in (("train", "loss"), ("evaluation", "val_loss"), ("evaluation", "val_dsc")):
+        ours = [e[name] for e in events(directory, kind)]
+        theirs = [e[name] for e in events(tmp_path / "runs" / "tiny", kind)]
+        assert theirs == pytest.approx(ours, abs=2e-3), (kind, name)
+
+
+def test_a_finished_run_says_so_and_repeats_its_last_line(finished: tuple[Path, str], tiny: Config) -> None:
+    directory, output = finished
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    again = run(directory.parent.parent, tiny, "train.epochs=2", "log_every_steps=2")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1] == output.splitlines()[-1]
+    assert "is finished" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
+
+
+@pytest.mark.law("L12")
+def test_a_run_directory_of_another_config_is_refused(finished: tuple[Path, str], tiny: Config) -> None:
+    directory, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    other = run(directory.parent.parent, tiny, "train.epochs=2", "optim.lr=0.5")
+    assert other.returncode == 2
+    assert len(other.stderr.strip().splitlines()) == 1
+    for word in (str(directory.relative_to(directory.parent.parent)), "optim.lr", "0.5", "0.001", "--fresh"):
+        assert word in other.stderr
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
+
+
+@pytest.mark.law("L12")
+def test_fresh_keeps_the_old_run_beside_the_new(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    old = tmp_path / "runs" / "tiny"
+    old.mkdir(parents=True)
+    (old / "config.yaml").write_text(to_yaml(tiny))
+    (old / "precious.txt").write_text("kept")
+    refused = run(tmp_path, tiny)
+    assert refused.returncode == 2
+    assert "--fresh" in refused.stderr
+    done = run(tmp_path, tiny, "--fresh")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "tiny.1" / "precious.txt").read_text() == "kept"
+    assert (old / "outcome.json").exists()
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_loss_that_is_not_finite_names_step_and_patients(tiny: Config, tmp_path: Path, tiny_store: Store, ranks: int) -> None:
+    done = run(tmp_path, tiny, "optim.lr=1e38", "optim.name=sgd", "model.norm=batch", "log_every_steps=1", ranks=ranks)
+    assert done.returncode == (1 if ranks else 3), done.stderr  # torchrun flattens its workers' codes
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("segtrain: error:")]
+    assert re.search(r"the loss is (nan|inf) at step \d+, on patients PHANTOM_\d{4}, PHANTOM", line)
+    assert "optim.lr" in line
+    outcome = json.loads((tmp_path / "runs" / "tiny" / "outcome.json").read_text())
+    assert outcome["state"] == "diverged"
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.global_batch=5"], ["train.global_batch=5", "2 ranks"]),
+        (["data.validation_patients=8"], ["8 patients", "data.validation_patients"]),
+        (["optim.lrr=1"], ["optim.lrr", "optim.lr"]),
+    ],
+)
+def test_under_torchrun_a_mistake_is_one_line(
+    tiny: Config, tmp_path: Path, tiny_store: Store, overrides: list[str], words: list[str]
+) -> None:
+    done = run(tmp_path, tiny, *overrides, ranks=2)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "segtrain: error:" in line]
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.law("L12")
+def test_a_taken_port_is_named(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
+        done = run(tmp_path, tiny, env={**env, "MASTER_ADDR": "127.0.0.1"})
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr.splitlines()[-1]
+    assert "MASTER_PORT" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.law("L12")
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(LaunchError, match=r"4 ranks on .* 2 GPU.*--nproc_per_node=2"), join("auto", 1):
+        pass
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(LaunchError, match=r"device=cuda"), join("cuda", 1):
+        pass
+
+
+@pytest.mark.parametrize("command", [["segtrain.train"], ["segtrain"], ["segtrain", "prepare"], ["segtrain", "train"]])
+def test_help_shows_an_example(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
+    assert "example" in done.stdout
+    assert "--config configs/lgg.yaml data.root=/data/kaggle_3m" in done.stdout
+
+
+def test_six_real_patients_train(lgg_root: Path, tmp_path: Path) -> None:
+    """Real slices at 64 px from source folder to score: it learns, and what it reports is of real patients."""
+    overrides = {
+        "name": "real",
+        "data": {"source": "lgg", "root": str(lgg_root), "store": str(tmp_path), "image_size": 64, "validation_patients": 2},
+        "model": {"features": 8},
+        "optim": {"lr": 3e-3, "schedule": "warmup_cosine", "warmup_steps": 10},
+        "train": {"epochs": 8, "global_batch": 8},
+        "seed": 1,
+    }
+    (tmp_path / "real.yaml").write_text(yaml.safe_dump(overrides))
+    done = run(tmp_path, load_config(tmp_path / "real.yaml"), ranks=2)
+    assert done.returncode == 0, done.stderr
+    directory = tmp_path / "runs" / "real"
+    losses = [float(str(e["loss"])) for e in events(directory, "train")]
+    assert losses[-1] < losses[0] - 0.2
+    best = max(float(str(e["val_dsc"])) for e in events(directory, "evaluation"))
+    assert best > 0.4
+    assert set(json.loads((directory / "split.json").read_text())["train"]) < {p.name for p in lgg_root.iterdir()}
+    assert "LGG patients" in (directory / "log.txt").read_text()
