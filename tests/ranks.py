@@ -14,7 +14,7 @@ TIMEOUT_S = 120
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(world, *arguments)` returned on each rank. It must be importable; so must its results be picklable."""
+    """What `function(world, *arguments)`, which must be importable, returned on each rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -55,7 +55,7 @@ def imported_units(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path: Path) -> None:
     own = unit(path)
-    assert own in LEVEL, f"{own} has no layer; give it one in this test and in docs/architecture.md"
+    assert own in LEVEL, f"{own} has no layer; give it one in LAYERS above"
     above = {name for name in imported_units(path) if name != own and LEVEL[name] <= LEVEL[own]}
     assert not above, f"{path.name} imports {above} from its own layer or above"
 

@@ -45,7 +45,8 @@ def test_the_warp_is_scipys_affine(position: int) -> None:
     image = ndimage.gaussian_filter(rng.standard_normal((size, size)), 2).astype(np.float32)
     mask = (image > image.mean()).astype(np.float32)
     affines = reference_affines(5, np.array([position]))
-    warped, warped_mask = warp(*(torch.from_numpy(a)[None, None] for a in (image, mask)), torch.from_numpy(affines))
+    image_b, mask_b = (torch.from_numpy(array)[None, None] for array in (image, mask))
+    warped, warped_mask = warp(image_b, mask_b, torch.from_numpy(affines))
     (a, b), (c, d) = affines[0, :, :2].astype(np.float64)  # x, y order in torch, y, x in SciPy
     matrix = np.array([[d, c], [b, a]])
     centre = (size - 1) / 2
@@ -96,6 +97,9 @@ def test_without_augmentation_the_stored_slices_come_out(tiny: Config, tiny_stor
 def test_an_error_of_the_gathering_thread_reaches_the_loop(tiny: Config, tiny_store: Store) -> None:
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
-    with Feed(tiny_store, ("missing",) * len(split.train), order, "none", 0, 1, pin=False) as feed:
-        with pytest.raises(FileNotFoundError, match="missing"):
-            list(feed.batches(0, 2))
+    missing = ("missing",) * len(split.train)
+    with (
+        Feed(tiny_store, missing, order, "none", 0, 1, pin=False) as feed,
+        pytest.raises(FileNotFoundError, match="missing"),
+    ):
+        list(feed.batches(0, 2))

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 
 from segtrain.config import Config, ModelConfig, OptimConfig, Precision, TrainConfig
 from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.losses import make_loss
 from segtrain.models import make_model
-
-from ranks import run_ranks
 
 GROUP = Config(
     model=ModelConfig(features=4, norm="group"),
@@ -74,7 +73,7 @@ def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> 
     network = make_model(GROUP.model, seed=1)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
     extra = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
-    optimizer = kind(network.parameters(), lr=1e-2, weight_decay=0.01, foreach=False, **extra)  # type: ignore[arg-type]
+    optimizer = kind(network.parameters(), lr=1e-2, weight_decay=0.01, foreach=False, **extra)
     for step in range(STEPS):
         image, mask = batch(step)
         p = torch.sigmoid(network(image))
@@ -162,7 +161,7 @@ def test_low_precision_trains_near_fp32_with_fp32_weights(precision: Precision) 
 @pytest.mark.parametrize("switch", ["channels_last", "compile"])
 def test_switches_that_may_differ_change_nothing(switch: str) -> None:
     losses, state = train(World(), GROUP)
-    model = replace(GROUP.model, **{switch: True})
+    model = replace(GROUP.model, channels_last=switch == "channels_last", compile=switch == "compile")
     other_losses, other_state = train(World(), replace(GROUP, model=model))
     assert other_losses == pytest.approx(losses, abs=1e-5)
     assert largest_difference(state, other_state) < 1e-4

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import run_ranks
 
 from segtrain.config import Config, EvaluateConfig
 from segtrain.data.store import Store
@@ -16,14 +17,12 @@ from segtrain.losses import make_loss
 from segtrain.metrics import Counts, largest_component
 from segtrain.models import make_model
 
-from ranks import run_ranks
-
 
 def probability_net(cfg: Config) -> torch.nn.Module:
     """A network whose outputs are spread around the threshold."""
     network = make_model(cfg.model, seed=0).eval()
     with torch.no_grad():
-        network.conv.weight *= 20  # type: ignore[union-attr]
+        network.get_parameter("conv.weight").mul_(20)
     return network
 
 
@@ -60,7 +59,9 @@ def test_scores_are_those_of_a_plain_computation(tiny: Config, tiny_store: Store
             x = torch.from_numpy(image.astype(np.float32)).permute(0, 3, 1, 2)
             probability = torch.sigmoid(network(x))[:, 0].numpy()
         predicted = largest_component(probability > 0.5)
-        assert score.scored.dsc == pytest.approx(2 * (predicted & (mask > 0)).sum() / (predicted.sum() + mask.sum()), abs=1e-12)
+        assert score.scored.dsc == pytest.approx(
+            2 * (predicted & (mask > 0)).sum() / (predicted.sum() + mask.sum()), abs=1e-12
+        )
         assert score.all_components.tp == int(((probability > 0.5) & (mask > 0)).sum())
         everything.append((probability.ravel(), mask.ravel()))
     p, m = (np.concatenate(part).astype(np.float64) for part in zip(*everything, strict=True))

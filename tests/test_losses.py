@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import run_ranks
 
 from segtrain.config import LossName
-from segtrain.losses import make_loss
-
-from ranks import run_ranks
 from segtrain.dist import World
+from segtrain.losses import make_loss
 
 NAMES = get_args(LossName)
 
@@ -97,7 +96,9 @@ def test_ranks_with_unequal_lesions_have_one_loss_and_its_gradient(name: LossNam
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lesion", ["none", "all", "one pixel"])
 @pytest.mark.parametrize("logit", [-30.0, 0.0, 30.0])
-def test_extreme_masks_give_finite_loss_and_gradient(name: LossName, dtype: torch.dtype, lesion: str, logit: float) -> None:
+def test_extreme_masks_give_finite_loss_and_gradient(
+    name: LossName, dtype: torch.dtype, lesion: str, logit: float
+) -> None:
     mask = torch.zeros(2, 1, 16, 16)
     if lesion == "all":
         mask += 1

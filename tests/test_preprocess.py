@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import GOLDEN_PATIENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.exposure import rescale_intensity
@@ -14,8 +15,6 @@ from segtrain.data.preprocess import preprocess, slice_weights
 from segtrain.data.sources import LggSource
 from segtrain.data.store import Store
 from segtrain.errors import DataError
-
-from conftest import GOLDEN_PATIENTS
 
 
 @pytest.mark.parametrize("patient", GOLDEN_PATIENTS)
@@ -64,7 +63,9 @@ def plain(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, n
     border=st.integers(0, 8),
     size=st.sampled_from([16, 32, 48, 64]),
 )
-def test_any_volume_is_prepared_as_scikit_image_would(seed: int, height: int, width: int, border: int, size: int) -> None:
+def test_any_volume_is_prepared_as_scikit_image_would(
+    seed: int, height: int, width: int, border: int, size: int
+) -> None:
     rng = np.random.default_rng(seed)
     image = np.zeros((6, height + border, width + 2 * border, 3), np.uint8)
     image[:, border:, border : border + width] = rng.integers(1, 256, (6, height, width, 3))

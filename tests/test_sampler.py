@@ -1,5 +1,6 @@
 """L2 and L3 for both ways of sampling, over whole plans."""
 
+import itertools
 import math
 
 import numpy as np
@@ -38,7 +39,9 @@ def test_ranks_together_read_the_one_order(sampling: SamplingName, world_size: i
         for rank in range(world_size):
             mine = order(sampling)
             plan = mine.plan(epoch)
-            parts.append((plan.patient[:, mine.columns(rank, world_size)], plan.slice[:, mine.columns(rank, world_size)]))
+            parts.append(
+                (plan.patient[:, mine.columns(rank, world_size)], plan.slice[:, mine.columns(rank, world_size)])
+            )
         assert np.array_equal(np.concatenate([p for p, _ in parts], axis=1), whole.patient)
         assert np.array_equal(np.concatenate([s for _, s in parts], axis=1), whole.slice)
         assert len({p.shape for p, _ in parts}) == 1
@@ -74,7 +77,7 @@ def test_no_two_ranks_read_a_patient_and_each_epoch_deals_anew(sampling: Samplin
         assert sum(map(len, read)) == len(set().union(*read))
         deals.append(read)
     if world_size > 1:
-        for before, after in zip(deals, deals[1:], strict=False):
+        for before, after in itertools.pairwise(deals):
             assert before[0] != after[0]
 
 

@@ -37,7 +37,14 @@ def config(root: Path, *overrides: str) -> Config:
     store = root.parent / "prepared"
     return load_config(
         None,
-        ["data.source=lgg", f"data.root={root}", f"data.store={store}", "data.image_size=32", "data.workers=1", *overrides],
+        [
+            "data.source=lgg",
+            f"data.root={root}",
+            f"data.store={store}",
+            "data.image_size=32",
+            "data.workers=1",
+            *overrides,
+        ],
     )
 
 
@@ -64,7 +71,10 @@ BROKEN: dict[str, tuple[Break, list[str]]] = {
         [P, "slice 0", "from 1"],
     ),
     "strange name": (lambda r: rename(r / FIRST, "scan.tif"), ["scan.tif", "rename"]),
-    "wrong size": (lambda r: replace(r / P / f"{P}_2.tif", np.zeros((32, 40, 3), np.uint8)), [f"{P}_2.tif", "32x40", "32x32"]),
+    "wrong size": (
+        lambda r: replace(r / P / f"{P}_2.tif", np.zeros((32, 40, 3), np.uint8)),
+        [f"{P}_2.tif", "32x40", "32x32"],
+    ),
     "mask of wrong size": (
         lambda r: replace(r / P / f"{P}_2_mask.tif", np.zeros((16, 16), np.uint8)),
         [f"{P}_2_mask.tif", "16x16"],
@@ -139,8 +149,7 @@ def test_what_may_not_be_read_is_named(root: Path, target: str, request: pytest.
 
         source = LggSource(root)
         with pytest.raises(DataError, match="Permission denied") as caught:
-            source.fingerprint()
-            source.read(P)
+            (source.fingerprint(), source.read(P))
         assert str(path) in str(caught.value)
     finally:
         if os.geteuid() != 0 and os.getuid() == 0:

@@ -83,7 +83,9 @@ def test_the_seed_changes_the_folds() -> None:
         (["P1", "P9"], ["P2"], "P9 is not in"),
     ],
 )
-def test_a_file_that_breaks_the_law_is_refused(tmp_path: Path, train: list[str], validation: list[str], words: str) -> None:
+def test_a_file_that_breaks_the_law_is_refused(
+    tmp_path: Path, train: list[str], validation: list[str], words: str
+) -> None:
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": train, "validation": validation}))
     store = store_of([(p, "A", 5) for p in ("P1", "P2", "P3")])

@@ -91,7 +91,9 @@ def test_the_mean_stands_beside_what_belongs_to_it(finished: tuple[Path, str]) -
         table = (directory / str(event["per_patient"])).read_text().splitlines()
         columns = table[0].split(",")
         rows = [dict(zip(columns, line.split(","), strict=True)) for line in table[1:]]
-        assert sorted(row["patient"] for row in rows) == json.loads((directory / "split.json").read_text())["validation"]
+        assert (
+            sorted(row["patient"] for row in rows) == json.loads((directory / "split.json").read_text())["validation"]
+        )
         for row in rows:
             tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
             assert int(row["voxels"]) == tp + fn
@@ -140,7 +142,9 @@ def test_the_best_weights_give_the_best_score(finished: tuple[Path, str], tiny: 
 @pytest.mark.law("L5")
 @pytest.mark.law("L2")
 @pytest.mark.parametrize("ranks", [0, 4])
-def test_a_training_is_the_same_at_any_world_size(finished: tuple[Path, str], tiny: Config, tmp_path: Path, ranks: int) -> None:
+def test_a_training_is_the_same_at_any_world_size(
+    finished: tuple[Path, str], tiny: Config, tmp_path: Path, ranks: int
+) -> None:
     directory, _ = finished
     other = run(tmp_path, tiny, "train.epochs=2", "log_every_steps=2", ranks=ranks)
     assert other.returncode == 0, other.stderr
@@ -188,7 +192,9 @@ def test_fresh_keeps_the_old_run_beside_the_new(tiny: Config, tmp_path: Path, ti
 
 
 @pytest.mark.parametrize("ranks", [0, 2])
-def test_a_loss_that_is_not_finite_names_step_and_patients(tiny: Config, tmp_path: Path, tiny_store: Store, ranks: int) -> None:
+def test_a_loss_that_is_not_finite_names_step_and_patients(
+    tiny: Config, tmp_path: Path, tiny_store: Store, ranks: int
+) -> None:
     done = run(tmp_path, tiny, "optim.lr=1e38", "optim.name=sgd", "model.norm=batch", "log_every_steps=1", ranks=ranks)
     assert done.returncode == (1 if ranks else 3), done.stderr  # torchrun flattens its workers' codes
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("segtrain: error:")]
@@ -254,7 +260,13 @@ def test_six_real_patients_train(lgg_root: Path, tmp_path: Path) -> None:
     """Real slices at 64 px from source folder to score: it learns, and what it reports is of real patients."""
     overrides = {
         "name": "real",
-        "data": {"source": "lgg", "root": str(lgg_root), "store": str(tmp_path), "image_size": 64, "validation_patients": 2},
+        "data": {
+            "source": "lgg",
+            "root": str(lgg_root),
+            "store": str(tmp_path),
+            "image_size": 64,
+            "validation_patients": 2,
+        },
         "model": {"features": 8},
         "optim": {"lr": 3e-3, "schedule": "warmup_cosine", "warmup_steps": 10},
         "train": {"epochs": 8, "global_batch": 8},
