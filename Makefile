@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 GPUS   := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-NPROC  ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
+# One process a GPU, as many as share a batch of 16 evenly; two on a CPU.
+NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exit; done; echo 2)
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 

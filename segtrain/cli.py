@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -9,17 +10,19 @@ from pathlib import Path
 
 from segtrain import __version__
 from segtrain.config import Config, load_config, to_yaml
-from segtrain.errors import Diverged, SegtrainError
+from segtrain.display import FILE_ONLY
+from segtrain.errors import SegtrainError, Stopped
 
 log = logging.getLogger("segtrain")
 
 
 def parse(prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command that takes `--config F`, boolean `flags` (with their help) and `key=value` overrides."""
+    keys = "".join(f"  {line}\n" for line in to_yaml(Config()).splitlines())
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=f"examples:\n{examples}\nkeys and their defaults:\n{_indent(to_yaml(Config()))}",
+        epilog=f"examples:\n{examples}\nall keys (a bare command takes configs/phantom.yaml):\n{keys}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
@@ -27,7 +30,7 @@ def parse(prog: str, description: str, examples: str, flags: dict[str, str], arg
         parser.add_argument(flag, action="store_true", help=text)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")
     parser.add_argument("--version", action="version", version=f"segtrain {__version__}")
-    return parser.parse_args(list(argv))
+    return parser.parse_intermixed_args(list(argv))
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
@@ -40,7 +43,8 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     prefix = "" if rank == 0 else f"[rank {rank}] "
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    if file is not None:
+    handlers[0].addFilter(lambda record: not getattr(record, "file_only", False))
+    if file is not None and file.parent.is_dir():  # another node may not see it
         handlers.append(logging.FileHandler(file))
         handlers[1].setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%Y-%m-%d %H:%M:%S"))
     for old in log.handlers:
@@ -50,24 +54,21 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.propagate = False
 
 
-def run_command(
-    command: Callable[[Sequence[str]], int], argv: Sequence[str], rank: int = 0, local_rank: int = 0
-) -> int:
+def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback.
 
-    What is wrong before the ranks have met is wrong on all of them: the first of a node says it, the others give it the
-    time to.
+    What is wrong on several ranks is said by one; the others give it the time to, since the launcher kills all when one
+    has left.
     """
     try:
         return command(argv)
     except SegtrainError as error:
-        if rank == 0 if isinstance(error, Diverged) else local_rank == 0 or error.this_rank_only:
-            where = f"[rank {rank}] " if error.this_rank_only else ""
-            print(f"segtrain: error: {where}{error}", file=sys.stderr, flush=True)
+        rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+        if {"node": local_rank == "0", "main": rank == "0", "rank": True}[error.told_by]:
+            kind = "" if isinstance(error, Stopped) else "error: "
+            where = f"[rank {rank}] " if error.told_by == "rank" and rank != "0" else ""
+            print(f"segtrain: {kind}{where}{error}", file=sys.stderr, flush=True)
+            log.error("%s%s", kind, error, extra=FILE_ONLY)
         else:
-            time.sleep(5)
+            time.sleep(2)
         return error.exit_code
-
-
-def _indent(text: str) -> str:
-    return "".join(f"  {line}\n" for line in text.splitlines())

@@ -107,18 +107,35 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class CheckpointConfig:
+    """When to save (besides each epoch's end) and how many to keep (besides the best)."""
+
+    every_min: float = Field(default=10.0, gt=0)
+    keep: int = Field(default=2, ge=1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class StopConfig:
+    """When to save and leave without being told: a time (2026-11-22T18:00) or a duration (1h30m)."""
+
+    deadline: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One run, whole."""
 
     name: str = Field(default="phantom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runs_dir: str = "runs"
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossName = "dice"
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
     precision: Precision = "fp32"
     engine: EngineName = "ddp"
     device: DeviceName = "auto"
@@ -126,10 +143,14 @@ class Config:
     log_every_steps: int = Field(default=10, ge=1)
 
 
-# What may differ between the config of a run and the one that continues it or asks for it again: where things lie
-# and how fast they go, never what is learnt.
+# What may differ between the config of a run and the one that continues it: how long it goes on, where things lie, how
+# the work is divided and how fast it goes, what is looked at on the way. Like the world size, these change what is
+# learnt only as far as L5 allows.
 MAY_DIFFER = frozenset(
     {
+        "train.epochs",
+        "precision",
+        "engine",
         "runs_dir",
         "data.root",
         "data.store",
@@ -143,6 +164,10 @@ MAY_DIFFER = frozenset(
         "train.micro_batch",
         "evaluate.batch",
         "evaluate.pictures",
+        "evaluate.every_epochs",
+        "checkpoint.every_min",
+        "checkpoint.keep",
+        "stop.deadline",
     }
 )
 
@@ -168,11 +193,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/ for examples"
-        )
-    for override in overrides:
+    for override in overrides if isinstance(tree, dict) else ():
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
@@ -182,6 +203,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def from_tree(tree: Mapping[str, Any], where: str) -> Config:
     """A checked Config from nested mappings; `where` names their origin in errors."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
     known = _known_keys()
     for key, _ in flatten(tree):
         if key not in known:

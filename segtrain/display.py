@@ -14,6 +14,7 @@ from rich.table import Table
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
+FILE_ONLY = {"file_only": True}  # of a log record: the terminal shows the same in another way
 
 
 class Progress:
@@ -57,12 +58,13 @@ class Progress:
         note = " ".join(f"{name} {value}" for name, value in notes.items())
         if self.bar:
             self.bar.update(self.task, advance=amount, note=f"{note}  {rate:.1f} {self.unit}/s")
-        elif now - self.last_line > LINE_EVERY_S or (self.done == self.total and now - self.started > LINE_EVERY_S):
+        if now - self.last_line > LINE_EVERY_S or (self.done == self.total and now - self.started > LINE_EVERY_S):
             self.last_line = now
             eta_s = (self.total - self.done) / rate
             log.info(
                 "%s: %d/%d  %s  %.1f %s/s  ETA %s",
                 self.title, self.done, self.total, note, rate, self.unit, duration(eta_s),
+                extra=FILE_ONLY if self.bar else None,
             )  # fmt: skip
 
 

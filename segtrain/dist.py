@@ -6,7 +6,7 @@ Every collective must be called by all ranks. With one rank no process group exi
 import datetime
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from segtrain.config import DeviceName
-from segtrain.errors import LaunchError
+from segtrain.errors import LaunchError, SegtrainError
 from segtrain.launch import env_int
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class World:
         """The sum over ranks, whose gradient flows to this rank's part. Collective."""
         if self.size == 1:
             return tensor
-        return tensor + (self.sum(tensor) - tensor.detach())
+        return self.sum(tensor) + (tensor - tensor.detach())  # in this order: the same bits on all ranks
 
     def gather(self, item: T) -> list[T] | None:
         """Every rank's item in rank order on rank 0, None elsewhere. Collective."""
@@ -56,6 +56,31 @@ class World:
         items: list[Any] | None = [None] * self.size if self.is_main else None
         dist.gather_object(item, items)
         return items
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns on rank 0, on every rank; its SegtrainError is raised on every rank. Collective."""
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = function()
+            except SegtrainError as error:
+                error.told_by = "main"
+                box[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def largest(self, *values: int) -> list[int]:
+        """The largest of each value over ranks, on every rank; on the CPU, so that no device waits. Collective."""
+        if self.size == 1:
+            return list(values)
+        box = torch.tensor(values)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        found: list[int] = box.tolist()
+        return found
 
     def barrier(self) -> None:
         """Wait for all ranks. Collective."""
@@ -77,11 +102,9 @@ def join(device: DeviceName, threads: int | None) -> Iterator[World]:
         torch.cuda.set_device(world.device)
     if size > 1:
         _init(world, one_node=local_size == size)
-    try:
-        yield world
-    finally:
-        if size > 1:
-            dist.destroy_process_group()
+    yield world
+    if size > 1:  # not after an error: the others may be in a collective, and leaving must not wait for them
+        dist.destroy_process_group()
 
 
 def _device(device: DeviceName, local_rank: int, local_size: int) -> torch.device:

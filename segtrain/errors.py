@@ -5,19 +5,23 @@ SegtrainError                 a user's error (code 2); everything else keeps its
 ├── DataError                 source files, store, split
 ├── LaunchError               processes, devices, ports
 ├── RunError                  the run directory
-└── Diverged                  the loss is not finite (code 3)
+├── Diverged                  the loss is not finite (code 3)
+└── Stopped                   asked to stop, saved, run the same command again (code 75, EX_TEMPFAIL)
 """
+
+from typing import Literal
 
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
+EXIT_STOPPED = 75
 
 
 class SegtrainError(Exception):
     """A user's error: its message is the one line that is shown."""
 
     exit_code = EXIT_USER_ERROR
-    this_rank_only = False  # set when the ranks have met: from then on each speaks for itself
+    told_by: Literal["node", "rank", "main"] = "node"  # one process a node; the rank that has it; rank 0
 
 
 class ConfigError(SegtrainError):
@@ -40,3 +44,11 @@ class Diverged(SegtrainError):
     """The training loss stopped being finite; the run's outcome is `diverged`."""
 
     exit_code = EXIT_DIVERGED
+    told_by = "main"
+
+
+class Stopped(SegtrainError):
+    """The run was asked to stop and has saved; the same command goes on from there."""
+
+    exit_code = EXIT_STOPPED
+    told_by = "main"

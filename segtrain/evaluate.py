@@ -73,16 +73,21 @@ def evaluate(
     patients: Sequence[str],
     world: World,
     cfg: EvaluateConfig,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation | None:
-    """The evaluation of `patients` on rank 0, None on the others. Collective."""
-    mine = assign({p: store.patients[p].slices for p in patients}, world.size)[world.rank]
+    """The evaluation of `patients` on rank 0, None on the others; `check` is called by all ranks after each patient and
+    may raise. Collective."""
+    assignment = assign({p: store.patients[p].slices for p in patients}, world.size)
+    mine = assignment[world.rank]
     drawn = set(sorted(patients)[: cfg.pictures])
     scores = []
     total = sum(store.patients[p].slices for p in mine)
     with Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar:
-        for patient in mine:
-            scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw=patient in drawn))
-            bar.advance(store.patients[patient].slices, patient=patient)
+        for turn in range(max(map(len, assignment))):
+            for patient in mine[turn : turn + 1]:
+                scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw=patient in drawn))
+                bar.advance(store.patients[patient].slices, patient=patient)
+            check()
     gathered = world.gather(scores)
     if gathered is None:
         return None

@@ -1,6 +1,8 @@
-"""What the launcher (torchrun, srun) tells a process, read without torch."""
+"""What the launcher (torchrun, srun) tells a process, and what becomes of it when the launcher dies; without torch."""
 
+import ctypes
 import os
+import signal
 
 from segtrain.errors import LaunchError
 
@@ -11,3 +13,16 @@ def env_int(name: str, default: int) -> int:
     if value and not value.isdigit():
         raise LaunchError(f"{name}={value}: not a number; start with torchrun, or unset it for a single process")
     return int(value) if value else default
+
+
+def restarted() -> bool:
+    """Whether the launcher started this same command before: SLURM requeued the job, or torchrun its workers."""
+    return any(env_int(name, 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def signal_when_parent_dies(number: signal.Signals) -> None:
+    """Have the kernel send `number` to this process when its parent is gone, however it died (Linux; else nothing)."""
+    try:
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return

@@ -13,13 +13,14 @@ runs/<name>/
 """
 
 import csv
+import fcntl
 import json
 import logging
 import os
 import platform
 import shlex
+import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from segtrain import files
 from segtrain.config import Config, first_difference, from_tree, to_yaml
 from segtrain.errors import ConfigError, RunError
 
@@ -53,15 +55,27 @@ class Run:
         return self.root / "metrics.jsonl"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
     def best_pointer(self) -> Path:
-        return self.root / "checkpoints" / "BEST"
+        return self.checkpoints / "BEST"
+
+    @property
+    def latest_pointer(self) -> Path:
+        return self.checkpoints / "LATEST"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.root / "STOP"
 
     @property
     def log_file(self) -> Path:
         return self.root / "log.txt"
 
     def checkpoint(self, step: int) -> Path:
-        return self.root / "checkpoints" / f"step-{step:08d}"
+        return self.checkpoints / f"step-{step:08d}"
 
     def validation_table(self, epoch: int) -> Path:
         return self.root / "validation" / f"epoch-{epoch:04d}.csv"
@@ -69,49 +83,104 @@ class Run:
     def validation_picture(self, epoch: int) -> Path:
         return self.validation_table(epoch).with_suffix(".png")
 
-    def earlier(self, cfg: Config) -> dict[str, Any] | None:
-        """The outcome of a finished run of this config, None if there is no run yet; changes nothing.
+    def finished(self, cfg: Config) -> dict[str, Any] | None:
+        """The outcome of a run of this config that has come to its end; None when there is something to do.
 
-        Raises RunError when the directory holds a run of another config, or one that did not finish.
+        Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
         """
         if not self.root.exists():
             return None
-        fresh = "--fresh starts over and keeps the old run beside it"
+        fresh = "--fresh starts over and keeps what is there beside it"
         try:
             theirs = from_tree(yaml.safe_load((self.root / "config.yaml").read_text()), where=str(self.root))
-            outcome = json.loads((self.root / "outcome.json").read_text()) if self._outcome.exists() else {}
+            outcome = json.loads(self._outcome.read_text()) if self._outcome.exists() else {}
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {fresh}") from error
         if different := first_difference(cfg, theirs):
             key, ours, other = different
             raise RunError(f"{self.root}: this run has {key}={other}, not {ours}; choose another name=..., or {fresh}")
-        if outcome.get("state") != "finished":
-            raise RunError(f"{self.root}: this run ended early ({outcome.get('reason', 'killed')}); {fresh}")
-        return dict(outcome)
+        if outcome.get("state") == "finished" and outcome["epochs"] >= cfg.train.epochs:
+            return dict(outcome)
+        return None
 
-    def create(self, cfg: Config, split: Mapping[str, Any], world_size: int, device: str) -> None:
-        """Make the directory with config, split and environment; a directory that is there is moved aside."""
-        if self.root.exists():
+    def open(
+        self, cfg: Config, split: Mapping[str, Any], arguments: Sequence[str], fresh: bool, world_size: int, device: str
+    ) -> None:
+        """Make the directory, or go on in the one that is there; with `fresh` that is moved aside.
+
+        Raises RunError when another process trains in it, when it cannot be written, or when the run that is there has
+        another split.
+        """
+        self._lock()
+        if fresh and self.root.exists():
             kept = next(p for n in range(1, 10_000) if not (p := self.root.with_name(f"{self.root.name}.{n}")).exists())
             self.root.rename(kept)
             log.info("the earlier run is kept as %s", kept)
         try:
-            for folder in (self.tensorboard, self.best_pointer.parent, self.validation_table(0).parent):
-                folder.mkdir(parents=True)
+            for folder in (self.tensorboard, self.checkpoints, self.validation_table(0).parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._keep_split(split)
+            command = shlex.join(["python", "-m", "segtrain.train", *arguments])
+            files.write_text(self.root / "config.yaml", f"# {command}\n{to_yaml(cfg)}")
         except OSError as error:
             raise RunError(
-                f"{self.root}: cannot be made ({error.strerror}); set runs_dir to a writable folder"
+                f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder"
             ) from error
-        command = shlex.join(["python", "-m", "segtrain.train", *sys.argv[1:]])
-        (self.root / "config.yaml").write_text(f"# {command}\n{to_yaml(cfg)}")
-        write_json(self.root / "split.json", split)
-        write_json(self.root / "environment.json", [_environment(world_size, device)])
+        starts = self.root / "environment.json"
+        earlier = json.loads(starts.read_text()) if starts.exists() else []
+        files.write_json(starts, [*earlier, _environment(world_size, device)])
+        self._outcome.unlink(missing_ok=True)
+        self.stop_file.unlink(missing_ok=True)
 
-    def record(self, event: str, step: int, **values: Any) -> None:
-        """Append one event to metrics.jsonl."""
-        line = json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **values})
+    def _lock(self) -> None:
+        """Hold the run for this process until it ends, however it ends."""
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root.with_name(f".{self.root.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{self.root}: another process trains in it; wait for it, or choose another name=..."
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder"
+            ) from error
+
+    def _keep_split(self, split: Mapping[str, Any]) -> None:
+        file, ours = self.root / "split.json", str(split["hash"])
+        if file.exists() and (theirs := json.loads(file.read_text())["hash"]) != ours:
+            raise RunError(
+                f"{file}: this run was split otherwise ({theirs[:12]}) than the data is now ({ours[:12]}); "
+                "bring the patients back, or --fresh starts over"
+            )
+        files.write_json(file, split)
+
+    def rewind(self, step: int, epoch: int) -> list[dict[str, Any]]:
+        """Forget what was written after `step`, at which `epoch` epochs were evaluated; returns the events that stay.
+
+        The evaluation at `step` itself is forgotten too: it is done again.
+        """
+        events = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            try:
+                event = json.loads(line)
+            except ValueError:  # the line that was being written
+                continue
+            if event["step"] < step or (event["step"] == step and event["event"] == "train"):
+                events.append(event)
+        files.write_text(self.metrics, "".join(json.dumps(event) + "\n" for event in events))
+        for file in self.validation_table(0).parent.iterdir():
+            if int(file.stem.removeprefix("epoch-").split(".")[0]) > epoch:
+                file.unlink()
+        return events
+
+    def record(self, event: str, step: int, **values: Any) -> dict[str, Any]:
+        """Append one event to metrics.jsonl and return it."""
+        entry = {"event": event, "step": step, "time": round(time.time(), 3), **values}
         with self.metrics.open("a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
+        return entry
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """The per-patient table of an epoch's evaluation."""
@@ -126,58 +195,73 @@ class Run:
         """The overlays of an epoch's evaluation, uint8 [height, width, 3]."""
         Image.fromarray(picture_hwc).save(self.validation_picture(epoch), optimize=True)
 
-    def end(self, state: str, step: int, reason: str | None, best_dsc: float | None) -> None:
-        """Write outcome.json."""
-        write_json(self._outcome, {"state": state, "step": step, "reason": reason, "best_dsc": best_dsc})
+    def end(self, state: str, step: int, epochs: int, reason: str | None, best_dsc: float | None) -> None:
+        """Write outcome.json; `epochs`: how many were trained to their end."""
+        outcome = {"state": state, "step": step, "epochs": epochs, "reason": reason, "best_dsc": best_dsc}
+        files.write_json(self._outcome, outcome)
 
     @property
     def _outcome(self) -> Path:
         return self.root / "outcome.json"
 
 
-def write_json(path: Path, tree: Any) -> None:
-    """Write JSON aside and rename: a reader never meets half a file."""
-    tmp = path.with_name(f".{path.name}.tmp")
-    tmp.write_text(json.dumps(tree, indent=1) + "\n")
-    tmp.replace(path)
-
-
 def _environment(world_size: int, device: str) -> dict[str, Any]:
     packages = ("segtrain", "torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
         "world_size": world_size,
         "device": device,
         "cores": len(os.sched_getaffinity(0)),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _commit(),
     }
 
 
-class Curves:
-    """The TensorBoard log of a run."""
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
-    def __init__(self, folder: Path) -> None:
+
+def _commit() -> str | None:
+    """The commit that this package is of, if it lies in a checkout and git is there."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
+
+
+class Curves:
+    """The TensorBoard log of a run: made anew from the run's events at each start, so that nothing overlaps."""
+
+    SCALARS = ("loss", "lr", "images_per_s", "memory_gib", "val_loss", "val_dsc")
+    PICTURE = "validation (prediction red, truth green)"
+
+    def __init__(self, run: Run, events: Sequence[Mapping[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed on rank 0 alone
 
-        self.writer = SummaryWriter(str(folder))
+        self.run = run
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+        self.writer = SummaryWriter(str(run.tensorboard))
+        for event in events:
+            self.show(event)
 
-    def add(self, step: int, **scalars: float) -> None:
-        """One point of each curve."""
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
-
-    def add_picture(self, step: int, name: str, picture_hwc: NDArray[np.uint8]) -> None:
-        """A picture, uint8 [height, width, 3]."""
-        self.writer.add_image(name, picture_hwc, step, dataformats="HWC")
-
-    def flush(self) -> None:
-        self.writer.flush()
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Add what an event holds, with the picture of an evaluation."""
+        for name in self.SCALARS:
+            if name in event:
+                self.writer.add_scalar(name, event[name], event["step"], walltime=event["time"])
+        if "epoch" in event:
+            picture = self.run.validation_picture(event["epoch"])
+            if picture.exists():
+                pixels = np.asarray(Image.open(picture))
+                self.writer.add_image(self.PICTURE, pixels, event["step"], walltime=event["time"], dataformats="HWC")
+            self.writer.flush()
 
     def close(self) -> None:
+        """Write out what is left."""
         self.writer.close()

@@ -1,19 +1,31 @@
 """The command `segtrain.train`: what can be checked is checked here, before torch is even imported."""
 
 import logging
+import os
+import signal
+import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.config import Config
-from segtrain.data.prepare import ensure_store
+from segtrain.data.prepare import await_store, ensure_store
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
-from segtrain.errors import EXIT_FINISHED, Diverged, SegtrainError
-from segtrain.launch import env_int
+from segtrain.display import FILE_ONLY
+from segtrain.errors import EXIT_FINISHED, Diverged, LaunchError, SegtrainError, Stopped
+from segtrain.launch import env_int, restarted, signal_when_parent_dies
 from segtrain.run import Run
+from segtrain.stop import Stop, deadline_of, reason
+
+if TYPE_CHECKING:
+    from segtrain.dist import World
+    from segtrain.trainer import Trainer
 
 log = logging.getLogger("segtrain.train")  # __name__ is __main__ under -m
 
@@ -27,6 +39,11 @@ EXAMPLES = """\
 
 def command(argv: Sequence[str]) -> int:
     """Train the run that the command line describes, on this rank; returns the exit code."""
+    started_s = time.time()
+    stop = Stop()
+    stop.listen()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun was killed: save and leave
+        signal_when_parent_dies(signal.SIGTERM)
     arguments = parse(
         "segtrain.train", DESCRIPTION, EXAMPLES, {"--fresh": "start over; the old run is kept beside"}, argv
     )
@@ -34,50 +51,84 @@ def command(argv: Sequence[str]) -> int:
     start_logging(rank=rank)
     cfg = config_of(arguments)
     run = Run(Path(cfg.runs_dir).expanduser() / cfg.name)
-    if not arguments.fresh and (outcome := run.earlier(cfg)):
+    fresh = arguments.fresh and not restarted()  # a job that comes back goes on with what it began
+    if not fresh and (outcome := run.finished(cfg)):
         if rank == 0:
             log.info("%s is finished; choose another name=... or --fresh to train again", run.root)
             _last_words(run, outcome["best_dsc"])
         return EXIT_FINISHED
-    if env_int("LOCAL_RANK", 0) == 0:  # one process a node; the others wait where the ranks meet
-        store, split = _data(cfg)
+    deadline_s = deadline_of(cfg.stop.deadline, started_s)
+
+    def check() -> None:
+        if code := stop.code():
+            raise Stopped(f"stopped by {reason(code)} before the first step; the same command goes on from there")
+
+    if env_int("LOCAL_RANK", 0) == 0:  # one process a node prepares
+        store, split = _data(cfg, check)
         make_order(cfg, store, split).columns(0, env_int("WORLD_SIZE", 1))
-    return _train(cfg, run)
+    else:
+        await_store(cfg.data, check)
+    if rank == 0:
+        stop.watch(run.stop_file, deadline_s)
+    return _train(cfg, run, list(argv), fresh, stop, check)
 
 
-def _data(cfg: Config) -> tuple[Store, Split]:
-    store = ensure_store(cfg.data)
+def _data(cfg: Config, check: Callable[[], None]) -> tuple[Store, Split]:
+    store = ensure_store(cfg.data, check)
     return store, make_split(cfg.data, store)
 
 
-def _train(cfg: Config, run: Run) -> int:
+def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, check: Callable[[], None]) -> int:
     from segtrain.dist import join  # imports torch: seconds
 
     with join(cfg.device, cfg.threads_per_rank) as world:
         from segtrain.trainer import Trainer
 
-        store, split = _data(cfg)
-        if world.is_main:
-            run.create(cfg, split.to_json(), world.size, str(world.device))
-        world.barrier()
-        start_logging(run.log_file, world.rank)
-        if world.is_main:
-            _first_words(cfg, run, store, split, world.size, str(world.device))
-        trainer = Trainer(cfg, run, store, split, world)
         try:
-            best_dsc = trainer.run()
-        except BaseException as error:
+            store, split = _data(cfg, check)
+            device = str(world.device)
+            world.on_main(lambda: run.open(cfg, split.to_json(), argv, fresh, world.size, device))
+            start_logging(run.log_file, world.rank)
+            _agree(cfg, store, split, world)
             if world.is_main:
-                state = "diverged" if isinstance(error, Diverged) else "failed"
-                run.end(state, trainer.step, f"{type(error).__name__}: {error}", trainer.best_dsc)
-            if isinstance(error, SegtrainError):
-                error.this_rank_only = True
+                _first_words(cfg, run, store, split, world.size, device)
+            _run(Trainer(cfg, run, store, split, world, stop), run, world.is_main)
+        except SegtrainError as error:
+            if error.told_by == "node":
+                error.told_by = "rank"
             raise
-        if world.is_main:
-            assert best_dsc is not None, "the last epoch is always evaluated"
-            run.end("finished", trainer.step, None, best_dsc)
-            _last_words(run, best_dsc)
     return EXIT_FINISHED
+
+
+def _agree(cfg: Config, store: Store, split: Split, world: "World") -> None:
+    """Raise LaunchError on a rank that sees another config or other data than rank 0. Collective."""
+    mine = {**asdict(cfg), "split": split.hash, "store": store.path.name}
+    theirs = world.on_main(lambda: mine)
+    if different := [key for key in mine if mine[key] != theirs[key]]:
+        raise LaunchError(
+            f"rank {world.rank} on {socket.gethostname()} has another {different[0]} than rank 0; give all nodes the "
+            "same command and the same data"
+        )
+
+
+def _run(trainer: "Trainer", run: Run, is_main: bool) -> None:
+    """Run the trainer; rank 0 writes down how it ended."""
+    state, why = "failed", None
+    try:
+        trainer.run()
+        state = "finished"
+    except BaseException as error:
+        state = "diverged" if isinstance(error, Diverged) else "stopped" if isinstance(error, Stopped) else "failed"
+        why = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if trainer.curves:
+            trainer.curves.close()
+        if is_main:
+            run.end(state, trainer.step, trainer.epochs_done, why, trainer.best_dsc)
+    if is_main:
+        assert trainer.best_dsc is not None, "the last epoch is always evaluated"
+        _last_words(run, trainer.best_dsc)
 
 
 def _first_words(cfg: Config, run: Run, store: Store, split: Split, world_size: int, device: str) -> None:
@@ -92,14 +143,18 @@ def _first_words(cfg: Config, run: Run, store: Store, split: Split, world_size: 
 
 
 def _last_words(run: Run, best_dsc: float) -> None:
-    print(f"Run directory: {run.root.resolve()}")
-    print(f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}")
-    print(f"Best validation mean DSC: {best_dsc:.6f}", flush=True)
+    for line in (
+        f"Run directory: {run.root.resolve()}",
+        f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}",
+        f"Best validation mean DSC: {best_dsc:.6f}",
+    ):
+        print(line, flush=True)
+        log.info(line, extra=FILE_ONLY)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The module's and the console script's entry."""
-    return run_command(command, sys.argv[1:] if argv is None else argv, env_int("RANK", 0), env_int("LOCAL_RANK", 0))
+    return run_command(command, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

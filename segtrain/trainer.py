@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps, an evaluation at each epoch's end, the best weights kept.
+"""The training loop: batches in, steps, an evaluation at each epoch's end, checkpoints, stops that all ranks agree on.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -6,9 +6,9 @@ Legend: b batch, c channel, h height, w width.
 import logging
 import math
 import resource
-import sys
 import time
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +16,14 @@ from torch import Tensor
 from segtrain import checkpoint
 from segtrain.config import Config
 from segtrain.data.augment import to_device
-from segtrain.data.feed import Feed
+from segtrain.data.feed import Batch, Feed
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.display import Progress
 from segtrain.dist import World
 from segtrain.engines import make_engine
-from segtrain.errors import Diverged
+from segtrain.errors import Diverged, Stopped
 from segtrain.evaluate import Evaluation, evaluate
 from segtrain.losses import make_loss
 from segtrain.metrics import EMPTY_RULE
@@ -31,15 +31,16 @@ from segtrain.models import make_model
 from segtrain.optim import lr_at
 from segtrain.pictures import sheet
 from segtrain.run import Curves, Run
+from segtrain.stop import Stop, reason
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One training on this rank. `run` returns the best validation mean DSC on rank 0, None on the others."""
+    """One training on this rank, from where its run stands. `best_dsc` is known on rank 0 alone."""
 
-    def __init__(self, cfg: Config, run: Run, store: Store, split: Split, world: World) -> None:
-        self.cfg, self.run_dir, self.store, self.split, self.world = cfg, run, store, split, world
+    def __init__(self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop) -> None:
+        self.cfg, self.run_dir, self.store, self.split, self.world, self.stop = cfg, run, store, split, world, stop
         self.order = make_order(cfg, store, split)
         self.loss = make_loss(cfg.loss)
         self.engine = make_engine(cfg, make_model(cfg.model, cfg.seed), self.loss, world)
@@ -48,112 +49,173 @@ class Trainer:
         self.best_dsc: float | None = None
         self.shown_loss = "..."
         self.losses: list[Tensor] = []  # of the steps since the last record, on the device
-        self.recorded_at = time.perf_counter()
-        self.curves = Curves(run.tensorboard) if world.is_main else None
+        self.recorded = 0, 0.0  # step and moment of the last record
+        self.saved_at = time.monotonic()
+        self.step_s = 0.0  # the longest step since the last save
+        self._resume()
+        self.saver = checkpoint.Saver(run, cfg.checkpoint.keep) if world.is_main else None
 
-    def run(self) -> float | None:
-        """Train to the end. Raises Diverged on all ranks when the loss is not finite. Collective."""
-        cfg, world, order = self.cfg, self.world, self.order
-        feed = Feed(
-            self.store,
-            self.split.train,
-            order,
-            cfg.data.augment,
-            world.rank,
-            world.size,
-            pin=world.device.type == "cuda",
-        )
-        with feed:
+    @property
+    def epochs_done(self) -> int:
+        """Epochs trained to their end."""
+        return self.step // self.order.steps_per_epoch
+
+    def run(self) -> None:
+        """Train to the end. Raises Diverged or Stopped on all ranks alike. Collective."""
+        rank, size, pin = self.world.rank, self.world.size, self.world.device.type == "cuda"
+        with Feed(self.store, self.split.train, self.order, self.cfg.data.augment, rank, size, pin) as feed:
             batches = feed.batches(self.step, self.total_steps)
-            for epoch in range(cfg.train.epochs):
-                title = f"epoch {epoch + 1}/{cfg.train.epochs}"
-                with Progress(
-                    title, total=order.steps_per_epoch * cfg.train.global_batch, unit="images", quiet=not world.is_main
-                ) as bar:
-                    self.recorded_at = time.perf_counter()
-                    for _ in range(order.steps_per_epoch):
-                        batch = next(batches)
-                        image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, world.device)
-                        lr = lr_at(self.step, self.total_steps, cfg.optim)
-                        self.losses.append(self.engine.step(image, mask, lr))
-                        self.step += 1
-                        if self.step % cfg.log_every_steps == 0:
-                            self._record(feed, lr)
-                        bar.advance(cfg.train.global_batch, loss=self.shown_loss)
-                self._record(feed, lr)
-                if (epoch + 1) % cfg.evaluate.every_epochs == 0 or epoch + 1 == cfg.train.epochs:
-                    self._evaluate(epoch + 1)
-        if self.curves:
-            self.curves.close()
-        return self.best_dsc
+            if self.step and self.step % self.order.steps_per_epoch == 0:
+                self._evaluate(feed)  # the run was ended in it, or after it: the result is the same
+            while self.step < self.total_steps:
+                with self._progress() as bar:
+                    for _ in range(self.order.steps_per_epoch - self.step % self.order.steps_per_epoch):
+                        self._train_step(next(batches), feed, bar)
+                self._save(feed)
+                self._evaluate(feed)
+        if self.saver:
+            self.saver.close()
 
-    def _record(self, feed: Feed, lr: float) -> None:
-        """Bring the losses since the last record to the host: check them, then write them down."""
-        if not self.losses:
+    def _train_step(self, batch: Batch, feed: Feed, bar: Progress) -> None:
+        """One step and what may be due after it; at an epoch's end the epoch sees to saving. Collective."""
+        started = time.monotonic()
+        image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, self.world.device)
+        lr = lr_at(self.step, self.total_steps, self.cfg.optim)
+        self.losses.append(self.engine.step(image, mask, lr))
+        self.step += 1
+        self.step_s = max(self.step_s, time.monotonic() - started)
+        bar.advance(self.cfg.train.global_batch, loss=self.shown_loss)
+        epoch_ends = self.step % self.order.steps_per_epoch == 0
+        if self.step % self.cfg.log_every_steps == 0 or epoch_ends:
+            self._record(feed, lr)
+        if not epoch_ends:
+            self._save_or_stop(feed)
+
+    def _progress(self) -> Progress:
+        self.recorded = self.step, time.monotonic()
+        title = f"epoch {self.epochs_done + 1}/{self.cfg.train.epochs}"
+        left = self.order.steps_per_epoch - self.step % self.order.steps_per_epoch
+        return Progress(title, left * self.cfg.train.global_batch, "images", quiet=not self.world.is_main)
+
+    def _resume(self) -> None:
+        """Stand where the newest whole checkpoint stands; what was written after it is forgotten. Collective."""
+        found = self.world.on_main(lambda: checkpoint.newest(self.run_dir))  # its name
+        if found is not None:
+            snapshot = checkpoint.read(self.run_dir.checkpoints / found)
+            state = snapshot.state
+            self.engine.restore(snapshot.model, snapshot.optimizer, state["engine"])
+            self.step, self.best_dsc = state["step"], state["best_dsc"]
+            self.losses = [torch.tensor(value, device=self.world.device) for value in state["losses"]]
+            log.info("resuming %s at step %d of %d", self.run_dir.root, self.step, self.total_steps)
+        evaluated = self.epochs_done - (self.step > 0 and self.step % self.order.steps_per_epoch == 0)
+        self.curves = None
+        if self.world.is_main:
+            self.curves = Curves(self.run_dir, self.run_dir.rewind(self.step, evaluated))
+
+    def _save_or_stop(self, feed: Feed) -> None:
+        """Save when it is time to, save and leave when any rank was asked to stop. Collective."""
+        margin_s = 2 * (self.step_s + (self.saver.write_s if self.saver else 0.0))
+        due = time.monotonic() - self.saved_at > 60 * self.cfg.checkpoint.every_min
+        code, save = self.world.largest(self.stop.code(margin_s), due and self.world.is_main)
+        if save or code:
+            self._save(feed)
+        if code:
+            self._leave(code)
+
+    def _check(self) -> None:
+        """Leave when any rank was asked to stop; what has to be saved is saved. Collective."""
+        if code := self.world.largest(self.stop.code(self.saver.write_s if self.saver else 0.0))[0]:
+            self._leave(code)
+
+    def _leave(self, code: int) -> None:
+        if self.saver:
+            self.saver.close()
+        raise Stopped(f"stopped by {reason(code)} at step {self.step}, saved; the same command goes on from there")
+
+    def _save(self, feed: Feed) -> None:
+        """Hand a copy of all that the training is to the writer. Collective."""
+        self.saved_at, self.step_s = time.monotonic(), 0.0
+        losses = self._finite_losses(feed)
+        if self._somewhere(not all(p.isfinite().all() for p in self.engine.network.parameters())):
+            raise Diverged(f"a weight is not finite after step {self.step - 1}; {self._remedy}")
+        if not self.saver:
             return
-        values = torch.stack(self.losses).tolist()
-        first_step = self.step - len(values)
-        for step, value in enumerate(values, start=first_step):
+        model, moments, extra = self.engine.snapshot()
+        state = {
+            "step": self.step, "epochs": self.epochs_done, "best_dsc": self.best_dsc, "losses": losses, "engine": extra,
+            "world_size": self.world.size, "split": self.split.hash, "config": asdict(self.cfg),
+        }  # fmt: skip
+        self.saver.save(self.step, checkpoint.Snapshot(model, moments, state))
+
+    def _finite_losses(self, feed: Feed) -> list[float]:
+        """The losses since the last record, on the host. Raises Diverged, on all ranks alike."""
+        values: list[float] = torch.stack(self.losses).tolist() if self.losses else []
+        for step, value in enumerate(values, start=self.step - len(values)):
             if not math.isfinite(value):
                 raise Diverged(
                     f"the loss is {value} at step {step}, on patients {', '.join(feed.patients_at(step))}; "
-                    f"try a smaller optim.lr (now {self.cfg.optim.lr}), optim.clip_norm=1 or precision=fp32"
+                    + self._remedy
                 )
-        loss = sum(values) / len(values)
-        elapsed_s = time.perf_counter() - self.recorded_at
-        rate = len(values) * self.cfg.train.global_batch / elapsed_s
-        self.losses.clear()
-        self.recorded_at = time.perf_counter()
-        self.shown_loss = f"{loss:.4f}"
-        if self.curves:
-            memory_gib = self._memory_gib()
-            self.run_dir.record("train", self.step, loss=loss, lr=lr, images_per_s=rate, memory_gib=memory_gib)
-            self.curves.add(self.step, loss=loss, lr=lr, images_per_s=rate, memory_gib=memory_gib)
+        return values
 
-    def _evaluate(self, epoch: int) -> None:
-        """Score the validation patients; rank 0 writes everything down and keeps the best weights. Collective."""
-        result = evaluate(
-            self.engine.logits, self.loss, self.store, self.split.validation, self.world, self.cfg.evaluate
-        )
-        if result is None or self.curves is None:
+    @property
+    def _remedy(self) -> str:
+        return f"try a smaller optim.lr (now {self.cfg.optim.lr}), optim.clip_norm=1 or precision=fp32"
+
+    def _somewhere(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank. Collective."""
+        return self.world.largest(flag)[0] > 0
+
+    def _record(self, feed: Feed, lr: float) -> None:
+        """Write down the mean loss since the last record."""
+        values = self._finite_losses(feed)
+        loss, now = sum(values) / len(values), time.monotonic()
+        rate = (self.step - self.recorded[0]) * self.cfg.train.global_batch / (now - self.recorded[1])
+        self.losses, self.recorded, self.shown_loss = [], (self.step, now), f"{loss:.4f}"
+        self._tell("train", loss=loss, lr=lr, images_per_s=rate, memory_gib=self._memory_gib())
+
+    def _evaluate(self, feed: Feed) -> None:
+        """Score the validation patients if it is time to; rank 0 writes it down and marks the best. Collective."""
+        epoch = self.epochs_done
+        if epoch % self.cfg.evaluate.every_epochs and self.step < self.total_steps:
             return
+        patients = self.split.validation
+        result = evaluate(
+            self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._check
+        )
+        if self._somewhere(result is not None and not math.isfinite(result.loss)):
+            raise Diverged(f"the validation loss is not finite after epoch {epoch}; {self._remedy}")
+        if self._somewhere(bool(self.saver and self.saver.failed())):
+            self._save(feed)
+        if result is not None and self.saver:
+            best = self.best_dsc is None or result.dsc.mean > self.best_dsc
+            self._write_down(epoch, result, best)
+            if best:
+                self.best_dsc = result.dsc.mean
+                self.saver.mark_best(self.step)
+
+    def _write_down(self, epoch: int, result: Evaluation, best: bool) -> None:
         dsc = result.dsc
-        best = self.best_dsc is None or dsc.mean > self.best_dsc
+        pictures = [(f"{s.patient}  DSC {s.scored.dsc:.3f}", s.picture) for s in result.scores if s.picture is not None]
+        if pictures:
+            self.run_dir.write_picture(epoch, sheet(pictures))
         self.run_dir.write_scores(epoch, [score.row() for score in result.scores])
-        self.run_dir.record(
-            "evaluation", self.step, epoch=epoch, val_loss=result.loss, val_dsc=dsc.mean, median=dsc.median, n=dsc.n,
+        self._tell(
+            "evaluation", epoch=epoch, val_loss=result.loss, val_dsc=dsc.mean, median=dsc.median, n=dsc.n,
             ci_low=_or_none(dsc.ci_low), ci_high=_or_none(dsc.ci_high), best=best, empty_masks=EMPTY_RULE,
             per_patient=str(self.run_dir.validation_table(epoch).relative_to(self.run_dir.root)),
         )  # fmt: skip
-        self.curves.add(self.step, val_loss=result.loss, val_dsc=dsc.mean)
-        self._draw(epoch, result)
-        self.curves.flush()
         log.info("epoch %d/%d  loss %s  val_loss %.4f  val_dsc %s%s", epoch, self.cfg.train.epochs, self.shown_loss,
                  result.loss, dsc, "  best" if best else "")  # fmt: skip
-        if best:
-            self.best_dsc = dsc.mean
-            state = {
-                "step": self.step,
-                "epoch": epoch,
-                "dsc": asdict(dsc),
-                "split": self.split.hash,
-                "config": asdict(self.cfg),
-            }
-            folder = self.run_dir.checkpoint(self.step)
-            checkpoint.publish(folder, self.run_dir.best_pointer, self.engine.network.state_dict(), state)
 
-    def _draw(self, epoch: int, result: Evaluation) -> None:
-        pictures = [(f"{s.patient}  DSC {s.scored.dsc:.3f}", s.picture) for s in result.scores if s.picture is not None]
-        if pictures and self.curves:
-            picture = sheet(pictures)
-            self.run_dir.write_picture(epoch, picture)
-            self.curves.add_picture(self.step, "validation (prediction red, truth green)", picture)
+    def _tell(self, event: str, **values: Any) -> None:
+        if self.curves:
+            self.curves.show(self.run_dir.record(event, self.step, **values))
 
     def _memory_gib(self) -> float:
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device) / 2**30
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**30 if sys.platform == "darwin" else 2**20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _or_none(value: float) -> float | None:

@@ -111,7 +111,7 @@ def tiny_store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_store_folder: Path) -> Config:
-    """A run of seconds: eight phantom patients at 32 px, two of which validate; group norm, so that L5 holds."""
+    """A run of seconds: ten phantom patients at 32 px, two of which validate; group norm, so that L5 holds."""
     return load_config(
         None,
         [
@@ -119,11 +119,12 @@ def tiny(tiny_store_folder: Path) -> Config:
             f"data.store={tiny_store_folder}",
             "data.image_size=32",
             "data.validation_patients=2",
-            "data.phantom={patients: 8, size_px: 64}",
+            "data.phantom={patients: 10, size_px: 64}",
             "model={features: 4, norm: group}",
             "train={epochs: 1, global_batch: 4}",
             "optim={lr: 1.0e-3}",
             "threads_per_rank=1",
+            "device=cpu",
         ],
     )
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["segtrain.trainer", "ranks"])
+FORKSERVER.set_forkserver_preload(["segtrain.train", "segtrain.trainer", "torch.utils.tensorboard", "scipy.stats"])
 TIMEOUT_S = 120
 
 

@@ -27,8 +27,8 @@ LAYERS: list[set[str]] = [
     {"engines", "checkpoint"},
     {"models", "losses", "metrics", "optim", "pictures"},
     {"data"},
-    {"dist", "run", "cli", "display"},
-    {"launch"},
+    {"dist", "run", "cli", "stop"},
+    {"launch", "files", "display"},
     {"config"},
     {"errors", "__init__"},
 ]

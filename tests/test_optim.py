@@ -22,4 +22,4 @@ def test_warmup_cosine() -> None:
     assert rates[60] == pytest.approx(0.2 * (0.1 + 0.9 * 0.5))
     assert rates[110] == pytest.approx(0.02)
     assert rates[35] == pytest.approx(0.2 * (0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2))
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))

@@ -71,6 +71,14 @@ BROKEN: dict[str, tuple[Break, list[str]]] = {
         [P, "slice 0", "from 1"],
     ),
     "strange name": (lambda r: rename(r / FIRST, "scan.tif"), ["scan.tif", "rename"]),
+    "another patient's slice": (
+        lambda r: rename(r / P / f"{P}_6.tif", "TCGA_XX_9_6.tif"),
+        [f"{P}/TCGA_XX_9_6.tif", "patient TCGA_XX_9"],
+    ),
+    "one number twice": (
+        lambda r: shutil.copy(r / P / f"{P}_2.tif", r / P / f"{P}_02.tif"),
+        [P, "a second file for slice 2"],
+    ),
     "wrong size": (
         lambda r: replace(r / P / f"{P}_2.tif", np.zeros((32, 40, 3), np.uint8)),
         [f"{P}_2.tif", "32x40", "32x32"],

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,9 +56,10 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
     expected = contents(ensure_store(replace(SMALL, store=str(tmp_path / "undisturbed"))).path)
     cfg = replace(SMALL, store=str(tmp_path / "disturbed"))
     killed = 0
-    for delay_s in (0.4, 0.6, 0.8, 1.0, 1.2):
+    for files in (0, 1, 3, 5, 6):  # written when the builder is killed
         process = prepare(cfg, "data.workers=2")
-        time.sleep(delay_s)
+        while len(list(Path(cfg.store).glob(".*.building/*/*.npy"))) < files and process.poll() is None:
+            time.sleep(0.002)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -67,7 +67,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
         for store in Path(cfg.store).glob("phantom-*"):
             assert contents(store) == expected
             subprocess.run(["rm", "-r", store], check=True)
-    assert killed, "no builder lived long enough to be killed"
+    assert killed >= 3, "builders were done before they could be killed"
     assert contents(ensure_store(cfg).path) == expected
     assert len(leftovers(Path(cfg.store))) == 1
 
@@ -130,15 +130,14 @@ def test_a_changed_file_is_noticed(lgg_root: Path, tmp_path: Path, caplog: pytes
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, limit: int) -> None:
     """A file-size limit stands for the disk: the write fails in the middle with an error of the system."""
     cfg = replace(SMALL, store=str(tmp_path))
-    with ThreadPoolExecutor(1):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "segtrain", "prepare", *arguments(cfg), "data.workers=2"],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )
-        _, err = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segtrain", "prepare", *arguments(cfg), "data.workers=2"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     last = err.strip().splitlines()[-1]
     assert last.startswith("segtrain: error:")

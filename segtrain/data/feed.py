@@ -45,6 +45,7 @@ class Feed:
         self.store, self.patients, self.order, self.augment, self.pin = store, patients, order, augment, pin
         self.columns = order.columns(rank, world_size)
         self._leave = threading.Event()
+        self._thread: threading.Thread | None = None
         self._planned: tuple[int, EpochPlan] | None = None  # the epoch that is being gathered
 
     def __enter__(self) -> "Feed":
@@ -52,6 +53,8 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self._leave.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def batches(self, first_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps first_step <= step < end_step (counted over the run from 0)."""
@@ -74,7 +77,8 @@ class Feed:
             except BaseException as error:  # noqa: BLE001  handed to the loop, which raises it
                 put(error)
 
-        threading.Thread(target=gather_all, name="feed", daemon=True).start()
+        self._thread = threading.Thread(target=gather_all, name="feed", daemon=True)
+        self._thread.start()
         for _ in range(first_step, end_step):
             item = ready.get()
             if isinstance(item, BaseException):

@@ -3,15 +3,15 @@
 Light on purpose: no torch, so that worker processes start in a fraction of a second.
 """
 
-import ctypes
 import hashlib
-import json
 import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,43 +20,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain import files
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
 from segtrain.data.sources import CHANNELS, Source, make_source
-from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, sync_folder, write_array
+from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
 from segtrain.display import Progress
 from segtrain.errors import DataError
+from segtrain.launch import signal_when_parent_dies
 
 log = logging.getLogger(__name__)
 
 
-def ensure_store(cfg: DataConfig) -> Store:
+def ensure_store(cfg: DataConfig, check: Callable[[], None] = lambda: None) -> Store:
     """The store of `cfg`, built if it is not there; of processes that ask at once, one builds and the rest wait.
 
     Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`), for pixels that two
-    patients share, and when the disk is full; nothing is left half-built.
+    patients share, and when the disk is full; nothing is left half-built. `check` is called now and then and may raise.
     """
     source = make_source(cfg)
     path = store_path(cfg, source.fingerprint())
     if not path.is_dir():
-        _say_if_changed(path)
-        with building(path) as aside:
+        _say_if_changed(path, source.label)
+        with building(path, check) as aside:
             if aside is not None:
                 log.info("preparing %s into %s", source.label, path)
-                _build(cfg, source, aside)
+                _build(cfg, source, aside, check)
     return open_store(path)
 
 
-def _say_if_changed(path: Path) -> None:
+def await_store(cfg: DataConfig, check: Callable[[], None]) -> None:
+    """Wait until another process has built the store of `cfg`; `check` is called meanwhile and may raise."""
+    path = store_path(cfg, make_source(cfg).fingerprint())
+    while not path.is_dir():
+        check()
+        time.sleep(0.1)
+
+
+def _say_if_changed(path: Path, label: str) -> None:
     same_settings = path.name.rsplit("-", 1)[0]
     for old in sorted(path.parent.glob(f"{same_settings}-*")):
-        log.warning(
-            "the source has changed since %s was built; preparing it anew (remove that store to free space)", old
-        )
+        if open_store(old).label == label:
+            log.warning("the source has changed since %s was built; preparing it anew", old)
 
 
-def _build(cfg: DataConfig, source: Source, aside: Path) -> None:
-    outcomes = _prepare_all(cfg, source, aside)
+def _build(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], None]) -> None:
+    outcomes = _prepare_all(cfg, source, aside, check)
     skipped = {patient: o for patient, o in sorted(outcomes.items()) if isinstance(o, str)}
     if skipped and not cfg.skip_bad:
         more = f" (and {len(skipped) - 1} more broken patients)" if len(skipped) > 1 else ""
@@ -67,17 +76,21 @@ def _build(cfg: DataConfig, source: Source, aside: Path) -> None:
     if not entries:
         raise DataError(f"{source.label}: every patient is broken, the first: {next(iter(skipped.values()))}")
     _refuse_shared_pixels([(entry["patient"], entry.pop("slice_hashes")) for entry in entries])
-    index = {"label": source.label, "size_px": cfg.image_size, "skipped": skipped, "patients": entries}
-    index_file = aside / "index.json"
-    with index_file.open("w") as file:
-        json.dump(index, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    for folder in ("images", "masks", "."):
-        sync_folder(aside / folder)
+    index = {
+        "fingerprint": aside.name.split(".")[1],
+        "label": source.label,
+        "size_px": cfg.image_size,
+        "skipped": skipped,
+        "patients": entries,
+    }
+    files.write_json(aside / "index.json", index)
+    for folder in ("images", "masks"):
+        files.sync_folder(aside / folder)
 
 
-def _prepare_all(cfg: DataConfig, source: Source, aside: Path) -> dict[str, dict[str, Any] | str]:
+def _prepare_all(
+    cfg: DataConfig, source: Source, aside: Path, check: Callable[[], None]
+) -> dict[str, dict[str, Any] | str]:
     """Per patient its index entry, or what is wrong with it; without `skip_bad` the first broken one ends the work."""
     patients = source.patients()
     workers = min(cfg.workers or len(os.sched_getaffinity(0)), len(patients))
@@ -89,6 +102,7 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path) -> dict[str, dict
         for patient, outcome in prepared:
             outcomes[patient] = outcome
             bar.advance(1, patient=patient)
+            check()
             if isinstance(outcome, str) and not cfg.skip_bad:
                 break
     return outcomes
@@ -112,6 +126,10 @@ def _outcomes(
         try:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that prepared patients was killed, for want of memory? try data.workers=1"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -165,12 +183,10 @@ def _refuse_shared_pixels(hashes: list[tuple[str, list[str]]]) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """In a worker: leave the terminal's Ctrl-C to the parent, and die with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
-    except (OSError, AttributeError):
-        return
+    """In a worker: leave signals, which reach the whole group, to the parent; die with it even when it is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal_when_parent_dies(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -60,10 +60,15 @@ class Order:
 
     @cached_property
     def lanes(self) -> int:
-        """As many lanes as patients and global batch allow, and for uniform sampling as balance allows."""
-        fitting = [d for d in range(len(self.areas), 0, -1) if self.global_batch % d == 0]
+        """As many lanes as patients and global batch allow.
+
+        Lesion sampling draws as often from each lane: the number of patients in a lane differs by half at most, so that
+        in one epoch no patient is much likelier than another. Uniform sampling: as balance allows.
+        """
+        patients = len(self.areas)
+        fitting = [d for d in range(patients, 0, -1) if self.global_batch % d == 0]
         if self.sampling == "lesion":
-            return fitting[0]
+            return next(d for d in fitting if -(-patients // d) <= 1.5 * (patients // d))
         wanted = COVERAGE * self.slices.sum()
         covered = {lanes: self._most_steps(lanes) * self.global_batch for lanes in fitting}
         best = max(covered.values())

@@ -139,15 +139,7 @@ class LggSource:
     def _files(self, patient: str) -> tuple[dict[int, Path], dict[int, Path]]:
         """Image and mask paths by slice number: complete, paired, without gaps."""
         folder = self.root / patient
-        images: dict[int, Path] = {}
-        masks: dict[int, Path] = {}
-        with _readable(folder):
-            names = sorted(os.listdir(folder))
-        for name in names:
-            if match := _SLICE.match(name):
-                (masks if match["mask"] else images)[int(match["number"])] = folder / name
-            elif name.lower().endswith((".tif", ".tiff")):
-                raise DataError(f"{folder / name}: not named <patient>_<number>[_mask].tif; rename or remove it")
+        images, masks = self._named(folder)
         if not images:
             raise DataError(
                 f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or set data.skip_bad=true"
@@ -165,6 +157,24 @@ class LggSource:
                 f"{folder}: slice {missing[0]} is missing (numbers go from 1 to {max(images)}); "
                 "restore it or set data.skip_bad=true"
             )
+        return images, masks
+
+    def _named(self, folder: Path) -> tuple[dict[int, Path], dict[int, Path]]:
+        """Image and mask paths of a patient's folder by slice number; all of this patient, each number once."""
+        images: dict[int, Path] = {}
+        masks: dict[int, Path] = {}
+        with _readable(folder):
+            names = sorted(os.listdir(folder))
+        for name in names:
+            if match := _SLICE.match(name):
+                files, number = (masks if match["mask"] else images), int(match["number"])
+                if match["patient"] != folder.name:
+                    raise DataError(f"{folder / name}: named for patient {match['patient']}; move it to that folder")
+                if number in files:
+                    raise DataError(f"{folder / name}: a second file for slice {number}; remove it or {files[number]}")
+                files[number] = folder / name
+            elif name.lower().endswith((".tif", ".tiff")):
+                raise DataError(f"{folder / name}: not named <patient>_<number>[_mask].tif; rename or remove it")
         return images, masks
 
 

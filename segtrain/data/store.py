@@ -14,7 +14,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from segtrain import files
 from segtrain.config import DataConfig
 from segtrain.data import preprocess
 from segtrain.errors import DataError
@@ -103,18 +105,20 @@ def open_store(path: Path) -> Store:
 
 
 @contextmanager
-def building(path: Path) -> Iterator[Path | None]:
+def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
     """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
 
-    Waits while another process builds. What a killed builder left behind is removed. Raises DataError when the disk is
-    full or the folder cannot be written; nothing of the attempt is left.
+    Waits while another process builds, and calls `check` meanwhile, which may raise. What a killed builder left is
+    removed. Raises DataError when the disk is full or the folder cannot be written; nothing of the attempt is left.
     """
     aside = path.with_name(f".{path.name}.building")
     with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _locked(lock, path):
+            check()
+            time.sleep(0.1)
         if path.is_dir():
             yield None
             return
@@ -124,13 +128,24 @@ def building(path: Path) -> Iterator[Path | None]:
                 for kind in ("images", "masks"):
                     (aside / kind).mkdir(parents=True)
                 yield aside
-                aside.rename(path)
-                sync_folder(path.parent)
+                files.rename(aside, path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
     finally:
         os.close(lock)
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: the file system has no locks ({error.strerror}); set data.store to another"
+        ) from error
+    return True
 
 
 @contextmanager
@@ -153,12 +168,3 @@ def write_array(path: Path, array: NDArray[Any]) -> int:
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """One step of training over all ranks, behind a protocol: the loop does not know which engine runs."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -19,6 +20,12 @@ class Engine(Protocol):
 
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective."""
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds, in one format for all engines: state dict, moments by name, the rest."""
+
+    def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        """Go on from a snapshot, of whatever engine. Collective."""
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32. Not collective."""

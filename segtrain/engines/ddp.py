@@ -4,7 +4,7 @@ Legend: b this rank's share of the global batch, c channel, h height, w width.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -64,10 +64,11 @@ class DdpEngine:
                 sums = self.loss.sums(logits, mask)
                 total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
                 loss = self.loss.value(total_sums)
+                finite = total_sums.detach().isfinite().all()
                 # DDP divides the summed gradients by the world size; ours are parts of one loss, not copies of it.
                 self.scaler.scale(loss * self.world.size).backward()
         self._update(lr)
-        return loss.detach()
+        return torch.where(finite, loss.detach(), torch.nan)
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32. Not collective."""
@@ -75,6 +76,29 @@ class DdpEngine:
         with torch.inference_mode(), self._autocast():
             logits: Tensor = self._network(image_bchw.contiguous(memory_format=self.layout)).float()
         return logits
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Copies on the CPU of the state dict and of the moments (`<parameter>/<moment>`), and the scaler's state."""
+        model = {name: _copy(tensor) for name, tensor in self._network.state_dict().items()}
+        moments = {
+            f"{name}/{moment}": _copy(value)
+            for name, parameter in self._network.named_parameters()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+        return model, moments, {"scaler": self.scaler.state_dict()}
+
+    def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        """Go on from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
+        self._network.load_state_dict(dict(model))
+        parameters = dict(self._network.named_parameters())
+        for key, value in moments.items():
+            name, moment = key.rsplit("/", 1)
+            parameter = parameters[name]
+            like = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
+            self.optimizer.state[parameter][moment] = like.detach().copy_(value)
+        if self.scaler.is_enabled() and extra["scaler"]:
+            self.scaler.load_state_dict(dict(extra["scaler"]))
 
     def _total_sums(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The loss's sums over the global batch; leaves running statistics as they were. Collective."""
@@ -117,6 +141,11 @@ class DdpEngine:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous, sharing nothing with the original."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 @contextmanager

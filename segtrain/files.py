@@ -1,0 +1,49 @@
+"""Writing that a reader never meets half done: aside, synced, renamed. All durable writes go through here."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON; `path` holds the old content or the new one, whatever happens."""
+    write_text(path, json.dumps(tree, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text; `path` holds the old content or the new one, whatever happens."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text)
+    sync_file(aside)
+    rename(aside, path)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename and make it durable."""
+    old.rename(new)
+    sync_folder(new.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a name that no reader looks at, so that a kill leaves no half of it."""
+    doomed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

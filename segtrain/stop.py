@@ -1,0 +1,99 @@
+"""When to stop: signals, the STOP file, a deadline. A handler only sets a flag; the ranks agree at a boundary (L8)."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from segtrain.errors import ConfigError
+
+REASONS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "the STOP file", "the deadline")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+LOOK_EVERY_S = 1.0  # at the STOP file
+SAFETY_S = 5.0  # kept before a deadline, beside what steps and saves were measured to take
+
+
+class Stop:
+    """Whether this process was asked to stop, and why: an index into REASONS plus one, 0 while it was not."""
+
+    def __init__(self) -> None:
+        self._code = 0
+        self._file: Path | None = None
+        self._deadline_s: float | None = None  # seconds since the epoch
+        self._looked_at = 0.0
+
+    def listen(self) -> None:
+        """Handle signals from now on; a second SIGINT leaves at once."""
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def watch(self, file: Path, deadline_s: float | None) -> None:
+        """Look at a STOP file and a deadline too. One process is enough: the ranks tell each other."""
+        self._file, self._deadline_s = file, deadline_s
+
+    def code(self, margin_s: float = 0.0) -> int:
+        """Why to stop, 0 if there is no reason. `margin_s`: what the next step and the save may take."""
+        if self._code:
+            return self._code
+        now = time.time()
+        if self._deadline_s is not None and now + margin_s + SAFETY_S > self._deadline_s:
+            self._code = REASONS.index("the deadline") + 1
+        elif self._file is not None and now - self._looked_at > LOOK_EVERY_S:
+            self._looked_at = now
+            if self._file.exists():
+                self._code = REASONS.index("the STOP file") + 1
+        return self._code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._code:
+            os._exit(130)
+        self._code = REASONS.index(signal.Signals(number).name) + 1
+
+
+def reason(code: int) -> str:
+    """The reason that a code stands for."""
+    return REASONS[code - 1]
+
+
+def deadline_of(setting: str | None, started_s: float) -> float | None:
+    """Seconds since the epoch of the earlier of `stop.deadline` and the SLURM job's end; None without either.
+
+    `setting`: a time like 2026-11-22T18:00 or a duration from the start like 90m, 2h, 1h30m, 45s. Raises ConfigError.
+    """
+    ends = [end for end in (_parse(setting, started_s), _slurm_end()) if end is not None]
+    return min(ends) if ends else None
+
+
+def _parse(setting: str | None, started_s: float) -> float | None:
+    if setting is None:
+        return None
+    if match := re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", setting):
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return started_s + 3600 * hours + 60 * minutes + seconds
+    try:
+        return datetime.fromisoformat(setting).timestamp()
+    except ValueError as error:
+        raise ConfigError(
+            f"stop.deadline={setting!r}: not a time; write 2026-11-22T18:00, or a duration like 1h30m"
+        ) from error
+
+
+def _slurm_end() -> float | None:
+    """The end of this SLURM job: from the environment, or from the scheduler where that does not say it."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    if end := os.environ.get("SLURM_JOB_END_TIME"):
+        return float(end)
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"EndTime=(\d{4}-\S+)", shown.stdout)
+    return datetime.fromisoformat(match[1]).timestamp() if match else None

@@ -1,0 +1,120 @@
+"""Start real trainings, rank by rank, in processes that can be killed at any moment; compare what they leave behind."""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ranks import FORKSERVER
+from segtrain.config import Config, to_yaml
+
+TIMEOUT_S = 90.0
+
+
+class Job:
+    """All ranks of one start of a run, in `directory`."""
+
+    def __init__(self, directory: Path, cfg: Config, ranks: int, *extra: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "given.yaml").write_text(to_yaml(cfg))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        argv = ["--config", "given.yaml", *extra]
+        self.directory = directory
+        self.processes = [
+            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, port)) for rank in range(ranks)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
+        for rank in ranks:
+            pid = self.processes[rank].pid
+            if pid is not None and self.processes[rank].is_alive():
+                os.kill(pid, number)
+
+    def give_up(self, after_s: float) -> None:
+        """Kill what is still there after the time."""
+        deadline = time.monotonic() + after_s
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        self.kill(*range(len(self.processes)))
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> list[int | None]:
+        """The exit codes of all ranks. A rank that is still there after the time is killed and the test fails."""
+        deadline = time.monotonic() + timeout_s
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        hung = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        self.kill(*hung)
+        for process in self.processes:
+            process.join()
+        assert not hung, f"ranks {hung} still ran after {timeout_s} s:\n{self.output()}"
+        return [process.exitcode for process in self.processes]
+
+    def output(self) -> str:
+        return "\n".join(file.read_text()[-3000:] for file in sorted(self.directory.glob("rank-*.log")))
+
+
+def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int) -> None:
+    os.chdir(directory)
+    descriptor = os.open(f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    from segtrain import train
+
+    sys.exit(train.main(argv))
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """All that must not tell a broken run from an unbroken one."""
+    last = run / "checkpoints" / (run / "checkpoints" / "LATEST").read_text().strip()
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = [{k: v for k, v in e.items() if k not in ("time", "images_per_s", "memory_gib")} for e in events]
+    outcome = json.loads((run / "outcome.json").read_text())
+    return {
+        "model": load_file(last / "model.safetensors"),
+        "optimizer": load_file(last / "optimizer.safetensors"),
+        "events": told,
+        "tables": {file.name: file.read_text() for file in sorted((run / "validation").glob("*.csv"))},
+        "pictures": {file.name: file.read_bytes() for file in sorted((run / "validation").glob("*.png"))},
+        "outcome": outcome,
+        "best": (run / "checkpoints" / "BEST").read_text(),
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Bitwise."""
+    for part in ("model", "optimizer"):
+        assert one[part].keys() == other[part].keys()
+        for name, tensor in one[part].items():
+            assert torch.equal(tensor, other[part][name]), name
+    for part in ("events", "tables", "pictures", "outcome", "best"):
+        assert one[part] == other[part], part
+
+
+def run_to_end(directory: Path, cfg: Config, ranks: int) -> Path:
+    """An unbroken run; its directory."""
+    job = Job(directory, cfg, ranks)
+    assert job.wait() == [0] * ranks, job.output()
+    return directory / "runs" / cfg.name
+
+
+def delays(seed: int, longest_s: float) -> Any:
+    """Seeded moments at which to kill, more of them early."""
+    rng = random.Random(seed)
+    while True:
+        yield longest_s * rng.random() ** 1.3

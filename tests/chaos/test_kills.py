@@ -1,0 +1,93 @@
+"""L6: a run that is killed at random moments, over and over until it ends, is bitwise the run that was left alone.
+
+`CHAOS_KILLS=N` sets how many kills the whole file makes at least (`make chaos`: 240); by default a few a mode.
+"""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segtrain.config import Config
+
+from jobs import Job, assert_same, delays, run_to_end, state_of
+
+KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
+MODES = [("job", 1), ("job", 2), ("rank 0", 2), ("rank 1", 2)]
+LONGEST_S = 4.0
+
+
+def run_through_kills(directory: Path, cfg: Config, mode: str, ranks: list[int], seed: int) -> int:
+    """Start, kill, start again until the run ends; returns the number of kills that hit a living job."""
+    kills = 0
+    for attempt, delay_s in enumerate(delays(seed, LONGEST_S)):
+        size = ranks[attempt % len(ranks)]
+        job = Job(directory, cfg, size)
+        moment = time.monotonic() + delay_s
+        while time.monotonic() < moment and any(p.is_alive() for p in job.processes):
+            time.sleep(0.005)
+        victims = range(size) if mode == "job" else [min(int(mode[-1]), size - 1)]
+        hit = [rank for rank in victims if job.processes[rank].is_alive()]
+        job.kill(*hit)
+        if hit:  # as a launcher does with the ranks that a dead one leaves waiting
+            job.give_up(after_s=4)
+        codes = job.wait()
+        if codes == [0] * size:
+            return kills
+        assert hit, f"died by itself with {codes}:\n{job.output()}"
+        kills += 1
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.law("L6")
+@pytest.mark.parametrize(("mode", "ranks"), MODES, ids=[f"{m}-of-{r}" for m, r in MODES])
+def test_killed_runs_are_bitwise_the_unbroken_run(
+    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path, mode: str, ranks: int
+) -> None:
+    kills = runs = 0
+    while kills < KILLS / len(MODES):
+        directory = tmp_path / str(runs)
+        kills += run_through_kills(directory, fragile, mode, [ranks], seed=1000 * ranks + 17 * runs + len(mode))
+        assert_same(state_of(directory / "runs" / "fragile"), unbroken[ranks])
+        runs += 1
+    print(f"{kills} kills ({mode} of {ranks}) in {runs} runs, bitwise equal")  # noqa: T201
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_survivor_of_a_dead_rank_leaves_by_itself(fragile: Config, tmp_path: Path, victim: int) -> None:
+    job = Job(tmp_path, fragile, 2)
+    metrics = tmp_path / "runs" / "fragile" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
+        time.sleep(0.01)
+    job.kill(victim)
+    codes = job.wait(timeout_s=10)
+    assert codes[victim] == -9
+    assert codes[1 - victim] == 1, "a bug's code, with its traceback: nothing was saved on purpose"
+
+
+@pytest.mark.law("L6")
+@pytest.mark.law("L5")
+def test_a_run_that_changes_its_world_size_on_the_way_stays_within_l5(
+    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path
+) -> None:
+    run_through_kills(tmp_path, fragile, "job", [2, 1], seed=5)
+    ours, theirs = state_of(tmp_path / "runs" / "fragile"), unbroken[1]
+    assert [e["step"] for e in ours["events"]] == [e["step"] for e in theirs["events"]]
+    for mine, other in zip(ours["events"], theirs["events"], strict=True):
+        for name in ("loss", "val_loss"):
+            if name in other:
+                assert mine[name] == pytest.approx(other[name], abs=2e-3)
+    for name, tensor in theirs["model"].items():
+        assert torch.allclose(ours["model"][name].float(), tensor.float(), atol=2e-2), name
+
+
+def test_the_control_differs(fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path) -> None:
+    """The comparison can fail: another seed's run is not the same."""
+    other = state_of(run_to_end(tmp_path, replace(fragile, seed=7), 1))
+    with pytest.raises(AssertionError):
+        assert_same(other, unbroken[1])
