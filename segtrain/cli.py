@@ -11,7 +11,7 @@ from pathlib import Path
 from segtrain import __version__
 from segtrain.config import Config, load_config, to_yaml
 from segtrain.display import FILE_ONLY
-from segtrain.errors import SegtrainError, Stopped
+from segtrain.errors import EXIT_USER_ERROR, SegtrainError, Stopped
 
 log = logging.getLogger("segtrain")
 
@@ -69,6 +69,6 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
             where = f"[rank {rank}] " if error.told_by == "rank" and rank != "0" else ""
             print(f"segtrain: {kind}{where}{error}", file=sys.stderr, flush=True)
             log.error("%s%s", kind, error, extra=FILE_ONLY)
-        else:
+        elif error.exit_code == EXIT_USER_ERROR:
             time.sleep(2)
         return error.exit_code

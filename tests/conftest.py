@@ -6,13 +6,16 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jobs import run_to_end, state_of
 from PIL import Image
 
-from segtrain.config import Config, load_config
+from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 
@@ -132,6 +135,29 @@ def tiny(tiny_store_folder: Path) -> Config:
 @pytest.fixture(scope="session")
 def tiny_store(tiny: Config) -> Store:
     return ensure_store(tiny.data)
+
+
+@pytest.fixture(scope="session")
+def fragile(tiny: Config) -> Config:
+    """The run that is broken again and again: seconds long, saved at nearly every step."""
+    data = replace(tiny.data, phantom=replace(tiny.data.phantom, patients=6))
+    ensure_store(data)  # before anything is killed
+    return replace(
+        tiny,
+        name="fragile",
+        data=data,
+        train=TrainConfig(epochs=3, global_batch=8),
+        optim=OptimConfig(lr=3e-3, schedule="warmup_cosine", warmup_steps=5),
+        checkpoint=CheckpointConfig(every_min=0.001),
+        log_every_steps=7,
+    )
+
+
+@pytest.fixture(scope="session")
+def unbroken(fragile: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """What the run leaves behind when nobody kills it, on 1 and 2 ranks."""
+    directory: Path = tmp_path_factory.mktemp("unbroken")
+    return {ranks: state_of(run_to_end(directory / str(ranks), fragile, ranks)) for ranks in (1, 2)}
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["segtrain.train", "segtrain.trainer", "torch.utils.tensorboard", "scipy.stats"])
+FORKSERVER.set_forkserver_preload(
+    ["segtrain.train", "segtrain.trainer", "torch.utils.tensorboard", "torch._dynamo", "scipy.stats"]
+)
 TIMEOUT_S = 120
 
 

@@ -158,6 +158,36 @@ def test_low_precision_trains_near_fp32_with_fp32_weights(precision: Precision) 
     assert all(tensor.dtype in (np.float32, np.int64) for tensor in state.values())
 
 
+@pytest.mark.law("L6")
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_snapshot_is_all_that_the_engine_is(name: str, precision: Precision, channels_last: bool) -> None:
+    """Another engine that is given it goes on bit for bit, and the first one is not changed by being copied."""
+    cfg = replace(
+        GROUP,
+        optim=OptimConfig(name=name, lr=1e-2, weight_decay=0.01),  # type: ignore[arg-type]
+        precision=precision,
+        model=ModelConfig(features=4, norm="batch", channels_last=channels_last),
+    )
+    alone, interrupted = make(cfg, World()), make(cfg, World())
+    for step in range(2):
+        for engine in (alone, interrupted):
+            engine.step(*batch(step), 1e-2)
+    model, moments, extra = interrupted.snapshot()
+    interrupted.step(*batch(9), 1e-2)  # what is trained on after the copy is not in it
+    again = make(replace(cfg, seed=99), World())
+    again.restore(model, moments, extra)
+    for step in range(2, 5):
+        assert alone.step(*batch(step), 1e-2).item() == again.step(*batch(step), 1e-2).item()
+    for one, other in zip(alone.snapshot()[:2], again.snapshot()[:2], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert alone.snapshot()[2] == again.snapshot()[2]
+    per_parameter = {"adam": 3, "adamw": 3, "sgd": 1}[name]
+    assert len(moments) == per_parameter * len(list(alone.network.parameters()))
+
+
 @pytest.mark.parametrize("switch", ["channels_last", "compile"])
 def test_switches_that_may_differ_change_nothing(switch: str) -> None:
     losses, state = train(World(), GROUP)

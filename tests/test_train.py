@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -184,7 +185,6 @@ def test_a_run_directory_of_another_config_is_refused(finished: tuple[Path, str]
 def test_fresh_keeps_the_old_run_beside_the_new(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
     old = tmp_path / "runs" / "tiny"
     old.mkdir(parents=True)
-    (old / "config.yaml").write_text(to_yaml(tiny))
     (old / "precious.txt").write_text("kept")
     refused = run(tmp_path, tiny)
     assert refused.returncode == 2
@@ -193,6 +193,54 @@ def test_fresh_keeps_the_old_run_beside_the_new(tiny: Config, tmp_path: Path, ti
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "tiny.1" / "precious.txt").read_text() == "kept"
     assert (old / "outcome.json").exists()
+
+
+@pytest.mark.law("L6")
+def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    """It is the run that had asked for them from the start: same losses, same scores, curves without a seam."""
+    (tmp_path / "whole").mkdir()
+    assert run(tmp_path / "whole", tiny, "train.epochs=3").returncode == 0
+    first = run(tmp_path, tiny, "train.epochs=1")
+    assert first.returncode == 0, first.stderr
+    more = run(tmp_path, tiny, "train.epochs=3", "log_every_steps=10", "threads_per_rank=1")
+    assert more.returncode == 0, more.stderr
+    assert "resuming" in more.stderr
+    directory, whole = tmp_path / "runs" / "tiny", tmp_path / "whole" / "runs" / "tiny"
+    for kind, name in (("train", "loss"), ("evaluation", "val_dsc")):
+        ours = [(e["step"], e[name]) for e in events(directory, kind)]
+        assert ours == [(e["step"], e[name]) for e in events(whole, kind)]
+        board = EventAccumulator(str(directory / "tensorboard"))
+        board.Reload()
+        assert [point.step for point in board.Scalars("loss" if kind == "train" else "val_dsc")] == [s for s, _ in ours]
+    assert len(json.loads((directory / "environment.json").read_text())) == 2
+    fewer = run(tmp_path, tiny, "train.epochs=2")
+    assert fewer.returncode == 0
+    assert "is finished" in fewer.stderr
+
+
+@pytest.mark.law("L1")
+@pytest.mark.law("L12")
+def test_a_run_whose_patients_changed_is_not_resumed(
+    finished: tuple[Path, str], tiny: Config, tmp_path: Path, tiny_store: Store
+) -> None:
+    directory = tmp_path / "runs" / "tiny"
+    shutil.copytree(finished[0], directory)
+    split = json.loads((directory / "split.json").read_text())
+    (directory / "split.json").write_text(json.dumps({**split, "hash": "0" * 64}))
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != "log.txt"}
+    refused = run(tmp_path, tiny, "train.epochs=3", "log_every_steps=2")
+    assert refused.returncode == 2
+    assert "split" in refused.stderr.strip().splitlines()[-1]
+    assert split["hash"][:12] in refused.stderr
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != "log.txt"} == before
+
+
+def test_a_requeued_job_does_not_start_over(finished: tuple[Path, str], tiny: Config) -> None:
+    directory, output = finished
+    again = run(directory.parent.parent, tiny, "train.epochs=2", "--fresh", env={"SLURM_RESTART_COUNT": "1"})
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1] == output.splitlines()[-1]
+    assert "is finished" in again.stderr
 
 
 @pytest.mark.parametrize("ranks", [0, 2])

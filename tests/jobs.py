@@ -1,5 +1,6 @@
 """Start real trainings, rank by rank, in processes that can be killed at any moment; compare what they leave behind."""
 
+import itertools
 import json
 import os
 import random
@@ -7,13 +8,14 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from ranks import FORKSERVER
 from safetensors.torch import load_file
 
-from ranks import FORKSERVER
 from segtrain.config import Config, to_yaml
 
 TIMEOUT_S = 90.0
@@ -113,8 +115,8 @@ def run_to_end(directory: Path, cfg: Config, ranks: int) -> Path:
     return directory / "runs" / cfg.name
 
 
-def delays(seed: int, longest_s: float) -> Any:
-    """Seeded moments at which to kill, more of them early."""
+def delays(seed: int, spread_s: float) -> Iterator[float]:
+    """Seeded seconds until the kill: from the first moment on, later and later so that every run ends."""
     rng = random.Random(seed)
-    while True:
-        yield longest_s * rng.random() ** 1.3
+    for attempt in itertools.count():
+        yield rng.uniform(0.0, 3.0 + spread_s * attempt)

@@ -1,0 +1,184 @@
+"""L8: all ranks stop together, at every phase, whoever was told and however; then the run goes on unchanged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import Job, assert_same, state_of
+
+from segtrain.config import Config, PhantomConfig, StopConfig, to_yaml
+
+SIGNAL_TO_EXIT_S = 10.0
+
+
+def metrics(directory: Path) -> str:
+    file = directory / "runs" / "fragile" / "metrics.jsonl"
+    return file.read_text() if file.exists() else ""
+
+
+def step_of(directory: Path) -> int:
+    lines = metrics(directory).splitlines()
+    return max((int(json.loads(line)["step"]) for line in lines if line.endswith("}")), default=0)
+
+
+def checkpoints(directory: Path) -> Path:
+    return directory / "runs" / "fragile" / "checkpoints"
+
+
+def between_epochs(directory: Path) -> bool:
+    """The last thing that was written down is the loss at an epoch's end."""
+    lines = [json.loads(line) for line in metrics(directory).splitlines() if line.endswith("}")]
+    return bool(lines) and lines[-1]["event"] == "train" and lines[-1]["step"] % 7 > 0
+
+
+PHASES: dict[str, Callable[[Path], bool]] = {
+    "starting": lambda d: True,
+    "first step": lambda d: (d / "runs" / "fragile" / "config.yaml").exists(),
+    "mid epoch": lambda d: step_of(d) >= 7,
+    "saving": lambda d: any(checkpoints(d).glob(".step-*.tmp")),
+    "evaluating": between_epochs,
+    "last steps": lambda d: metrics(d).count("evaluation") >= 2,
+}
+
+
+def await_phase(job: Job, phase: str) -> None:
+    while not PHASES[phase](job.directory) and all(p.is_alive() for p in job.processes):
+        time.sleep(0.001)
+
+
+def stopped_in(job: Job) -> float:
+    """Seconds until all ranks have left, with the code that says so; less than the launcher's patience."""
+    started = time.monotonic()
+    codes = job.wait(timeout_s=20)
+    took_s = time.monotonic() - started
+    assert codes in ([75] * len(codes), [0] * len(codes)), f"{codes}\n{job.output()}"
+    assert took_s < SIGNAL_TO_EXIT_S
+    print(f"signal to exit: {took_s:.2f} s, codes {codes}")  # noqa: T201
+    return took_s
+
+
+def finish(directory: Path, cfg: Config, ranks: int) -> dict[str, Any]:
+    job = Job(directory, cfg, ranks)
+    assert job.wait() == [0] * ranks, job.output()
+    return state_of(directory / "runs" / cfg.name)
+
+
+@pytest.mark.law("L8")
+@pytest.mark.law("L6")
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, (0, 1)), (signal.SIGUSR1, (1,))], ids=["all", "one"])
+def test_stopped_at_any_phase_the_run_goes_on_unchanged(
+    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path, phase: str, number: int, told: tuple[int, ...]
+) -> None:
+    job = Job(tmp_path, fragile, 2)
+    if phase == "starting":
+        time.sleep(0.3)  # until the handlers are there: before that a signal just ends the process
+    await_phase(job, phase)
+    job.kill(*told, number=number)
+    stopped_in(job)
+    assert_same(finish(tmp_path, fragile, 2), unbroken[2])
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_every_signal_is_understood_and_said(fragile: Config, tmp_path: Path, number: signal.Signals) -> None:
+    job = Job(tmp_path, fragile, 1)
+    await_phase(job, "mid epoch")
+    job.kill(0, number=number)
+    assert job.wait(20) == [75], job.output()
+    outcome = json.loads((tmp_path / "runs" / "fragile" / "outcome.json").read_text())
+    assert outcome["state"] == "stopped"
+    assert number.name in outcome["reason"]
+    assert f"segtrain: stopped by {number.name} at step {outcome['step']}" in job.output()
+    assert (checkpoints(tmp_path) / f"step-{outcome['step']:08d}").is_dir()
+
+
+@pytest.mark.law("L8")
+def test_the_stop_file_stops_and_is_gone_afterwards(
+    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path
+) -> None:
+    job = Job(tmp_path, fragile, 2)
+    await_phase(job, "first step")
+    stop_file = tmp_path / "runs" / "fragile" / "STOP"
+    time.sleep(0.2)
+    stop_file.touch()
+    stopped_in(job)
+    assert_same(finish(tmp_path, fragile, 2), unbroken[2])
+    assert not stop_file.exists()
+
+
+@pytest.mark.law("L8")
+def test_a_deadline_is_kept(fragile: Config, tmp_path: Path) -> None:
+    end = datetime.now() + timedelta(seconds=9)
+    long = replace(fragile, train=replace(fragile.train, epochs=500), stop=StopConfig(deadline=end.isoformat()))
+    job = Job(tmp_path, long, 2)
+    assert job.wait(20) == [75, 75], job.output()
+    assert datetime.now() < end
+    assert "the deadline" in json.loads((tmp_path / "runs" / "fragile" / "outcome.json").read_text())["reason"]
+
+
+@pytest.mark.law("L8")
+def test_a_stop_while_preparing_leaves_no_half_store(fragile: Config, tmp_path: Path) -> None:
+    data = replace(fragile.data, store=str(tmp_path / "prepared"), workers=2, phantom=PhantomConfig(patients=60))
+    job = Job(tmp_path, replace(fragile, data=data), 2)
+    while not list((tmp_path / "prepared").glob(".*.building/images/*")) and job.processes[0].is_alive():
+        time.sleep(0.005)
+    job.kill(0, 1, number=signal.SIGTERM)
+    assert job.wait(SIGNAL_TO_EXIT_S) == [75, 75], job.output()
+    assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
+
+
+@pytest.mark.law("L8")
+def test_a_second_interrupt_leaves_at_once(fragile: Config, tmp_path: Path) -> None:
+    job = Job(tmp_path, replace(fragile, train=replace(fragile.train, epochs=50)), 1)
+    await_phase(job, "first step")
+    pid = job.processes[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.002)
+    os.kill(pid, signal.SIGINT)
+    assert job.wait(5) == [130], job.output()
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("how", ["torchrun is told", "torchrun is killed"])
+def test_under_torchrun_no_rank_is_left_behind(fragile: Config, tmp_path: Path, how: str) -> None:
+    (tmp_path / "given.yaml").write_text(to_yaml(replace(fragile, train=replace(fragile.train, epochs=500))))
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segtrain.train",
+         "--config", "given.yaml"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while "train" not in metrics(tmp_path) and launcher.poll() is None:
+        time.sleep(0.01)
+    ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    launcher.send_signal(signal.SIGTERM if how == "torchrun is told" else signal.SIGKILL)
+    started = time.monotonic()
+    launcher.wait(timeout=30)
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() - started < SIGNAL_TO_EXIT_S:
+        time.sleep(0.01)
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    outcome = json.loads((tmp_path / "runs" / "fragile" / "outcome.json").read_text())
+    assert outcome["state"] == "stopped"
+    assert (checkpoints(tmp_path) / "LATEST").read_text() == f"step-{outcome['step']:08d}\n"
+
+
+@pytest.mark.law("L12")
+def test_two_jobs_never_share_a_run(fragile: Config, tmp_path: Path) -> None:
+    first = Job(tmp_path, replace(fragile, train=replace(fragile.train, epochs=50)), 1)
+    await_phase(first, "first step")
+    second = Job(tmp_path, replace(fragile, train=replace(fragile.train, epochs=50)), 1)
+    assert second.wait(30) == [2]
+    assert "another process trains in it" in second.output()
+    first.kill(0, number=signal.SIGTERM)
+    assert first.wait(20) == [75]
