@@ -63,11 +63,10 @@ def command(argv: Sequence[str]) -> int:
         if code := stop.code():
             raise Stopped(f"stopped by {reason(code)} before the first step; the same command goes on from there")
 
-    if env_int("LOCAL_RANK", 0) == 0:  # one process a node prepares
-        store, split = _data(cfg, check)
-        make_order(cfg, store, split).columns(0, env_int("WORLD_SIZE", 1))
-    else:
+    if env_int("LOCAL_RANK", 0) > 0:  # one process a node prepares
         await_store(cfg.data, check)
+    store, split = _data(cfg, check)
+    make_order(cfg, store, split).columns(0, env_int("WORLD_SIZE", 1))
     if rank == 0:
         stop.watch(run.stop_file, deadline_s)
     return _train(cfg, run, list(argv), fresh, stop, check)

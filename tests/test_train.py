@@ -153,10 +153,10 @@ def test_a_training_is_the_same_at_any_world_size(
     directory, _ = finished
     other = run(tmp_path, tiny, "train.epochs=2", "log_every_steps=2", ranks=ranks)
     assert other.returncode == 0, other.stderr
-    for kind, name in (("train", "loss"), ("evaluation", "val_loss"), ("evaluation", "val_dsc")):
+    for kind, name in (("train", "loss"), ("evaluation", "val_loss")):
         ours = [e[name] for e in events(directory, kind)]
         theirs = [e[name] for e in events(tmp_path / "runs" / "tiny", kind)]
-        assert theirs == pytest.approx(ours, abs=2e-3), (kind, name)
+        assert theirs == pytest.approx(ours, abs=5e-4), (kind, name)
 
 
 def test_a_finished_run_says_so_and_repeats_its_last_line(finished: tuple[Path, str], tiny: Config) -> None:
@@ -261,7 +261,7 @@ def test_a_loss_that_is_not_finite_names_step_and_patients(
     ("overrides", "words"),
     [
         (["train.global_batch=5"], ["train.global_batch=5", "2 ranks"]),
-        (["data.validation_patients=8"], ["8 patients", "data.validation_patients"]),
+        (["data.validation_patients=10"], ["10 patients", "data.validation_patients"]),
         (["optim.lrr=1"], ["optim.lrr", "optim.lr"]),
     ],
 )
