@@ -1,4 +1,4 @@
-# make train | test | check | laws : each does its own set-up in .venv, once.
+# make train | test | chaos | check | laws | bench: each does its own set-up in .venv, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exi
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 
-.PHONY: setup train test check laws format clean
+.PHONY: help setup train test chaos check laws bench format
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -45,6 +45,12 @@ check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 
 laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
 	$(BIN)/pytest -q --laws
+
+chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
+	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py
+
+bench: $(VENV)/.dev  ## measure what saving costs
+	$(BIN)/python benchmarks/checkpoint.py
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check -q --fix .
