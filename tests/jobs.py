@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -24,7 +25,7 @@ TIMEOUT_S = 90.0
 class Job:
     """All ranks of one start of a run, in `directory`."""
 
-    def __init__(self, directory: Path, cfg: Config, ranks: int, *extra: str) -> None:
+    def __init__(self, directory: Path, cfg: Config, ranks: int, *extra: str, largest_file: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "given.yaml").write_text(to_yaml(cfg))
         with socket.socket() as probe:
@@ -33,7 +34,8 @@ class Job:
         argv = ["--config", "given.yaml", *extra]
         self.directory = directory
         self.processes = [
-            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, port)) for rank in range(ranks)
+            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, port, largest_file))
+            for rank in range(ranks)
         ]
         for process in self.processes:
             process.start()
@@ -67,7 +69,9 @@ class Job:
         return "\n".join(file.read_text()[-3000:] for file in sorted(self.directory.glob("rank-*.log")))
 
 
-def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int) -> None:
+def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     os.chdir(directory)
     descriptor = os.open(f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

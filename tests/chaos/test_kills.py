@@ -3,6 +3,7 @@
 `CHAOS_KILLS=N` sets how many kills the whole file makes at least (`make chaos`: 240); by default one or more a mode.
 """
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -81,6 +82,23 @@ def test_a_run_that_changes_its_world_size_on_the_way_stays_within_l5(
                 assert mine[name] == pytest.approx(other[name], abs=2e-3)
     for name, tensor in theirs["model"].items():
         assert torch.allclose(ours["model"][name].float(), tensor.float(), atol=2e-2), name
+
+
+@pytest.mark.law("L7")
+def test_without_room_for_a_checkpoint_a_run_trains_on_and_fails_loudly_at_its_end(
+    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk; with room again, the same command ends as it should."""
+    job = Job(tmp_path, fragile, 2, largest_file=300_000)
+    assert job.wait()[0] == 2, job.output()
+    assert "no room for the checkpoint" in job.output()
+    assert "the last checkpoint could not be written" in job.output()
+    directory = tmp_path / "runs" / "fragile"
+    told = list(map(json.loads, (directory / "metrics.jsonl").read_text().splitlines()))
+    assert [e["step"] for e in told] == [e["step"] for e in unbroken[2]["events"]], "it trained to the end"
+    assert not list((directory / "checkpoints").glob("*step*"))
+    run_to_end(tmp_path, fragile, 2)
+    assert_same(state_of(directory), unbroken[2])
 
 
 def test_the_control_differs(fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path) -> None:
