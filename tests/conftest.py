@@ -155,9 +155,9 @@ def fragile(tiny: Config) -> Config:
 
 @pytest.fixture(scope="session")
 def unbroken(fragile: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    """What the run leaves behind when nobody kills it, on 1 and 2 ranks."""
+    """What the run leaves behind when nobody kills it, on 1, 2 and 4 ranks."""
     directory: Path = tmp_path_factory.mktemp("unbroken")
-    return {ranks: state_of(run_to_end(directory / str(ranks), fragile, ranks)) for ranks in (1, 2)}
+    return {ranks: state_of(run_to_end(directory / str(ranks), fragile, ranks)) for ranks in (1, 2, 4)}
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class DdpEngine:
             switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             options: dict[str, Any] = {switch: False}
             wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **options)
-        self.wrapped = wrapped
+        self.wrapped, self._settled = wrapped, False
         self.forward: nn.Module = torch.compile(wrapped) if cfg.model.compile else wrapped  # type: ignore[assignment]
 
     @property
@@ -54,6 +54,8 @@ class DdpEngine:
         With accumulation the loss stays that of the global batch: a first pass without gradients gathers its sums.
         """
         self._network.train()
+        if isinstance(self.wrapped, DistributedDataParallel) and not self._settled:
+            self._settle(image_bchw[:2])
         size = self.cfg.train.micro_batch or len(image_bchw)
         micro_batches = list(zip(image_bchw.split(size), mask_bchw.split(size), strict=True))
         total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
@@ -99,6 +101,17 @@ class DdpEngine:
             self.optimizer.state[parameter][moment] = like.detach().copy_(value)
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(dict(extra["scaler"]))
+
+    def _settle(self, image_bchw: Tensor) -> None:
+        """Have DDP regroup its buckets, as it does after its first backward pass, before anything counts. Collective.
+
+        The groups decide in which order gradients are added over more than two ranks: without this, the first step of a
+        run that came back would differ in the last bits from that of a run that never left (L6).
+        """
+        with _unchanged_buffers(self._network), self._autocast():
+            (self.wrapped(image_bchw.contiguous(memory_format=self.layout)).float().sum() * 0).backward()
+        self.optimizer.zero_grad()
+        self._settled = True
 
     def _total_sums(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The loss's sums over the global batch; leaves running statistics as they were. Collective."""

@@ -18,7 +18,7 @@ from segtrain.config import Config
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 SPREAD_S = 0.1 if "CHAOS_KILLS" in os.environ else 1.5  # in the short form runs end after a few kills
-MODES = [("job", 1), ("job", 2), ("rank 0", 2), ("rank 1", 2)]
+MODES = [("job", 1), ("job", 2), ("job", 4), ("rank 0", 2), ("rank 1", 2)]
 
 
 def run_through_kills(directory: Path, cfg: Config, mode: str, ranks: list[int], seed: int) -> int:
