@@ -31,6 +31,7 @@ from segtrain.run import Run
 
 log = logging.getLogger(__name__)
 
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
 
@@ -69,7 +70,7 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
 
 
 def read(folder: Path) -> Snapshot:
-    """A checkpoint, verified against its manifest. Raises CorruptCheckpoint."""
+    """A checkpoint, verified against its manifest. Raises CorruptCheckpoint; an OSError when it cannot be read now."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name in (MODEL, OPTIMIZER, STATE):
@@ -78,7 +79,7 @@ def read(folder: Path) -> Snapshot:
         state = json.loads((folder / STATE).read_text())
         assert isinstance(state, dict), "a manifest that fits names a state that was written"
         return Snapshot(load_file(folder / MODEL), load_file(folder / OPTIMIZER), state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (*MISSING, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CorruptCheckpoint(" ".join(f"{type(error).__name__} {error}".split())) from error
 
 
@@ -97,6 +98,8 @@ def newest(run: Run) -> str | None:
             aside = folder.with_name(f"bad-{folder.name}-{time.time_ns()}")
             files.rename(folder, aside)
             log.warning("checkpoint %s is damaged (%s); kept as %s; the one before is taken", folder, error, aside)
+        except OSError as error:  # of the disk or the network: the checkpoint may be good
+            raise RunError(f"{folder}: cannot be read ({error}); mend that and run the same command again") from error
         else:
             return folder.name
     if had_some:
@@ -133,11 +136,12 @@ class Saver:
         self.wait()
         self._job = self._pool.submit(self._publish, self.run.checkpoint(step), snapshot)
 
-    def mark_best(self, step: int) -> None:
-        """Point BEST at the checkpoint of `step`, once that is published."""
+    def mark_best(self, step: int) -> bool:
+        """Point BEST at the checkpoint of `step`, once that is published; whether there was room for it."""
         self.wait()
         if self.failure is None:
             files.write_text(self.run.best_pointer, self.run.checkpoint(step).name + "\n")
+        return self.failure is None
 
     def wait(self) -> None:
         """Wait for the writer; `failure` says afterwards whether the disk was full."""
@@ -168,6 +172,8 @@ class Saver:
 
     def _publish(self, folder: Path, snapshot: Snapshot) -> None:
         started = time.monotonic()
+        if self.run.metrics.exists():  # what was told up to here is as durable as the checkpoint
+            files.sync_file(self.run.metrics)
         publish(folder, snapshot)
         files.write_text(self.run.latest_pointer, folder.name + "\n")
         prune(self.run, self.keep)

@@ -6,11 +6,12 @@ Imports no torch: login nodes and job scripts load configurations in millisecond
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from segtrain.errors import ConfigError
@@ -118,7 +119,7 @@ class CheckpointConfig:
 class StopConfig:
     """When to save and leave without being told: a time (2026-11-22T18:00) or a duration (1h30m)."""
 
-    deadline: str | None = None
+    deadline: Annotated[str | None, BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)] = None
 
 
 @dataclass(frozen=True, config=STRICT)

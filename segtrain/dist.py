@@ -77,7 +77,7 @@ class World:
         """The largest of each value over ranks, on every rank; on the CPU, so that no device waits. Collective."""
         if self.size == 1:
             return list(values)
-        box = torch.tensor(values)
+        box = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(box, op=dist.ReduceOp.MAX)
         found: list[int] = box.tolist()
         return found

@@ -15,6 +15,11 @@ def env_int(name: str, default: int) -> int:
     return int(value) if value else default
 
 
+def job_id() -> str | None:
+    """The scheduler's or torchrun's name of this job: the same when the job comes back."""
+    return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+
+
 def restarted() -> bool:
     """Whether the launcher started this same command before: SLURM requeued the job, or torchrun its workers."""
     return any(env_int(name, 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))

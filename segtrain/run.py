@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,7 @@ from PIL import Image
 from segtrain import files
 from segtrain.config import Config, first_difference, from_tree, to_yaml
 from segtrain.errors import ConfigError, RunError
+from segtrain.launch import job_id
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ class Run:
 
         Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
         """
-        if not self.root.exists():
+        begun = (self.root / "config.yaml", self.metrics, *self.checkpoints.glob("*step-*"))
+        if not self.root.exists() or not (any(file.exists() for file in begun) or self._strangers()):
             return None
         fresh = "--fresh starts over and keeps what is there beside it"
         try:
@@ -102,6 +105,11 @@ class Run:
         if outcome.get("state") == "finished" and outcome["epochs"] >= cfg.train.epochs:
             return dict(outcome)
         return None
+
+    def _strangers(self) -> list[Path]:
+        """What lies in the directory and is not what `open` makes first."""
+        ours = {self.tensorboard, self.checkpoints, self.validation_table(0).parent, self.root / "split.json"}
+        return [path for path in self.root.iterdir() if path not in ours and not path.name.startswith(".")]
 
     def open(
         self, cfg: Config, split: Mapping[str, Any], arguments: Sequence[str], fresh: bool, world_size: int, device: str
@@ -130,7 +138,6 @@ class Run:
         earlier = json.loads(starts.read_text()) if starts.exists() else []
         files.write_json(starts, [*earlier, _environment(world_size, device)])
         self._outcome.unlink(missing_ok=True)
-        self.stop_file.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Hold the run for this process until it ends, however it ends."""
@@ -156,12 +163,12 @@ class Run:
             )
         files.write_json(file, split)
 
-    def rewind(self, step: int, epoch: int) -> list[dict[str, Any]]:
-        """Forget what was written after `step`, at which `epoch` epochs were evaluated; returns the events that stay.
+    def rewind(self, step: int, epoch: int) -> tuple[list[dict[str, Any]], bool]:
+        """Forget what was written after `step`, at which `epoch` epochs were evaluated.
 
-        The evaluation at `step` itself is forgotten too: it is done again.
+        Returns the events that stay, and whether there was an evaluation at `step` itself: that is done again.
         """
-        events = []
+        events, evaluated_here = [], False
         for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
             try:
                 event = json.loads(line)
@@ -169,11 +176,20 @@ class Run:
                 continue
             if event["step"] < step or (event["step"] == step and event["event"] == "train"):
                 events.append(event)
+            evaluated_here |= event["step"] == step and event["event"] == "evaluation"
         files.write_text(self.metrics, "".join(json.dumps(event) + "\n" for event in events))
-        for file in self.validation_table(0).parent.iterdir():
+        for file in self.validation_table(0).parent.glob("epoch-*"):
             if int(file.stem.removeprefix("epoch-").split(".")[0]) > epoch:
                 file.unlink()
-        return events
+        return events, evaluated_here
+
+    def begun_by(self, job: str | None) -> bool:
+        """Whether this job, at an earlier start, began or went on with the run."""
+        try:
+            starts = json.loads((self.root / "environment.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return job is not None and any(start.get("job") == job for start in starts)
 
     def record(self, event: str, step: int, **values: Any) -> dict[str, Any]:
         """Append one event to metrics.jsonl and return it."""
@@ -193,7 +209,9 @@ class Run:
 
     def write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
         """The overlays of an epoch's evaluation, uint8 [height, width, 3]."""
-        Image.fromarray(picture_hwc).save(self.validation_picture(epoch), optimize=True)
+        tmp = self.validation_picture(epoch).with_suffix(".tmp")
+        Image.fromarray(picture_hwc).save(tmp, format="PNG", optimize=True)
+        tmp.replace(self.validation_picture(epoch))
 
     def end(self, state: str, step: int, epochs: int, reason: str | None, best_dsc: float | None) -> None:
         """Write outcome.json; `epochs`: how many were trained to their end."""
@@ -209,6 +227,7 @@ def _environment(world_size: int, device: str) -> dict[str, Any]:
     packages = ("segtrain", "torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "job": job_id(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in packages},
@@ -256,9 +275,8 @@ class Curves:
             if name in event:
                 self.writer.add_scalar(name, event[name], event["step"], walltime=event["time"])
         if "epoch" in event:
-            picture = self.run.validation_picture(event["epoch"])
-            if picture.exists():
-                pixels = np.asarray(Image.open(picture))
+            with suppress(OSError):  # none, or cut by a crash of the machine
+                pixels = np.asarray(Image.open(self.run.validation_picture(event["epoch"])))
                 self.writer.add_image(self.PICTURE, pixels, event["step"], walltime=event["time"], dataformats="HWC")
             self.writer.flush()
 

@@ -45,12 +45,13 @@ class Stop:
         elif self._file is not None and now - self._looked_at > LOOK_EVERY_S:
             self._looked_at = now
             if self._file.exists():
+                self._file.unlink()  # it has been understood: the next start is not stopped by it
                 self._code = REASONS.index("the STOP file") + 1
         return self._code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._code:
-            os._exit(130)
+        if number == signal.SIGINT:  # the second one ends the process, whatever it is doing
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._code = REASONS.index(signal.Signals(number).name) + 1
 
 
@@ -59,12 +60,12 @@ def reason(code: int) -> str:
     return REASONS[code - 1]
 
 
-def deadline_of(setting: str | None, started_s: float) -> float | None:
+def deadline_of(setting: str | None, started_s: float, ask_slurm: bool) -> float | None:
     """Seconds since the epoch of the earlier of `stop.deadline` and the SLURM job's end; None without either.
 
     `setting`: a time like 2026-11-22T18:00 or a duration from the start like 90m, 2h, 1h30m, 45s. Raises ConfigError.
     """
-    ends = [end for end in (_parse(setting, started_s), _slurm_end()) if end is not None]
+    ends = [end for end in (_parse(setting, started_s), _slurm_end() if ask_slurm else None) if end is not None]
     return min(ends) if ends else None
 
 

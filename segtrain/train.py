@@ -6,20 +6,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.config import Config
-from segtrain.data.prepare import await_store, ensure_store
+from segtrain.data.prepare import ensure_store
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.display import FILE_ONLY
-from segtrain.errors import EXIT_FINISHED, Diverged, LaunchError, SegtrainError, Stopped
-from segtrain.launch import env_int, restarted, signal_when_parent_dies
+from segtrain.errors import EXIT_FINISHED, DataError, Diverged, LaunchError, SegtrainError, Stopped
+from segtrain.launch import env_int, job_id, restarted, signal_when_parent_dies
 from segtrain.run import Run
 from segtrain.stop import Stop, deadline_of, reason
 
@@ -44,59 +44,82 @@ def command(argv: Sequence[str]) -> int:
     stop.listen()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun was killed: save and leave
         signal_when_parent_dies(signal.SIGTERM)
-    arguments = parse(
-        "segtrain.train", DESCRIPTION, EXAMPLES, {"--fresh": "start over; the old run is kept beside"}, argv
-    )
+    flags = {"--fresh": "start over; the old run is kept beside"}
+    arguments = parse("segtrain.train", DESCRIPTION, EXAMPLES, flags, argv)
     rank = env_int("RANK", 0)
     start_logging(rank=rank)
     cfg = config_of(arguments)
+    deadline_s = deadline_of(cfg.stop.deadline, started_s, ask_slurm=rank == 0)
     run = Run(Path(cfg.runs_dir).expanduser() / cfg.name)
-    fresh = arguments.fresh and not restarted()  # a job that comes back goes on with what it began
+    # A job that comes back goes on with what it began.
+    fresh = arguments.fresh and not (restarted() and run.begun_by(job_id()))
     if not fresh and (outcome := run.finished(cfg)):
         if rank == 0:
             log.info("%s is finished; choose another name=... or --fresh to train again", run.root)
             _last_words(run, outcome["best_dsc"])
         return EXIT_FINISHED
-    deadline_s = deadline_of(cfg.stop.deadline, started_s)
-
-    def check() -> None:
-        if code := stop.code():
-            raise Stopped(f"stopped by {reason(code)} before the first step; the same command goes on from there")
-
-    if env_int("LOCAL_RANK", 0) > 0:  # one process a node prepares
-        await_store(cfg.data, check)
-    store, split = _data(cfg, check)
-    make_order(cfg, store, split).columns(0, env_int("WORLD_SIZE", 1))
     if rank == 0:
         stop.watch(run.stop_file, deadline_s)
-    return _train(cfg, run, list(argv), fresh, stop, check)
 
-
-def _data(cfg: Config, check: Callable[[], None]) -> tuple[Store, Split]:
-    store = ensure_store(cfg.data, check)
-    return store, make_split(cfg.data, store)
-
-
-def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, check: Callable[[], None]) -> int:
     from segtrain.dist import join  # imports torch: seconds
 
     with join(cfg.device, cfg.threads_per_rank) as world:
-        from segtrain.trainer import Trainer
-
-        try:
-            store, split = _data(cfg, check)
-            device = str(world.device)
-            world.on_main(lambda: run.open(cfg, split.to_json(), argv, fresh, world.size, device))
-            start_logging(run.log_file, world.rank)
-            _agree(cfg, store, split, world)
-            if world.is_main:
-                _first_words(cfg, run, store, split, world.size, device)
-            _run(Trainer(cfg, run, store, split, world, stop), run, world.is_main)
-        except SegtrainError as error:
-            if error.told_by == "node":
-                error.told_by = "rank"
-            raise
+        _train(cfg, run, argv, fresh, stop, world)
     return EXIT_FINISHED
+
+
+def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
+    from segtrain.trainer import Trainer
+
+    store = _prepare(cfg, stop, world)
+    split = make_split(cfg.data, store)
+    make_order(cfg, store, split).columns(world.rank, world.size)
+    try:
+        device = str(world.device)
+        world.on_main(lambda: run.open(cfg, split.to_json(), argv, fresh, world.size, device))
+        start_logging(run.log_file, world.rank)
+        _agree(cfg, store, split, world)
+        if world.is_main:
+            _first_words(cfg, run, store, split, world.size, device)
+        _run(Trainer(cfg, run, store, split, world, stop), run, world.is_main)
+    except SegtrainError as error:
+        if error.told_by == "node":
+            error.told_by = "rank"
+        raise
+
+
+def _prepare(cfg: Config, stop: Stop, world: "World") -> Store:
+    """The store, on every rank; one process a node builds, the others wait in step with it. Collective.
+
+    Raises what is wrong with the data where it was found, and Stopped on all ranks alike.
+    """
+
+    def in_step(busy: bool, error: DataError | None = None) -> bool:
+        """Whether any rank is still busy."""
+        code, failed, others_busy = world.largest(stop.code(), error is not None, busy)
+        if code:
+            raise Stopped(f"stopped by {reason(code)} before the first step; the same command goes on from there")
+        if error is not None:
+            raise error
+        if failed:
+            error = DataError("another process could not prepare the data; see its message")
+            error.told_by = "main"
+            raise error
+        return others_busy > 0
+
+    def keep_step() -> None:
+        in_step(busy=True)
+
+    found = None
+    if world.local_rank == 0:
+        try:
+            ensure_store(cfg.data, keep_step)
+        except DataError as error:
+            error.told_by = "rank"
+            found = error
+    while in_step(busy=False, error=found):
+        pass
+    return ensure_store(cfg.data)
 
 
 def _agree(cfg: Config, store: Store, split: Split, world: "World") -> None:

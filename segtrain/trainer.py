@@ -3,10 +3,13 @@
 Legend: b batch, c channel, h height, w width.
 """
 
+import hashlib
+import json
 import logging
 import math
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +26,7 @@ from segtrain.data.store import Store
 from segtrain.display import Progress
 from segtrain.dist import World
 from segtrain.engines import make_engine
-from segtrain.errors import Diverged, Stopped
+from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.evaluate import Evaluation, evaluate
 from segtrain.losses import make_loss
 from segtrain.metrics import EMPTY_RULE
@@ -47,6 +50,7 @@ class Trainer:
         self.total_steps = cfg.train.epochs * self.order.steps_per_epoch
         self.step = 0
         self.best_dsc: float | None = None
+        self.evaluated_here = False  # at the step where the run stands, before it was ended
         self.shown_loss = "..."
         self.losses: list[Tensor] = []  # of the steps since the last record, on the device
         self.recorded = 0, 0.0  # step and moment of the last record
@@ -72,9 +76,9 @@ class Trainer:
                     for _ in range(self.order.steps_per_epoch - self.step % self.order.steps_per_epoch):
                         self._train_step(next(batches), feed, bar)
                 self._save(feed)
+                self._check()
                 self._evaluate(feed)
-        if self.saver:
-            self.saver.close()
+        self._close()
 
     def _train_step(self, batch: Batch, feed: Feed, bar: Progress) -> None:
         """One step and what may be due after it; at an epoch's end the epoch sees to saving. Collective."""
@@ -103,14 +107,32 @@ class Trainer:
         if found is not None:
             snapshot = checkpoint.read(self.run_dir.checkpoints / found)
             state = snapshot.state
+            self._refuse_other_data(state)
             self.engine.restore(snapshot.model, snapshot.optimizer, state["engine"])
             self.step, self.best_dsc = state["step"], state["best_dsc"]
             self.losses = [torch.tensor(value, device=self.world.device) for value in state["losses"]]
             log.info("resuming %s at step %d of %d", self.run_dir.root, self.step, self.total_steps)
+        if self.step > self.total_steps:
+            raise RunError(
+                f"{self.run_dir.root}: trained for {self.epochs_done} epochs and more already, past "
+                f"train.epochs={self.cfg.train.epochs}; ask for {self.epochs_done + 1} or more, or another name=..."
+            )
         evaluated = self.epochs_done - (self.step > 0 and self.step % self.order.steps_per_epoch == 0)
         self.curves = None
         if self.world.is_main:
-            self.curves = Curves(self.run_dir, self.run_dir.rewind(self.step, evaluated))
+            events, self.evaluated_here = self.run_dir.rewind(self.step, evaluated)
+            self.curves = Curves(self.run_dir, events)
+
+    def _data_hash(self) -> str:
+        """What decides which slice stands at which position, besides the config: patients and lesion areas."""
+        return hashlib.sha256(json.dumps([self.split.hash, self.order.areas]).encode()).hexdigest()
+
+    def _refuse_other_data(self, state: Mapping[str, Any]) -> None:
+        if state["data"] != self._data_hash():
+            raise RunError(
+                f"{self.run_dir.root}: this run trained on other slices under the same patient names than are in "
+                f"{self.store.label} now; bring them back, or --fresh starts over"
+            )
 
     def _save_or_stop(self, feed: Feed) -> None:
         """Save when it is time to, save and leave when any rank was asked to stop. Collective."""
@@ -128,9 +150,12 @@ class Trainer:
             self._leave(code)
 
     def _leave(self, code: int) -> None:
-        if self.saver:
-            self.saver.close()
+        self._close()
         raise Stopped(f"stopped by {reason(code)} at step {self.step}, saved; the same command goes on from there")
+
+    def _close(self) -> None:
+        """Wait until the last checkpoint is written, on all ranks: none leaves while one writes. Collective."""
+        self.world.on_main(lambda: self.saver.close() if self.saver else None)
 
     def _save(self, feed: Feed) -> None:
         """Hand a copy of all that the training is to the writer. Collective."""
@@ -143,7 +168,8 @@ class Trainer:
         model, moments, extra = self.engine.snapshot()
         state = {
             "step": self.step, "epochs": self.epochs_done, "best_dsc": self.best_dsc, "losses": losses, "engine": extra,
-            "world_size": self.world.size, "split": self.split.hash, "config": asdict(self.cfg),
+            "world_size": self.world.size, "split": self.split.hash, "data": self._data_hash(),
+            "config": asdict(self.cfg),
         }  # fmt: skip
         self.saver.save(self.step, checkpoint.Snapshot(model, moments, state))
 
@@ -177,7 +203,8 @@ class Trainer:
     def _evaluate(self, feed: Feed) -> None:
         """Score the validation patients if it is time to; rank 0 writes it down and marks the best. Collective."""
         epoch = self.epochs_done
-        if epoch % self.cfg.evaluate.every_epochs and self.step < self.total_steps:
+        again, self.evaluated_here = self._somewhere(self.evaluated_here), False
+        if epoch % self.cfg.evaluate.every_epochs and self.step < self.total_steps and not again:
             return
         patients = self.split.validation
         result = evaluate(
@@ -190,9 +217,8 @@ class Trainer:
         if result is not None and self.saver:
             best = self.best_dsc is None or result.dsc.mean > self.best_dsc
             self._write_down(epoch, result, best)
-            if best:
+            if best and self.saver.mark_best(self.step):
                 self.best_dsc = result.dsc.mean
-                self.saver.mark_best(self.step)
 
     def _write_down(self, epoch: int, result: Evaluation, best: bool) -> None:
         dsc = result.dsc

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from segtrain import checkpoint, files
-from segtrain.checkpoint import Saver, Snapshot, newest, publish, read
+from segtrain.checkpoint import Saver, Snapshot, newest, read
 from segtrain.errors import RunError
 from segtrain.run import Run
 
@@ -109,9 +109,7 @@ def test_killed_at_any_file_operation_of_a_save_a_whole_checkpoint_is_found(run:
     save(run, 1, 2, keep=2)
 
     def work() -> None:
-        publish(run.checkpoint(3), snapshot(3))
-        files.write_text(run.latest_pointer, "step-00000003\n")
-        checkpoint.prune(run, keep=2)
+        Saver(run, keep=2)._publish(run.checkpoint(3), snapshot(3))
 
     found, call = [], 0
     while True:
@@ -134,6 +132,57 @@ def test_killed_at_any_file_operation_of_a_save_a_whole_checkpoint_is_found(run:
     assert call > 15, "a save has many file operations"
     assert set(found) == {2, 3}
     assert found == sorted(found)
+
+
+@pytest.mark.law("L7")
+def test_all_is_synced_before_it_gets_its_name_and_the_name_before_the_pointer(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a machine that loses power would keep, in the order in which it is promised."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_sync(fd: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        fsync(fd)
+
+    def note_rename(old: str, new: str) -> None:
+        done.append(f"name {Path(new).name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    run.metrics.write_text("told so far\n")
+    save(run, 1)
+    named = done.index("name step-00000001")
+    for file in (
+        "metrics.jsonl",
+        "model.safetensors",
+        "optimizer.safetensors",
+        ".state.json.tmp",
+        ".manifest.json.tmp",
+    ):
+        assert f"sync {file}" in done[:named], file
+    pointed = done.index("name LATEST")
+    assert "sync checkpoints" in done[named:pointed], "the new name is durable before something points at it"
+    assert "sync .LATEST.tmp" in done[named:pointed]
+    assert done[-1] == "sync checkpoints"
+
+
+@pytest.mark.law("L7")
+def test_an_error_of_the_disk_condemns_no_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(run, 1, 2)
+
+    def broken(file: Path) -> dict[str, object]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "_fingerprint", broken)
+    with pytest.raises(RunError, match="cannot be read"):
+        newest(run)
+    monkeypatch.undo()
+    found = newest_of(run)
+    assert found is not None
+    assert same(found, snapshot(2))
 
 
 def flip(file: Path, position: int) -> None:

@@ -1,11 +1,13 @@
 """The config: overrides, errors that name key, value and remedy, the round trip through YAML."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from segtrain.config import Config, first_difference, load_config, to_yaml
 from segtrain.errors import ConfigError
+from segtrain.stop import deadline_of
 
 
 def test_overrides_beat_the_file(tmp_path: Path) -> None:
@@ -69,3 +71,34 @@ def test_only_what_is_learnt_makes_another_run() -> None:
     assert first_difference(load_config(None, ["data.store=/elsewhere", "log_every_steps=1"]), base) is None
     assert first_difference(load_config(None, ["optim.lr=1"]), base) == ("optim.lr", 1.0, base.optim.lr)
     assert Config() == Config()
+
+
+@pytest.mark.parametrize(
+    ("setting", "seconds"), [("90m", 5400), ("1h30m", 5400), ("45s", 45), ("2h", 7200), (None, None)]
+)
+def test_a_deadline_is_a_duration_from_the_start(setting: str | None, seconds: int | None) -> None:
+    assert deadline_of(setting, 1000.0, ask_slurm=False) == (None if seconds is None else 1000 + seconds)
+
+
+@pytest.mark.parametrize("text", ["2026-11-22T18:00", "2026-11-22T18:00:00", "2026-11-22 18:00:00"])
+def test_a_deadline_is_a_time(text: str) -> None:
+    cfg = load_config(None, [f"stop.deadline={text}"])
+    assert deadline_of(cfg.stop.deadline, 0.0, ask_slurm=False) == datetime(2026, 11, 22, 18).timestamp()
+
+
+@pytest.mark.law("L12")
+def test_a_deadline_that_is_neither_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"stop.deadline='soon'.*1h30m"):
+        deadline_of("soon", 0.0, ask_slurm=False)
+
+
+def test_the_end_of_a_slurm_job_is_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment, or as `scontrol show job` words it."""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho StartTime=2026-11-22T08:00:00 EndTime=2026-11-22T09:00:00 Deadline=N/A\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 9).timestamp()
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
+    assert deadline_of("1h", 0.0, ask_slurm=True) == 1000

@@ -235,12 +235,44 @@ def test_a_run_whose_patients_changed_is_not_resumed(
     assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != "log.txt"} == before
 
 
-def test_a_requeued_job_does_not_start_over(finished: tuple[Path, str], tiny: Config) -> None:
-    directory, output = finished
-    again = run(directory.parent.parent, tiny, "train.epochs=2", "--fresh", env={"SLURM_RESTART_COUNT": "1"})
-    assert again.returncode == 0
+@pytest.mark.parametrize("kept", ["config.yaml", "nothing"])
+def test_a_run_that_was_killed_while_its_directory_was_made_begins_again(
+    tiny: Config, tmp_path: Path, tiny_store: Store, kept: str
+) -> None:
+    directory = tmp_path / "runs" / "tiny"
+    for folder in ("tensorboard", "checkpoints", "validation"):
+        (directory / folder).mkdir(parents=True)
+    if kept == "config.yaml":
+        (directory / kept).write_text(to_yaml(tiny))
+    done = run(tmp_path, tiny)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_requeued_job_does_not_start_over_what_it_began(
+    finished: tuple[Path, str], tiny: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0].parent, tmp_path / "runs")
+    output = finished[1]
+    starts = tmp_path / "runs" / "tiny" / "environment.json"
+    (start,) = json.loads(starts.read_text())
+    starts.write_text(json.dumps([{**start, "job": "4711"}]))
+    options = ["train.epochs=2", "log_every_steps=2", "--fresh"]
+    again = run(tmp_path, tiny, *options, env={"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "4711"})
+    assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == output.splitlines()[-1]
     assert "is finished" in again.stderr
+    other = run(tmp_path, tiny, *options, env={"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "4712"})
+    assert other.returncode == 0, other.stderr
+    assert (tmp_path / "runs" / "tiny.1").is_dir(), "another job's --fresh is meant, even when it comes back"
+
+
+@pytest.mark.law("L12")
+def test_fewer_epochs_than_were_trained_are_refused(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    assert run(tmp_path, tiny, "train.epochs=2").returncode == 0
+    (tmp_path / "runs" / "tiny" / "outcome.json").unlink()  # as if it had been killed at its end
+    refused = run(tmp_path, tiny, "train.epochs=1")
+    assert refused.returncode == 2
+    assert "train.epochs=1" in refused.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("ranks", [0, 2])

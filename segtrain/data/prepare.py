@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -47,14 +46,6 @@ def ensure_store(cfg: DataConfig, check: Callable[[], None] = lambda: None) -> S
                 log.info("preparing %s into %s", source.label, path)
                 _build(cfg, source, aside, check)
     return open_store(path)
-
-
-def await_store(cfg: DataConfig, check: Callable[[], None]) -> None:
-    """Wait until another process has built the store of `cfg`; `check` is called meanwhile and may raise."""
-    path = store_path(cfg, make_source(cfg).fingerprint())
-    while not path.is_dir():
-        check()
-        time.sleep(0.1)
 
 
 def _say_if_changed(path: Path, label: str) -> None:
@@ -97,7 +88,7 @@ def _prepare_all(
     outcomes: dict[str, dict[str, Any] | str] = {}
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
-        closing(_outcomes(source, patients, cfg.image_size, aside, workers)) as prepared,
+        closing(_outcomes(source, patients, cfg.image_size, aside, workers, check)) as prepared,
     ):
         for patient, outcome in prepared:
             outcomes[patient] = outcome
@@ -109,7 +100,7 @@ def _prepare_all(
 
 
 def _outcomes(
-    source: Source, patients: list[str], size_px: int, aside: Path, workers: int
+    source: Source, patients: list[str], size_px: int, aside: Path, workers: int, check: Callable[[], None]
 ) -> Generator[tuple[str, dict[str, Any] | str], None, None]:
     """Each patient with its index entry or what is wrong with it, as they are done; one worker is this process."""
     if workers == 1:
@@ -127,6 +118,7 @@ def _outcomes(
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
         except BrokenProcessPool as error:
+            check()  # a signal to the whole group may have been what killed it
             raise DataError(
                 "a process that prepared patients was killed, for want of memory? try data.workers=1"
             ) from error
