@@ -6,10 +6,11 @@ runs/<name>/
   split.json         patients per side, hash
   metrics.jsonl      one event a line; the curves are derived from it
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
-  checkpoints/       step-00001000/, BEST
+  checkpoints/       step-00001000/, LATEST, BEST
   validation/        epoch-0012.csv and .png
-  outcome.json       finished | diverged | failed; step, reason, best DSC
+  outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
   log.txt            what the terminal showed; other ranks' warnings too
+  STOP               `touch` it: all ranks save and leave
 """
 
 import csv
