@@ -56,6 +56,7 @@ class Trainer:
         self.recorded = 0, 0.0  # step and moment of the last record
         self.saved_at = time.monotonic()
         self.step_s = 0.0  # the longest step since the last save
+        self.turn_s, self.turned_at = 0.0, self.saved_at  # the longest patient of an evaluation, the end of the last
         self._resume()
         self.saver = checkpoint.Saver(run, cfg.checkpoint.keep) if world.is_main else None
 
@@ -146,8 +147,16 @@ class Trainer:
 
     def _check(self) -> None:
         """Leave when any rank was asked to stop; what has to be saved is saved. Collective."""
-        if code := self.world.largest(self.stop.code(self.saver.write_s if self.saver else 0.0))[0]:
+        if code := self.world.largest(self.stop.code(2 * (self.turn_s + (self.saver.write_s if self.saver else 0.0))))[
+            0
+        ]:
             self._leave(code)
+
+    def _turn(self) -> None:
+        """After each patient of an evaluation: remember how long the longest took, leave if asked to. Collective."""
+        now = time.monotonic()
+        self.turn_s, self.turned_at = max(self.turn_s, now - self.turned_at), now
+        self._check()
 
     def _leave(self, code: int) -> None:
         self._close()
@@ -207,8 +216,9 @@ class Trainer:
         if epoch % self.cfg.evaluate.every_epochs and self.step < self.total_steps and not again:
             return
         patients = self.split.validation
+        self.turned_at = time.monotonic()
         result = evaluate(
-            self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._check
+            self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._turn
         )
         if self._somewhere(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {self._remedy}")

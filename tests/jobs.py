@@ -25,16 +25,16 @@ TIMEOUT_S = 90.0
 class Job:
     """All ranks of one start of a run, in `directory`."""
 
-    def __init__(self, directory: Path, cfg: Config, ranks: int, *extra: str, largest_file: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, cfg: Config, ranks: int, *extra: str, largest_file: int | None = None, port: int = 0
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "given.yaml").write_text(to_yaml(cfg))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        self.port = port or _free_port()
         argv = ["--config", "given.yaml", *extra]
         self.directory = directory
         self.processes = [
-            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, port, largest_file))
+            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, self.port, largest_file))
             for rank in range(ranks)
         ]
         for process in self.processes:
@@ -67,6 +67,13 @@ class Job:
 
     def output(self) -> str:
         return "\n".join(file.read_text()[-3000:] for file in sorted(self.directory.glob("rank-*.log")))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:

@@ -68,6 +68,22 @@ def test_the_survivor_of_a_dead_rank_leaves_by_itself(fragile: Config, tmp_path:
     assert codes[1 - victim] == 1, "a bug's code, with its traceback: nothing was saved on purpose"
 
 
+def test_a_killed_job_leaves_no_process_and_no_port(fragile: Config, tmp_path: Path) -> None:
+    """Every process is gone with the ranks, and the next start takes the same port at once."""
+    job = Job(tmp_path, fragile, 2)
+    metrics = tmp_path / "runs" / "fragile" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
+        time.sleep(0.01)
+    children = [
+        child for p in job.processes for child in Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()
+    ]
+    job.kill(0, 1)
+    job.wait(5)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    again = Job(tmp_path, fragile, 2, port=job.port)
+    assert again.wait() == [0, 0], again.output()
+
+
 @pytest.mark.law("L6")
 @pytest.mark.law("L5")
 def test_a_run_that_changes_its_world_size_on_the_way_stays_within_l5(
