@@ -47,7 +47,7 @@ laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
 	$(BIN)/pytest -q --laws
 
 chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
-	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py
+	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py
 
 bench: $(VENV)/.dev  ## measure what saving costs
 	$(BIN)/python benchmarks/checkpoint.py

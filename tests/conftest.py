@@ -18,6 +18,7 @@ from PIL import Image
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
+from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -178,3 +179,11 @@ def as_nobody(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         os.seteuid(0)
         for folder, mode in modes.items():
             folder.chmod(mode)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run directory without a checkpoint."""
+    run = Run(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    return run

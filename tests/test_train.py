@@ -2,48 +2,27 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import yaml
+from commands import events, run
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segtrain.config import Config, load_config, to_yaml
+from segtrain.config import Config, load_config
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
-from segtrain.dist import World, join
-from segtrain.errors import LaunchError
+from segtrain.dist import World
 from segtrain.evaluate import evaluate
 from segtrain.losses import make_loss
 from segtrain.models import make_model
 from segtrain.pictures import GREEN, RED, YELLOW
 
 LAST_LINE = re.compile(r"Best validation mean DSC: (\d\.\d{6})")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-
-
-def run(
-    directory: Path, cfg: Config, *extra: str, ranks: int = 0, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`segtrain.train` with `cfg` in `directory`; alone, or under torchrun."""
-    file = directory / "given.yaml"
-    file.write_text(to_yaml(cfg))
-    start = [*TORCHRUN, f"--nproc_per_node={ranks}"] if ranks else [sys.executable]
-    command = [*start, "-m", "segtrain.train", "--config", str(file), *extra]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    return subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=200, env=environment, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +32,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Config, tiny_store:
     done = run(directory, tiny, "train.epochs=2", "log_every_steps=2", ranks=2)
     assert done.returncode == 0, done.stderr
     return directory / "runs" / "tiny", done.stdout
-
-
-def events(run_directory: Path, kind: str) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def test_the_last_line_is_the_best_score(finished: tuple[Path, str]) -> None:
@@ -181,20 +155,6 @@ def test_a_run_directory_of_another_config_is_refused(finished: tuple[Path, str]
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
 
 
-@pytest.mark.law("L12")
-def test_fresh_keeps_the_old_run_beside_the_new(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
-    old = tmp_path / "runs" / "tiny"
-    old.mkdir(parents=True)
-    (old / "precious.txt").write_text("kept")
-    refused = run(tmp_path, tiny)
-    assert refused.returncode == 2
-    assert "--fresh" in refused.stderr
-    done = run(tmp_path, tiny, "--fresh")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "tiny.1" / "precious.txt").read_text() == "kept"
-    assert (old / "outcome.json").exists()
-
-
 @pytest.mark.law("L6")
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
     """It is the run that had asked for them from the start: same losses, same scores, curves without a seam."""
@@ -235,19 +195,6 @@ def test_a_run_whose_patients_changed_is_not_resumed(
     assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != "log.txt"} == before
 
 
-@pytest.mark.parametrize("kept", ["config.yaml", "nothing"])
-def test_a_run_that_was_killed_while_its_directory_was_made_begins_again(
-    tiny: Config, tmp_path: Path, tiny_store: Store, kept: str
-) -> None:
-    directory = tmp_path / "runs" / "tiny"
-    for folder in ("tensorboard", "checkpoints", "validation"):
-        (directory / folder).mkdir(parents=True)
-    if kept == "config.yaml":
-        (directory / kept).write_text(to_yaml(tiny))
-    done = run(tmp_path, tiny)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_requeued_job_does_not_start_over_what_it_began(
     finished: tuple[Path, str], tiny: Config, tmp_path: Path
 ) -> None:
@@ -264,106 +211,3 @@ def test_a_requeued_job_does_not_start_over_what_it_began(
     other = run(tmp_path, tiny, *options, env={"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "4712"})
     assert other.returncode == 0, other.stderr
     assert (tmp_path / "runs" / "tiny.1").is_dir(), "another job's --fresh is meant, even when it comes back"
-
-
-@pytest.mark.law("L12")
-def test_fewer_epochs_than_were_trained_are_refused(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
-    assert run(tmp_path, tiny, "train.epochs=2").returncode == 0
-    (tmp_path / "runs" / "tiny" / "outcome.json").unlink()  # as if it had been killed at its end
-    refused = run(tmp_path, tiny, "train.epochs=1")
-    assert refused.returncode == 2
-    assert "train.epochs=1" in refused.stderr.strip().splitlines()[-1]
-
-
-@pytest.mark.parametrize("ranks", [0, 2])
-def test_a_loss_that_is_not_finite_names_step_and_patients(
-    tiny: Config, tmp_path: Path, tiny_store: Store, ranks: int
-) -> None:
-    done = run(tmp_path, tiny, "optim.lr=1e38", "optim.name=sgd", "model.norm=batch", "log_every_steps=1", ranks=ranks)
-    assert done.returncode == (1 if ranks else 3), done.stderr  # torchrun flattens its workers' codes
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("segtrain: error:")]
-    assert re.search(r"the loss is (nan|inf) at step \d+, on patients PHANTOM_\d{4}, PHANTOM", line)
-    assert "optim.lr" in line
-    outcome = json.loads((tmp_path / "runs" / "tiny" / "outcome.json").read_text())
-    assert outcome["state"] == "diverged"
-
-
-@pytest.mark.law("L12")
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["train.global_batch=5"], ["train.global_batch=5", "2 ranks"]),
-        (["data.validation_patients=10"], ["10 patients", "data.validation_patients"]),
-        (["optim.lrr=1"], ["optim.lrr", "optim.lr"]),
-    ],
-)
-def test_under_torchrun_a_mistake_is_one_line(
-    tiny: Config, tmp_path: Path, tiny_store: Store, overrides: list[str], words: list[str]
-) -> None:
-    done = run(tmp_path, tiny, *overrides, ranks=2)
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if "segtrain: error:" in line]
-    for word in words:
-        assert word in line
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.law("L12")
-def test_a_taken_port_is_named(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
-        done = run(tmp_path, tiny, env={**env, "MASTER_ADDR": "127.0.0.1"})
-    assert done.returncode == 2
-    assert f"port {port}" in done.stderr.splitlines()[-1]
-    assert "MASTER_PORT" in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.law("L12")
-def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(LaunchError, match=r"4 ranks on .* 2 GPU.*--nproc_per_node=2"), join("auto", 1):
-        pass
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(LaunchError, match=r"device=cuda"), join("cuda", 1):
-        pass
-
-
-@pytest.mark.parametrize("command", [["segtrain.train"], ["segtrain"], ["segtrain", "prepare"], ["segtrain", "train"]])
-def test_help_shows_an_example(command: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
-    assert "example" in done.stdout
-    assert "--config configs/lgg.yaml data.root=/data/kaggle_3m" in done.stdout
-
-
-def test_six_real_patients_train(lgg_root: Path, tmp_path: Path) -> None:
-    """Real slices at 64 px from source folder to score: it learns, and what it reports is of real patients."""
-    overrides = {
-        "name": "real",
-        "data": {
-            "source": "lgg",
-            "root": str(lgg_root),
-            "store": str(tmp_path),
-            "image_size": 64,
-            "validation_patients": 2,
-        },
-        "model": {"features": 8},
-        "optim": {"lr": 4e-3, "schedule": "warmup_cosine", "warmup_steps": 10},
-        "train": {"epochs": 16, "global_batch": 8},
-        "seed": 1,
-        "device": "cpu",
-    }
-    (tmp_path / "real.yaml").write_text(yaml.safe_dump(overrides))
-    done = run(tmp_path, load_config(tmp_path / "real.yaml"), ranks=2)
-    assert done.returncode == 0, done.stderr
-    directory = tmp_path / "runs" / "real"
-    losses = [float(str(e["loss"])) for e in events(directory, "train")]
-    assert losses[-1] < losses[0] - 0.2
-    best = max(float(str(e["val_dsc"])) for e in events(directory, "evaluation"))
-    assert best > 0.4
-    assert set(json.loads((directory / "split.json").read_text())["train"]) < {p.name for p in lgg_root.iterdir()}
-    assert "LGG patients" in (directory / "log.txt").read_text()
