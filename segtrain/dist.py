@@ -82,10 +82,6 @@ class World:
         found: list[int] = box.tolist()
         return found
 
-    def barrier(self) -> None:
-        """Wait for all ranks. Collective."""
-        self.sum(torch.zeros(1))
-
 
 @contextmanager
 def join(device: DeviceName, threads: int | None) -> Iterator[World]:
