@@ -118,9 +118,7 @@ def score_patient(
     sums: Tensor | None = None
     for start in range(0, len(image_shwc), cfg.batch):
         part = slice(start, start + cfg.batch)
-        image, mask = to_device(
-            torch.from_numpy(image_shwc[part].copy()), torch.from_numpy(mask_shw[part].copy()), None, device
-        )
+        image, mask = to_device(torch.from_numpy(image_shwc[part]), torch.from_numpy(mask_shw[part]), None, device)
         with torch.inference_mode():
             output = logits(image)
             part_sums = loss.sums(output, mask).double()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from segtrain.config import DataConfig, PhantomConfig
@@ -166,6 +167,31 @@ def test_a_damaged_store_is_named(tmp_path: Path, damage: str) -> None:
         open_store(store)
     assert str(store) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_slices_are_read_as_they_lie_in_the_files(tmp_path: Path) -> None:
+    store = ensure_store(replace(SMALL, store=str(tmp_path)))
+    for patient, entry in store.patients.items():
+        files = [np.load(store.path / kind / f"{patient}.npy") for kind in ("images", "masks")]
+        volume = store.volume(patient)
+        assert np.array_equal(volume[0], files[0])
+        assert np.array_equal(volume[1], files[1])
+        image, mask = np.empty_like(files[0][:2]), np.empty_like(files[1][:2])
+        store.read(patient, entry.slices - 2, image, mask)
+        assert np.array_equal(image, files[0][-2:])
+        assert np.array_equal(mask, files[1][-2:])
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("lost_bytes", [1, 32 * 32 + 50, 10**9])
+def test_a_file_that_loses_its_end_while_it_is_in_use_is_named(tmp_path: Path, lost_bytes: int) -> None:
+    store = ensure_store(replace(SMALL, store=str(tmp_path)))
+    patient, entry = next(iter(store.patients.items()))
+    file = store.path / "masks" / f"{patient}.npy"
+    os.truncate(file, max(0, file.stat().st_size - lost_bytes))
+    image, mask = np.empty((1, 32, 32, 3), np.float16), np.empty((1, 32, 32), np.uint8)
+    with pytest.raises(DataError, match=f"{patient}.npy: cut short; remove"):
+        store.read(patient, entry.slices - 1, image, mask)
 
 
 def test_the_summary_counts_what_is_in_the_store(tmp_path: Path) -> None:

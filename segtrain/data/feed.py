@@ -1,4 +1,4 @@
-"""Batches of one rank, gathered from the memory-mapped store ahead of time by a background thread.
+"""Batches of one rank, read from the store ahead of time by a background thread.
 
 Legend: b this rank's share of the global batch, h height, w width, c channel.
 """
@@ -97,8 +97,8 @@ class Feed:
         mask = torch.empty((len(patient), size, size), dtype=torch.uint8, pin_memory=self.pin)
         image_bhwc, mask_bhw = image.numpy(), mask.numpy()
         for place, (index, number) in enumerate(zip(patient, chosen, strict=True)):
-            image_shwc, mask_shw = self.store.volume(self.patients[index])
-            image_bhwc[place], mask_bhw[place] = image_shwc[number], mask_shw[number]
+            one = slice(place, place + 1)
+            self.store.read(self.patients[index], number, image_bhwc[one], mask_bhw[one])
         return Batch(image, mask, self._affines(step))
 
     def patients_at(self, step: int) -> list[str]:

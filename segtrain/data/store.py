@@ -1,9 +1,12 @@
-"""The store: a source prepared once, memory-mapped by every run that asks for the same source and settings.
+"""The store: a source prepared once, read by every run that asks for the same source and settings.
 
     <data.store>/<source>-<size>px-<key>/
         index.json             fingerprints, per-patient geometry and slice areas, patients left out
         images/<patient>.npy   float16 [slice, size, size, 3], z-scored
         masks/<patient>.npy    uint8 0/1 [slice, size, size]
+
+Slices lie one after another, so a batch is one read a slice; plain reads, since a memory map's pages count as the
+rank's own memory and grow with the number of patients.
 
 L11: the folder's name holds the fingerprint of source and settings, so it is never changed, only built or not. A
 builder holds an exclusive `flock`, which the kernel lets go when the process dies, builds aside and renames.
@@ -18,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class StoredPatient:
 
 @dataclass(frozen=True)
 class Store:
-    """A built store, opened: the index in memory, the arrays mapped when first touched."""
+    """A built store, opened: the index in memory, the arrays read when asked for."""
 
     path: Path
     label: str
@@ -64,18 +66,23 @@ class Store:
     patients: dict[str, StoredPatient]
     skipped: dict[str, str]
 
-    @cached_property
-    def _maps(self) -> dict[str, tuple[NDArray[np.float16], NDArray[np.uint8]]]:
-        return {}
+    def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
+        """Fill both arrays (contiguous) with the patient's slices from `first` on. Raises DataError: file cut short."""
+        arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
+        for kind, array in arrays.items():
+            path = self.path / kind / f"{patient}.npy"
+            with path.open("rb") as file:
+                header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
+                file.seek(header_bytes + first * array[0].nbytes)
+                if file.readinto(array.data.cast("B")) != array.nbytes:
+                    raise DataError(f"{path}: cut short; remove {self.path} and it is built again")
 
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """Memory maps (image float16 [s, h, w, 3], mask uint8 [s, h, w]) of a patient."""
-        if patient not in self._maps:
-            self._maps[patient] = (
-                np.load(self.path / "images" / f"{patient}.npy", mmap_mode="r"),
-                np.load(self.path / "masks" / f"{patient}.npy", mmap_mode="r"),
-            )
-        return self._maps[patient]
+        """All slices of a patient: image float16 [s, h, w, 3], mask uint8 [s, h, w]."""
+        shape = self.patients[patient].slices, self.size_px, self.size_px
+        image_shwc, mask_shw = np.empty((*shape, 3), np.float16), np.empty(shape, np.uint8)
+        self.read(patient, 0, image_shwc, mask_shw)
+        return image_shwc, mask_shw
 
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
@@ -164,7 +171,7 @@ def writable(folder: Path) -> Iterator[None]:
 def write_array(path: Path, array: NDArray[Any]) -> int:
     """Write `array` as .npy, synced; returns the bytes written."""
     with path.open("wb") as file:
-        np.save(file, array)
+        np.lib.format.write_array(file, array, version=(1, 0))
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
