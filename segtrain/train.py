@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segtrain.allocator import keep_memory
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.config import Config
 from segtrain.data.prepare import ensure_store
@@ -61,6 +62,8 @@ def command(argv: Sequence[str]) -> int:
     if rank == 0:
         stop.watch(run.stop_file, deadline_s)
 
+    if cfg.allocator == "keep" and cfg.device != "cuda":
+        keep_memory()
     from segtrain.dist import join  # imports torch: seconds
 
     with join(cfg.device, cfg.threads_per_rank) as world:
@@ -71,6 +74,8 @@ def command(argv: Sequence[str]) -> int:
 def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
     from segtrain.trainer import Trainer
 
+    if cfg.precision == "tf32" and world.device.type != "cuda":
+        raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
     store = _prepare(cfg, stop, world)
     split = make_split(cfg.data, store)
     make_order(cfg, store, split).columns(world.rank, world.size)

@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"models", "losses", "metrics", "optim", "pictures"},
     {"data"},
     {"dist", "run", "cli", "stop"},
-    {"launch", "files", "display"},
+    {"launch", "allocator", "files", "display"},
     {"config"},
     {"errors", "__init__"},
 ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def train(world: World, cfg: Config) -> tuple[list[float], dict[str, np.ndarray]
 def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[key].astype(np.float64) - other[key]).max()) for key in one)
+
+
+def share_that_differs(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Of all weights, those further apart than 1e-4."""
+    apart = np.concatenate([np.abs(one[key].astype(np.float64) - other[key]).ravel() for key in one])
+    return float((apart > 1e-4).mean())
 
 
 def test_ten_adam_steps_give_the_reference_s_losses(golden: Path) -> None:
@@ -101,7 +108,10 @@ def test_world_size_and_micro_batch_change_nothing(optim: str, world_size: int, 
     divided = replace(cfg, train=replace(cfg.train, micro_batch=micro_batch))
     for other_losses, other_state in run_ranks(world_size, train, divided):
         assert other_losses == pytest.approx(losses, abs=1e-5)
-        assert largest_difference(state, other_state) < 1e-4
+        if optim == "sgd":
+            assert largest_difference(state, other_state) < 1e-4
+        else:  # a gradient that is nothing but rounding moves a weight by up to the rate, whatever its size
+            assert share_that_differs(state, other_state) < 0.01
     assert len(set(losses)) == STEPS, "the weights moved"
 
 
@@ -188,13 +198,28 @@ def test_a_snapshot_is_all_that_the_engine_is(name: str, precision: Precision, c
     assert len(moments) == per_parameter * len(list(alone.network.parameters()))
 
 
+def test_the_layout_is_the_measured_one_unless_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def layout(capability: str, **model: Any) -> object:
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+        engine = make(Config(model=ModelConfig(**model)), World())
+        weight = engine.network.get_parameter("encoder2.enc2conv1.weight")
+        return weight.is_contiguous(memory_format=torch.channels_last)
+
+    assert layout("AVX512", features=16)
+    assert not layout("AVX512", features=8)
+    assert not layout("AVX2", features=16)
+    assert layout("AVX2", features=8, channels_last=True)
+    assert not layout("AVX512", features=16, channels_last=False)
+
+
 @pytest.mark.parametrize("switch", ["channels_last", "compile"])
 def test_switches_that_may_differ_change_nothing(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled by the backend that generates no C++: the wiring is ours, the code generation is torch's."""
     used: list[str] = []
     compile_module = torch.compile
 
-    def compile_quickly(module: torch.nn.Module) -> object:
+    def compile_quickly(module: torch.nn.Module, options: dict[str, bool]) -> object:
+        assert options == {"layout_optimization": False}, "the layout is the config's"
         used.append("compile")
         return compile_module(module, backend="aot_eager")
 
