@@ -39,13 +39,24 @@ def count(prediction_shw: NDArray[np.bool_], mask_shw: NDArray[np.bool_]) -> Cou
 
 def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component of voxels connected through faces; the first of equals; an empty volume stays empty."""
-    labels, found = ndimage.label(prediction_shw)
+    box = _occupied(prediction_shw)
+    inside = prediction_shw[box]
+    labels, found = ndimage.label(inside)
     if found < 2:
         return prediction_shw
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    keep: NDArray[np.bool_] = labels == sizes.argmax()
+    label_of_voxel = labels[inside]
+    keep = np.zeros_like(prediction_shw)
+    keep[box][inside] = label_of_voxel == np.bincount(label_of_voxel)[1:].argmax() + 1
     return keep
+
+
+def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box with all that is set; small next to the volume where a lesion is all that is predicted."""
+    plane = volume_shw.any(axis=0)
+    occupied = (volume_shw.reshape(len(volume_shw), -1).any(axis=1), plane.any(axis=1), plane.any(axis=0))
+    ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, -1) for line in occupied]
+    s, h, w = (slice(int(first), int(last) + 1) for first, last in ends)
+    return s, h, w
 
 
 @dataclass(frozen=True)

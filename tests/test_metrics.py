@@ -54,6 +54,15 @@ def test_the_largest_component_is_joined_through_faces_only() -> None:
     assert kept.sum() == 3
     assert kept[0, 0, :3].all()
     assert not largest_component(np.zeros((2, 3, 3), bool)).any()
+    assert largest_component(np.ones((2, 3, 3), bool)).all()
+
+
+def test_of_equal_components_the_first_is_kept() -> None:
+    volume = np.zeros((3, 6, 6), bool)
+    volume[1, 4, 1:3] = volume[0, 2, 3:5] = volume[2, 1, 1:3] = True
+    kept = largest_component(volume)
+    assert np.array_equal(np.argwhere(kept), [[0, 2, 3], [0, 2, 4]])
+    assert volume.sum() == 6, "the prediction itself is left alone"
 
 
 @pytest.mark.law("L10")
