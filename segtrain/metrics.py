@@ -52,7 +52,7 @@ def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """The smallest box with all that is set; small next to the volume where a lesion is all that is predicted."""
-    plane = volume_shw.any(axis=0)
+    plane = np.asarray(volume_shw.any(axis=0))
     occupied = (volume_shw.reshape(len(volume_shw), -1).any(axis=1), plane.any(axis=1), plane.any(axis=0))
     ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, -1) for line in occupied]
     s, h, w = (slice(int(first), int(last) + 1) for first, last in ends)
