@@ -49,8 +49,8 @@ laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
 chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
 	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py
 
-bench: $(VENV)/.dev  ## measure what saving costs
-	$(BIN)/python benchmarks/checkpoint.py
+bench: $(VENV)/.dev  ## measure everything against the reference's way (ROWS='step feed', LGG=/data/kaggle_3m)
+	$(BIN)/python -m benchmarks $(ROWS) $(if $(LGG),--lgg $(LGG)) --json bench.json
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check -q --fix .

@@ -1,0 +1,79 @@
+"""Run the benchmarks: a table, and JSON. What each row is and what it should reach: docs/performance.md.
+
+python -m benchmarks                                   # all rows, on made-up patients
+python -m benchmarks --lgg /data/kaggle_3m --json bench.json
+python -m benchmarks step feed --repeat 5
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import checkpoint, data, loop, step
+from benchmarks.harness import Line, Options, machine
+
+ROWS: dict[str, Callable[[Options], list[Line]]] = {
+    "prepare": data.prepare,
+    "start": loop.start,
+    "feed": data.feed,
+    "step": step.step,
+    "train": loop.train,
+    "evaluate": loop.evaluate,
+    "checkpoint": checkpoint.checkpoint,
+    "scale": step.scale,
+    "memory": step.memory,
+}
+HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
+
+
+def cells(line: dict[str, object]) -> list[str]:
+    """A line of the JSON as the cells of a table."""
+    return [{True: "yes", False: "no", None: ""}.get(v, str(v)) for v in (line[h] for h in HEADINGS)]  # type: ignore[call-overload]
+
+
+def markdown(results: dict[str, object]) -> str:
+    """The table of a JSON file, for documents."""
+    lines = [cells(line) for line in results["lines"]]  # type: ignore[attr-defined]
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"which of: {' '.join(ROWS)} (default: all)")
+    parser.add_argument("--lgg", type=Path, help="folder of real patients (kaggle_3m); default: made-up ones")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of which the median counts (3)")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="stores and scratch files (.bench)")
+    parser.add_argument("--tiny", action="store_true", help="try the benchmarks themselves: the figures mean nothing")
+    arguments = parser.parse_args()
+    if unknown := [row for row in arguments.rows if row not in ROWS]:
+        parser.error(f"{unknown[0]}: no such row; choose from {' '.join(ROWS)}")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    options = Options(arguments.repeat, arguments.lgg, arguments.folder.resolve(), arguments.tiny)
+    lines: list[Line] = []
+    for row in arguments.rows or ROWS:
+        started = time.monotonic()
+        lines += ROWS[row](options)
+        print(f"{row}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    results = {"machine": machine(), "repeat": arguments.repeat, "tiny": arguments.tiny,
+               "data": "real" if arguments.lgg else "made up", "lines": [asdict(line) for line in lines]}  # fmt: skip
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    table = Table(*HEADINGS, title=", ".join(f"{k} {v}" for k, v in machine().items()), title_justify="left")
+    for line in lines:
+        table.add_row(*cells(asdict(line)))
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Rows prepare and feed: from files to augmented batches."""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import reference
+from benchmarks.harness import Line, Options, Variant, Work, at_least, measure
+from segtrain.config import Config, DataConfig, PhantomConfig
+from segtrain.data.prepare import ensure_store
+
+
+def config(options: Options, size_px: int, patients: int = 14) -> Config:
+    """Real patients where there are some, else made-up ones; their store is kept between runs of the benchmarks."""
+    data = DataConfig(
+        source="phantom", store=str(options.folder / "prepared"), image_size=size_px, validation_patients=2,
+        phantom=PhantomConfig(patients=patients, size_px=max(64, size_px)),
+    )  # fmt: skip
+    if options.lgg:
+        data = replace(data, source="lgg", root=str(options.lgg), validation_patients=10)
+    return Config(data=data)
+
+
+def folder_of_patients(options: Options, patients: int) -> Path:
+    """A folder in the LGG layout: links to the first real patients, or made-up ones written as TIFF."""
+    folder = options.folder / f"source-{patients}-{'real' if options.lgg else 'phantom'}"
+    if folder.is_dir():
+        return folder
+    folder.mkdir(parents=True)
+    if options.lgg:
+        for real in sorted(p for p in options.lgg.iterdir() if p.is_dir())[:patients]:
+            (folder / real.name).symlink_to(real.resolve())
+        return folder
+    from PIL import Image
+
+    from segtrain.data.phantom import phantom_patient
+
+    for index in range(patients):
+        name = f"TCGA_XX_{index:04d}_20000101"
+        (folder / name).mkdir()
+        for k, (image, mask) in enumerate(zip(*phantom_patient(0, index, 256), strict=True), start=1):
+            Image.fromarray(image).save(folder / name / f"{name}_{k}.tif")
+            Image.fromarray(mask * 255).save(folder / name / f"{name}_{k}_mask.tif")
+    return folder
+
+
+def _prepare_ours(world: object, root: Path, size_px: int, workers: int) -> Work:
+    def work() -> int:
+        with tempfile.TemporaryDirectory(dir=root.parent) as store:
+            cfg = DataConfig(source="lgg", root=str(root), store=store, image_size=size_px, workers=workers)
+            return sum(p.slices for p in ensure_store(cfg).patients.values())
+
+    return work
+
+
+def _prepare_plainly(world: object, root: Path, size_px: int) -> Work:
+    def work() -> int:
+        slices = 0
+        for patient in sorted(root.iterdir()):
+            image, mask = reference.prepare(patient, size_px)
+            with tempfile.TemporaryDirectory(dir=root.parent) as store:
+                np.savez(Path(store) / "x.npz", image.astype(np.float16), mask)
+            slices += len(mask)
+        return slices
+
+    return work
+
+
+def prepare(options: Options) -> list[Line]:
+    """Source folder to store, per slice on one core; all real patients on all cores."""
+    size = 32 if options.tiny else 256
+    root = folder_of_patients(options, 1 if options.tiny else 2)
+    found = measure(
+        [
+            Variant("ours", _prepare_ours, (root, size, 1), threads=1),
+            Variant("plain", _prepare_plainly, (root, size), threads=1, keep=False),
+        ],
+        min(options.repeat, 2),
+    )
+    per_slice = {name: 1000 * t.median_s / t.values[0] for name, t in found.items()}
+    lines = [
+        at_least(
+            "prepare", f"source to store, {size} px, one core", f"{per_slice['ours']:.1f} ms/slice",
+            f"{per_slice['plain']:.0f} ms/slice", per_slice["plain"] / per_slice["ours"], 15,
+        )
+    ]  # fmt: skip
+    if options.lgg:
+        patients = len([p for p in options.lgg.iterdir() if p.is_dir()])
+        whole = measure([Variant("ours", _prepare_ours, (_all(options), size, 2), threads=1)], 1)["ours"]
+        lines.append(
+            Line(
+                "prepare", f"{patients} real patients, {size} px, two cores", f"{whole.median_s:.0f} s", "",
+                f"{whole.median_s:.0f} s", "under 60 s", whole.median_s < 60,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def _all(options: Options) -> Path:
+    assert options.lgg is not None
+    folder = options.folder / "all-real"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for real in sorted(p for p in options.lgg.iterdir() if p.is_dir()):
+        (folder / real.name).symlink_to(real.resolve())
+    return folder
+
+
+def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:
+    from segtrain.data.augment import to_device
+    from segtrain.data.feed import Feed
+    from segtrain.data.sampler import make_order
+    from segtrain.data.splits import make_split
+
+    store = ensure_store(cfg.data)
+    split = make_split(cfg.data, store)
+    feed = Feed(store, split.train, make_order(cfg, store, split), "reference", 0, 1, pin=False)
+
+    def work() -> int:
+        for step in range(batches):
+            batch = feed.gather(step)
+            to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, world.device)
+        return batches * cfg.train.global_batch
+
+    return work
+
+
+def _feed_plainly(world: object, cfg: Config, samples: int) -> Work:
+    store = ensure_store(cfg.data)
+    image_shwc, mask_shw = store.volume(next(iter(store.patients)))
+    image, mask = image_shwc.astype(np.float32), mask_shw.astype(np.float32)
+
+    def work() -> int:
+        rng = np.random.default_rng(0)
+        for number in range(samples):
+            place = number % len(image)
+            scale, angle = rng.uniform(0.95, 1.05), rng.uniform(-15, 15)
+            reference.augment(image[place], mask[place], scale, angle, bool(rng.random() < 0.5))
+        return samples
+
+    return work
+
+
+def feed(options: Options) -> list[Line]:
+    """Gather and augment, one core each way."""
+    cfg = config(options, 32 if options.tiny else 256)
+    ensure_store(cfg.data)
+    found = measure(
+        [
+            Variant("ours", _feed_ours, (cfg, 2 if options.tiny else 20), threads=1),
+            Variant("plain", _feed_plainly, (cfg, 2 if options.tiny else 32), threads=1, keep=False),
+        ],
+        options.repeat,
+    )
+    rate = {name: t.values[0] / t.median_s for name, t in found.items()}
+    what = f"gather + scale, rotate, flip, {cfg.data.image_size} px, one core"
+    return [
+        at_least(
+            "feed", what, f"{rate['ours']:.0f} img/s", f"{rate['plain']:.1f} img/s", rate["ours"] / rate["plain"], 12
+        )
+    ]

@@ -1,0 +1,181 @@
+"""Variants of a piece of work, each in processes of its own, told "go" by turns; medians; a table; JSON.
+
+Processes of their own, because the allocator is a setting of the whole process; by turns, because the machine is shared
+and what it has left for us drifts. This module imports no torch, so that a child can set its allocator first.
+"""
+
+import multiprocessing
+import os
+import platform
+import socket
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[], Any]
+TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all rows are told: repetitions, a folder of real patients if there is one, where to keep things."""
+
+    repeat: int
+    lgg: Path | None
+    folder: Path
+    tiny: bool  # small sizes, to try the benchmarks themselves; no figure of such a run means anything
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`setup(world, *arguments)`, called once in each of `ranks` processes, returns the work to be timed."""
+
+    name: str
+    setup: Callable[..., Work]
+    arguments: tuple[Any, ...] = ()
+    ranks: int = 1
+    threads: int = 2
+    keep: bool = True  # the allocator setting of segtrain.allocator
+
+
+@dataclass
+class Timings:
+    """Seconds of each repetition (of the slowest rank), what the work returned each time on rank 0, peak memory."""
+
+    seconds: list[float] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    peak_gib: float = 0.0
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table. `value` is what the target speaks of; `met` is None where there is no target."""
+
+    row: str
+    what: str
+    ours: str
+    baseline: str
+    value: str
+    target: str = ""
+    met: bool | None = None
+
+
+def at_least(row: str, what: str, ours: str, baseline: str, ratio: float, target: float) -> Line:
+    """A line whose ratio to the baseline must reach a target."""
+    return Line(row, what, ours, baseline, f"{ratio:.2f}x", f"at least {target:g}x", ratio >= target)
+
+
+def measure(variants: Sequence[Variant], repeat: int) -> dict[str, Timings]:
+    """Each variant once to warm up, then `repeat` times, by turns."""
+    found = {variant.name: Timings() for variant in variants}
+    with ExitStack() as stack:
+        teams = {variant.name: stack.enter_context(_Team(variant)) for variant in variants}
+        for turn in range(repeat + 1):
+            for name, team in teams.items():
+                seconds, value, peak_gib = team.go()
+                found[name].peak_gib = peak_gib
+                if turn:
+                    found[name].seconds.append(seconds)
+                    found[name].values.append(value)
+    return found
+
+
+class _Team:
+    def __init__(self, variant: Variant) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for rank in range(variant.ranks):
+            here, there = context.Pipe()
+            process = context.Process(target=_rank, args=(variant, rank, port, there), daemon=True)
+            process.start()
+            there.close()
+            self.pipes.append(here)
+            self.processes.append(process)
+        for pipe in self.pipes:
+            self._hear(pipe)
+
+    def __enter__(self) -> "_Team":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(10)
+            process.kill()
+
+    def go(self) -> tuple[float, Any, float]:
+        for pipe in self.pipes:
+            pipe.send("go")
+        answers = [self._hear(pipe) for pipe in self.pipes]
+        return max(a[0] for a in answers), answers[0][1], max(a[2] for a in answers)
+
+    def _hear(self, pipe: Connection) -> Any:
+        if not pipe.poll(TIMEOUT_S):
+            raise TimeoutError(f"no answer in {TIMEOUT_S} s")
+        kind, value = pipe.recv()
+        if kind == "raised":
+            raise RuntimeError(value)
+        return value
+
+
+def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(variant.ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(variant.ranks),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    os.environ["OMP_NUM_THREADS"] = str(variant.threads)
+    if variant.keep:
+        from segtrain.allocator import keep_memory
+
+        keep_memory()
+    from segtrain.dist import join
+
+    try:
+        with join("cpu", variant.threads) as world:
+            work = variant.setup(world, *variant.arguments)
+            pipe.send(("ready", None))
+            while pipe.recv() == "go":
+                started = time.perf_counter()
+                value = work()
+                seconds = time.perf_counter() - started
+                pipe.send(("done", (seconds, value, peak_gib())))
+    except EOFError:
+        os._exit(0)
+    except BaseException:  # noqa: BLE001  the parent raises it
+        pipe.send(("raised", traceback.format_exc()))
+
+
+def peak_gib() -> float:
+    """Most memory that this process ever had resident; `ru_maxrss` would also know its parent's from before exec."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    from importlib.metadata import version
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    flags = Path("/proc/cpuinfo").read_text()
+    widest = next((name for name in ("amx_bf16", "avx512f", "avx2") if f" {name}" in flags), "none of them")
+    return {
+        "cpu": cpu, "vector_units": widest, "cores": len(os.sched_getaffinity(0)), "platform": platform.platform(),
+        "python": platform.python_version(), "torch": version("torch"), "libc": " ".join(platform.libc_ver()),
+    }  # fmt: skip
