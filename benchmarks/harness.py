@@ -99,7 +99,7 @@ class _Team:
         self.pipes, self.processes = [], []
         for rank in range(variant.ranks):
             here, there = context.Pipe()
-            process = context.Process(target=_rank, args=(variant, rank, port, there), daemon=True)
+            process = context.Process(target=_rank, args=(variant, rank, port, there))
             process.start()
             there.close()
             self.pipes.append(here)
