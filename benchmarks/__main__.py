@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks import checkpoint, data, loop, step
 from benchmarks.harness import Line, Options, machine
+from benchmarks.publish import HEADINGS, cells
 
 ROWS: dict[str, Callable[[Options], list[Line]]] = {
     "prepare": data.prepare,
@@ -30,19 +31,6 @@ ROWS: dict[str, Callable[[Options], list[Line]]] = {
     "scale": step.scale,
     "memory": step.memory,
 }
-HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
-
-
-def cells(line: dict[str, object]) -> list[str]:
-    """A line of the JSON as the cells of a table."""
-    return [{True: "yes", False: "no", None: ""}.get(v, str(v)) for v in (line[h] for h in HEADINGS)]  # type: ignore[call-overload]
-
-
-def markdown(results: dict[str, object]) -> str:
-    """The table of a JSON file, for documents."""
-    lines = [cells(line) for line in results["lines"]]  # type: ignore[attr-defined]
-    rows = [HEADINGS, ["---"] * len(HEADINGS), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def main() -> None:

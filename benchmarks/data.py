@@ -27,13 +27,17 @@ def config(options: Options, size_px: int, patients: int = 14) -> Config:
 
 
 def folder_of_patients(options: Options, patients: int) -> Path:
-    """A folder in the LGG layout: links to the first real patients, or made-up ones written as TIFF."""
-    folder = options.folder / f"source-{patients}-{'real' if options.lgg else 'phantom'}"
+    """A folder in the LGG layout: links to real patients from all over the list, or made-up ones written as TIFF.
+
+    From all over, since whether a volume needs a resize, the slow part of the plain way, goes by institution.
+    """
+    folder = options.folder / f"source-{patients}-{'spread' if options.lgg else 'phantom'}"
     if folder.is_dir():
         return folder
     folder.mkdir(parents=True)
     if options.lgg:
-        for real in sorted(p for p in options.lgg.iterdir() if p.is_dir())[:patients]:
+        there = sorted(p for p in options.lgg.iterdir() if p.is_dir())
+        for real in there[len(there) // (2 * patients) :: -(-len(there) // patients)]:
             (folder / real.name).symlink_to(real.resolve())
         return folder
     from PIL import Image
@@ -74,7 +78,7 @@ def _prepare_plainly(world: object, root: Path, size_px: int) -> Work:
 def prepare(options: Options) -> list[Line]:
     """Source folder to store, per slice on one core; all real patients on all cores."""
     size = 32 if options.tiny else 256
-    root = folder_of_patients(options, 1 if options.tiny else 2)
+    root = folder_of_patients(options, 1 if options.tiny else 4)
     found = measure(
         [
             Variant("ours", _prepare_ours, (root, size, 1), threads=1),

@@ -80,8 +80,8 @@ def whole(precision: Precision, compiled: bool, overrides: list[str], config: st
         events = [json.loads(line) for line in lines]
     steps = [e for e in events if e["event"] == "train"]
     scores = [e["val_dsc"] for e in events if e["event"] == "evaluation"]
-    return {"precision": precision, "compiled": compiled, "wall_s": wall_s, "first_record_s": steps[0]["time"] - started,
-            "best_dsc": max(scores), "last_dsc": scores[-1],
+    return {"precision": precision, "compiled": compiled, "wall_s": wall_s,
+            "first_record_s": steps[0]["time"] - started, "best_dsc": max(scores), "last_dsc": scores[-1],
             "images_per_s": statistics.median(e["images_per_s"] for e in steps),
             "gpu_idle": 1 - statistics.mean(busy) / 100 if busy else None}  # fmt: skip
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,31 @@ def test_pages_are_supplied_once() -> None:
         pytest.skip("the C library is not glibc: its allocator is left alone")
     assert faults < 100
     assert system_faults > 4 * 100  # the system's way, or the test could not tell
+
+
+# What the command had imported when it set the allocator; it goes no further than to the import of torch.
+COMMAND = """
+import json, sys, types
+from segtrain import train
+seen = []
+train.keep_memory = lambda: seen.append("torch" in sys.modules)
+sys.modules["segtrain.dist"] = types.ModuleType("segtrain.dist")
+try:
+    train.command(sys.argv[1:])
+except ImportError:
+    print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [([], [False]), (["allocator=system"], []), (["device=cuda"], [])])
+def test_the_command_sets_it_before_torch_is_imported(
+    tmp_path: Path, overrides: list[str], expected: list[bool]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *overrides, f"runs_dir={tmp_path}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == expected
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,14 @@ def test_under_torchrun_a_mistake_is_one_line(
 
 
 @pytest.mark.law("L12")
+def test_tf32_on_a_cpu_is_refused(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    done = run(tmp_path, tiny, "precision=tf32", "device=cpu")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("use precision=fp32 or bf16")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.law("L12")
 def test_a_taken_port_is_named(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

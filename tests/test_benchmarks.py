@@ -1,0 +1,74 @@
+"""The benchmarks' baselines do the same work as ours, and the documents show what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import publish, reference
+from segtrain.config import Config, ModelConfig
+from segtrain.data.augment import warp
+from segtrain.data.phantom import phantom_patient
+from segtrain.data.preprocess import preprocess
+from segtrain.dist import World
+from segtrain.engines import make_engine
+from segtrain.losses import make_loss
+from segtrain.models import make_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_plain_preparation_gives_the_same_volume(tmp_path: Path) -> None:
+    image, mask = phantom_patient(0, 1, 64)
+    folder = tmp_path / "TCGA_XX_0001_20000101"
+    folder.mkdir()
+    for k, (plane, truth) in enumerate(zip(image, mask, strict=True), start=1):
+        Image.fromarray(plane).save(folder / f"{folder.name}_{k}.tif")
+        Image.fromarray(truth * 255).save(folder / f"{folder.name}_{k}_mask.tif")
+    plain_image, plain_mask = reference.prepare(folder, 48)
+    ours = preprocess(image, mask, 48, where="here")
+    assert np.abs(ours.image_shwc - plain_image).max() < 1e-4
+    assert np.array_equal(ours.mask_shw.astype(bool), plain_mask)
+
+
+def test_the_plain_augmentation_turns_and_flips_the_same_way() -> None:
+    y, x = np.mgrid[:64, :64]
+    blob = np.exp(-((y - 20.0) ** 2 + (x - 40.0) ** 2) / 60).astype(np.float32)
+    angle = 12.0
+    for flip in (False, True):
+        plain, _ = reference.augment(np.stack([blob] * 3, axis=-1), blob > 0.5, 1.0, angle, flip)
+        cos, sin, way = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle)), -1.0 if flip else 1.0
+        affine = torch.tensor([[[cos * way, -sin, 0], [sin * way, cos, 0]]], dtype=torch.float32)
+        ours, _ = warp(torch.from_numpy(blob)[None, None], torch.zeros(1, 1, 64, 64), affine)
+        assert np.abs(ours[0, 0].numpy() - plain[..., 1]).max() < 0.02
+
+
+def test_the_plain_step_has_the_same_losses() -> None:
+    cfg = Config(model=ModelConfig(features=4))
+    engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World())
+    plain = reference.Training(features=4)
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = (image[:, :1] > 0.5).float()
+    for _ in range(3):
+        assert engine.step(image, mask, 1e-4).item() == pytest.approx(plain.step(image, mask), abs=1e-4)
+
+
+def test_the_documents_show_the_figures_that_were_measured() -> None:
+    for path, text in publish.documents(json.loads(publish.RESULTS.read_text())).items():
+        assert path.read_text() == text, f"{path}: not of docs/bench.json; python -m benchmarks.publish docs/bench.json"
+
+
+def test_a_row_runs_and_writes_json(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", "feed", "--tiny", "--repeat", "1", "--json", file, "--folder", tmp_path],
+        check=True, cwd=ROOT, capture_output=True, timeout=120,
+    )  # fmt: skip
+    results = json.loads(file.read_text())
+    assert [line["row"] for line in results["lines"]] == ["feed"]
+    assert results["machine"]["cores"] >= 1
