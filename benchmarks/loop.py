@@ -127,7 +127,8 @@ def train(options: Options) -> list[Line]:
         [Variant("loop", _whole_loop, (cfg,)), Variant("step", _twenty_steps, (size, features))],
         min(options.repeat, 2),
     )
-    shares = found["loop"].values[0]
+    by_time = sorted(found["loop"].values, key=lambda shares: shares["run"] - shares["_evaluate"])
+    shares = by_time[len(by_time) // 2]
     loop_s = shares["run"] - shares["_evaluate"]
     bare = 20 * BATCH / found["step"].median_s
     ours = shares["steps"] * BATCH / loop_s

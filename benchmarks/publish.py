@@ -28,7 +28,7 @@ def markdown(results: Mapping[str, Any], targets_only: bool) -> str:
     table = [list(HEADINGS), ["---"] * len(HEADINGS), *lines]
     about = (
         f"{where['cores']} cores of {where['cpu']} ({where['vector_units']}), torch {where['torch']}, {data} "
-        f"patients, medians of {results['repeat']}:"
+        f"patients, medians of up to {results['repeat']}:"
     )
     return f"{about}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
 
