@@ -20,7 +20,10 @@ class Loss(Protocol):
     """A training loss over the global batch."""
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """float32 vector, additive over samples. logits [b, 1, h, w] of any float type; mask 0/1, same shape."""
+        """Vector, additive over samples, float32 (float64 for float64 logits).
+
+        logits [b, 1, h, w] of any float type; mask 0/1, same shape.
+        """
 
     def value(self, sums: Tensor) -> Tensor:
         """The loss, a scalar, of the summed vector."""
@@ -35,13 +38,17 @@ class DiceLoss:
     smooth = 1.0
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
-        probability = torch.sigmoid(logits.float())
-        mask = mask.float()
+        logits = _at_least_float32(logits)
+        probability, mask = torch.sigmoid(logits), mask.to(logits.dtype)
         return torch.stack(((probability * mask).sum(), probability.sum(), mask.sum()))
 
     def value(self, sums: Tensor) -> Tensor:
         intersection, predicted, true = sums.unbind()
         return 1 - (2 * intersection + self.smooth) / (predicted + true + self.smooth)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 LOSSES: dict[LossName, Callable[[], Loss]] = {"dice": DiceLoss}

@@ -36,14 +36,16 @@ def make(cfg: Config, world: World) -> Engine:
     return make_engine(cfg, make_model(cfg.model, seed=1), make_loss(cfg.loss), world)
 
 
-def train(world: World, cfg: Config) -> tuple[list[float], dict[str, np.ndarray]]:
+def train(
+    world: World, cfg: Config, dtype: torch.dtype = torch.float32
+) -> tuple[list[float], dict[str, np.ndarray]]:
     """Losses and the state after STEPS steps, on this rank."""
-    engine = make(cfg, world)
+    engine = make_engine(cfg, make_model(cfg.model, seed=1).to(dtype), make_loss(cfg.loss), world)
     share = 8 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     losses = []
     for step in range(STEPS):
-        image, mask = batch(step)
+        image, mask = (tensor.to(dtype) for tensor in batch(step))
         losses.append(engine.step(image[mine], mask[mine], cfg.optim.lr).item())
     return losses, {key: tensor.numpy().copy() for key, tensor in engine.network.state_dict().items()}
 
@@ -51,12 +53,6 @@ def train(world: World, cfg: Config) -> tuple[list[float], dict[str, np.ndarray]
 def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[key].astype(np.float64) - other[key]).max()) for key in one)
-
-
-def share_that_differs(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """Of all weights, those further apart than 1e-4."""
-    apart = np.concatenate([np.abs(one[key].astype(np.float64) - other[key]).ravel() for key in one])
-    return float((apart > 1e-4).mean())
 
 
 def test_ten_adam_steps_give_the_reference_s_losses(golden: Path) -> None:
@@ -101,17 +97,21 @@ def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> 
 @pytest.mark.law("L5")
 @pytest.mark.parametrize("micro_batch", [None, 1])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("optim", ["sgd", "adam"])
-def test_world_size_and_micro_batch_change_nothing(optim: str, world_size: int, micro_batch: int | None) -> None:
+@pytest.mark.parametrize(
+    ("optim", "dtype", "bound"),
+    # Adam divides a gradient by its own size, so a float32 gradient that is little but rounding moves its weight by as
+    # much as any other: how the work was divided is told apart from rounding in float64, and much more strictly.
+    [("sgd", torch.float32, 1e-4), ("adam", torch.float64, 1e-8)],
+)
+def test_world_size_and_micro_batch_change_nothing(
+    optim: str, dtype: torch.dtype, bound: float, world_size: int, micro_batch: int | None
+) -> None:
     cfg = replace(GROUP, optim=OptimConfig(name=optim, lr=1e-2, clip_norm=1.0))  # type: ignore[arg-type]
-    losses, state = train(World(), cfg)
+    losses, state = train(World(), cfg, dtype)
     divided = replace(cfg, train=replace(cfg.train, micro_batch=micro_batch))
-    for other_losses, other_state in run_ranks(world_size, train, divided):
+    for other_losses, other_state in run_ranks(world_size, train, divided, dtype):
         assert other_losses == pytest.approx(losses, abs=1e-5)
-        if optim == "sgd":
-            assert largest_difference(state, other_state) < 1e-4
-        else:  # a gradient that is nothing but rounding moves a weight by up to the rate, whatever its size
-            assert share_that_differs(state, other_state) < 0.01
+        assert largest_difference(state, other_state) < bound
     assert len(set(losses)) == STEPS, "the weights moved"
 
 
