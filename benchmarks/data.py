@@ -1,6 +1,5 @@
 """Rows prepare and feed: from files to augmented batches."""
 
-import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -15,11 +14,11 @@ from segtrain.config import Config, DataConfig, PhantomConfig
 from segtrain.data.prepare import ensure_store
 
 
-def config(options: Options, size_px: int, patients: int = 14) -> Config:
+def config(options: Options, size_px: int) -> Config:
     """Real patients where there are some, else made-up ones; their store is kept between runs of the benchmarks."""
     data = DataConfig(
         source="phantom", store=str(options.folder / "prepared"), image_size=size_px, validation_patients=2,
-        phantom=PhantomConfig(patients=patients, size_px=max(64, size_px)),
+        phantom=PhantomConfig(patients=14, size_px=max(64, size_px)),
     )  # fmt: skip
     if options.lgg:
         data = replace(data, source="lgg", root=str(options.lgg), validation_patients=10)
@@ -53,21 +52,21 @@ def folder_of_patients(options: Options, patients: int) -> Path:
     return folder
 
 
-def _prepare_ours(world: object, root: Path, size_px: int, workers: int) -> Work:
+def _prepare_ours(world: object, root: Path, folder: Path, size_px: int, workers: int) -> Work:
     def work() -> int:
-        with tempfile.TemporaryDirectory(dir=root.parent) as store:
+        with tempfile.TemporaryDirectory(dir=folder) as store:
             cfg = DataConfig(source="lgg", root=str(root), store=store, image_size=size_px, workers=workers)
             return sum(p.slices for p in ensure_store(cfg).patients.values())
 
     return work
 
 
-def _prepare_plainly(world: object, root: Path, size_px: int) -> Work:
+def _prepare_plainly(world: object, root: Path, folder: Path, size_px: int) -> Work:
     def work() -> int:
         slices = 0
         for patient in sorted(root.iterdir()):
             image, mask = reference.prepare(patient, size_px)
-            with tempfile.TemporaryDirectory(dir=root.parent) as store:
+            with tempfile.TemporaryDirectory(dir=folder) as store:
                 np.savez(Path(store) / "x.npz", image.astype(np.float16), mask)
             slices += len(mask)
         return slices
@@ -81,8 +80,8 @@ def prepare(options: Options) -> list[Line]:
     root = folder_of_patients(options, 1 if options.tiny else 4)
     found = measure(
         [
-            Variant("ours", _prepare_ours, (root, size, 1), threads=1),
-            Variant("plain", _prepare_plainly, (root, size), threads=1, keep=False),
+            Variant("ours", _prepare_ours, (root, options.folder, size, 1), threads=1),
+            Variant("plain", _prepare_plainly, (root, options.folder, size), threads=1, keep=False),
         ],
         min(options.repeat, 2),
     )
@@ -96,7 +95,7 @@ def prepare(options: Options) -> list[Line]:
     if options.lgg:
         patients = len([p for p in options.lgg.iterdir() if p.is_dir()])
         started = time.perf_counter()
-        _prepare_ours(None, _all(options), size, workers=2)()
+        _prepare_ours(None, options.lgg, options.folder, size, workers=2)()
         whole_s = time.perf_counter() - started
         lines.append(
             Line(
@@ -105,16 +104,6 @@ def prepare(options: Options) -> list[Line]:
             )
         )  # fmt: skip
     return lines
-
-
-def _all(options: Options) -> Path:
-    assert options.lgg is not None
-    folder = options.folder / "all-real"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for real in sorted(p for p in options.lgg.iterdir() if p.is_dir()):
-        (folder / real.name).symlink_to(real.resolve())
-    return folder
 
 
 def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:

@@ -19,14 +19,10 @@ from typing import Any
 import torch
 
 from benchmarks.harness import machine
-from benchmarks.step import step_flop
-from segtrain.config import Config, ModelConfig, Precision, builtin_config
+from benchmarks.step import BATCH, engine_step, step_flop
+from segtrain.config import Precision, builtin_config
 from segtrain.dist import World
-from segtrain.engines import make_engine
-from segtrain.losses import make_loss
-from segtrain.models import make_model
 
-BATCH = 16
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 PEAK_TYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,14 +40,11 @@ def seconds_each(work: Any, repeat: int, device: torch.device) -> float:
 def step(precision: Precision, compiled: bool, device: torch.device, tiny: bool) -> dict[str, Any]:
     """Images/s of one precision, against the matrix-product rate of its type in the same process."""
     size, features, repeat = (32, 4, 2) if tiny else (256, 32, 30)
-    cfg = Config(model=ModelConfig(features=features, compile=compiled), precision=precision)
-    engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World(device=device))
-    image = torch.randn(BATCH, 3, size, size, device=device)
-    mask = (image[:, :1] > 1.3).float()
+    work = engine_step(World(device=device), size, features, precision, compiled=compiled)
     started = time.perf_counter()
-    seconds_each(lambda: engine.step(image, mask, 1e-4), 3, device)
+    seconds_each(work, 3, device)
     warmup_s = time.perf_counter() - started
-    step_s = statistics.median(seconds_each(lambda: engine.step(image, mask, 1e-4), repeat, device) for _ in range(5))
+    step_s = statistics.median(seconds_each(work, repeat, device) for _ in range(5))
     a = torch.randn(256 if tiny else 8192, 256 if tiny else 8192, device=device, dtype=PEAK_TYPE[precision])
     seconds_each(lambda: a @ a, 3, device)
     peak = 2 * float(len(a)) ** 3 / seconds_each(lambda: a @ a, 10, device) / 1e12
@@ -66,7 +59,8 @@ def whole(precision: Precision, compiled: bool, overrides: list[str], config: st
     with tempfile.TemporaryDirectory() as runs:
         argv = [sys.executable, "-m", "segtrain.train", "--config", str(builtin_config(config)), f"runs_dir={runs}",
                 "name=gpu", f"precision={precision}", f"model.compile={str(compiled).lower()}", *overrides]  # fmt: skip
-        busy, over = [], threading.Event()
+        busy: list[float] = []
+        over = threading.Event()
         watcher = threading.Thread(target=_watch, args=(busy, over))
         watcher.start()
         started = time.time()

@@ -72,16 +72,19 @@ def start(options: Options) -> list[Line]:
     ]  # fmt: skip
 
 
-def _timed(owner: Any, name: str, shares: dict[str, float]) -> None:
-    """Add what a method of `owner` takes to `shares[name]`."""
+def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -> None:
+    """Add what a method of `owner` takes to `shares[name]`, unless another timed one called it."""
     method: Callable[..., Any] = getattr(owner, name)
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
+        inside.append(name)
         started = time.perf_counter()
         try:
             return method(*arguments, **named)
         finally:
-            shares[name] += time.perf_counter() - started
+            inside.pop()
+            if not inside:
+                shares[name] += time.perf_counter() - started
 
     setattr(owner, name, wrapper)
 
@@ -101,13 +104,13 @@ def _whole_loop(world: Any, cfg: Config) -> Work:
             run = Run(Path(folder) / "run")
             run.open(cfg, split.to_json(), [], False, 1, "cpu")
             trainer = module.Trainer(cfg, run, store, split, world, Stop())
-            for name in ("_record", "_save_or_stop", "_save", "_check", "_evaluate", "_train_step", "run"):
-                _timed(trainer, name, shares)
-            _timed(trainer.engine, "step", shares)
-            to_device = module.to_device
-            _timed(module, "to_device", shares)
+            inside: list[str] = []
+            for name in ("_record", "_save_or_stop", "_save", "_check", "_evaluate"):
+                _timed(trainer, name, shares, inside)
+            _timed(trainer.engine, "step", shares, inside)
+            started = time.perf_counter()
             trainer.run()
-            module.to_device = to_device  # type: ignore[attr-defined]
+            shares["run"] = time.perf_counter() - started
             shares["steps"] = trainer.total_steps
         return dict(shares)
 
@@ -132,7 +135,7 @@ def train(options: Options) -> list[Line]:
     loop_s = shares["run"] - shares["_evaluate"]
     bare = 20 * BATCH / found["step"].median_s
     ours = shares["steps"] * BATCH / loop_s
-    aside = shares["_record"] + shares["_save_or_stop"] + shares["_save"] + shares["_check"]
+    aside = sum(shares[name] for name in ("_record", "_save_or_stop", "_save", "_check"))
     data = loop_s - shares["step"] - aside
     return [
         Line("train", f"whole loop, {size} px, evaluation apart", f"{ours:.2f} img/s", f"{bare:.2f} img/s",

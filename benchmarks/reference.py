@@ -1,4 +1,4 @@
-"""The reference program's way of doing each piece of work, written plainly from the protocol (docs/performance.md).
+"""The reference program's way of doing each piece of work, written plainly from the protocol (README).
 
 Legend: s slice, h height, w width, c channel.
 """

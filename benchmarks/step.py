@@ -18,16 +18,18 @@ def _batch(size_px: int, samples: int = BATCH) -> tuple[Any, Any]:
     return image, (image[:, :1] > 1.3).float()
 
 
-def engine_step(world: Any, size_px: int, features: int, precision: Precision = "fp32", alone: bool = False) -> Work:
+def engine_step(
+    world: Any, size_px: int, features: int, precision: Precision = "fp32", alone: bool = False, compiled: bool = False
+) -> Work:
     """One step of our engine on this rank's share; with `alone` nothing is sent between ranks."""
     from segtrain.dist import World
     from segtrain.engines import make_engine
     from segtrain.losses import make_loss
     from segtrain.models import make_model
 
-    cfg = Config(model=ModelConfig(features=features), precision=precision)
+    cfg = Config(model=ModelConfig(features=features, compile=compiled), precision=precision)
     engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World() if alone else world)
-    image, mask = _batch(size_px, BATCH // world.size)
+    image, mask = (tensor.to(world.device) for tensor in _batch(size_px, BATCH // world.size))
 
     def work() -> int:
         before = _loopback_bytes()
@@ -68,7 +70,8 @@ def _matmul(world: object) -> Work:
 def _convolution(world: object) -> Work:
     import torch
 
-    convolution = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    convolution = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
     x = torch.randn(BATCH, 128, 64, 64).contiguous(memory_format=torch.channels_last)
 
     def work() -> float:

@@ -36,9 +36,7 @@ def make(cfg: Config, world: World) -> Engine:
     return make_engine(cfg, make_model(cfg.model, seed=1), make_loss(cfg.loss), world)
 
 
-def train(
-    world: World, cfg: Config, dtype: torch.dtype = torch.float32
-) -> tuple[list[float], dict[str, np.ndarray]]:
+def train(world: World, cfg: Config, dtype: torch.dtype = torch.float32) -> tuple[list[float], dict[str, np.ndarray]]:
     """Losses and the state after STEPS steps, on this rank."""
     engine = make_engine(cfg, make_model(cfg.model, seed=1).to(dtype), make_loss(cfg.loss), world)
     share = 8 // world.size
