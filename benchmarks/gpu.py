@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.harness import machine
 from benchmarks.step import BATCH, engine_step, step_flop
-from segtrain.config import Precision, builtin_config
+from segtrain.config import Precision
+from segtrain.loading import builtin_config
 from segtrain.dist import World
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")

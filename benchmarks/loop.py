@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.data import config
 from benchmarks.harness import Line, Options, Variant, Work, at_least, measure
 from benchmarks.step import BATCH, engine_step
-from segtrain.config import Config, ModelConfig, TrainConfig, to_yaml
+from segtrain.config import Config, ModelConfig, TrainConfig
+from segtrain.loading import to_yaml
 from segtrain.data.prepare import ensure_store
 
 

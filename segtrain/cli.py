@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain import __version__
-from segtrain.config import Config, load_config, to_yaml
+from segtrain.config import Config
+from segtrain.loading import load_config, to_yaml
 from segtrain.display import FILE_ONLY
 from segtrain.errors import EXIT_USER_ERROR, SegtrainError, Stopped
 

@@ -1,32 +1,30 @@
-"""The configuration: frozen dataclasses <- YAML <- `key=value` overrides, checked before anything else runs.
+"""The configuration of a run: frozen dataclasses, whose defaults are the only defaults. `loading` fills them.
 
 Imports no torch: login nodes and job scripts load configurations in milliseconds.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import field
 from datetime import date
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
-
-from segtrain.errors import ConfigError
 
 STRICT = ConfigDict(extra="forbid")
 
 SourceName = Literal["phantom", "lgg"]
 SplitName = Literal["reference", "kfold", "file"]
 SamplingName = Literal["lesion", "uniform"]
-AugmentName = Literal["none", "reference"]
-ModelName = Literal["unet"]
-NormName = Literal["batch", "group"]
-LossName = Literal["dice"]
-OptimName = Literal["adam", "adamw", "sgd"]
-ScheduleName = Literal["constant", "warmup_cosine"]
+AugmentName = Literal["none", "reference", "strong"]
+ModelName = Literal["unet", "resunet", "attention_unet", "unetplusplus", "segresnet", "swin_unetr"]
+NormName = Literal["batch", "instance", "group"]
+LossName = Literal[
+    "dice", "bce", "dice_bce", "focal", "dice_focal", "tversky", "focal_tversky", "jaccard", "lovasz",
+    "generalized_dice", "log_cosh_dice", "unified_focal", "boundary", "dice_topk",
+]  # fmt: skip
+OptimName = Literal["adam", "adamw", "sgd", "schedulefree"]
+ScheduleName = Literal["constant", "warmup_cosine", "polynomial"]
+TtaName = Literal["none", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 EngineName = Literal["ddp"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -60,6 +58,9 @@ class DataConfig:
     split_file: str | None = None  # split=file
     sampling: SamplingName = "lesion"
     augment: AugmentName = "reference"
+    copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of another of its lane
+    mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with another of its lane
+    neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
 
@@ -67,11 +68,46 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
-    name: ModelName = "unet"
-    features: int = Field(default=32, ge=1)
-    norm: NormName = "batch"
+    name: ModelName | Annotated[str, Field(pattern=r"^smp:[A-Za-z0-9_.-]+$")] = "unet"
+    features: int = Field(default=32, ge=1)  # width of the first level
+    depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
+    norm: NormName | None = None  # default: the network's own (unet: batch)
+    deep_supervision: float | None = Field(default=None, ge=0, le=1)  # weight of each coarser output to the one before
+    weights: str | None = None  # a local file to start from: .safetensors or .pt
     channels_last: bool | None = None  # default: where it was measured to be faster (docs/performance.md)
     compile: bool = False
+
+
+# Which networks each key of the model, besides features, means something to.
+TAKES: dict[ModelName, set[str]] = {
+    "unet": {"depth", "norm", "deep_supervision"},
+    "resunet": {"depth", "norm", "deep_supervision"},
+    "attention_unet": {"depth"},
+    "unetplusplus": {"norm", "deep_supervision"},
+    "segresnet": {"depth", "norm"},
+    "swin_unetr": {"norm"},
+}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Ramp:
+    """A loss's weight that goes linearly from the first step of the run to the last."""
+
+    start: float = Field(ge=0)
+    end: float = Field(ge=0)
+
+
+def _known_losses(given: Any) -> Any:
+    for name in given if isinstance(given, dict) else (given,):
+        if name not in get_args(LossName):
+            raise ValueError(f"no loss is named {name!r}; choose from {', '.join(get_args(LossName))}")
+    if given == {}:
+        raise ValueError("a sum of losses names at least one")
+    return given
+
+
+Weights = dict[LossName, Annotated[float, Field(ge=0)] | Ramp]
+LossConfig = Annotated[LossName | Weights, BeforeValidator(_known_losses)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,11 +117,14 @@ class OptimConfig:
     name: OptimName = "adam"
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    decay_all: bool = False  # decay norms and biases too
     momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd
     schedule: ScheduleName = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     final_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # of lr, at the end of warmup_cosine
+    power: float = Field(default=0.9, gt=0)  # polynomial: (1 - progress)^power
     clip_norm: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the average of weights that is scored and saved
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -105,6 +144,8 @@ class EvaluateConfig:
     batch: int = Field(default=16, ge=1)
     threshold: float = Field(default=0.5, gt=0, lt=1)
     largest_component: bool = True
+    min_component_voxels: int = Field(default=0, ge=0)  # smaller components of the prediction are dropped
+    tta: TtaName = "none"  # probabilities averaged over flips, or over flips and small rotations and scales
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
 
@@ -132,7 +173,7 @@ class Config:
     seed: int = Field(default=42, ge=0, lt=2**63)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossName = "dice"
+    loss: LossConfig = "dice"  # a name, or {name: weight, ...}; a weight may be {start: 0.01, end: 1.0}
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -174,120 +215,3 @@ MAY_DIFFER = frozenset(
         "stop.deadline",
     }
 )
-
-
-def builtin_config(name: str) -> Path:
-    """The path of a YAML that comes with the project: in a checkout `configs/`, in a wheel `segtrain/configs/`."""
-    here = Path(__file__).resolve().parent
-    folders = (here / "configs", here.parent / "configs")
-    return next((f / name for f in folders if (f / name).is_file()), folders[-1] / name)
-
-
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The resolved config of `path` (default: the phantom run) with `key=value` overrides applied.
-
-    Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad value or combination.
-    """
-    path = path or builtin_config("phantom.yaml")
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
-    for override in overrides if isinstance(tree, dict) else ():
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
-        _set(tree, key, _parse(override, value))
-    return from_tree(tree, where=str(path))
-
-
-def from_tree(tree: Mapping[str, Any], where: str) -> Config:
-    """A checked Config from nested mappings; `where` names their origin in errors."""
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
-    known = _known_keys()
-    for key, _ in flatten(tree):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-            hint = f"; did you mean {(last or near)[0]}?" if last or near else "; --help lists the keys"
-            raise ConfigError(f"{where}: unknown key {key}{hint}")
-    try:
-        config = TypeAdapter(Config).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
-        value = first["input"]
-        raise ConfigError(f"{where}: {key}={value!r}: {first['msg']}; change {key}") from error
-    _check(config, where)
-    return config
-
-
-def _known_keys() -> set[str]:
-    leaves = {key for key, _ in flatten(asdict(Config()))}
-    return leaves | {leaf.rsplit(".", up)[0] for leaf in leaves for up in range(1, leaf.count(".") + 1)}
-
-
-def _check(cfg: Config, where: str) -> None:
-    """Raise ConfigError for values that do not fit together."""
-    data = cfg.data
-    if data.source == "lgg" and data.root is None:
-        raise ConfigError(f"{where}: data.source=lgg needs the data's folder; add data.root=.../kaggle_3m")
-    if data.source == "phantom" and data.root is not None:
-        raise ConfigError(
-            f"{where}: data.root={data.root} is set but data.source=phantom trains on made-up patients; "
-            "use --config configs/lgg.yaml or data.source=lgg"
-        )
-    if data.split == "kfold" and data.fold >= data.folds:
-        raise ConfigError(
-            f"{where}: data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0"
-        )
-    if data.split == "file" and data.split_file is None:
-        raise ConfigError(f"{where}: data.split=file needs data.split_file=FILE.json")
-    if cfg.model.norm == "group" and cfg.model.features % 4:
-        raise ConfigError(
-            f"{where}: model.features={cfg.model.features} cannot be normed in groups of 4; set model.features=8"
-        )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf of nested mappings."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def to_yaml(cfg: Config) -> str:
-    """The resolved config as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(asdict(cfg), sort_keys=False)
-
-
-def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
-    """(key, our value, their value) of the first difference that makes two configs different runs, or None."""
-    other = dict(flatten(asdict(theirs)))
-    for key, value in flatten(asdict(ours)):
-        if key not in MAY_DIFFER and value != other[key]:
-            return key, value, other[key]
-    return None
-
-
-def _parse(override: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; see --help")
-    tree[leaf] = value

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain import files
-from segtrain.config import Config, first_difference, from_tree, to_yaml
+from segtrain.config import Config
+from segtrain.loading import first_difference, from_tree, to_yaml
 from segtrain.errors import ConfigError, RunError
 from segtrain.launch import job_id
 

@@ -16,7 +16,8 @@ from hypothesis import settings
 from jobs import run_to_end, state_of
 from PIL import Image
 
-from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
+from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
+from segtrain.loading import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.run import Run

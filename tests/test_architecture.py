@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from segtrain import config
+from segtrain import config, loading
 from segtrain.data.augment import AUGMENTATIONS
 from segtrain.engines import ENGINES
 from segtrain.losses import LOSSES
@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
     {"data"},
     {"dist", "run", "cli", "stop"},
     {"launch", "allocator", "files", "display"},
+    {"loading"},
     {"config"},
     {"errors", "__init__"},
 ]
@@ -68,7 +69,7 @@ def test_files_and_functions_are_small(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name} is over 50 lines"
 
 
-@pytest.mark.parametrize("module", ["segtrain.config", "segtrain.run", "segtrain.train", "segtrain.__main__"])
+@pytest.mark.parametrize("module", ["segtrain.loading", "segtrain.run", "segtrain.train", "segtrain.__main__"])
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -92,6 +93,6 @@ def test_every_name_in_the_config_has_its_function(names: object, table: dict[st
 def test_every_builtin_config_loads_and_opens_with_its_command() -> None:
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         overrides = ["data.root=/data"] if "lgg" in path.name else []
-        assert config.load_config(path, overrides).name == path.stem
+        assert loading.load_config(path, overrides).name == path.stem
         assert path.read_text().startswith("# torchrun ")
         assert f"--config configs/{path.name}" in path.read_text().splitlines()[0]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.config import Config, first_difference, load_config, to_yaml
+from segtrain.config import Config
+from segtrain.loading import first_difference, load_config, to_yaml
 from segtrain.errors import ConfigError
 from segtrain.stop import deadline_of
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.config import Config, load_config
+from segtrain.config import Config
+from segtrain.loading import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segtrain.config import Config, load_config
+from segtrain.config import Config
+from segtrain.loading import load_config
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.dist import World

@@ -12,7 +12,8 @@ import torch
 import yaml
 from commands import events, run
 
-from segtrain.config import Config, load_config, to_yaml
+from segtrain.config import Config
+from segtrain.loading import load_config, to_yaml
 from segtrain.data.store import Store
 from segtrain.dist import join
 from segtrain.errors import LaunchError

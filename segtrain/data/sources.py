@@ -182,7 +182,7 @@ def make_source(cfg: DataConfig) -> Source:
     """The source that `data.source` names."""
     if cfg.source == "phantom":
         return PhantomSource(cfg.phantom)
-    assert cfg.root is not None, "load_config checks it"
+    assert cfg.root is not None, "loading checks it"
     return LggSource(Path(cfg.root).expanduser())
 
 

@@ -48,7 +48,7 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
         return _reference(sorted(store.patients), cfg.validation_patients, cfg.split_seed)
     if cfg.split == "kfold":
         return _kfold(store.patients, cfg.folds, cfg.fold, cfg.split_seed)
-    assert cfg.split_file is not None, "load_config checks it"
+    assert cfg.split_file is not None, "loading checks it"
     return _from_file(Path(cfg.split_file), store)
 
 

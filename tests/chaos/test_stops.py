@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from jobs import Job, assert_same, state_of
 
-from segtrain.config import Config, PhantomConfig, StopConfig, to_yaml
+from segtrain.config import Config, PhantomConfig, StopConfig
+from segtrain.loading import to_yaml
 
 SIGNAL_TO_EXIT_S = 10.0
 

@@ -1,0 +1,164 @@
+"""Configurations from files: YAML <- `key=value` overrides, checked before anything else runs, and compared.
+
+Imports no torch.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from segtrain.config import MAY_DIFFER, TAKES, Config, DataConfig, LossName
+from segtrain.errors import ConfigError
+
+
+def builtin_config(name: str) -> Path:
+    """The path of a YAML that comes with the project: in a checkout `configs/`, in a wheel `segtrain/configs/`."""
+    here = Path(__file__).resolve().parent
+    folders = (here / "configs", here.parent / "configs")
+    return next((f / name for f in folders if (f / name).is_file()), folders[-1] / name)
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The resolved config of `path` (default: the phantom run) with `key=value` overrides applied.
+
+    Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad value or combination.
+    """
+    path = path or builtin_config("phantom.yaml")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
+    for override in overrides if isinstance(tree, dict) else ():
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
+        _set(tree, key, _parse(override, value))
+    return from_tree(tree, where=str(path))
+
+
+def from_tree(tree: Mapping[str, Any], where: str) -> Config:
+    """A checked Config from nested mappings; `where` names their origin in errors."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
+    known = _known_keys()
+    for key, _ in flatten(tree):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+            hint = f"; did you mean {(last or near)[0]}?" if last or near else "; --help lists the keys"
+            raise ConfigError(f"{where}: unknown key {key}{hint}")
+    try:
+        config = TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+        value = first["input"]
+        raise ConfigError(f"{where}: {key}={value!r}: {first['msg']}; change {key}") from error
+    _check(config, where)
+    return config
+
+
+def _known_keys() -> set[str]:
+    leaves = {key for key, _ in flatten(asdict(Config()))}
+    leaves |= {f"loss.{name}{part}" for name in get_args(LossName) for part in ("", ".start", ".end")}
+    return leaves | {leaf.rsplit(".", up)[0] for leaf in leaves for up in range(1, leaf.count(".") + 1)}
+
+
+def _check(cfg: Config, where: str) -> None:
+    """Raise ConfigError for values that do not fit together."""
+    for wrong, message in (*_data_problems(cfg.data), *_training_problems(cfg)):
+        if wrong:
+            raise ConfigError(f"{where}: {message}")
+
+
+def _data_problems(data: DataConfig) -> Iterator[tuple[bool, str]]:
+    yield (
+        data.source == "lgg" and data.root is None,
+        "data.source=lgg needs the data's folder; add data.root=.../kaggle_3m",
+    )
+    yield (
+        data.source == "phantom" and data.root is not None,
+        f"data.root={data.root} is set but data.source=phantom trains on made-up patients; "
+        "use --config configs/lgg.yaml or data.source=lgg",
+    )
+    yield (
+        data.split == "kfold" and data.fold >= data.folds,
+        f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
+    )
+    yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
+
+
+def _training_problems(cfg: Config) -> Iterator[tuple[bool, str]]:
+    model, optim = cfg.model, cfg.optim
+    yield (
+        model.norm == "group" and model.features % 4 != 0,
+        f"model.features={model.features} cannot be normed in groups of 4; set model.features=8",
+    )
+    for key in ("depth", "norm", "deep_supervision"):
+        takers = [name for name, keys in TAKES.items() if key in keys]
+        yield (
+            getattr(model, key) is not None and model.name not in takers,
+            f"model.{key}={getattr(model, key)!r} means nothing to model.name={model.name}; leave it out, or choose "
+            + " or ".join(takers),
+        )
+    yield (
+        model.name == "swin_unetr" and model.features % 12 != 0,
+        f"model.features={model.features}: swin_unetr's width is a multiple of 12; set model.features=24",
+    )
+    yield (
+        model.weights is not None and not Path(model.weights).is_file(),
+        f"model.weights={model.weights}: no such file; name a .safetensors or .pt file",
+    )
+    yield (
+        optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),
+        "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
+        "may stay) and no optim.ema",
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf of nested mappings."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_yaml(cfg: Config) -> str:
+    """The resolved config as YAML that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(asdict(cfg), sort_keys=False)
+
+
+def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
+    """(key, our value, their value) of the first difference that makes two configs different runs, or None."""
+    one, other = dict(flatten(asdict(ours))), dict(flatten(asdict(theirs)))
+    for key in [*one, *other]:
+        if key not in MAY_DIFFER and one.get(key) != other.get(key):
+            return key, one.get(key), other.get(key)
+    return None
+
+
+def _parse(override: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; see --help")
+    tree[leaf] = value

@@ -1,0 +1,109 @@
+"""Losses that are means over samples of something that each sample has by itself.
+
+Images of a batch have one size, so a mean over samples of means over voxels is the mean over all voxels.
+
+Legend: b batch, h height, w width, n voxels of a sample.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TOP_SHARE = 0.1  # of a sample's voxels
+
+
+class PerSample:
+    """The mean of `function(logits [b, h, w], mask [b, h, w]) -> [b]` over the samples of the global batch."""
+
+    width = 2
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        logits = logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
+        each = self.function(logits, mask[:, 0].to(logits.dtype))
+        return torch.stack((each.sum(), torch.ones_like(each).sum()))
+
+    def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
+        return sums[0] / sums[1]
+
+
+def _cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+
+
+def bce(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy."""
+    return _cross_entropy(logits, mask).mean((1, 2))
+
+
+def focal(logits: Tensor, mask: Tensor) -> Tensor:
+    """(1 - p of the truth)^2 times cross-entropy. T.-Y. Lin et al., ICCV 2017, gamma 2, without their alpha."""
+    wrong = torch.exp(2 * F.logsigmoid(logits * (1 - 2 * mask)))
+    return (wrong * _cross_entropy(logits, mask)).mean((1, 2))
+
+
+def top_k(logits: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy over the tenth of the voxels that have the most of it. Z. Wu et al., arXiv:1605.06885; nnU-Net.
+
+    The tenth is of each sample, not of the batch: which voxels count does not depend on what else is drawn.
+    """
+    each = _cross_entropy(logits, mask).flatten(1)
+    return each.topk(-(-each.shape[1] // round(1 / TOP_SHARE)), dim=1).values.mean(1)
+
+
+def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
+    """The Lovász extension of the Jaccard loss at the hinge errors, per image. M. Berman et al., CVPR 2018.
+
+    An image without lesion is lost at by its most confident voxel.
+    """
+    logits, mask = logits.flatten(1), mask.flatten(1)
+    errors, order = (1 - logits * (2 * mask - 1)).sort(dim=1, descending=True, stable=True)
+    truth = mask.gather(1, order)
+    total = truth.sum(1, keepdim=True)
+    jaccard = 1 - (total - truth.cumsum(1)) / (total + (1 - truth).cumsum(1))
+    slope = torch.cat((jaccard[:, :1], jaccard.diff(dim=1)), dim=1)
+    return (F.relu(errors) * slope).sum(1)
+
+
+def asymmetric_focal(logits: Tensor, mask: Tensor) -> Tensor:
+    """Of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5: only the background is focused."""
+    background = torch.exp(0.5 * F.logsigmoid(logits)) * F.softplus(logits) * (1 - mask)
+    return (0.6 * F.softplus(-logits) * mask + 0.4 * background).mean((1, 2))
+
+
+def boundary(logits: Tensor, mask: Tensor) -> Tensor:
+    """Probability times signed distance from the lesion's edge in pixels. H. Kervadec et al., MIDL 2019.
+
+    Negative for a good prediction, and blind to slices without lesion: use it beside another loss.
+    """
+    return (torch.sigmoid(logits) * signed_distance(mask)).mean((1, 2))
+
+
+@torch.no_grad()
+def signed_distance(mask: Tensor) -> Tensor:
+    """[b, h, w]: pixels to the nearest of the lesion outside of it, 1 - pixels to the nearest outside within it.
+
+    All 0 where a mask is empty or full. Exact and Euclidean, without leaving the device.
+    """
+    inside = mask > 0.5
+    to_lesion, to_outside = _distance(inside, mask.dtype), _distance(~inside, mask.dtype)
+    has_edge = inside.any(-1).any(-1) & (~inside).any(-1).any(-1)
+    return torch.where(inside, 1 - to_outside, to_lesion) * has_edge[:, None, None]
+
+
+def _distance(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels from each of [b, h, w] to the nearest one that is True. P. Felzenszwalb, D. Huttenlocher, 2012: distances
+    along columns, then for each row the least over columns of the squares' sum."""
+    height, width = target.shape[1:]
+    far = float(height + width)
+    rows = torch.arange(height, device=target.device, dtype=dtype)[:, None].expand(height, width)
+    above = rows - torch.where(target, rows, -far).cummax(dim=1).values
+    below = torch.where(target, rows, height + far).flip(1).cummin(dim=1).values.flip(1) - rows
+    along = torch.minimum(above, below) ** 2
+    columns = torch.arange(width, device=target.device, dtype=dtype)
+    apart = (columns[:, None] - columns[None]) ** 2
+    return torch.stack([(one[:, None, :] + apart).amin(-1) for one in along]).sqrt()
