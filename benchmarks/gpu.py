@@ -21,8 +21,8 @@ import torch
 from benchmarks.harness import machine
 from benchmarks.step import BATCH, engine_step, step_flop
 from segtrain.config import Precision
-from segtrain.loading import builtin_config
 from segtrain.dist import World
+from segtrain.loading import builtin_config
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 PEAK_TYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

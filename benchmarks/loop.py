@@ -17,8 +17,8 @@ from benchmarks.data import config
 from benchmarks.harness import Line, Options, Variant, Work, at_least, measure
 from benchmarks.step import BATCH, engine_step
 from segtrain.config import Config, ModelConfig, TrainConfig
-from segtrain.loading import to_yaml
 from segtrain.data.prepare import ensure_store
+from segtrain.loading import to_yaml
 
 
 def _first_step_s(cfg: Config, launcher: list[str]) -> float:

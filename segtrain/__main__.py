@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from segtrain import train
+from segtrain import ablate, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
@@ -27,6 +27,7 @@ def prepare(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "prepare": (prepare, "check the data and prepare it once for all runs"),
     "train": (train.command, "train a network (under torchrun: -m segtrain.train)"),
+    "ablate": (ablate.command, "train or list the runs of an ablation: variants x folds x seeds"),
 }
 
 USAGE = "usage: segtrain COMMAND [--config F] [key=value ...]\n\ncommands:\n" + "".join(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from segtrain import __version__
 from segtrain.config import Config
-from segtrain.loading import load_config, to_yaml
 from segtrain.display import FILE_ONLY
 from segtrain.errors import EXIT_USER_ERROR, SegtrainError, Stopped
+from segtrain.loading import load_config, to_yaml
 
 log = logging.getLogger("segtrain")
 

@@ -3,6 +3,7 @@
 Imports no torch: login nodes and job scripts load configurations in milliseconds.
 """
 
+import difflib
 from dataclasses import field
 from datetime import date
 from typing import Annotated, Any, Literal, get_args
@@ -63,6 +64,11 @@ class DataConfig:
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: three contrasts of the slice and of its neighbours."""
+        return 3 * (2 * self.neighbours + 1)
+
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
@@ -100,7 +106,9 @@ class Ramp:
 def _known_losses(given: Any) -> Any:
     for name in given if isinstance(given, dict) else (given,):
         if name not in get_args(LossName):
-            raise ValueError(f"no loss is named {name!r}; choose from {', '.join(get_args(LossName))}")
+            near = difflib.get_close_matches(str(name), get_args(LossName), n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"no loss is named {name!r}{hint}; there are {', '.join(get_args(LossName))}")
     if given == {}:
         raise ValueError("a sum of losses names at least one")
     return given

@@ -18,8 +18,9 @@ from segtrain.data.store import Store
 from segtrain.display import Progress
 from segtrain.dist import World
 from segtrain.losses import Loss
-from segtrain.metrics import Counts, Summary, count, largest_component, summarise
+from segtrain.metrics import Counts, Summary, count, drop_small, largest_component, summarise
 from segtrain.pictures import Picture, overlay
+from segtrain.tta import mean_probability
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def evaluate(
     world: World,
     cfg: EvaluateConfig,
     check: Callable[[], None] = lambda: None,
+    progress: float = 1.0,
 ) -> Evaluation | None:
     """The evaluation of `patients` on rank 0, None on the others; `check` is called by all ranks after each patient and
     may raise. Collective."""
@@ -91,16 +93,16 @@ def evaluate(
     gathered = world.gather(scores)
     if gathered is None:
         return None
-    return combine([score for part in gathered for score in part], patients, loss)
+    return combine([score for part in gathered for score in part], patients, loss, progress)
 
 
-def combine(scores: Sequence[PatientScore], patients: Sequence[str], loss: Loss) -> Evaluation:
+def combine(scores: Sequence[PatientScore], patients: Sequence[str], loss: Loss, progress: float = 1.0) -> Evaluation:
     """The evaluation of gathered scores. Asserts that they are the split's patients, each once."""
     ordered = tuple(sorted(scores, key=lambda score: score.patient))
     found, wanted = [score.patient for score in ordered], sorted(patients)
     assert found == wanted, f"gathered {found}, but the split validates {wanted}"
     sums = torch.tensor([score.loss_sums for score in ordered], dtype=torch.float64).sum(0)
-    return Evaluation(ordered, summarise([s.scored.dsc for s in ordered]), float(loss.value(sums)))
+    return Evaluation(ordered, summarise([s.scored.dsc for s in ordered]), float(loss.value(sums, progress)))
 
 
 def score_patient(
@@ -123,10 +125,13 @@ def score_patient(
             output = logits(image)
             part_sums = loss.sums(output, mask).double()
             sums = part_sums if sums is None else sums + part_sums
-            predicted[part] = (torch.sigmoid(output[:, 0]) > cfg.threshold).cpu().numpy()
+            probability = mean_probability(logits, image, output, cfg.tta)
+            predicted[part] = (probability[:, 0] > cfg.threshold).cpu().numpy()
     assert sums is not None, "a stored patient has slices"
     true = mask_shw.astype(bool)
-    kept = largest_component(predicted) if cfg.largest_component else predicted
+    kept = drop_small(predicted, cfg.min_component_voxels) if cfg.min_component_voxels > 1 else predicted
+    if cfg.largest_component:
+        kept = largest_component(kept)
     return PatientScore(
         patient=patient,
         slices=len(true),

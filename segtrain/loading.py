@@ -23,26 +23,55 @@ def builtin_config(name: str) -> Path:
     return next((f / name for f in folders if (f / name).is_file()), folders[-1] / name)
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The resolved config of `path` (default: the phantom run) with `key=value` overrides applied.
+def load_config(
+    path: Path | None, overrides: Sequence[str] = (), tree: dict[str, Any] | None = None, where: str | None = None
+) -> Config:
+    """The resolved config of `path` (default: the phantom run), or of `tree`, with `key=value` overrides applied.
 
     Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad value or combination.
     """
     path = path or builtin_config("phantom.yaml")
+    tree = read_yaml(path) if tree is None else tree
+    for override in overrides if isinstance(tree, dict) else ():
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
+        _set(tree, key, _parse(override, value))
+    return from_tree(tree, where=where or str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; an empty one, an empty mapping. Raises ConfigError: unreadable, not YAML, a key twice."""
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        return yaml.load(path.read_text(), _UniqueKeys) or {}
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
-    for override in overrides if isinstance(tree, dict) else ():
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
-        _set(tree, key, _parse(override, value))
-    return from_tree(tree, where=str(path))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML lets the last of equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+    """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and key != "loss":
+            merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
+            continue
+        try:
+            _set(tree, str(key), value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def from_tree(tree: Mapping[str, Any], where: str) -> Config:
@@ -62,7 +91,8 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Config:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
         value = first["input"]
-        raise ConfigError(f"{where}: {key}={value!r}: {first['msg']}; change {key}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key}={value!r}: {message}; change {key}") from error
     _check(config, where)
     return config
 

@@ -4,7 +4,7 @@ Legend: s slice, h height, w width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,14 +39,30 @@ def count(prediction_shw: NDArray[np.bool_], mask_shw: NDArray[np.bool_]) -> Cou
 
 def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component of voxels connected through faces; the first of equals; an empty volume stays empty."""
+
+    def largest(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(np.arange(len(sizes)) == sizes.argmax())
+
+    return _choose(prediction_shw, largest)
+
+
+def drop_small(prediction_shw: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
+    """Without the components, connected through faces, of fewer than `voxels`."""
+    return _choose(prediction_shw, lambda sizes: sizes >= voxels)
+
+
+def _choose(
+    prediction_shw: NDArray[np.bool_], choice: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """The components that `choice`, given all their sizes, says to keep."""
     box = _occupied(prediction_shw)
     inside = prediction_shw[box]
     labels, found = ndimage.label(inside)
-    if found < 2:
+    if not found:
         return prediction_shw
-    label_of_voxel = labels[inside]
+    label_of_voxel = labels[inside] - 1
     keep = np.zeros_like(prediction_shw)
-    keep[box][inside] = label_of_voxel == np.bincount(label_of_voxel)[1:].argmax() + 1
+    keep[box][inside] = choice(np.bincount(label_of_voxel))[label_of_voxel]
     return keep
 
 

@@ -20,11 +20,9 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,9 +35,9 @@ from PIL import Image
 
 from segtrain import files
 from segtrain.config import Config
-from segtrain.loading import first_difference, from_tree, to_yaml
 from segtrain.errors import ConfigError, RunError
 from segtrain.launch import job_id
+from segtrain.loading import first_difference, from_tree, to_yaml
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +218,20 @@ class Run:
         outcome = {"state": state, "step": step, "epochs": epochs, "reason": reason, "best_dsc": best_dsc}
         files.write_json(self._outcome, outcome)
 
+    def result(self) -> dict[str, Any]:
+        """What the run has come to: state (`none` before it began, `running` before it ended), epochs, best and last
+        mean DSC over `n` validation patients, hours from its first to its last event."""
+        found: dict[str, Any] = {"state": "running" if self.root.exists() else "none"}
+        if self._outcome.exists():
+            found |= {key: value for key, value in json.loads(self._outcome.read_text()).items() if key != "reason"}
+        events = [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        if scores := [event for event in events if event["event"] == "evaluation"]:
+            best = max(scores, key=lambda event: (event["val_dsc"], -event["epoch"]))
+            found |= {"best_epoch": best["epoch"], "ci_low": best["ci_low"], "ci_high": best["ci_high"]}
+            found |= {"best_dsc": best["val_dsc"], "last_dsc": scores[-1]["val_dsc"], "n": best["n"]}
+            found |= {"hours": round((events[-1]["time"] - events[0]["time"]) / 3600, 4)}
+        return found
+
     @property
     def _outcome(self) -> Path:
         return self.root / "outcome.json"
@@ -254,34 +266,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:
         return None
-
-
-class Curves:
-    """The TensorBoard log of a run: made anew from the run's events at each start, so that nothing overlaps."""
-
-    SCALARS = ("loss", "lr", "images_per_s", "memory_gib", "val_loss", "val_dsc")
-    PICTURE = "validation (prediction red, truth green)"
-
-    def __init__(self, run: Run, events: Sequence[Mapping[str, Any]]) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed on rank 0 alone
-
-        self.run = run
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
-        self.writer = SummaryWriter(str(run.tensorboard))
-        for event in events:
-            self.show(event)
-
-    def show(self, event: Mapping[str, Any]) -> None:
-        """Add what an event holds, with the picture of an evaluation."""
-        for name in self.SCALARS:
-            if name in event:
-                self.writer.add_scalar(name, event[name], event["step"], walltime=event["time"])
-        if "epoch" in event:
-            with suppress(OSError):  # none, or cut by a crash of the machine
-                pixels = np.asarray(Image.open(self.run.validation_picture(event["epoch"])))
-                self.writer.add_image(self.PICTURE, pixels, event["step"], walltime=event["time"], dataformats="HWC")
-            self.writer.flush()
-
-    def close(self) -> None:
-        """Write out what is left."""
-        self.writer.close()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segtrain import checkpoint
 from segtrain.config import Config
+from segtrain.curves import Curves
 from segtrain.data.augment import to_device
 from segtrain.data.feed import Batch, Feed
 from segtrain.data.sampler import make_order
@@ -28,12 +29,12 @@ from segtrain.dist import World
 from segtrain.engines import make_engine
 from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.evaluate import Evaluation, evaluate
-from segtrain.losses import make_loss
+from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.metrics import EMPTY_RULE
-from segtrain.models import make_model
+from segtrain.models import make_model, supervision_ratio
 from segtrain.optim import lr_at
 from segtrain.pictures import sheet
-from segtrain.run import Curves, Run
+from segtrain.run import Run
 from segtrain.stop import Stop, reason
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,11 @@ class Trainer:
     def __init__(self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop) -> None:
         self.cfg, self.run_dir, self.store, self.split, self.world, self.stop = cfg, run, store, split, world, stop
         self.order = make_order(cfg, store, split)
-        self.loss = make_loss(cfg.loss)
-        self.engine = make_engine(cfg, make_model(cfg.model, cfg.seed), self.loss, world)
+        self.loss: Loss = make_loss(cfg.loss)
+        if ratio := supervision_ratio(cfg.model):
+            self.loss = DeepSupervision(self.loss, ratio)
+        network = make_model(cfg.model, cfg.seed, cfg.data.channels)
+        self.engine = make_engine(cfg, network, self.loss, world)
         self.total_steps = cfg.train.epochs * self.order.steps_per_epoch
         self.step = 0
         self.best_dsc: float | None = None
@@ -64,6 +68,11 @@ class Trainer:
     def epochs_done(self) -> int:
         """Epochs trained to their end."""
         return self.step // self.order.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, 0 to 1."""
+        return self.step / self.total_steps
 
     def run(self) -> None:
         """Train to the end. Raises Diverged or Stopped on all ranks alike. Collective."""
@@ -86,7 +95,7 @@ class Trainer:
         started = time.monotonic()
         image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, self.world.device)
         lr = lr_at(self.step, self.total_steps, self.cfg.optim)
-        self.losses.append(self.engine.step(image, mask, lr))
+        self.losses.append(self.engine.step(image, mask, lr, self.progress))
         self.step += 1
         self.step_s = max(self.step_s, time.monotonic() - started)
         bar.advance(self.cfg.train.global_batch, loss=self.shown_loss)
@@ -217,9 +226,11 @@ class Trainer:
             return
         patients = self.split.validation
         self.turned_at = time.monotonic()
-        result = evaluate(
-            self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._turn
-        )
+        with self.engine.averaged():
+            result = evaluate(
+                self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._turn,
+                self.progress,
+            )  # fmt: skip
         if self._somewhere(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {self._remedy}")
         if self._somewhere(bool(self.saver and self.saver.failed())):

@@ -17,9 +17,9 @@ from jobs import run_to_end, state_of
 from PIL import Image
 
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
-from segtrain.loading import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
+from segtrain.loading import load_config
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,12 +21,13 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 # From the top down; a module imports only from layers below its own, or beside it within one package.
 LAYERS: list[set[str]] = [
     {"__main__"},
-    {"train"},
+    {"train", "ablate"},
     {"trainer"},
     {"evaluate"},
     {"engines", "checkpoint"},
-    {"models", "losses", "metrics", "optim", "pictures"},
+    {"tta", "models", "losses", "metrics", "optim", "pictures", "curves"},
     {"data"},
+    {"ablation"},
     {"dist", "run", "cli", "stop"},
     {"launch", "allocator", "files", "display"},
     {"loading"},

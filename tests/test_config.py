@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from segtrain.config import Config
-from segtrain.loading import first_difference, load_config, to_yaml
 from segtrain.errors import ConfigError
+from segtrain.loading import first_difference, load_config, to_yaml
 from segtrain.stop import deadline_of
 
 
@@ -38,6 +38,14 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("data.image_size=100", ["data.image_size", "100", "multiple of 16"]),
         ("data.image_size", ["data.image_size", "key=value"]),
         ("loss=dicee", ["loss", "dicee", "'dice'"]),
+        ("loss={dice: 1, bec: 1}", ["loss.bec", "loss.bce"]),
+        ("loss={dice: -1}", ["loss", "-1"]),
+        ("loss={}", ["loss", "at least one"]),
+        ("model={name: segresnet, deep_supervision: 0.5}", ["deep_supervision=0.5", "segresnet", "resunet"]),
+        ("model={name: swin_unetr, features: 32}", ["features=32", "multiple of 12"]),
+        ("model.name=smpresnet", ["model.name", "smpresnet"]),
+        ("model.weights=/no/such.pt", ["/no/such.pt", "model.weights"]),
+        ("optim={name: schedulefree, ema: 0.9}", ["schedulefree", "optim.ema"]),
         ("name=a/b", ["name", "a/b"]),
         ("data=3", ["data", "3"]),
         ("name.x=3", ["name.x"]),

@@ -1,5 +1,6 @@
 """The DDP engine: the reference's loss trace, plain torch, and L5 over world sizes and micro-batches."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
+from schedulefree import AdamWScheduleFree  # type: ignore[import-untyped]
 
-from segtrain.config import Config, ModelConfig, OptimConfig, Precision, TrainConfig
+from segtrain.config import Config, ModelConfig, OptimConfig, OptimName, Precision, TrainConfig
 from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.losses import make_loss
@@ -69,7 +71,7 @@ def test_ten_adam_steps_give_the_reference_s_losses(golden: Path) -> None:
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> None:
-    optim = OptimConfig(name=name, lr=1e-2, weight_decay=0.01, clip_norm=clip_norm)  # type: ignore[arg-type]
+    optim = OptimConfig(name=name, lr=1e-2, weight_decay=0.01, decay_all=True, clip_norm=clip_norm)  # type: ignore[arg-type]
     losses, state = train(World(), replace(GROUP, optim=optim))
     network = make_model(GROUP.model, seed=1)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
@@ -169,12 +171,17 @@ def test_low_precision_trains_near_fp32_with_fp32_weights(precision: Precision) 
 @pytest.mark.law("L6")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_snapshot_is_all_that_the_engine_is(name: str, precision: Precision, channels_last: bool) -> None:
-    """Another engine that is given it goes on bit for bit, and the first one is not changed by being copied."""
+@pytest.mark.parametrize(
+    ("name", "ema"),
+    [("adam", None), ("adam", 0.9), ("adamw", None), ("sgd", None), ("sgd", 0.9), ("schedulefree", None)],
+)
+def test_a_snapshot_is_all_that_the_engine_is(
+    name: OptimName, ema: float | None, precision: Precision, channels_last: bool
+) -> None:
+    """Another engine that is given it goes on bit for bit, and the first one is not changed by being copied, scored."""
     cfg = replace(
         GROUP,
-        optim=OptimConfig(name=name, lr=1e-2, weight_decay=0.01),  # type: ignore[arg-type]
+        optim=OptimConfig(name=name, lr=1e-2, weight_decay=0.01, ema=ema),
         precision=precision,
         model=ModelConfig(features=4, norm="batch", channels_last=channels_last),
     )
@@ -183,6 +190,9 @@ def test_a_snapshot_is_all_that_the_engine_is(name: str, precision: Precision, c
         for engine in (alone, interrupted):
             engine.step(*batch(step), 1e-2)
     model, moments, extra = interrupted.snapshot()
+    extra = json.loads(json.dumps(extra))
+    with interrupted.averaged():
+        assert all(torch.equal(model[key], value) for key, value in interrupted.network.state_dict().items())
     interrupted.step(*batch(9), 1e-2)  # what is trained on after the copy is not in it
     again = make(replace(cfg, seed=99), World())
     again.restore(model, moments, extra)
@@ -192,8 +202,50 @@ def test_a_snapshot_is_all_that_the_engine_is(name: str, precision: Precision, c
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert alone.snapshot()[2] == again.snapshot()[2]
-    per_parameter = {"adam": 3, "adamw": 3, "sgd": 1}[name]
-    assert len(moments) == per_parameter * len(list(alone.network.parameters()))
+    per_parameter = {"adam": 3, "adamw": 3, "sgd": 1, "schedulefree": 3}[name]
+    averaged = 2 * 18 if ema else 0  # running means and variances of 18 batch norms
+    averaged += len(list(alone.network.parameters())) if ema else 0
+    assert len(moments) == per_parameter * len(list(alone.network.parameters())) + averaged
+
+
+def test_the_average_is_of_the_weights_of_all_steps() -> None:
+    """Against the sum written out: each step's weights times what is left of its share."""
+    cfg = replace(GROUP, optim=OptimConfig(name="sgd", lr=0.1, ema=0.3), model=ModelConfig(features=4, norm="batch"))
+    engine = make(cfg, World())
+    states = [{k: v.double().clone() for k, v in engine.network.state_dict().items()}]
+    for step in range(STEPS):
+        engine.step(*batch(step), 0.1)
+        states.append({k: v.double().clone() for k, v in engine.network.state_dict().items()})
+    decays = [min(0.3, (1 + t) / (10 + t)) for t in range(1, STEPS + 1)]
+    shares = [np.prod(decays)] + [(1 - d) * np.prod(decays[t + 1 :]) for t, d in enumerate(decays)]
+    with engine.averaged():
+        for key, value in engine.network.state_dict().items():
+            if value.is_floating_point():
+                expected = sum(share * state[key] for share, state in zip(shares, states, strict=True))
+                assert torch.allclose(value.double(), expected, atol=1e-6)
+    trained = engine.network.state_dict()
+    assert all(torch.equal(trained[key].double(), states[-1][key]) for key in trained)
+
+
+def test_schedule_free_scores_its_library_s_average() -> None:
+    cfg = replace(GROUP, optim=OptimConfig(name="schedulefree", lr=1e-2, weight_decay=0.01, decay_all=True))
+    engine = make(cfg, World())
+    network = make_model(GROUP.model, seed=1)
+    optimizer = AdamWScheduleFree(network.parameters(), lr=1e-2, weight_decay=0.01)
+    optimizer.train()
+    for step in range(STEPS):
+        image, mask = batch(step)
+        with engine.averaged():  # scoring in between changes nothing
+            pass
+        engine.step(image, mask, 1e-2)
+        p = torch.sigmoid(network(image))
+        (1 - (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.eval()
+    model, _, _ = engine.snapshot()
+    for key, value in network.state_dict().items():
+        assert torch.allclose(model[key], value, atol=1e-5)
 
 
 def test_the_layout_is_the_measured_one_unless_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import run_ranks
 
-from segtrain.config import Config, EvaluateConfig
+from segtrain.config import Config, EvaluateConfig, LossConfig, Ramp
 from segtrain.data.store import Store
 from segtrain.dist import World
 from segtrain.evaluate import Evaluation, assign, combine, evaluate
 from segtrain.losses import make_loss
-from segtrain.metrics import Counts, largest_component
+from segtrain.metrics import Counts, count, drop_small, largest_component
 from segtrain.models import make_model
 
 
@@ -106,3 +106,37 @@ def test_rank_0_refuses_a_gathering_that_is_not_the_split(tiny: Config, tiny_sto
             scores[0] = replace(scores[0], patient="SOMEONE")
     with pytest.raises(AssertionError, match="gathered"):
         combine(scores, patients, loss)
+
+
+def test_views_and_small_components_count_in_the_prediction_alone(tiny: Config, tiny_store: Store) -> None:
+    """Against the volume predicted by hand: the loss stays that of the slices as they are."""
+    network = probability_net(tiny)
+    cfg = EvaluateConfig(pictures=0, tta="flips", min_component_voxels=5, largest_component=False)
+    patient = sorted(tiny_store.patients)[0]
+    plain = evaluate(network, make_loss("dice"), tiny_store, [patient], World(), EvaluateConfig(pictures=0))
+    found = evaluate(network, make_loss("dice"), tiny_store, [patient], World(), cfg)
+    assert plain is not None
+    assert found is not None
+    image_shwc, mask_shw = tiny_store.volume(patient)
+    image = torch.from_numpy(image_shwc.astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        flips: list[tuple[int, ...]] = [(), (3,), (2,), (2, 3)]
+        mean = sum(torch.sigmoid(network(image.flip(dims))).flip(dims) for dims in flips) / 4
+    assert isinstance(mean, torch.Tensor)
+    predicted = drop_small((mean[:, 0] > 0.5).numpy(), 5)
+    assert found.scores[0].scored == count(predicted, mask_shw.astype(bool))
+    assert found.scores[0].scored != plain.scores[0].all_components
+    assert found.loss == plain.loss
+
+
+def test_a_loss_whose_weight_moves_is_that_of_the_progress(tiny: Config, tiny_store: Store) -> None:
+    network, patients = probability_net(tiny), sorted(tiny_store.patients)[:2]
+    cfg: LossConfig = {"dice": 1.0, "bce": Ramp(start=0.0, end=1.0)}
+    loss = make_loss(cfg)
+    at = {
+        progress: evaluate(network, loss, tiny_store, patients, World(), EvaluateConfig(pictures=0), progress=progress)
+        for progress in (0.0, 0.5, 1.0)
+    }
+    start, middle, end = (result.loss for result in at.values() if result is not None)
+    assert middle == pytest.approx((start + end) / 2)
+    assert end > start

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from medpy.filter.binary import largest_connected_component
 from medpy.metric.binary import dc
+from skimage.morphology import remove_small_objects
 
-from segtrain.metrics import Counts, count, largest_component, summarise
+from segtrain.metrics import Counts, count, drop_small, largest_component, summarise
 
 
 def test_all_dsc_cases_are_the_reference_s(golden: Path) -> None:
@@ -63,6 +64,14 @@ def test_of_equal_components_the_first_is_kept() -> None:
     kept = largest_component(volume)
     assert np.array_equal(np.argwhere(kept), [[0, 2, 3], [0, 2, 4]])
     assert volume.sum() == 6, "the prediction itself is left alone"
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.4), voxels=st.integers(1, 12))
+def test_small_components_are_dropped_and_no_others(seed: int, density: float, voxels: int) -> None:
+    volume = np.random.default_rng(seed).random((4, 8, 9)) < density
+    expected = remove_small_objects(volume, max_size=voxels - 1, connectivity=1)
+    assert np.array_equal(drop_small(volume, voxels), expected)
 
 
 @pytest.mark.law("L10")

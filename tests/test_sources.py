@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from segtrain.config import Config
-from segtrain.loading import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError
+from segtrain.loading import load_config
 
 
 def write_patient(folder: Path, seed: int, slices: int = 6) -> None:

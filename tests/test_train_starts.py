@@ -13,10 +13,10 @@ import yaml
 from commands import events, run
 
 from segtrain.config import Config
-from segtrain.loading import load_config, to_yaml
 from segtrain.data.store import Store
 from segtrain.dist import join
 from segtrain.errors import LaunchError
+from segtrain.loading import load_config, to_yaml
 
 
 @pytest.mark.law("L12")

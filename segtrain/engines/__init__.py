@@ -1,6 +1,7 @@
 """One step of training over all ranks, behind a protocol: the loop does not know which engine runs."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -18,14 +19,20 @@ class Engine(Protocol):
     def network(self) -> nn.Module:
         """The bare network, whole on every rank."""
 
-    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float) -> Tensor:
-        """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective."""
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
+        """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
+
+        `progress` of the run, 0 to 1, is for losses whose weights move.
+        """
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint holds, in one format for all engines: state dict, moments by name, the rest."""
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot, of whatever engine. Collective."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, the network is the one that is scored and saved: an average of weights, where there is one."""
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32. Not collective."""

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segtrain.config import Config, Precision
 from segtrain.dist import World
+from segtrain.engines.average import Average
 from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
 
@@ -24,6 +25,8 @@ AUTOCAST: dict[Precision, torch.dtype | None] = {
     "fp16": torch.float16,
 }
 WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features gain nothing from channels_last
+
+COUNTERS = ("k", "weight_sum", "lr_max")  # that an optimiser keeps beside its moments (schedule-free)
 
 
 class DdpEngine:
@@ -38,7 +41,8 @@ class DdpEngine:
         channels_last = _channels_last(cfg, world.device)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self._network.parameters(), cfg.optim)
+        self.optimizer = make_optimizer(self._network, cfg.optim)
+        self.average = Average(self._network, self.optimizer, cfg.optim.ema)
         self.dtype = AUTOCAST[cfg.precision]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         wrapped: nn.Module = self._network
@@ -58,7 +62,7 @@ class DdpEngine:
     def network(self) -> nn.Module:
         return self._network
 
-    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float) -> Tensor:
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
         With accumulation the loss stays that of the global batch: a first pass without gradients gathers its sums.
@@ -75,7 +79,7 @@ class DdpEngine:
                     logits = self.forward(image.contiguous(memory_format=self.layout))
                 sums = self.loss.sums(logits, mask)
                 total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
-                loss = self.loss.value(total_sums)
+                loss = self.loss.value(total_sums, progress)
                 finite = total_sums.detach().isfinite().all()
                 # DDP divides the summed gradients by the world size; ours are parts of one loss, not copies of it.
                 self.scaler.scale(loss * self.world.size).backward()
@@ -89,26 +93,41 @@ class DdpEngine:
             logits: Tensor = self._network(image_bchw.contiguous(memory_format=self.layout)).float()
         return logits
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, the network is the one that is scored and saved. Not collective."""
+        return self.average.in_place()
+
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Copies on the CPU of the state dict and of the moments (`<parameter>/<moment>`), and the scaler's state."""
-        model = {name: _copy(tensor) for name, tensor in self._network.state_dict().items()}
+        """Copies on the CPU of the state dict as it is scored, of the moments (`<parameter>/<moment>`; the weights that
+        train, where they are not those that are scored, are `<name>/trained`), and what else the next step depends on.
+        """
+        state, average = self._network.state_dict(), self.average.values()
+        model = {name: _copy(average.get(name, tensor)) for name, tensor in state.items()}
         moments = {
             f"{name}/{moment}": _copy(value)
             for name, parameter in self._network.named_parameters()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
-        }
-        return model, moments, {"scaler": self.scaler.state_dict()}
+        } | {f"{name}/trained": _copy(state[name]) for name in average}
+        counters = {key: value for key, value in self.optimizer.param_groups[0].items() if key in COUNTERS}
+        extra = {"scaler": self.scaler.state_dict(), "optimizer": counters, "averaged": self.average.updates}
+        return model, moments, extra
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
         self._network.load_state_dict(dict(model))
-        parameters = dict(self._network.named_parameters())
+        parameters, trained = dict(self._network.named_parameters()), {}
         for key, value in moments.items():
             name, moment = key.rsplit("/", 1)
+            if moment == "trained":
+                trained[name] = value
+                continue
             parameter = parameters[name]
             like = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
             self.optimizer.state[parameter][moment] = like.detach().copy_(value)
+        self.average.restore(trained, extra["averaged"])
+        for group in self.optimizer.param_groups:
+            group.update(extra["optimizer"])
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(dict(extra["scaler"]))
 
@@ -142,6 +161,7 @@ class DdpEngine:
         self.scaler.update()
         self.optimizer.zero_grad()
         self._average_buffers()
+        self.average.update()
 
     def _average_buffers(self) -> None:
         """Make batch norm's running statistics equal on all ranks, as their mean. Collective.

@@ -7,7 +7,9 @@ Legend: b batch, h height, w width, n voxels of a sample.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -87,17 +89,24 @@ def boundary(logits: Tensor, mask: Tensor) -> Tensor:
 def signed_distance(mask: Tensor) -> Tensor:
     """[b, h, w]: pixels to the nearest of the lesion outside of it, 1 - pixels to the nearest outside within it.
 
-    All 0 where a mask is empty or full. Exact and Euclidean, without leaving the device.
+    All 0 where a mask is empty or full. Exact and Euclidean; a CUDA device is not waited for.
     """
     inside = mask > 0.5
-    to_lesion, to_outside = _distance(inside, mask.dtype), _distance(~inside, mask.dtype)
+    distance = distance_there if mask.is_cuda else distance_scipy
+    to_lesion, to_outside = (distance(target).to(mask.dtype) for target in (inside, ~inside))
     has_edge = inside.any(-1).any(-1) & (~inside).any(-1).any(-1)
     return torch.where(inside, 1 - to_outside, to_lesion) * has_edge[:, None, None]
 
 
-def _distance(target: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixels from each of [b, h, w] to the nearest one that is True. P. Felzenszwalb, D. Huttenlocher, 2012: distances
-    along columns, then for each row the least over columns of the squares' sum."""
+def distance_scipy(target: Tensor) -> Tensor:
+    """Pixels from each of [b, h, w] to the nearest one that is True; the faster way on a CPU."""
+    return torch.from_numpy(np.stack([ndimage.distance_transform_edt(~one) for one in target.numpy()]))
+
+
+def distance_there(target: Tensor) -> Tensor:
+    """The same on any device, without waiting for it: distances along columns, then for each row the least over columns
+    of the squares' sum (P. Felzenszwalb, D. Huttenlocher, Theory of Computing 2012)."""
+    dtype = torch.float32
     height, width = target.shape[1:]
     far = float(height + width)
     rows = torch.arange(height, device=target.device, dtype=dtype)[:, None].expand(height, width)

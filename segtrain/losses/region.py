@@ -46,7 +46,7 @@ def dice(sums: Tensor) -> Tensor:
 
     The public LGG reference's loss, after F. Milletari et al., "V-Net", 3DV 2016, without their squares.
     """
-    overlap, predicted, true = sums[0]
+    overlap, predicted, true = sums[0].unbind()
     return 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
 
 
@@ -62,7 +62,7 @@ def tversky(sums: Tensor) -> Tensor:
 
 def focal_tversky(sums: Tensor) -> Tensor:
     """(1 - Tversky index) to the power of 3/4. N. Abraham, N. Khan, ISBI 2019."""
-    return (1 - _tversky_index(sums, 0.3, 0.7)[0]).clamp_min(SMALLEST) ** 0.75
+    return (1 - _tversky_index(sums, 0.3, 0.7)[0]).clamp_min(SMALLEST).pow(0.75)
 
 
 def log_cosh_dice(sums: Tensor) -> Tensor:
@@ -76,11 +76,11 @@ def generalized_dice(sums: Tensor) -> Tensor:
     A class without a voxel weighs as if it had one. No smoothing: the denominator is never 0.
     """
     overlap, predicted, true = sums.unbind(1)
-    weight = true.clamp_min(1.0) ** -2
+    weight = true.clamp_min(1.0).pow(-2)
     return 1 - 2 * (weight * overlap).sum() / (weight * (predicted + true)).sum()
 
 
 def asymmetric_focal_tversky(sums: Tensor) -> Tensor:
     """Of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5: only the lesion's part is focused."""
-    lesion, background = 1 - _tversky_index(sums, 0.4, 0.6)
-    return (lesion.clamp_min(SMALLEST) ** 0.5 + background) / 2
+    lesion, background = (1 - _tversky_index(sums, 0.4, 0.6)).unbind()
+    return (lesion.clamp_min(SMALLEST).sqrt() + background) / 2

@@ -11,7 +11,11 @@ from segtrain.models.unet import unet
 MODELS: dict[ModelName, Callable[[ModelConfig], nn.Module]] = {"unet": unet}
 
 
-def make_model(cfg: ModelConfig, seed: int) -> nn.Module:
+def supervision_ratio(cfg):
+    return cfg.deep_supervision or 0.0
+
+
+def make_model(cfg: ModelConfig, seed: int, in_channels: int = 3) -> nn.Module:
     """The network with initial weights that depend on `seed` alone; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

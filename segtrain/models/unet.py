@@ -59,7 +59,7 @@ class UNet(nn.Module):
 
 def unet(cfg: ModelConfig) -> nn.Module:
     """The reference U-Net with `model.features` first features and `model.norm`."""
-    return UNet(features=cfg.features, norm=cfg.norm)
+    return UNet(features=cfg.features, norm=cfg.norm or "batch")
 
 
 def _block(inputs: int, outputs: int, name: str, norm: NormName) -> nn.Sequential:

@@ -1,0 +1,116 @@
+"""The command `segtrain ablate`: an ablation's runs listed, or trained here one after another."""
+
+import argparse
+import csv
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from segtrain import files
+from segtrain.ablation import COLUMNS, Member, Spec, differences, expand
+from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR
+from segtrain.loading import to_yaml
+
+EXAMPLES = """\
+examples:
+  segtrain ablate configs/ablation/loss.yaml data.root=/data/kaggle_3m --dry-run
+  segtrain ablate configs/ablation/loss.yaml data.root=/data/kaggle_3m --nproc 4
+  segtrain ablate configs/ablation/procedure.yaml data.root=/data/kaggle_3m train.epochs=10
+
+The same command again trains what is missing. Runs of one fold and seed draw the same slices in the same order, so
+their differences are paired. Results: <runs_dir>/<name of the spec>/results.csv, brought up to date after each run.
+"""
+
+
+def command(argv: Sequence[str]) -> int:
+    """List or train the runs; returns the exit code: of the first that was stopped, else the worst."""
+    parser = argparse.ArgumentParser(
+        "segtrain ablate", description="Train the runs of an ablation one after another.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML: base, variants, folds, seeds")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, for example train.epochs=10")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and what they are; train nothing")
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes a run (torchrun), default 1")
+    arguments = parser.parse_intermixed_args(list(argv))
+    if arguments.nproc < 1:
+        parser.error("--nproc: at least 1")
+    spec, members = expand(arguments.spec, arguments.overrides)
+    if arguments.dry_run:
+        _list(spec, members)
+        return EXIT_FINISHED
+    return _train_all(members, arguments.nproc)
+
+
+def _list(spec: Spec, members: Sequence[Member]) -> None:
+    title = f"{spec.name}: {len(members)} runs in {members[0].cfg.runs_dir}"
+    table = Table(
+        "run", "state", "best DSC", f"differs from {members[0].variant} in", title=title, title_justify="left"
+    )
+    for member in members:
+        result = member.run.result()
+        changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
+        dsc = f"{result['best_dsc']:.4f}" if result.get("best_dsc") is not None else ""
+        table.add_row(member.cfg.name, result["state"], dsc, changes)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _train_all(members: Sequence[Member], nproc: int) -> int:
+    worst = EXIT_FINISHED
+    for number, member in enumerate(members, start=1):
+        print(f"[{number}/{len(members)}] {member.run.root}", flush=True)
+        code = _train(member, nproc)
+        table = write_results(members)
+        state = member.run.result()["state"]
+        if state == "stopped" or code == EXIT_STOPPED:
+            print("segtrain: stopped; the same command goes on from there", file=sys.stderr)
+            return EXIT_STOPPED
+        if code == EXIT_USER_ERROR:  # the others would fail alike
+            return code
+        if code:
+            print(f"segtrain: {member.cfg.name} ended as {state} (exit code {code}); going on", file=sys.stderr)
+            worst = EXIT_DIVERGED if state == "diverged" and worst in (EXIT_FINISHED, EXIT_DIVERGED) else 1
+    print(f"Results: {table.resolve()}")
+    return worst
+
+
+def _train(member: Member, nproc: int) -> int:
+    """Run the training command on the member's config; signals go on to it, and it decides."""
+    given = member.run.root.with_name(f"{member.cfg.name}.yaml")
+    given.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(given, to_yaml(member.cfg))
+    launcher = [] if nproc == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+    argv = [sys.executable, *launcher, "-m", "segtrain.train", "--config", str(given)]
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if process is not None:
+            process.send_signal(number)
+
+    # The terminal sends Ctrl-C to the whole group, so the training has it already.
+    kept = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
+    kept |= {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        process = subprocess.Popen(argv)
+        return process.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def write_results(members: Sequence[Member]) -> Path:
+    """results.csv beside the runs, a line each, also for those that have not begun."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(member.row() for member in members)
+    path = members[0].run.root.with_name("results.csv")
+    files.write_text(path, text.getvalue())
+    return path

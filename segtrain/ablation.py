@@ -1,0 +1,109 @@
+"""Ablations: a base config, named variants, folds and seeds; each combination is a run with a stable name.
+
+The same runs come of the same spec anywhere: here one after another, or as an array on a cluster. Imports no torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from segtrain.config import Config
+from segtrain.errors import ConfigError
+from segtrain.loading import flatten, from_tree, load_config, merge, read_yaml
+from segtrain.run import Run
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+COLUMNS = (
+    "run", "variant", "fold", "seed", "state", "epochs", "best_epoch", "best_dsc", "ci_low", "ci_high", "n", "last_dsc",
+    "hours",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Spec:
+    """What an ablation's YAML says. The first variant is the baseline."""
+
+    name: Name
+    base: str  # a config, relative to the spec
+    variants: dict[Name, dict[str, Any] | None]  # key: value, as overrides; a key may be dotted
+    overrides: dict[str, Any] = field(default_factory=dict)  # for all variants
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = ()  # none: the base's split
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (42,)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of an ablation."""
+
+    variant: str
+    fold: int | None
+    seed: int
+    cfg: Config
+
+    @property
+    def run(self) -> Run:
+        return Run(Path(self.cfg.runs_dir).expanduser() / self.cfg.name)
+
+    def row(self) -> dict[str, Any]:
+        """Its line in the table of results."""
+        of_run = {"run": self.cfg.name, "variant": self.variant, "fold": self.fold, "seed": self.seed}
+        return {column: (of_run | self.run.result()).get(column) for column in COLUMNS}
+
+
+def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
+    """The spec of that file and its runs, seed by seed, fold by fold, so that the first runs compare all variants.
+
+    Runs are named `<variant>-fold<k>-seed<s>` in `<runs_dir>/<name of the spec>/`. `overrides` hold for all of them.
+    Raises ConfigError: unreadable, a bad or doubled variant, fold or seed.
+    """
+    try:
+        spec = TypeAdapter(Spec).validate_python(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {key or 'the spec'}: {first['msg']}; see configs/ablation/ for examples") from error
+    if not spec.variants:
+        raise ConfigError(f"{path}: variants: there is none; name at least one")
+    for what, given in (("folds", spec.folds), ("seeds", spec.seeds)):
+        if doubled := sorted({value for value in given if given.count(value) > 1}):
+            raise ConfigError(f"{path}: {what}: {doubled[0]} stands there twice; name each once")
+    members = list(_members(path, spec, overrides))
+    _refuse_twins(path, members)
+    return spec, members
+
+
+def _members(path: Path, spec: Spec, overrides: list[str]) -> Iterator[Member]:
+    base = path.parent / spec.base
+    for seed in spec.seeds:
+        for fold in spec.folds or (None,):
+            for variant, changes in spec.variants.items():
+                tree = read_yaml(base)
+                where = f"{path}: variant {variant}"
+                own = {"seed": seed} | ({} if fold is None else {"data.split": "kfold", "data.fold": fold})
+                for layer in (spec.overrides, changes or {}):
+                    merge(tree, layer, where)
+                cfg = load_config(base, overrides, tree=tree, where=where)
+                name = "-".join([variant, *([] if fold is None else [f"fold{fold}"]), f"seed{seed}"])
+                named = {"name": name, "runs_dir": str(Path(cfg.runs_dir) / spec.name)}
+                whole = asdict(cfg)
+                merge(whole, own | named, where)
+                yield Member(variant, fold, seed, from_tree(whole, where))
+
+
+def _refuse_twins(path: Path, members: list[Member]) -> None:
+    """Two variants that are the same training would be compared with themselves."""
+    for one, other in combinations([m for m in members if (m.fold, m.seed) == (members[0].fold, members[0].seed)], 2):
+        if replace(one.cfg, name=other.cfg.name) == other.cfg:
+            raise ConfigError(f"{path}: variants {one.variant} and {other.variant} are the same training; drop one")
+
+
+def differences(member: Member, baseline: Member) -> Mapping[str, Any]:
+    """The keys in which a member's config differs from that of the baseline, with the member's values."""
+    own, theirs = dict(flatten(asdict(member.cfg))), dict(flatten(asdict(baseline.cfg)))
+    keys = [key for key in own if key not in ("name", "seed", "data.fold") and own[key] != theirs.get(key)]
+    return {key: own[key] for key in keys}

@@ -1,0 +1,157 @@
+"""Ablations: stable names, paired runs, errors before anything starts, and the command that trains them."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from segtrain.ablation import COLUMNS, expand
+from segtrain.data.prepare import ensure_store
+from segtrain.data.sampler import make_order
+from segtrain.data.splits import make_split
+from segtrain.errors import ConfigError
+from segtrain.loading import flatten
+from segtrain.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = """
+name: base
+data: {phantom: {patients: 6, size_px: 64}, image_size: 32, folds: 3}
+model: {features: 4}
+train: {epochs: 1, global_batch: 16}
+device: cpu
+evaluate: {pictures: 0}
+"""
+SPEC = """
+name: loss
+base: base.yaml
+folds: [0, 2]
+seeds: [1, 2]
+overrides: {optim.lr: 1.0e-3}
+variants:
+  dice:
+  mixed: {loss: {dice: 1.0, boundary: {start: 0.0, end: 0.1}}, train: {epochs: 2}}
+"""
+
+
+def write(folder: Path, spec: str = SPEC) -> Path:
+    (folder / "base.yaml").write_text(f"{BASE}runs_dir: {folder / 'runs'}\n")
+    (folder / "spec.yaml").write_text(spec)
+    return folder / "spec.yaml"
+
+
+def test_a_spec_is_every_variant_on_every_fold_and_seed(tmp_path: Path) -> None:
+    _, members = expand(write(tmp_path), [])
+    assert [m.cfg.name for m in members] == [
+        f"{variant}-fold{fold}-seed{seed}" for seed in (1, 2) for fold in (0, 2) for variant in ("dice", "mixed")
+    ]
+    by_name = {m.cfg.name: dict(flatten(asdict(m.cfg))) for m in members}
+    one, other = by_name["dice-fold2-seed1"], by_name["mixed-fold2-seed1"]
+    assert {key for key in [*one, *other] if one.get(key) != other.get(key)} == {
+        "name", "loss", "loss.dice", "loss.boundary.start", "loss.boundary.end", "train.epochs",
+    }  # fmt: skip
+    assert one["optim.lr"] == 1e-3
+    assert (one["data.split"], one["data.fold"], one["seed"]) == ("kfold", 2, 1)
+    assert members[0].run.root == tmp_path / "runs" / "loss" / "dice-fold0-seed1"
+
+
+@pytest.mark.law("L2")
+def test_variants_of_one_fold_and_seed_draw_the_same_slices(tmp_path: Path) -> None:
+    _, members = expand(write(tmp_path), [f"data.store={tmp_path / 'stores'}"])
+    orders = {}
+    for member in members:
+        store = ensure_store(member.cfg.data)
+        split = make_split(member.cfg.data, store)
+        plan = make_order(member.cfg, store, split).plan(0)
+        orders[member.cfg.name] = (store.path, split.hash, plan.patient.tolist(), plan.slice.tolist())
+    assert orders["dice-fold0-seed1"] == orders["mixed-fold0-seed1"]
+    assert orders["dice-fold0-seed1"][2:] != orders["dice-fold0-seed2"][2:]
+    assert orders["dice-fold0-seed1"][1] != orders["dice-fold2-seed1"][1]
+    assert len({order[0] for order in orders.values()}) == 1, "one store for all"
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("folds: [0, 2]", "folds: [0, 3]"), ["variant dice", "data.fold=3", "data.folds=3"]),
+        (("folds: [0, 2]", "folds: [0, 0]"), ["folds", "0 stands there twice"]),
+        (("seeds: [1, 2]", "seeds: [1, 1]"), ["seeds", "1 stands there twice"]),
+        (("loss: {dice: 1.0", "loss: {dyce: 1.0"), ["variant mixed", "dyce"]),
+        (("train: {epochs: 2}", "train: {epoch: 2}"), ["variant mixed", "train.epoch", "train.epochs"]),
+        (("train: {epochs: 2}", "name.x: 2"), ["variant mixed", "name.x"]),
+        (("  mixed: {loss: {dice: 1.0, boundary: {start: 0.0, end: 0.1}}, train: {epochs: 2}}", "  same: {loss: dice}"),
+         ["dice and same", "same training"]),
+        (("  mixed:", "  dice:"), ["dice stands there twice"]),
+        (("  mixed:", "  a/b:"), ["variants", "a/b"]),
+        (("variants:", "variant:"), ["variant"]),
+        (("base.yaml", "bass.yaml"), ["bass.yaml"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_spec_is_said_before_anything_starts(
+    tmp_path: Path, change: tuple[str, str], words: list[str]
+) -> None:
+    assert change[0] in SPEC
+    with pytest.raises(ConfigError) as caught:
+        expand(write(tmp_path, SPEC.replace(*change)), [])
+    assert "\n" not in str(caught.value)
+    for word in (*words, str(tmp_path)):
+        assert word in str(caught.value)
+
+
+def test_the_specs_that_come_with_the_project_expand() -> None:
+    for path in sorted((ROOT / "configs" / "ablation").glob("*.yaml")):
+        spec, members = expand(path, ["data.root=/data"])
+        assert spec.name == path.stem
+        text = path.read_text()
+        assert text.startswith(f"# segtrain ablate configs/ablation/{path.name} ")
+        assert f"{len(members)} runs" in text.splitlines()[1]
+
+
+def ablate(spec: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "segtrain", "ablate", str(spec), f"data.store={spec.parent / 'stores'}", *arguments]
+
+
+def test_the_command_lists_trains_what_is_missing_and_tabulates(tmp_path: Path) -> None:
+    spec = write(tmp_path, SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]"))
+    listed = subprocess.run(ablate(spec, "--dry-run"), capture_output=True, text=True, check=True)
+    assert "mixed-fold0-seed1" in listed.stdout
+    assert "loss.dice=1.0" in listed.stdout
+    assert not (tmp_path / "runs").exists()
+    subprocess.run(ablate(spec), capture_output=True, check=True)
+    table = tmp_path / "runs" / "loss" / "results.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["run"], row["state"], row["epochs"], row["n"]) for row in rows] == [
+        ("dice-fold0-seed1", "finished", "1", "2"), ("mixed-fold0-seed1", "finished", "2", "2"),
+    ]  # fmt: skip
+    for row in rows:
+        run = Run(table.parent / row["run"])
+        scores = csv.DictReader(run.validation_table(int(row["best_epoch"])).read_text().splitlines())
+        dsc = [float(score["dsc"]) for score in scores]
+        assert float(row["best_dsc"]) == pytest.approx(sum(dsc) / len(dsc), abs=1e-6)
+    before = table.read_text()
+    again = subprocess.run(ablate(spec), capture_output=True, text=True, check=True)
+    assert "is finished" in again.stderr
+    assert table.read_text() == before
+
+
+def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    spec = write(tmp_path, SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]"))
+    first = Run(tmp_path / "runs" / "loss" / "dice-fold0-seed1")
+    process = subprocess.Popen(ablate(spec, "train.epochs=5000"), stderr=subprocess.PIPE, text=True)
+    while not first.metrics.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert (first.result()["state"], first.stop_file.exists()) == ("stopped", False)
+    epochs = first.result()["epochs"] + 1
+    subprocess.run(ablate(spec, f"train.epochs={epochs}"), capture_output=True, check=True)
+    rows = list(csv.DictReader((tmp_path / "runs" / "loss" / "results.csv").read_text().splitlines()))
+    assert [(row["state"], row["epochs"]) for row in rows] == [("finished", str(epochs))] * 2
