@@ -1,0 +1,156 @@
+"""The step that all engines share: micro-batches, a loss over the global batch, what is equal on all ranks after it.
+
+Legend: b this rank's share of the global batch, c channel, h height, w width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.config import Config, Precision
+from segtrain.dist import World
+from segtrain.engines.average import Average
+from segtrain.losses import Loss
+
+AUTOCAST: dict[Precision, torch.dtype | None] = {
+    "fp32": None,
+    "tf32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features gain nothing from channels_last
+
+
+class BaseEngine(ABC):
+    """What an engine does the same way as the others; the rest is for it to say. See `segtrain.engines.Engine`."""
+
+    def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
+        self.cfg, self.loss, self.world = cfg, loss, world
+        self.dtype = AUTOCAST[cfg.precision]
+        _set_tf32(cfg.precision == "tf32")
+        self.channels_last = _channels_last(cfg, world.device)
+        self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        network = network.to(world.device)
+        if world.device.type == "cuda" and world.size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    average: Average
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @abstractmethod
+    def _start(self, image_bchw: Tensor) -> None:
+        """Be ready for a step on images like these. Collective."""
+
+    def _part(self, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch; `last`: no more gradients will be added before the update."""
+        return nullcontext()
+
+    @abstractmethod
+    def _forward(self, image_bchw: Tensor) -> Tensor:
+        """Logits in training mode."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Add to the gradients the mean over ranks of this loss's. Collective."""
+
+    @abstractmethod
+    def _update(self, lr: float) -> None:
+        """Clip and step. Collective."""
+
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
+        """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
+
+        With accumulation the loss stays that of the global batch: a first pass without gradients gathers its sums.
+        """
+        self._start(image_bchw[:2])
+        self._network.train()
+        size = self.cfg.train.micro_batch or len(image_bchw)
+        micro_batches = list(zip(image_bchw.split(size), mask_bchw.split(size), strict=True))
+        total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
+        for number, (image, mask) in enumerate(micro_batches, start=1):
+            with self._part(last=number == len(micro_batches)):
+                with self._autocast():
+                    logits = self._forward(image.contiguous(memory_format=self.layout))
+                sums = self.loss.sums(logits, mask)
+                total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
+                loss = self.loss.value(total_sums, progress)
+                finite = total_sums.detach().isfinite().all()
+                # Gradients are averaged over ranks; ours are parts of one loss, not copies of it.
+                self._backward(loss * self.world.size)
+        self._update(lr)
+        self._average_buffers()
+        self.average.update()
+        return torch.where(finite, loss.detach(), torch.nan)
+
+    def logits(self, image_bchw: Tensor) -> Tensor:
+        """Logits in evaluation mode and without gradients, float32. Not collective."""
+        self._network.eval()
+        with torch.inference_mode(), self._autocast():
+            logits: Tensor = self._network(image_bchw.contiguous(memory_format=self.layout)).float()
+        return logits
+
+    def _total_sums(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The loss's sums over the global batch; leaves running statistics as they were. Collective."""
+        with torch.no_grad(), unchanged_buffers(self._network), self._autocast():
+            parts = [
+                self.loss.sums(self._network(image.contiguous(memory_format=self.layout)), mask)
+                for image, mask in micro_batches
+            ]
+            return self.world.sum(torch.stack(parts).sum(0))
+
+    def _average_buffers(self) -> None:
+        """Make batch norm's running statistics equal on all ranks, as their mean. Collective.
+
+        SyncBatchNorm (CUDA) keeps them equal by itself. Elsewhere each rank normalises its own share of the batch; the
+        running values are linear in what the ranks saw, so their mean after each step is what validation should use,
+        and any rank's state is the state of the run.
+        """
+        buffers = [b for b in self._network.buffers() if b.is_floating_point()]
+        if self.world.size == 1 or not buffers or self.world.device.type == "cuda":
+            return
+        mean = self.world.sum(torch.cat([b.flatten() for b in buffers])) / self.world.size
+        for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def copy(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous, sharing nothing with the original."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def unchanged_buffers(network: nn.Module) -> Iterator[None]:
+    """Within, running statistics may change; after it they are as before."""
+    before = [b.clone() for b in network.buffers()]
+    yield
+    for buffer, value in zip(network.buffers(), before, strict=True):
+        buffer.copy_(value)
+
+
+def _set_tf32(wanted: bool) -> None:
+    """Say of float32 products and convolutions on CUDA what torch otherwise decides differently for the two."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if wanted else "ieee"  # type: ignore[attr-defined]
+
+
+def _channels_last(cfg: Config, device: torch.device) -> bool:
+    """`model.channels_last`, or else what was measured: faster on CPUs with AVX-512, unless the network is narrow.
+
+    On CUDA for the half precisions, whose convolutions the vendor's library does in this layout (not measured here).
+    """
+    if cfg.model.channels_last is not None:
+        return cfg.model.channels_last
+    if device.type == "cuda":
+        return cfg.precision in ("bf16", "fp16")
+    wide: bool = torch.backends.cpu.get_cpu_capability() == "AVX512" and cfg.model.features >= WIDTH
+    return wide
