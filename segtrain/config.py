@@ -27,7 +27,7 @@ OptimName = Literal["adam", "adamw", "sgd", "schedulefree"]
 ScheduleName = Literal["constant", "warmup_cosine", "polynomial"]
 TtaName = Literal["none", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-EngineName = Literal["ddp"]
+EngineName = Literal["ddp", "deepspeed"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 AllocatorName = Literal["keep", "system"]
 
@@ -173,6 +173,15 @@ class StopConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DeepSpeedConfig:
+    """How engine=deepspeed divides the work; its own JSON is made from the whole config."""
+
+    zero: Literal[0, 1, 2, 3] = 2  # 1: moments in parts, 2: gradients too, 3: weights too
+    offload: bool = False  # moments and the update on the CPU (zero 1 to 3)
+    extra: dict[str, Any] = field(default_factory=dict)  # keys of DeepSpeed's JSON, over ours
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One run, whole."""
 
@@ -189,6 +198,7 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     precision: Precision = "fp32"
     engine: EngineName = "ddp"
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, some 30% more memory)

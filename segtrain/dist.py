@@ -99,8 +99,17 @@ def join(device: DeviceName, threads: int | None) -> Iterator[World]:
     if size > 1:
         _init(world, one_node=local_size == size)
     yield world
-    if size > 1:  # not after an error: the others may be in a collective, and leaving must not wait for them
+    if (
+        dist.is_initialized()
+    ):  # not after an error: the others may be in a collective, and leaving must not wait for them
         dist.destroy_process_group()
+
+
+def be_a_group(world: World) -> None:
+    """Make a process group of a single process, for what cannot do without one."""
+    if world.size == 1 and not dist.is_initialized():
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _device(device: DeviceName, local_rank: int, local_size: int) -> torch.device:

@@ -80,7 +80,7 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
     known = _known_keys()
     for key, _ in flatten(tree):
-        if key not in known:
+        if key not in known and not key.startswith("deepspeed.extra."):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
             hint = f"; did you mean {(last or near)[0]}?" if last or near else "; --help lists the keys"
@@ -149,6 +149,14 @@ def _training_problems(cfg: Config) -> Iterator[tuple[bool, str]]:
         f"model.weights={model.weights}: no such file; name a .safetensors or .pt file",
     )
     yield (
+        cfg.engine == "deepspeed" and optim.name == "schedulefree",
+        "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",
+    )
+    yield (
+        cfg.engine == "deepspeed" and (model.compile or bool(model.channels_last)),
+        "model.compile and model.channels_last do not go with engine=deepspeed; use engine=ddp, or leave them out",
+    )
+    yield (
         optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),
         "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
         "may stay) and no optim.ema",
@@ -173,7 +181,7 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
     """(key, our value, their value) of the first difference that makes two configs different runs, or None."""
     one, other = dict(flatten(asdict(ours))), dict(flatten(asdict(theirs)))
     for key in [*one, *other]:
-        if key not in MAY_DIFFER and one.get(key) != other.get(key):
+        if key not in MAY_DIFFER and not key.startswith("deepspeed.") and one.get(key) != other.get(key):
             return key, one.get(key), other.get(key)
     return None
 

@@ -15,7 +15,7 @@ Groups = list[dict[str, Any]]
 
 def _schedulefree(groups: Groups, cfg: OptimConfig) -> Optimizer:
     """AdamW without a schedule. A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, by its authors' library."""
-    from schedulefree import AdamWScheduleFree  # type: ignore[import-untyped]
+    from schedulefree import AdamWScheduleFree
 
     optimizer: Optimizer = AdamWScheduleFree(groups, lr=cfg.lr)
     optimizer.train()  # type: ignore[attr-defined]  # the engine swaps the average in and out itself

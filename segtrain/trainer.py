@@ -179,11 +179,11 @@ class Trainer:
         """Hand a copy of all that the training is to the writer. Collective."""
         self.saved_at, self.step_s = time.monotonic(), 0.0
         losses = self._finite_losses(feed)
-        if self._somewhere(not all(p.isfinite().all() for p in self.engine.network.parameters())):
+        if self._somewhere(not self.engine.finite()):
             raise Diverged(f"a weight is not finite after step {self.step - 1}; {self._remedy}")
+        model, moments, extra = self.engine.snapshot()
         if not self.saver:
             return
-        model, moments, extra = self.engine.snapshot()
         state = {
             "step": self.step, "epochs": self.epochs_done, "best_dsc": self.best_dsc, "losses": losses, "engine": extra,
             "world_size": self.world.size, "split": self.split.hash, "data": self._data_hash(),

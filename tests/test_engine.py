@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
-from schedulefree import AdamWScheduleFree  # type: ignore[import-untyped]
+from schedulefree import AdamWScheduleFree
 
 from segtrain.config import Config, ModelConfig, OptimConfig, OptimName, Precision, TrainConfig
 from segtrain.dist import World

@@ -1,6 +1,6 @@
 """One step of training over all ranks, behind a protocol: the loop does not know which engine runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segtrain.config import Config, EngineName
 from segtrain.dist import World
 from segtrain.engines.ddp import DdpEngine
+from segtrain.engines.deepspeed import DeepSpeedEngine
 from segtrain.losses import Loss
 
 
@@ -17,7 +18,7 @@ class Engine(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """The bare network, whole on every rank."""
+        """The bare network."""
 
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
@@ -25,20 +26,28 @@ class Engine(Protocol):
         `progress` of the run, 0 to 1, is for losses whose weights move.
         """
 
+    def finite(self) -> bool:
+        """Whether all that this rank holds of the weights is finite. Waits for the device."""
+
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds, in one format for all engines: state dict, moments by name, the rest."""
+        """What a checkpoint holds, in one format for all engines: state dict, moments by name, the rest; on rank 0,
+        empty on the others. Collective."""
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot, of whatever engine. Collective."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, the network is the one that is scored and saved: an average of weights, where there is one."""
+        """Within, the network is the one that is scored and saved: an average of weights, where there is one.
+        Collective."""
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32. Not collective."""
 
 
-ENGINES: dict[EngineName, type[DdpEngine]] = {"ddp": DdpEngine}
+ENGINES: dict[EngineName, Callable[[Config, nn.Module, Loss, World], Engine]] = {
+    "ddp": DdpEngine,
+    "deepspeed": DeepSpeedEngine,
+}
 
 
 def make_engine(cfg: Config, network: nn.Module, loss: Loss, world: World) -> Engine:

@@ -1,6 +1,6 @@
 """The weights that are scored and saved, where they are not the ones that train."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,10 +15,11 @@ class Average:
     The decay of step t is at most (1 + t) / (10 + t), so that the initial weights are soon forgotten.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, decay: float | None) -> None:
-        self.network, self.optimizer, self.decay = network, optimizer, decay
+    def __init__(self, held: Callable[[], dict[str, Tensor]], optimizer: Optimizer | None, decay: float | None) -> None:
+        """`held()`: what this rank holds of weights and running statistics, by name in the state dict."""
+        self.held, self.optimizer, self.decay = held, optimizer, decay
         self.updates = 0
-        self._ema = {name: live.detach().clone() for name, live in _live(network).items()} if decay else {}
+        self._ema = {name: tensor.detach().clone() for name, tensor in held().items()} if decay else {}
 
     def update(self) -> None:
         """Follow the weights; call it after every step."""
@@ -26,49 +27,48 @@ class Average:
             return
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        live = _live(self.network)
+        held = self.held()
         with torch.no_grad():
-            torch._foreach_lerp_(list(self._ema.values()), [live[name] for name in self._ema], weight)
+            torch._foreach_lerp_(list(self._ema.values()), [held[name] for name in self._ema], weight)
 
     def values(self) -> dict[str, Tensor]:
         """The average by name in the state dict; empty where there is none."""
         if self.decay is not None:
             return self._ema
-        parameters, state = dict(self.network.named_parameters()), self.optimizer.state
-        beta = self.optimizer.param_groups[0].get("betas", (0.9,))[0]
+        if self.optimizer is None:
+            return {}
+        state, beta = self.optimizer.state, self.optimizer.param_groups[0].get("betas", (0.9,))[0]
         return {
             name: parameter.detach().lerp(state[parameter]["z"], 1 - 1 / beta)
-            for name, parameter in parameters.items()
+            for name, parameter in self.held().items()
             if "z" in state.get(parameter, {})
         }
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the network has the average; after it, the bits it had before."""
-        average, live = self.values(), _live(self.network)
-        kept = {name: live[name].detach().clone() for name in average}
+        average, held = self.values(), self.held()
+        kept = {name: held[name].detach().clone() for name in average}
         self._set(average)
         try:
             yield
         finally:
             self._set(kept)
 
-    def restore(self, trained: Mapping[str, Tensor], updates: int) -> None:
-        """The network has just been given the average; take it over, and give the network what it trained with."""
+    def take(self, average: Mapping[str, Tensor], updates: int) -> None:
+        """Be what a checkpoint has."""
         self.updates = updates
-        live = _live(self.network)
         for name, tensor in self._ema.items():
-            tensor.copy_(live[name].detach())
-        self._set(trained)
+            tensor.copy_(average[name])
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
-        live = _live(self.network)
+        held = self.held()
         for name, value in values.items():
-            live[name].copy_(value)
+            held[name].copy_(value)
 
 
-def _live(network: nn.Module) -> dict[str, Tensor]:
+def live(network: nn.Module) -> dict[str, Tensor]:
     """Weights and running statistics; not the count of batches, an integer."""
     named = [*network.named_parameters(), *network.named_buffers()]
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}

@@ -6,13 +6,14 @@ Legend: b this rank's share of the global batch, c channel, h height, w width.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segtrain.config import Config, Precision
 from segtrain.dist import World
-from segtrain.engines.average import Average
+from segtrain.engines.average import Average, live
 from segtrain.losses import Loss
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {
@@ -21,6 +22,7 @@ AUTOCAST: dict[Precision, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+Snapshot = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
 WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features gain nothing from channels_last
 
 
@@ -31,7 +33,7 @@ class BaseEngine(ABC):
         self.cfg, self.loss, self.world = cfg, loss, world
         self.dtype = AUTOCAST[cfg.precision]
         _set_tf32(cfg.precision == "tf32")
-        self.channels_last = _channels_last(cfg, world.device)
+        self.channels_last = not self.flattens and _channels_last(cfg, world.device)
         self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(world.device)
         if world.device.type == "cuda" and world.size > 1:
@@ -39,10 +41,19 @@ class BaseEngine(ABC):
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     average: Average
+    flattens = False  # whether weights are laid one behind the other, and so contiguous
 
     @property
     def network(self) -> nn.Module:
         return self._network
+
+    def _live(self) -> dict[str, Tensor]:
+        """What this rank holds of weights and running statistics, by name in the state dict."""
+        return live(self._network)
+
+    def finite(self) -> bool:
+        """Whether all that this rank holds of the weights is finite. Waits for the device."""
+        return bool(torch.stack([tensor.detach().isfinite().all() for tensor in self._live().values()]).all())
 
     @abstractmethod
     def _start(self, image_bchw: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segtrain.config import Config
 from segtrain.dist import World
 from segtrain.engines.average import Average
-from segtrain.engines.base import BaseEngine, copy, unchanged_buffers
+from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
 
@@ -25,7 +25,7 @@ class DdpEngine(BaseEngine):
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
         super().__init__(cfg, network, loss, world)
         self.optimizer = make_optimizer(self._network, cfg.optim)
-        self.average = Average(self._network, self.optimizer, cfg.optim.ema)
+        self.average = Average(self._live, self.optimizer, cfg.optim.ema)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         wrapped: nn.Module = self._network
         if world.size > 1:
@@ -80,10 +80,13 @@ class DdpEngine(BaseEngine):
         """Within, the network is the one that is scored and saved. Not collective."""
         return self.average.in_place()
 
-    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         """Copies on the CPU of the state dict as it is scored, of the moments (`<parameter>/<moment>`; the weights that
         train, where they are not those that are scored, are `<name>/trained`), and what else the next step depends on.
+        On rank 0; empty on the others.
         """
+        if not self.world.is_main:
+            return {}, {}, {}
         state, average = self._network.state_dict(), self.average.values()
         model = {name: copy(average.get(name, tensor)) for name, tensor in state.items()}
         moments = {
@@ -98,17 +101,17 @@ class DdpEngine(BaseEngine):
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
-        self._network.load_state_dict(dict(model))
-        parameters, trained = dict(self._network.named_parameters()), {}
+        trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
+        self._network.load_state_dict({**model, **trained})
+        self.average.take(model, extra["averaged"])
+        parameters = dict(self._network.named_parameters())
         for key, value in moments.items():
             name, moment = key.rsplit("/", 1)
             if moment == "trained":
-                trained[name] = value
                 continue
             parameter = parameters[name]
             like = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
             self.optimizer.state[parameter][moment] = like.detach().copy_(value)
-        self.average.restore(trained, extra["averaged"])
         for group in self.optimizer.param_groups:
             group.update(extra["optimizer"])
         if self.scaler.is_enabled() and extra["scaler"]:

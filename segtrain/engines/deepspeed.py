@@ -1,0 +1,243 @@
+"""DeepSpeed behind the same step: ZeRO 0 to 3, moments on the CPU if asked for, and the same checkpoint (L9).
+
+Its JSON is made from our config (`settings`). Mixed precision is torch's autocast over float32 weights: DeepSpeed's own
+casts running statistics too. Checkpoints are the canonical ones, gathered a parameter at a time through DeepSpeed's
+public calls; its own resume at the same world size only.
+"""
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.config import Config
+from segtrain.dist import World, be_a_group
+from segtrain.engines.average import Average, live
+from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.errors import LaunchError
+from segtrain.losses import Loss
+from segtrain.optim import make_optimizer
+
+
+def settings(cfg: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration, with `deepspeed.extra` over it."""
+    share = cfg.train.global_batch // world_size
+    micro_batch = min(cfg.train.micro_batch or share, share)
+    zero: dict[str, Any] = {"stage": cfg.deepspeed.zero}
+    if cfg.deepspeed.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    made: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": -(-share // micro_batch),
+        "gradient_clipping": cfg.optim.clip_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # SGD
+        "zero_force_ds_cpu_optimizer": False,  # it would be compiled for minutes; torch's does the same
+        "steps_per_print": 2**31 - 1,
+    }
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(cfg.precision)
+    if dtype:
+        made["torch_autocast"] = {"enabled": True, "dtype": dtype}
+    return _over(made, cfg.deepspeed.extra)
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+class DeepSpeedEngine(BaseEngine):
+    """See `segtrain.engines.Engine`. DeepSpeed takes the network over at the first step, so that what a checkpoint
+    holds can be put into the whole network before that is cut in parts."""
+
+    flattens = True
+
+    def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
+        if importlib.util.find_spec("deepspeed") is None:
+            raise LaunchError("engine=deepspeed, but DeepSpeed is not installed; pip install 'segtrain[deepspeed]'")
+        super().__init__(cfg, network, loss, world)
+        self.engine: Any = None
+        self.parted = False  # whether each rank holds a part of each weight
+        self._whole = deepcopy(self._network).to("meta") if cfg.deepspeed.zero == 3 else self._network
+        self._restored: Snapshot = {}, {}, {}
+
+    def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        """Go on from a snapshot at the next step. Raises RuntimeError when it is of another network."""
+        assert self.engine is None, "DeepSpeed has cut the network in parts already"
+        trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
+        self._network.load_state_dict({**model, **trained})
+        self._restored = dict(model), dict(moments), dict(extra)
+
+    def _start(self, image_bchw: Tensor) -> None:
+        """Hand the network over. Collective."""
+        if self.engine is not None:
+            return
+        os.environ.setdefault("DS_ACCELERATOR", self.world.device.type)
+        be_a_group(self.world)  # it knows no job of one process
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
+            warnings.filterwarnings("ignore", f".torch.distributed.{call}. is deprecated", FutureWarning)
+        optimizer = make_optimizer(self._network, self.cfg.optim)
+        self.engine, *_ = deepspeed.initialize(
+            model=self._network, optimizer=optimizer, config=settings(self.cfg, self.world.size)
+        )
+        self.parted = self.cfg.deepspeed.zero == 3
+        self._settle(image_bchw)
+        self._take_back()
+
+    def _settle(self, image_bchw: Tensor) -> None:
+        """One step that changes nothing, so that all moments are there to be set, then all of them 0. Collective."""
+        self._network.train()
+        with unchanged_buffers(self._network):
+            for _ in range(self.engine.gradient_accumulation_steps()):
+                logits = self._forward(image_bchw.contiguous(memory_format=self.layout))
+                self._backward(logits.float().sum() * 0)
+            self._update(lr=0.0)
+        if self.cfg.deepspeed.zero in (1, 2):
+            # DeepSpeed 0.19.8 links moments to weights after the step of the first group of parameters, when the second
+            # has no moments yet: again, now that all have.
+            self.engine.optimizer._hp_optimizer_states_linked = False
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for state in self._states():
+            for moment in state.values():
+                if isinstance(moment, Tensor):
+                    moment.zero_()
+
+    def _take_back(self) -> None:
+        """Set moments and averages as the checkpoint has them. Collective."""
+        model, moments, extra = self._restored
+        for name, parameter in self._network.named_parameters():
+            for moment in self._moments() if moments else ():
+                self._set_moment(parameter, moments[f"{name}/{moment}"], moment)
+        steps = {key: value for key, value in moments.items() if key.endswith("/step")}
+        for state in self._states() if steps else ():
+            state["step"].copy_(next(iter(steps.values())))
+        self.average = Average(self._live, None, self.cfg.optim.ema)
+        if model:
+            self.average.take({name: self._part_of(name, value) for name, value in model.items()}, extra["averaged"])
+        self._restored = {}, {}, {}
+
+    def _forward(self, image_bchw: Tensor) -> Tensor:
+        logits: Tensor = self.engine(image_bchw)
+        return logits
+
+    def _backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss, scale_wrt_gas=False)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # it counts micro-batches
+
+    def _update(self, lr: float) -> None:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+
+    def logits(self, image_bchw: Tensor) -> Tensor:
+        """Logits in evaluation mode and without gradients, float32; with ZeRO 3 only within `averaged`."""
+        self._whole.eval()
+        with torch.inference_mode(), self._autocast():
+            logits: Tensor = self._whole(image_bchw.contiguous(memory_format=self.layout)).float()
+        return logits
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the network is the one that is scored and saved; whole, on every rank. Collective."""
+        if not self.parted:
+            self._whole = self._network
+            with self.average.in_place():
+                yield
+            return
+        self._whole.to_empty(device=self.world.device)
+        with self.average.in_place():
+            for name, tensor in self._gathered():
+                self._whole.state_dict(keep_vars=True)[name].data.copy_(tensor)
+        try:
+            yield
+        finally:
+            self._whole.to("meta")
+
+    def snapshot(self) -> Snapshot:
+        """As `DdpEngine.snapshot`, on rank 0; empty on the others. A parameter at a time is whole. Collective."""
+        keep = self.world.is_main
+        with self.average.in_place():
+            model = {name: copy(tensor) for name, tensor in self._gathered() if keep}
+        moments = {}
+        if self.average.values():
+            moments = {f"{name}/trained": copy(tensor) for name, tensor in self._gathered() if keep}
+            moments = {key: value for key, value in moments.items() if value.is_floating_point()}
+        step = next((state["step"] for state in self._states() if "step" in state), None)
+        for name, parameter in self._network.named_parameters():
+            for moment in self._moments():
+                value = self._moment(parameter, moment)
+                if keep:
+                    moments[f"{name}/{moment}"] = copy(value)
+            if keep and step is not None:
+                moments[f"{name}/step"] = copy(step)
+        extra = {"scaler": {}, "optimizer": {}, "averaged": self.average.updates}
+        return model, moments, extra if keep else {}
+
+    def _gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """The state dict's entries, each whole for as long as it is looked at. Collective."""
+        if not self.parted:
+            yield from self._network.state_dict().items()
+            return
+        import deepspeed
+
+        for name, tensor in self._network.state_dict(keep_vars=True).items():
+            with deepspeed.zero.GatheredParameters([tensor]) if isinstance(tensor, nn.Parameter) else nullcontext():
+                yield name, tensor.data
+
+    def _live(self) -> dict[str, Tensor]:
+        """What this rank holds of weights and running statistics."""
+        if not self.parted:
+            return live(self._network)
+        parts = {name: getattr(parameter, "ds_tensor") for name, parameter in self._network.named_parameters()}  # noqa: B009
+        return parts | {name: b for name, b in self._network.named_buffers() if b.is_floating_point()}
+
+    def _part_of(self, name: str, whole: Tensor) -> Tensor:
+        held = self._live().get(name)
+        if not self.parted or held is None or held.shape == whole.shape:
+            return whole
+        first = held.numel() * self.world.rank
+        part = whole.flatten()[first : first + held.numel()]
+        return torch.nn.functional.pad(part, (0, held.numel() - part.numel()))
+
+    def _states(self) -> list[dict[str, Any]]:
+        """The optimiser's states: of each parameter, or under ZeRO of this rank's part of each group."""
+        inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        return [state for state in inner.state.values() if state]
+
+    def _moments(self) -> list[str]:
+        """Names of the moments that have the weights' shape."""
+        state = self._states()[0]
+        return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
+
+    def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
+        """Whole, on every rank. Collective."""
+        if self.cfg.deepspeed.zero == 0:
+            value: Tensor = self.engine.optimizer.state[parameter][moment]
+            return value
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        whole: Tensor = safe_get_full_optimizer_state(parameter, moment)
+        return whole
+
+    def _set_moment(self, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
+        value = value.to(self.world.device)
+        if self.cfg.deepspeed.zero == 0:
+            self.engine.optimizer.state[parameter][moment].copy_(value)
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, value, moment)

@@ -1,0 +1,213 @@
+"""One conformance suite for all engines: what the training loop relies on holds at any number of ranks (L5, L8, L9)."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_ranks
+from torch import nn
+
+from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
+from segtrain.dist import World
+from segtrain.engines import Engine, make_engine
+from segtrain.engines.deepspeed import settings
+from segtrain.errors import LaunchError
+from segtrain.losses import make_loss
+from segtrain.optim import lr_at
+
+needs_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
+ENGINES = [
+    pytest.param(zero, ranks, id=f"{'ddp' if zero is None else f'zero{zero}'}-{ranks}",
+                 marks=[] if zero is None else needs_deepspeed)
+    for zero in (None, 0, 1, 2, 3) for ranks in (1, 2)
+]  # fmt: skip
+STEPS = 4
+State = dict[str, np.ndarray]
+
+
+def config(zero: int | None, **changes: Any) -> Config:
+    base = Config(
+        loss={"dice": 1.0, "bce": Ramp(start=0.2, end=1.0)},
+        optim=OptimConfig(name="adam", lr=1e-2, schedule="warmup_cosine", warmup_steps=2, clip_norm=0.05, ema=0.5),
+        train=TrainConfig(global_batch=8),
+    )
+    if zero is not None:
+        base = replace(base, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero))  # type: ignore[arg-type]
+    return replace(base, **changes)
+
+
+def network(norm: bool = False) -> nn.Module:
+    """Small enough that no gradient is only rounding, which Adam would enlarge. An odd number of weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        middle = nn.BatchNorm2d(5) if norm else nn.GroupNorm(1, 5)
+        return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), middle, nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1))
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A global batch of eight; half of the samples, and so a whole rank of two, have no lesion."""
+    image = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    mask = (image.mean(1, keepdim=True) > 0.3).float()
+    mask[:4] = 0
+    return image, mask
+
+
+def make(cfg: Config, world: World, norm: bool = False) -> Engine:
+    return make_engine(cfg, network(norm), make_loss(cfg.loss), world)
+
+
+def go_on(engine: Engine, cfg: Config, world: World, steps: range) -> list[float]:
+    share = 8 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    losses = []
+    for step in steps:
+        image, mask = batch(step)
+        lr = lr_at(step, STEPS, cfg.optim)
+        losses.append(engine.step(image[mine], mask[mine], lr, progress=step / STEPS).item())
+    return losses
+
+
+def plain(tensors: dict[str, torch.Tensor]) -> State:
+    return {key: tensor.numpy() for key, tensor in tensors.items()}
+
+
+def train(world: World, cfg: Config, norm: bool = False) -> tuple[list[float], State, State, np.ndarray]:
+    """Losses, model and moments (rank 0), and the logits of an evaluation in the middle."""
+    engine = make(cfg, world, norm)
+    losses = go_on(engine, cfg, world, range(2))
+    with engine.averaged():
+        logits = engine.logits(batch(50)[0]).numpy()
+    losses += go_on(engine, cfg, world, range(2, STEPS))
+    model, moments, _ = engine.snapshot()
+    return losses, plain(model), plain(moments), logits
+
+
+def furthest(one: State, other: State) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[key].astype(np.float64) - other[key]).max()) for key in one)
+
+
+@pytest.mark.law("L5")
+@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+@pytest.mark.parametrize(("zero", "ranks"), ENGINES)
+def test_an_engine_trains_as_a_single_process_does(zero: int | None, ranks: int, micro_batch: int | None) -> None:
+    """Clipping, schedule, a loss that moves, the average, accumulation, evaluation: all in one comparison."""
+    losses, model, moments, logits = train(World(), config(None))
+    cfg = config(zero, train=TrainConfig(global_batch=8, micro_batch=micro_batch))
+    answers = run_ranks(ranks, train, cfg)
+    for rank, (other_losses, other_model, other_moments, other_logits) in enumerate(answers):
+        assert other_losses == pytest.approx(losses, abs=1e-6)
+        assert np.abs(other_logits - logits).max() < 1e-4
+        if rank == 0:
+            assert furthest(other_model, model) < 2e-5
+            assert furthest(other_moments, moments) < 2e-5
+    assert any(key.endswith("/trained") for key in moments)
+
+
+@pytest.mark.parametrize(("zero", "ranks"), ENGINES)
+def test_running_statistics_are_one_on_all_ranks(zero: int | None, ranks: int) -> None:
+    answers = run_ranks(ranks, train, config(zero), True)
+    assert all(np.array_equal(answers[0][3], other[3]) for other in answers)
+    _, model, _, _ = run_ranks(ranks, train, config(None), True)[0]
+    assert furthest(answers[0][1], model) < 2e-5
+    assert answers[0][1]["1.num_batches_tracked"] == STEPS
+
+
+def link(
+    world: World, cfg: Config, given: tuple[State, State, str] | None, steps: range
+) -> tuple[list[float], State, State, str]:
+    """Restore, go on, and hand over what a checkpoint would hold, through JSON where it is JSON there."""
+    engine = make(cfg, world)
+    if given is not None:
+        model, moments, extra = given
+        engine.restore(
+            {k: torch.from_numpy(v) for k, v in model.items()},
+            {k: torch.from_numpy(v) for k, v in moments.items()},
+            json.loads(extra),
+        )
+    losses = go_on(engine, cfg, world, steps)
+    model, moments, extra = engine.snapshot()
+    return losses, plain(model), plain(moments), json.dumps(extra)
+
+
+@pytest.mark.law("L9")
+@needs_deepspeed
+@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
+def test_a_run_goes_from_engine_to_engine_and_world_size_to_world_size(optim: str) -> None:
+    """ddp, zero1, zero3, ddp, zero2, zero0, a step each, as a run that never changed."""
+    chain = [(None, 1), (1, 2), (3, 2), (None, 2), (2, 1), (3, 1), (0, 2), (None, 1)]
+    changes = {"optim": OptimConfig(name=optim, lr=1e-2, ema=0.5, weight_decay=0.01)}  # type: ignore[arg-type]
+    alone = link(World(), config(None, **changes), None, range(len(chain)))
+    given, losses = None, []
+    for step, (zero, ranks) in enumerate(chain):
+        answer = run_ranks(ranks, link, config(zero, **changes), given, range(step, step + 1))[0]
+        losses += answer[0]
+        given = answer[1:]
+    assert losses == pytest.approx(alone[0], abs=1e-5)
+    assert given is not None
+    assert furthest(given[0], alone[1]) < 2e-5
+    assert furthest(given[1], alone[2]) < 2e-5
+    assert json.loads(given[2])["averaged"] == len(chain)
+
+
+def meet_infinity(world: World, cfg: Config) -> tuple[bool, float, bool]:
+    engine = make(cfg, world)
+    go_on(engine, cfg, world, range(1))
+    before = engine.finite()
+    image, mask = batch(1)
+    share = 8 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    image[0] = torch.inf  # a sample of rank 0
+    return before, engine.step(image[mine], mask[mine], 1e-2).item(), engine.finite()
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize(("zero", "ranks"), ENGINES)
+def test_a_loss_that_is_not_finite_is_so_on_all_ranks(zero: int | None, ranks: int) -> None:
+    for before, loss, after in run_ranks(ranks, meet_infinity, config(zero)):
+        assert before
+        assert np.isnan(loss)
+        assert not after or zero, "ZeRO leaves the step out"
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_bf16_keeps_float32_weights(zero: int) -> None:
+    losses, model, moments, _ = run_ranks(2, train, config(zero, precision="bf16"), True)[0]
+    full = train(World(), config(None), True)[0]
+    assert losses != full
+    assert all(value.dtype in (np.float32, np.int64) for value in (*model.values(), *moments.values()))
+
+
+@needs_deepspeed
+def test_moments_on_the_cpu_are_the_same_training() -> None:
+    cfg = config(2)
+    offloaded = replace(cfg, deepspeed=DeepSpeedConfig(zero=2, offload=True))
+    one, other = (run_ranks(2, train, c)[0] for c in (cfg, offloaded))
+    assert one[0] == pytest.approx(other[0], abs=1e-6)
+    assert furthest(one[1], other[1]) < 2e-5
+
+
+def test_deepspeed_s_json_is_made_of_the_config() -> None:
+    extra = {"zero_optimization": {"overlap_comm": False}, "wall_clock_breakdown": True}
+    cfg = config(
+        2, train=TrainConfig(global_batch=48, micro_batch=5), precision="bf16",
+        deepspeed=DeepSpeedConfig(zero=3, offload=True, extra=extra),
+    )  # fmt: skip
+    made = settings(cfg, world_size=4)
+    assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"]) == (5, 3)
+    assert made["gradient_clipping"] == 0.05
+    assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}, "overlap_comm": False}
+    assert made["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert made["wall_clock_breakdown"] is True
+
+
+@pytest.mark.law("L12")
+def test_without_deepspeed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=r"pip install 'segtrain\[deepspeed\]'"):
+        make(config(1), World())
