@@ -1,7 +1,7 @@
 """The public reference U-Net: same modules, same names, same state dict; it returns logits instead of probabilities.
 
 After O. Ronneberger, P. Fischer, T. Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI
-2015, as changed by M. Buda et al. (2019): batch norm after every convolution, 32 first features.
+2015, as changed by M. Buda et al. (2019): batch norm after every convolution, 32 first features, 4 halvings.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -12,60 +12,59 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
+from segtrain.models.base import Network, make_norm, supervised_levels, supervision_ratio
 
-GROUPS = 4  # of norm=group; divides every width of the network
 
+class UNet(Network):
+    """`depth` levels down and up, twice as wide each time. See `Network` for shapes.
 
-class UNet(nn.Module):
-    """Four levels down and up. Input [b, 3, h, w] with h and w multiples of 16; output logits [b, 1, h, w]."""
+    The levels are attributes with numbers, `encoder1` to `encoder4`, since these are the reference's keys. Heads of
+    deep supervision, `conv2` and on, exist only where it is asked for.
+    """
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1, features: int = 32, norm: NormName = "batch"
+        self, in_channels: int, features: int = 32, depth: int = 4, norm: NormName = "batch", supervised: bool = False
     ) -> None:
-        super().__init__()
-        f = features
-        self.encoder1 = _block(in_channels, f, "enc1", norm)
-        self.pool1 = nn.MaxPool2d(2)
-        self.encoder2 = _block(f, 2 * f, "enc2", norm)
-        self.pool2 = nn.MaxPool2d(2)
-        self.encoder3 = _block(2 * f, 4 * f, "enc3", norm)
-        self.pool3 = nn.MaxPool2d(2)
-        self.encoder4 = _block(4 * f, 8 * f, "enc4", norm)
-        self.pool4 = nn.MaxPool2d(2)
-        self.bottleneck = _block(8 * f, 16 * f, "bottleneck", norm)
-        self.upconv4 = nn.ConvTranspose2d(16 * f, 8 * f, kernel_size=2, stride=2)
-        self.decoder4 = _block(16 * f, 8 * f, "dec4", norm)
-        self.upconv3 = nn.ConvTranspose2d(8 * f, 4 * f, kernel_size=2, stride=2)
-        self.decoder3 = _block(8 * f, 4 * f, "dec3", norm)
-        self.upconv2 = nn.ConvTranspose2d(4 * f, 2 * f, kernel_size=2, stride=2)
-        self.decoder2 = _block(4 * f, 2 * f, "dec2", norm)
-        self.upconv1 = nn.ConvTranspose2d(2 * f, f, kernel_size=2, stride=2)
-        self.decoder1 = _block(2 * f, f, "dec1", norm)
-        self.conv = nn.Conv2d(f, out_channels, kernel_size=1)
+        super().__init__(depth, norm, supervised)
+        self.depth = depth
+        widths = [features * 2**level for level in range(depth + 1)]
+        for level, (inputs, outputs) in enumerate(zip([in_channels, *widths[:-2]], widths[:-1], strict=True), start=1):
+            setattr(self, f"encoder{level}", _block(inputs, outputs, f"enc{level}", norm))
+            setattr(self, f"pool{level}", nn.MaxPool2d(2))
+        self.bottleneck = _block(widths[-2], widths[-1], "bottleneck", norm)
+        for level in range(depth, 0, -1):
+            width = widths[level - 1]
+            setattr(self, f"upconv{level}", nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2))
+            setattr(self, f"decoder{level}", _block(2 * width, width, f"dec{level}", norm))
+        self.conv = nn.Conv2d(features, 1, kernel_size=1)
+        self.head_names = [f"conv{level + 1}" for level in supervised_levels(depth)] if supervised else []
+        for head, width in zip(self.head_names, widths[1:], strict=False):
+            setattr(self, head, nn.Conv2d(width, 1, kernel_size=1))
 
-    def forward(self, image_bchw: Tensor) -> Tensor:
-        enc1 = self.encoder1(image_bchw)
-        enc2 = self.encoder2(self.pool1(enc1))
-        enc3 = self.encoder3(self.pool2(enc2))
-        enc4 = self.encoder4(self.pool3(enc3))
-        dec = self.bottleneck(self.pool4(enc4))
-        dec = self.decoder4(torch.cat((self.upconv4(dec), enc4), dim=1))
-        dec = self.decoder3(torch.cat((self.upconv3(dec), enc3), dim=1))
-        dec = self.decoder2(torch.cat((self.upconv2(dec), enc2), dim=1))
-        dec = self.decoder1(torch.cat((self.upconv1(dec), enc1), dim=1))
-        logits: Tensor = self.conv(dec)
-        return logits
+    def outputs(self, image_bchw: Tensor) -> list[Tensor]:
+        x, skips = image_bchw, []
+        for level in range(1, self.depth + 1):
+            skips.append(getattr(self, f"encoder{level}")(x))
+            x = getattr(self, f"pool{level}")(skips[-1])
+        x = self.bottleneck(x)
+        coarser: list[Tensor] = []
+        for level in range(self.depth, 0, -1):
+            x = torch.cat((getattr(self, f"upconv{level}")(x), skips.pop()), dim=1)
+            x = getattr(self, f"decoder{level}")(x)
+            if self.training and f"conv{level}" in self.head_names:
+                coarser.append(getattr(self, f"conv{level}")(x))
+        return [self.conv(x), *reversed(coarser)]
 
 
-def unet(cfg: ModelConfig) -> nn.Module:
-    """The reference U-Net with `model.features` first features and `model.norm`."""
-    return UNet(features=cfg.features, norm=cfg.norm or "batch")
+def unet(cfg: ModelConfig, in_channels: int) -> Network:
+    """The reference U-Net; `features`, `depth` (4), `norm` (batch) and `deep_supervision` (none) change it."""
+    return UNet(in_channels, cfg.features, cfg.depth or 4, cfg.norm or "batch", supervision_ratio(cfg) > 0)
 
 
 def _block(inputs: int, outputs: int, name: str, norm: NormName) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, width in ((1, inputs), (2, outputs)):
         layers[f"{name}conv{number}"] = nn.Conv2d(width, outputs, kernel_size=3, padding=1, bias=False)
-        layers[f"{name}norm{number}"] = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(GROUPS, outputs)
+        layers[f"{name}norm{number}"] = make_norm(norm, outputs)
         layers[f"{name}relu{number}"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)

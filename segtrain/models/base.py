@@ -1,0 +1,73 @@
+"""What all networks share: images of any size, several outputs while training, norms by their name.
+
+Legend: b batch, c channel, h height, w width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segtrain.config import ModelConfig, NormName
+
+GROUPS = 4  # of norm=group; `loading` sees to it that they divide every width
+
+
+class Network(nn.Module):
+    """Image [b, c, h, w] of any h and w to logits [b, 1, h, w].
+
+    A `supervised` network returns logits [b, outputs, 1, h, w] while it trains, finest first, all at full size: what
+    `losses.DeepSupervision` takes. A subclass implements `outputs`.
+    """
+
+    def __init__(self, halvings: int, norm: NormName, supervised: bool = False) -> None:
+        super().__init__()
+        self.norm, self.supervised = norm, supervised
+        self.multiple = 2**halvings
+        # One pixel has no variance: an instance norm refuses it.
+        self.least = 2 * self.multiple if norm == "instance" else self.multiple
+
+    def outputs(self, image_bchw: Tensor) -> list[Tensor]:
+        """Logits, the full size first, then any coarser ones; h and w are multiples of what the network needs."""
+        raise NotImplementedError
+
+    def forward(self, image_bchw: Tensor) -> Tensor:
+        height, width = image_bchw.shape[-2:]
+        below, right = (max(self.least, -(-side // self.multiple) * self.multiple) - side for side in (height, width))
+        if below or right:  # the edge goes on: zeros would be another tissue, and a mirror needs a larger image
+            image_bchw = F.pad(image_bchw, (0, right, 0, below), mode="replicate")
+        outputs = self.outputs(image_bchw)
+        logits = _stacked(outputs) if self.training and self.supervised else outputs[0]
+        return logits[..., :height, :width] if below or right else logits
+
+
+def _stacked(outputs: list[Tensor]) -> Tensor:
+    """[b, outputs, 1, h, w]; coarse logits are repeated, so each answers for the whole area that it stands for."""
+    size = outputs[0].shape[-2:]
+    return torch.stack([o if o.shape[-2:] == size else F.interpolate(o, size=size) for o in outputs], dim=1)
+
+
+def supervision_ratio(cfg: ModelConfig) -> float:
+    """The weight of each coarser output to the one before: `model.deep_supervision`, or the network's own; 0 for none.
+
+    1/2 is nnU-Net's (F. Isensee et al., Nature Methods 2021), whose recipe `resunet` follows.
+    """
+    if cfg.deep_supervision is not None:
+        return cfg.deep_supervision
+    return 0.5 if cfg.name == "resunet" else 0.0
+
+
+def supervised_levels(depth: int) -> range:
+    """The coarser levels that have an output of their own, counted from 0, the full size.
+
+    All but the coarsest of the decoder, as in nnU-Net; a decoder of two levels gives its only other one.
+    """
+    return range(1, max(depth - 1, min(depth, 2)))
+
+
+def make_norm(norm: NormName, channels: int) -> nn.Module:
+    """The normalisation layer of that name, with a learnt scale and shift a channel."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.GroupNorm(GROUPS, channels)
