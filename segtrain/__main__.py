@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from segtrain import ablate, train
+from segtrain import ablate, networks, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "prepare": (prepare, "check the data and prepare it once for all runs"),
     "train": (train.command, "train a network (under torchrun: -m segtrain.train)"),
     "ablate": (ablate.command, "train or list the runs of an ablation: variants x folds x seeds"),
+    "networks": (networks.command, "list the networks: parameters, work an image, norm"),
 }
 
 USAGE = "usage: segtrain COMMAND [--config F] [key=value ...]\n\ncommands:\n" + "".join(

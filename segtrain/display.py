@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -75,11 +76,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def show_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Print rows of (what, value) on standard output."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+def show_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
+    """Print rows, each as long as `header`, on standard output; the first column names what the row is about."""
+    table = Table(title=title, show_header=any(header), title_justify="left")
+    for place, name in enumerate(header):
+        table.add_column(name, style="bold" if place == 0 else None, no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -1,0 +1,78 @@
+"""The command `segtrain networks`: what each network costs, before any hour is spent on it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from segtrain.cli import config_of, parse
+from segtrain.config import TAKES, Config, ModelConfig, ModelName
+from segtrain.display import show_table
+
+EXAMPLES = """\
+  segtrain networks
+  segtrain networks data.image_size=128 data.neighbours=1
+  segtrain networks model.features=16 --markdown
+"""
+# Short, for 80 columns: million parameters; work on one image, forward, then with the backward pass; the weight of each
+# coarser output of deep supervision to the one before.
+HEADER = ("network", "features", "M params", "GFLOP", "+backward", "norm", "deep")
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print a table of all networks, at the width and for the images that the config says."""
+    flags = {"--markdown": "as a Markdown table"}
+    arguments = parse("segtrain networks", "List the networks and what they cost.", EXAMPLES, flags, argv)
+    cfg = config_of(arguments)
+    rows = table(cfg)
+    if arguments.markdown:
+        sys.stdout.write(markdown(rows))
+        return 0
+    channels, size_px = in_channels(cfg), cfg.data.image_size
+    show_table(f"Networks, one image of {channels} x {size_px} x {size_px}", rows, HEADER)
+    return 0
+
+
+def table(cfg: Config) -> list[tuple[str, ...]]:
+    """A row a network, in the columns of HEADER."""
+    return [_row(settings(cfg.model, name), in_channels(cfg), cfg.data.image_size) for name in TAKES]
+
+
+def settings(cfg: ModelConfig, name: ModelName) -> ModelConfig:
+    """`cfg` for the network `name`: keys that mean nothing to it at their defaults, a width that it can have."""
+    dropped = dict.fromkeys({"depth", "norm", "deep_supervision"} - TAKES[name])
+    width = max(12, cfg.features // 12 * 12) if name == "swin_unetr" else cfg.features
+    return replace(cfg, name=name, features=width, weights=None, **dropped)  # type: ignore[arg-type]
+
+
+def in_channels(cfg: Config) -> int:
+    """Three contrasts of the slice and of each neighbour on both sides."""
+    return 3 * (2 * cfg.data.neighbours + 1)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """HEADER and rows as a Markdown table."""
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from segtrain.models import make_model, supervision_ratio
+
+    network = make_model(cfg, 0, channels).to("meta")  # shapes alone: counting takes no arithmetic
+    image_bchw = torch.empty(1, channels, size_px, size_px, device="meta")
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        network.eval()(image_bchw)
+    with FlopCounterMode(display=False) as both:
+        network.train()(image_bchw).sum().backward()
+    return (
+        cfg.name,
+        str(cfg.features),
+        f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}",
+        f"{forward.get_total_flops() / 1e9:.2f}",
+        f"{both.get_total_flops() / 1e9:.2f}",
+        network.norm,
+        str(supervision_ratio(cfg)) if network.supervised else "no",
+    )

@@ -1,0 +1,72 @@
+"""The command that lists the networks, and the page that shows its table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from segtrain import networks
+from segtrain.config import TAKES, Config, DataConfig, ModelConfig
+from segtrain.loading import load_config
+from segtrain.models import MODELS, make_model
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict[str, str]]:
+    """The table at the defaults of the config's classes, by network and column."""
+    return {row[0]: dict(zip(networks.HEADER, row, strict=True)) for row in networks.table(Config())}
+
+
+def test_the_page_shows_what_the_command_prints(rows: dict[str, dict[str, str]]) -> None:
+    documented = re.search(r"<!-- networks: begin .*?-->\n(.*?)<!-- networks: end -->", PAGE.read_text(), re.DOTALL)
+    assert documented
+    assert documented[1] == networks.markdown([list(row.values()) for row in rows.values()])
+
+
+def test_the_page_has_every_network_and_the_keys_that_it_takes() -> None:
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(MODELS)
+    for name, keys in TAKES.items():
+        told = re.search(r"^Takes (.*?)\.$", sections[name], re.MULTILINE | re.DOTALL)
+        assert told
+        assert {key.removeprefix("model.") for key in re.findall(r"`([\w.]+)`", told[1])} == {"features"} | keys
+
+
+def test_the_table_counts_what_the_network_has_and_does(rows: dict[str, dict[str, str]]) -> None:
+    """The reference's 7.76 M parameters; one convolution by hand."""
+    assert set(rows) == set(MODELS)
+    unet = rows["unet"]
+    assert (
+        unet["M params"] == f"{sum(p.numel() for p in make_model(ModelConfig(), 0).parameters()) / 1e6:.2f}" == "7.76"
+    )
+    first, second = (
+        networks.table(Config(data=DataConfig(image_size=64, neighbours=n), model=ModelConfig(features=8)))[0]
+        for n in (0, 1)
+    )
+    more = 2 * 64 * 64 * 8 * 9 * 6 / 1e9  # six more channels into the first convolution, nothing else
+    assert float(second[3]) - float(first[3]) == pytest.approx(more, abs=0.011)
+    for row in rows.values():
+        forward, both = float(row["GFLOP"]), float(row["+backward"])
+        assert 2.9 * forward < both < 3.1 * forward, "the backward pass is twice the work"
+    assert [name for name, row in rows.items() if row["deep"] != "no"] == ["resunet"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("given", ["norm=instance", "depth=3", "deep_supervision=0.5", "features=16"])
+def test_settings_are_such_as_the_config_accepts(name: str, given: str) -> None:
+    asked = load_config(None, [f"model.{given}"]).model
+    model = networks.settings(asked, name)  # type: ignore[arg-type]
+    accepted = load_config(None, [f"model.{key}={value}" for key, value in vars(model).items() if value is not None])
+    assert accepted.model == model
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert networks.command(["data.image_size=64", "model.features=4"]) == 0
+    shown = capsys.readouterr().out
+    assert "Networks, one image of 3 x 64 x 64" in shown
+    assert all(name in shown for name in MODELS)
+    assert "…" not in shown, "80 columns are enough"
+    assert networks.command(["data.image_size=64", "model.features=4", "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| network | features | M params |")
