@@ -34,7 +34,7 @@ def command(argv: Sequence[str]) -> int:
 
 def table(cfg: Config) -> list[tuple[str, ...]]:
     """A row a network, in the columns of HEADER."""
-    return [_row(settings(cfg.model, name), in_channels(cfg), cfg.data.image_size) for name in TAKES]
+    return [row(settings(cfg.model, name), in_channels(cfg), cfg.data.image_size) for name in TAKES]
 
 
 def settings(cfg: ModelConfig, name: ModelName) -> ModelConfig:
@@ -55,7 +55,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
+def row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
+    """What the network is and costs, in the columns of HEADER, for one image of that many channels and that size."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -41,10 +41,7 @@ def test_the_table_counts_what_the_network_has_and_does(rows: dict[str, dict[str
     assert (
         unet["M params"] == f"{sum(p.numel() for p in make_model(ModelConfig(), 0).parameters()) / 1e6:.2f}" == "7.76"
     )
-    first, second = (
-        networks.table(Config(data=DataConfig(image_size=64, neighbours=n), model=ModelConfig(features=8)))[0]
-        for n in (0, 1)
-    )
+    first, second = (networks.row(ModelConfig(features=8), channels, size_px=64) for channels in (3, 9))
     more = 2 * 64 * 64 * 8 * 9 * 6 / 1e9  # six more channels into the first convolution, nothing else
     assert float(second[3]) - float(first[3]) == pytest.approx(more, abs=0.011)
     for row in rows.values():
@@ -60,6 +57,10 @@ def test_settings_are_such_as_the_config_accepts(name: str, given: str) -> None:
     model = networks.settings(asked, name)  # type: ignore[arg-type]
     accepted = load_config(None, [f"model.{key}={value}" for key, value in vars(model).items() if value is not None])
     assert accepted.model == model
+
+
+def test_neighbours_are_channels_of_the_image() -> None:
+    assert [networks.in_channels(Config(data=DataConfig(neighbours=n))) for n in (0, 1, 2)] == [3, 9, 15]
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

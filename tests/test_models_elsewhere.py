@@ -1,0 +1,143 @@
+"""Networks and weights from elsewhere: the reference's, nnU-Net's, another package's, a file's."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segtrain.config import ModelConfig, NormName
+from segtrain.errors import ConfigError
+from segtrain.models import load_weights, make_model, supervision_ratio
+
+
+def test_keys_and_shapes_are_the_reference_s(golden: Path) -> None:
+    shapes = json.loads((golden / "unet_init32_state_shapes.json").read_text())
+    ours = {key: list(tensor.shape) for key, tensor in make_model(ModelConfig(), seed=0).state_dict().items()}
+    assert ours == shapes
+    assert list(ours) == list(shapes)
+
+
+def test_outputs_are_the_reference_s(golden: Path) -> None:
+    network = make_model(ModelConfig(features=4), seed=0).eval()
+    with np.load(golden / "unet_init4.npz") as numbers:
+        state = {k.removeprefix("state/"): torch.from_numpy(numbers[k]) for k in numbers if k.startswith("state/")}
+        network.load_state_dict(state)
+        with torch.inference_mode():
+            probability = torch.sigmoid(network(torch.from_numpy(numbers["x"])))
+        assert np.abs(probability.numpy() - numbers["y_eval"]).max() < 1e-5
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("norm", get_args(NormName))
+def test_the_residual_u_net_is_dynunet(norm: NormName, depth: int) -> None:
+    """The same function of the same weights, deep supervision and all."""
+    from monai.networks.nets.dynunet import DynUNet
+
+    options: dict[NormName, Any] = {
+        "batch": "batch",
+        "instance": ("instance", {"affine": True}),
+        "group": ("group", {"num_groups": 4}),
+    }
+    ours = make_model(ModelConfig(name="resunet", features=4, depth=depth, norm=norm), seed=1)
+    theirs = DynUNet(
+        spatial_dims=2, in_channels=3, out_channels=1, kernel_size=[3] * (depth + 1), strides=[1] + [2] * depth,
+        upsample_kernel_size=[2] * depth, filters=[4 * 2**level for level in range(depth + 1)], norm_name=options[norm],
+        deep_supervision=True, deep_supr_num=max(1, depth - 2), res_block=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(parameter)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours.train()(x), theirs.train()(x), atol=1e-5)
+    assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5)
+
+
+def test_the_residual_u_net_is_as_wide_and_deep_as_nnu_net_s() -> None:
+    network = make_model(ModelConfig(name="resunet"), seed=0)
+    widths = [module.out_channels for name, module in network.named_modules() if name.endswith("conv1")]
+    assert widths == [32, 64, 128, 256, 512, 512, 512, 256, 128, 64, 32]
+    assert network.norm == "instance"
+    assert supervision_ratio(ModelConfig(name="resunet")) == 0.5
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 1, 64, 64)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    network, file = make_model(ModelConfig(features=4), seed=1), tmp_path / "model.safetensors"
+    state = network.state_dict()
+    before = {key: tensor.clone() for key, tensor in state.items()}
+
+    def message(path: Path) -> str:
+        with pytest.raises(ConfigError) as error:
+            load_weights(network, path)
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+        return str(error.value)
+
+    save_file(make_model(ModelConfig(features=8), seed=1).state_dict(), file)
+    assert "encoder1.enc1conv1.weight is [8, 3, 3, 3], the network's is [4, 3, 3, 3]; set model" in message(file)
+    save_file({key: tensor for key, tensor in state.items() if key != "conv.bias"}, file)
+    assert "has no conv.bias" in message(file)
+    save_file({**state, "conv9.bias": torch.zeros(1)}, file)
+    assert "has conv9.bias" in message(file)
+    file.write_bytes(file.read_bytes()[:100])
+    assert "not a file of weights" in message(file)
+    assert "No such file" in message(tmp_path / "none.pt")
+    assert "convert" in message(tmp_path / "model.h5")
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "no state dict" in message(tmp_path / "list.pt")
+    torch.save(network, tmp_path / "whole.pt")
+    assert "not a file of weights" in message(tmp_path / "whole.pt")
+    (tmp_path / "text.pth").write_text("weights")
+    assert "not a file of weights" in message(tmp_path / "text.pth")
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items()), "nothing was taken"
+
+
+SMP = ModelConfig(name="smp:resnet34")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ConfigError, match=r"model\.name=smp:resnet34 .* pip install 'segtrain\[smp\]'"):
+        make_model(SMP, seed=1)
+
+
+class FakeUnet(nn.Module):
+    """What the package promises: the same arguments, sides that are multiples of 32, logits of full size."""
+
+    def __init__(self, encoder_name: str, encoder_weights: None, in_channels: int, classes: int) -> None:
+        super().__init__()
+        if encoder_name != "resnet34":
+            raise KeyError(f"Wrong encoder name `{encoder_name}`,\nsupported encoders: ...")
+        assert encoder_weights is None, "nothing is downloaded"
+        self.conv = nn.Conv2d(in_channels, classes, 1)
+        self.norm = nn.BatchNorm2d(classes)
+        self.classifier = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert all(side % 32 == 0 for side in x.shape[-2:])
+        logits: Tensor = self.norm(self.conv(x))
+        return logits
+
+
+def test_an_encoder_of_another_package_is_wired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in: the package itself is not among what the tests install."""
+    fake = SimpleNamespace(Unet=FakeUnet)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", fake)
+    network = make_model(SMP, seed=1, in_channels=9)
+    assert network.training
+    assert network.state_dict()["network.norm.num_batches_tracked"] == 0, "trying it left no trace"
+    logits = network(torch.randn(2, 9, 101, 93))
+    assert logits.shape == (2, 1, 101, 93)
+    logits.sum().backward()
+    asked = {name: p.grad is not None for name, p in network.named_parameters() if p.requires_grad}
+    assert asked == {f"network.{name}": True for name in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")}
+    assert supervision_ratio(SMP) == 0
+    with pytest.raises(ConfigError, match=r"smp:vgg: .* no U-Net on 'vgg'; choose"):
+        make_model(ModelConfig(name="smp:vgg"), seed=1)
