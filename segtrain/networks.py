@@ -27,14 +27,14 @@ def command(argv: Sequence[str]) -> int:
     if arguments.markdown:
         sys.stdout.write(markdown(rows))
         return 0
-    channels, size_px = in_channels(cfg), cfg.data.image_size
+    channels, size_px = cfg.data.channels, cfg.data.image_size
     show_table(f"Networks, one image of {channels} x {size_px} x {size_px}", rows, HEADER)
     return 0
 
 
 def table(cfg: Config) -> list[tuple[str, ...]]:
     """A row a network, in the columns of HEADER."""
-    return [row(settings(cfg.model, name), in_channels(cfg), cfg.data.image_size) for name in TAKES]
+    return [row(settings(cfg.model, name), cfg.data.channels, cfg.data.image_size) for name in TAKES]
 
 
 def settings(cfg: ModelConfig, name: ModelName) -> ModelConfig:
@@ -42,11 +42,6 @@ def settings(cfg: ModelConfig, name: ModelName) -> ModelConfig:
     dropped = dict.fromkeys({"depth", "norm", "deep_supervision"} - TAKES[name])
     width = max(12, cfg.features // 12 * 12) if name == "swin_unetr" else cfg.features
     return replace(cfg, name=name, features=width, weights=None, **dropped)  # type: ignore[arg-type]
-
-
-def in_channels(cfg: Config) -> int:
-    """Three contrasts of the slice and of each neighbour on both sides."""
-    return 3 * (2 * cfg.data.neighbours + 1)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

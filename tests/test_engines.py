@@ -45,7 +45,9 @@ def network(norm: bool = False) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         middle = nn.BatchNorm2d(5) if norm else nn.GroupNorm(1, 5)
-        return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), middle, nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1))
+        return nn.Sequential(
+            nn.Conv2d(3, 5, 3, padding=1, bias=False), middle, nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1)
+        )
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
