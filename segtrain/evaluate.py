@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segtrain.config import EvaluateConfig
 from segtrain.data.augment import to_device
-from segtrain.data.store import Store
+from segtrain.data.store import Store, with_neighbours
 from segtrain.display import Progress
 from segtrain.dist import World
 from segtrain.losses import Loss
@@ -76,6 +76,7 @@ def evaluate(
     cfg: EvaluateConfig,
     check: Callable[[], None] = lambda: None,
     progress: float = 1.0,
+    neighbours: int = 0,
 ) -> Evaluation | None:
     """The evaluation of `patients` on rank 0, None on the others; `check` is called by all ranks after each patient and
     may raise. Collective."""
@@ -87,7 +88,8 @@ def evaluate(
     with Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar:
         for turn in range(max(map(len, assignment))):
             for patient in mine[turn : turn + 1]:
-                scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw=patient in drawn))
+                draw = patient in drawn
+                scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw, neighbours))
                 bar.advance(store.patients[patient].slices, patient=patient)
             check()
     gathered = world.gather(scores)
@@ -113,14 +115,16 @@ def score_patient(
     device: torch.device,
     cfg: EvaluateConfig,
     draw: bool,
+    neighbours: int = 0,
 ) -> PatientScore:
-    """Predict a patient's volume slice batch by slice batch and count."""
+    """Predict a patient's volume slice batch by slice batch and count; `neighbours` is `data.neighbours`."""
     image_shwc, mask_shw = store.volume(patient)
+    channels_shwc = with_neighbours(image_shwc, neighbours)
     predicted = np.empty(mask_shw.shape, bool)
     sums: Tensor | None = None
     for start in range(0, len(image_shwc), cfg.batch):
         part = slice(start, start + cfg.batch)
-        image, mask = to_device(torch.from_numpy(image_shwc[part]), torch.from_numpy(mask_shw[part]), None, device)
+        image, mask = to_device(torch.from_numpy(channels_shwc[part]), torch.from_numpy(mask_shw[part]), None, device)
         with torch.inference_mode():
             output = logits(image)
             part_sums = loss.sums(output, mask).double()

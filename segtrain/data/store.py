@@ -85,6 +85,25 @@ class Store:
         return image_shwc, mask_shw
 
 
+def neighbours_of(number: int, slices: int, neighbours: int) -> NDArray[np.int64]:
+    """The slices [2 * neighbours + 1] around slice `number` of a volume, from below to above; edges repeat."""
+    return np.clip(np.arange(number - neighbours, number + neighbours + 1), 0, slices - 1)
+
+
+def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Slices [n, h, w, 3] as the channels of one image [h, w, 3 * n], the contrasts of each slice in turn."""
+    n, height, width, contrasts = window_nhwc.shape
+    return np.moveaxis(window_nhwc, 0, 2).reshape(height, width, n * contrasts)
+
+
+def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArray[np.float16]:
+    """Each slice with those above and below it as channels (2.5D): [s, h, w, 3 * (2 * neighbours + 1)]."""
+    if neighbours == 0:
+        return volume_shwc
+    slices = len(volume_shwc)
+    return np.stack([as_channels(volume_shwc[neighbours_of(z, slices, neighbours)]) for z in range(slices)])
+
+
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """Where the store of this source at these settings lies, built or not."""
     settings = hashlib.sha256(Path(preprocess.__file__).read_bytes())
