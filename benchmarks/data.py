@@ -114,12 +114,12 @@ def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:
 
     store = ensure_store(cfg.data)
     split = make_split(cfg.data, store)
-    feed = Feed(store, split.train, make_order(cfg, store, split), "reference", 0, 1, pin=False)
+    feed = Feed(store, split.train, make_order(cfg, store, split), cfg.data, 0, 1, pin=False)
 
     def work() -> int:
         for step in range(batches):
             batch = feed.gather(step)
-            to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, world.device)
+            to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, world.device)
         return batches * cfg.train.global_batch
 
     return work

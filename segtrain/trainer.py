@@ -77,7 +77,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end. Raises Diverged or Stopped on all ranks alike. Collective."""
         rank, size, pin = self.world.rank, self.world.size, self.world.device.type == "cuda"
-        with Feed(self.store, self.split.train, self.order, self.cfg.data.augment, rank, size, pin) as feed:
+        with Feed(self.store, self.split.train, self.order, self.cfg.data, rank, size, pin) as feed:
             batches = feed.batches(self.step, self.total_steps)
             if self.step and self.step % self.order.steps_per_epoch == 0:
                 self._evaluate(feed)  # the run was ended in it, or after it: the result is the same
@@ -93,7 +93,7 @@ class Trainer:
     def _train_step(self, batch: Batch, feed: Feed, bar: Progress) -> None:
         """One step and what may be due after it; at an epoch's end the epoch sees to saving. Collective."""
         started = time.monotonic()
-        image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.affines, self.world.device)
+        image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, self.world.device, batch.mix)
         lr = lr_at(self.step, self.total_steps, self.cfg.optim)
         self.losses.append(self.engine.step(image, mask, lr, self.progress))
         self.step += 1
@@ -229,7 +229,7 @@ class Trainer:
         with self.engine.averaged():
             result = evaluate(
                 self.engine.logits, self.loss, self.store, patients, self.world, self.cfg.evaluate, self._turn,
-                self.progress,
+                self.progress, self.cfg.data.neighbours,
             )  # fmt: skip
         if self._somewhere(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {self._remedy}")

@@ -1,12 +1,16 @@
 """L4: a sample's augmentation depends on its position; the warp is the one that SciPy would do."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from segtrain.config import Config
-from segtrain.data.augment import ANGLE_DEGREES, SCALE, reference_affines, to_device, warp
+from segtrain.data.augment import reference_affines, to_device, warp
+from segtrain.data.augment.geometry import ANGLE_DEGREES, SCALE
 from segtrain.data.feed import Feed
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
@@ -58,19 +62,29 @@ def test_the_warp_is_scipys_affine(position: int) -> None:
     assert set(np.unique(warped_mask)) <= {0, 1}
 
 
+def test_the_reference_gives_the_numbers_that_it_always_gave() -> None:
+    """Runs go on, and scores are compared, over versions."""
+    expected = [[0.991181, -0.1798282], [0.1798282, 0.991181]], [[-0.9748371, -0.2316867], [-0.2316867, 0.9748371]]
+    assert np.allclose(reference_affines(42, np.array([0, 123456]))[:, :, :2], expected, atol=1e-6)
+
+
+MIXED: dict[str, Any] = {"augment": "strong", "copy_paste": 0.5, "mixup": 0.5, "neighbours": 1}
+
+
 @pytest.mark.law("L4")
 @pytest.mark.law("L2")
 @pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("changed", [{}, {"augment": "strong"}, MIXED], ids=["reference", "strong", "mixed"])
 def test_a_sample_looks_the_same_on_whatever_rank_and_after_whatever_start(
-    tiny: Config, tiny_store: Store, world_size: int
+    tiny: Config, tiny_store: Store, world_size: int, changed: dict[str, Any]
 ) -> None:
     split = make_split(tiny.data, tiny_store)
 
     def batches(rank: int, size: int, first_step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         order = make_order(tiny, tiny_store, split)
-        with Feed(tiny_store, split.train, order, "reference", rank, size, pin=False) as feed:
+        with Feed(tiny_store, split.train, order, replace(tiny.data, **changed), rank, size, pin=False) as feed:
             found = list(feed.batches(first_step, order.steps_per_epoch + 2))  # over an epoch's end
-        return [to_device(b.image_bhwc, b.mask_bhw, b.affines, torch.device("cpu")) for b in found]
+        return [to_device(b.image_bhwc, b.mask_bhw, b.draws, torch.device("cpu"), b.mix) for b in found]
 
     alone = batches(0, 1, 0)
     parts = [batches(rank, world_size, 3) for rank in range(world_size)]
@@ -79,10 +93,32 @@ def test_a_sample_looks_the_same_on_whatever_rank_and_after_whatever_start(
         assert torch.equal(torch.cat([part[step][1] for part in parts]), mask)
 
 
+@pytest.mark.law("L3")
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_no_patient_when_samples_are_mixed(
+    tiny: Config, tiny_store: Store, world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = make_split(tiny.data, tiny_store)
+    order = make_order(tiny, tiny_store, split)
+    read: list[set[str]] = [set() for _ in range(world_size)]
+    original = Store.read
+    for rank, mine in enumerate(read):
+
+        def noting(store: Store, patient: str, *rest: Any, mine: set[str] = mine) -> None:
+            mine.add(patient)
+            original(store, patient, *rest)
+
+        monkeypatch.setattr(Store, "read", noting)
+        feed = Feed(tiny_store, split.train, order, replace(tiny.data, **MIXED), rank, world_size, pin=False)
+        batches = [feed.gather(step) for step in range(order.steps_per_epoch)]
+        assert any(batch.mix is not None for batch in batches)
+    assert sum(map(len, read)) == len(set().union(*read))
+
+
 def test_without_augmentation_the_stored_slices_come_out(tiny: Config, tiny_store: Store) -> None:
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
-    with Feed(tiny_store, split.train, order, "none", 0, 1, pin=False) as feed:
+    with Feed(tiny_store, split.train, order, replace(tiny.data, augment="none"), 0, 1, pin=False) as feed:
         batch = next(feed.batches(0, 1))
         named = feed.patients_at(0)
     plan = order.plan(0)
@@ -91,7 +127,7 @@ def test_without_augmentation_the_stored_slices_come_out(tiny: Config, tiny_stor
         assert np.array_equal(batch.image_bhwc[place].numpy(), image[number])
         assert np.array_equal(batch.mask_bhw[place].numpy(), mask[number])
         assert split.train[index] in named
-    assert batch.affines is None
+    assert batch.draws is None
 
 
 def test_an_error_of_the_gathering_thread_reaches_the_loop(tiny: Config, tiny_store: Store) -> None:
@@ -99,7 +135,7 @@ def test_an_error_of_the_gathering_thread_reaches_the_loop(tiny: Config, tiny_st
     order = make_order(tiny, tiny_store, split)
     missing = ("missing",) * len(split.train)
     with (
-        Feed(tiny_store, missing, order, "none", 0, 1, pin=False) as feed,
+        Feed(tiny_store, missing, order, replace(tiny.data, augment="none"), 0, 1, pin=False) as feed,
         pytest.raises(FileNotFoundError, match="missing"),
     ):
         list(feed.batches(0, 2))

@@ -10,23 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import AugmentName
+from segtrain.config import DataConfig
 from segtrain.data.augment import AUGMENTATIONS
+from segtrain.data.augment.draws import Draws
+from segtrain.data.augment.mix import Mix, mix_draws
+from segtrain.data.augment.strong import CONTRASTS
 from segtrain.data.sampler import EpochPlan, Order
-from segtrain.data.store import Store
+from segtrain.data.store import Store, as_channels, neighbours_of
 
 AHEAD = 2  # batches gathered before they are asked for
 
 
 @dataclass(frozen=True)
 class Batch:
-    """image_bhwc: float16, mask_bhw: uint8, affines: float32 [b, 2, 3] or None; on the CPU, pinned when asked for."""
+    """image_bhwc: float16, mask_bhw: uint8, and what will be done to them; on the CPU, pinned when asked for."""
 
     image_bhwc: Tensor
     mask_bhw: Tensor
-    affines: Tensor | None
+    draws: Draws | None
+    mix: Mix | None
 
 
 class Feed:
@@ -37,12 +42,12 @@ class Feed:
         store: Store,
         patients: tuple[str, ...],
         order: Order,
-        augment: AugmentName,
+        cfg: DataConfig,
         rank: int,
         world_size: int,
         pin: bool,
     ) -> None:
-        self.store, self.patients, self.order, self.augment, self.pin = store, patients, order, augment, pin
+        self.store, self.patients, self.order, self.cfg, self.pin = store, patients, order, cfg, pin
         self.columns = order.columns(rank, world_size)
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,26 +96,59 @@ class Feed:
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self.order.plan(epoch)
         plan = self._planned[1]
-        patient, chosen = plan.patient[row, self.columns], plan.slice[row, self.columns]
-        size = self.store.size_px
-        image = torch.empty((len(patient), size, size, 3), dtype=torch.float16, pin_memory=self.pin)
-        mask = torch.empty((len(patient), size, size), dtype=torch.uint8, pin_memory=self.pin)
+        image, mask = self._read(plan, row, np.arange(self.columns.start, self.columns.stop))
+        return Batch(image, mask, self._draws(step), self._mix(plan, row, step))
+
+    def _read(self, plan: EpochPlan, row: int, columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples of some columns of a batch, from the store."""
+        size, channels = self.store.size_px, CONTRASTS * (2 * self.cfg.neighbours + 1)
+        image = torch.empty((len(columns), size, size, channels), dtype=torch.float16, pin_memory=self.pin)
+        mask = torch.empty((len(columns), size, size), dtype=torch.uint8, pin_memory=self.pin)
         image_bhwc, mask_bhw = image.numpy(), mask.numpy()
-        for place, (index, number) in enumerate(zip(patient, chosen, strict=True)):
+        for place, column in enumerate(columns):
+            patient, number = self.patients[plan.patient[row, column]], int(plan.slice[row, column])
             one = slice(place, place + 1)
-            self.store.read(self.patients[index], number, image_bhwc[one], mask_bhw[one])
-        return Batch(image, mask, self._affines(step))
+            if self.cfg.neighbours:
+                image_bhwc[place], mask_bhw[place] = self._window(patient, number)
+            else:
+                self.store.read(patient, number, image_bhwc[one], mask_bhw[one])
+        return image, mask
+
+    def _window(self, patient: str, number: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """A slice with its neighbours as channels and its mask: one read, of slices that lie one after another."""
+        wanted = neighbours_of(number, self.store.patients[patient].slices, self.cfg.neighbours)
+        first, size = int(wanted[0]), self.store.size_px
+        shape = int(wanted[-1]) - first + 1, size, size
+        image_shwc, mask_shw = np.empty((*shape, CONTRASTS), np.float16), np.empty(shape, np.uint8)
+        self.store.read(patient, first, image_shwc, mask_shw)
+        return as_channels(image_shwc[wanted - first]), mask_shw[number - first]
 
     def patients_at(self, step: int) -> list[str]:
         """The patients of the whole global batch of a step, for messages."""
         epoch, row = divmod(step, self.order.steps_per_epoch)
         return sorted({self.patients[index] for index in self.order.plan(epoch).patient[row]})
 
-    def _affines(self, step: int) -> Tensor | None:
-        make = AUGMENTATIONS[self.augment]
+    def _positions(self, step: int) -> NDArray[np.int64]:
+        first = step * self.order.global_batch
+        return np.arange(first + self.columns.start, first + self.columns.stop)
+
+    def _draws(self, step: int) -> Draws | None:
+        make = AUGMENTATIONS[self.cfg.augment]
         if make is None:
             return None
-        first = step * self.order.global_batch
-        positions = np.arange(first + self.columns.start, first + self.columns.stop)
-        affines = torch.from_numpy(make(self.order.seed, positions))
-        return affines.pin_memory() if self.pin else affines
+        draws = make(self.order.seed, self._positions(step))
+        return draws.moved(Tensor.pin_memory) if self.pin else draws
+
+    def _mix(self, plan: EpochPlan, row: int, step: int) -> Mix | None:
+        """Copy-paste and mixup with samples of the next batch of the epoch, each of the same column and so of the same
+        lane: whatever the world size, it is a rank's own patient."""
+        if not (self.cfg.copy_paste or self.cfg.mixup):
+            return None
+        paste, kept = mix_draws(self.order.seed, self._positions(step), self.cfg.copy_paste, self.cfg.mixup)
+        place = np.flatnonzero((paste > 0) | (kept < 1))
+        if not len(place):
+            return None
+        image, mask = self._read(plan, (row + 1) % self.order.steps_per_epoch, self.columns.start + place)
+        paste_k, kept_k = torch.from_numpy(paste[place]), torch.from_numpy(kept[place])
+        mix = Mix(torch.from_numpy(place), image, mask, paste_k, kept_k)
+        return mix.moved(Tensor.pin_memory) if self.pin else mix

@@ -20,7 +20,7 @@ from segtrain.data.store import Store
 from segtrain.errors import ConfigError
 
 COVERAGE = 0.95  # of all slices, that an epoch of uniform sampling visits at least
-ORDER_STREAM, AUGMENT_STREAM = 1, 2  # keep the draws of one seed apart
+ORDER_STREAM, AUGMENT_STREAM, MIX_STREAM = 1, 2, 3  # keep the draws of one seed apart
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:

@@ -1,0 +1,61 @@
+"""What the augmentation of a batch is made of: small tensors, drawn on the CPU, that travel with the batch (L4).
+
+Legend: b batch, k samples to which an effect applies.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, device
+
+EffectName = Literal[
+    "flip_left_right", "flip_up_down", "scale", "rotation", "elastic", "blur", "low_resolution", "bias_field",
+    "brightness", "contrast", "gamma", "noise", "missing_contrast",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """place: int64 [k], which samples of the batch; contrast: int64 [k], which contrast of each, or None for the sample
+    whole; values: float32 [k, ...], the effect's parameters.
+
+    The CPU, which draws them, knows how many they are, so that the device works on these only and nobody waits.
+    """
+
+    place: Tensor
+    contrast: Tensor | None
+    values: Tensor
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Drawn":
+        """The same after `move`, which pins tensors or brings them to a device."""
+        return Drawn(move(self.place), None if self.contrast is None else move(self.contrast), move(self.values))
+
+
+@dataclass(frozen=True)
+class Strong:
+    """What `strong` does beyond an affine map. still: int64 [k], samples that keep their geometry, exactly."""
+
+    still: Tensor
+    effects: Mapping[EffectName, Drawn]  # those that apply to a sample of the batch at least
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Strong":
+        """The same after `move`, which pins tensors or brings them to a device."""
+        return Strong(move(self.still), {name: drawn.moved(move) for name, drawn in self.effects.items()})
+
+
+@dataclass(frozen=True)
+class Draws:
+    """affines: float32 [b, 2, 3], output to input coordinates in -1..1; strong: None for the reference's."""
+
+    affines: Tensor
+    strong: Strong | None = None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Draws":
+        """The same after `move`, which pins tensors or brings them to a device."""
+        return Draws(move(self.affines), None if self.strong is None else self.strong.moved(move))
+
+
+def to(target: device) -> Callable[[Tensor], Tensor]:
+    """A move to a device that does not wait for the copy (which needs pinned memory)."""
+    return lambda tensor: tensor.to(target, non_blocking=True)

@@ -1,0 +1,241 @@
+"""`data.augment=strong`: what can happen to a sample, how likely and how much, drawn by position (L4).
+
+Chances and ranges are, where nothing else is said, those of nnU-Net's released trainer (F. Isensee et al., Nature
+Methods 2021, supplement; `nnUNetTrainer`). docs/augmentation.md shows each.
+
+Legend: b batch, k samples or contrasts of samples, s neighbouring slices, c channel, h height, w width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segtrain.data.augment import intensity
+from segtrain.data.augment.draws import Drawn, Draws, EffectName, Strong
+from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_air
+from segtrain.data.augment.intensity import ORDERS
+from segtrain.data.augment.noise import KEY_BITS
+from segtrain.data.sampler import AUGMENT_STREAM, generator
+
+CONTRASTS, FLAIR = 3, 1
+
+FLIP_CHANCE = 0.5
+# nnU-Net: 0.2. Raised, since the reference protocol turns and scales every sample.
+SCALE_CHANCE, SCALE = 0.5, (0.7, 1.4)
+# nnU-Net turns flat images all round; heads lie straight in the scanner.
+ROTATION_CHANCE, ANGLE_DEGREES = 0.5, (-30.0, 30.0)
+# nnU-Net's first version, where it was on: 0.2. Free-form deformation, D. Rueckert et al., IEEE TMI 1999; the standard
+# deviation is that of O. Ronneberger et al., MICCAI 2015: 10 px of 512. Points move by less than 0.48 of their
+# distance, so that the image cannot fold: Y. Choi, S. Lee, Graphical Models 2000.
+ELASTIC_CHANCE, ELASTIC_POINTS, ELASTIC_SHARE = 0.2, 6, 0.07  # of the image's side
+BLUR_CHANCE, BLUR_SIGMA_PX = 0.2, (0.5, 1.0)
+LOW_RESOLUTION_CHANCE, LOW_RESOLUTION_FACTOR = 0.25, (1.0, 2.0)
+CONTRAST_SHARE = 0.5  # of contrasts that blur and low resolution are for, where they are for the sample
+# exp of a polynomial of order 3, as K. Van Leemput et al., IEEE TMI 1999, model it, and TorchIO draws it; coefficients
+# smaller than TorchIO's 0.5, since the scans are corrected for most of it.
+BIAS_CHANCE, BIAS_COEFFICIENT = 0.15, 0.2
+BRIGHTNESS_CHANCE, BRIGHTNESS_FACTOR = 0.15, (0.75, 1.25)
+CONTRAST_CHANCE, CONTRAST_FACTOR = 0.15, (0.75, 1.25)
+GAMMA_CHANCE, GAMMA_POWER, GAMMA_INVERTED = 0.4, (0.7, 1.5), 0.25  # nnU-Net: 0.3, and 0.1 inverted
+NOISE_CHANCE, NOISE_VARIANCE = 0.1, 0.1
+# As in the data: of 110 patients, ten lack post-contrast, and six of these lack pre-contrast too.
+MISSING_CHANCE, MISSING_BOTH = 0.1, 0.6
+
+
+@dataclass(frozen=True)
+class Effect:
+    """chance: that it applies to a sample; says: its range, for people.
+
+    values: parameters of uniforms [k, uniforms]: [k, ...] for the sample whole, or [k, 3, ...] for each contrast, where
+    a contrast whose first parameter is not a number is left as it is.
+    """
+
+    chance: float
+    uniforms: int
+    values: Callable[[Reals], Reals]
+    says: str
+
+
+def _between(limits: tuple[float, float], u: Reals) -> Reals:
+    return limits[0] + (limits[1] - limits[0]) * u
+
+
+def _per_contrast(limits: tuple[float, float], share: float = 1.0) -> Callable[[Reals], Reals]:
+    """[k, 3, 1]: of each contrast its own; a contrast is drawn by `share`."""
+
+    def values(u: Reals) -> Reals:
+        value, chance = u.reshape(-1, CONTRASTS, 2).transpose(2, 0, 1)
+        return np.where(chance < share, _between(limits, value), np.nan)[..., None]
+
+    return values
+
+
+def _scale(u: Reals) -> Reals:
+    """As often smaller as larger."""
+    return np.where(u < 0.5, SCALE[0] + (1 - SCALE[0]) * 2 * u, 1 + (SCALE[1] - 1) * (2 * u - 1))
+
+
+def _elastic(u: Reals) -> Reals:
+    """[k, 2, n, n], in coordinates of -1..1: twice the share of the side."""
+    return 2 * ELASTIC_SHARE * (2 * u - 1).reshape(-1, 2, ELASTIC_POINTS, ELASTIC_POINTS)
+
+
+def _bias_field(u: Reals) -> Reals:
+    """[k, 3, 4, 4]: coefficients up to order 3 in all; none for order 0, which is brightness.
+
+    One field for all contrasts: it is the coil's, and a patient's contrasts are taken with one.
+    """
+    order = np.add.outer(np.arange(ORDERS), np.arange(ORDERS))
+    values = BIAS_COEFFICIENT * (2 * u.reshape(-1, 1, ORDERS, ORDERS) - 1) * ((order > 0) & (order < ORDERS))
+    return np.repeat(values, CONTRASTS, axis=1)
+
+
+def _gamma(u: Reals) -> Reals:
+    """[k, 3, 2]: each contrast's power; inverted or not, all alike."""
+    power = _between(GAMMA_POWER, u[:, :CONTRASTS])
+    return np.stack((power, np.broadcast_to(u[:, CONTRASTS:] < GAMMA_INVERTED, power.shape)), axis=2)
+
+
+def _noise(u: Reals) -> Reals:
+    """[k, 3, 3]: standard deviation, one for all, and the two halves of a key."""
+    deviation = np.repeat(np.sqrt(NOISE_VARIANCE * u[:, :1, None]), CONTRASTS, axis=1)
+    return np.concatenate((deviation, np.floor(u[:, 1:] * 2**KEY_BITS).reshape(-1, CONTRASTS, 2)), axis=2)
+
+
+def _missing_contrast(u: Reals) -> Reals:
+    """[k, 3, 1]: 1 for post-contrast, and for pre-contrast in some."""
+    return np.stack((np.where(u < MISSING_BOTH, 1, np.nan), np.full_like(u, np.nan), np.ones_like(u)), axis=1)
+
+
+def _range(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:g} to {limits[1]:g}"
+
+
+# In the order in which they are applied. Blur before noise, as optics before electronics; the missing contrast last,
+# so that the copy of FLAIR is exact, as in the data.
+EFFECTS: dict[EffectName, Effect] = {
+    "flip_left_right": Effect(FLIP_CHANCE, 0, lambda u: u, "left-right"),
+    "flip_up_down": Effect(FLIP_CHANCE, 0, lambda u: u, "front to back"),
+    "scale": Effect(SCALE_CHANCE, 1, _scale, f"{_range(SCALE)}, as often below 1 as above"),
+    "rotation": Effect(
+        ROTATION_CHANCE, 1, lambda u: _between(ANGLE_DEGREES, u), f"{_range(ANGLE_DEGREES)} degrees"
+    ),
+    "elastic": Effect(
+        ELASTIC_CHANCE, 2 * ELASTIC_POINTS**2, _elastic,
+        f"{ELASTIC_POINTS} x {ELASTIC_POINTS} control points, each by up to {ELASTIC_SHARE:.0%} of the side in x and y",
+    ),
+    "blur": Effect(
+        BLUR_CHANCE, 2 * CONTRASTS, _per_contrast(BLUR_SIGMA_PX, CONTRAST_SHARE),
+        f"sigma {_range(BLUR_SIGMA_PX)} px, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
+    ),
+    "low_resolution": Effect(
+        LOW_RESOLUTION_CHANCE, 2 * CONTRASTS, _per_contrast(LOW_RESOLUTION_FACTOR, CONTRAST_SHARE),
+        f"voxels {_range(LOW_RESOLUTION_FACTOR)} times as wide, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
+    ),
+    "bias_field": Effect(
+        BIAS_CHANCE, ORDERS**2, _bias_field,
+        f"exp of a polynomial of order {ORDERS - 1}, coefficients {_range((-BIAS_COEFFICIENT, BIAS_COEFFICIENT))}",
+    ),
+    "brightness": Effect(
+        BRIGHTNESS_CHANCE, 2 * CONTRASTS, _per_contrast(BRIGHTNESS_FACTOR),
+        f"times {_range(BRIGHTNESS_FACTOR)} above air, each contrast its own",
+    ),
+    "contrast": Effect(
+        CONTRAST_CHANCE, 2 * CONTRASTS, _per_contrast(CONTRAST_FACTOR),
+        f"times {_range(CONTRAST_FACTOR)} about the mean, each contrast its own",
+    ),
+    "gamma": Effect(
+        GAMMA_CHANCE, CONTRASTS + 1, _gamma,
+        f"power {_range(GAMMA_POWER)}, each contrast its own; {GAMMA_INVERTED:.0%} on the inverted image",
+    ),
+    "noise": Effect(NOISE_CHANCE, 1 + 2 * CONTRASTS, _noise, f"Gaussian of variance 0 to {NOISE_VARIANCE:g}"),
+    "missing_contrast": Effect(
+        MISSING_CHANCE, 1, _missing_contrast,
+        f"FLAIR in place of post-contrast, in {MISSING_BOTH:.0%} of them of pre-contrast too",
+    ),
+}  # fmt: skip
+
+CHANCES: dict[EffectName, float] = {name: effect.chance for name, effect in EFFECTS.items()}
+GEOMETRIC: tuple[EffectName, ...] = ("flip_left_right", "flip_up_down", "scale", "rotation", "elastic")
+INTENSITY: dict[EffectName, Callable[[Tensor, Tensor], Tensor]] = {
+    "blur": intensity.blur,
+    "low_resolution": intensity.low_resolution,
+    "bias_field": intensity.bias_field,
+    "brightness": intensity.brightness,
+    "contrast": intensity.contrast,
+    "gamma": intensity.gamma,
+    "noise": intensity.noise,
+}
+PER_CONTRAST: tuple[EffectName, ...] = (*INTENSITY, "missing_contrast")
+
+Picked = tuple[NDArray[np.int64], Reals]  # which samples, and the parameters of each
+
+
+def strong_draws(seed: int, positions: NDArray[np.int64], chances: Mapping[EffectName, float] = CHANCES) -> Draws:
+    """What happens to the samples at `positions`; an effect that `chances` does not have does not happen."""
+    total = sum(1 + effect.uniforms for effect in EFFECTS.values())
+    uniforms = np.stack([generator(seed, AUGMENT_STREAM, int(position)).random(total) for position in positions])
+    picked: dict[EffectName, Picked] = {}
+    start = 0
+    for name, effect in EFFECTS.items():
+        place = np.flatnonzero(uniforms[:, start] < chances.get(name, 0.0))
+        if len(place):
+            picked[name] = place, effect.values(uniforms[place, start + 1 : start + 1 + effect.uniforms])
+        start += 1 + effect.uniforms
+    moved = [picked[name][0] for name in GEOMETRIC if name in picked]
+    still = np.setdiff1d(np.arange(len(positions)), np.concatenate(moved) if moved else np.empty(0, np.int64))
+    effects = {name: _drawn(name, *picked[name]) for name in picked if name in ("elastic", *PER_CONTRAST)}
+    effects = {name: drawn for name, drawn in effects.items() if len(drawn.place)}
+    return Draws(torch.from_numpy(_affines(len(positions), picked)), Strong(torch.from_numpy(still), effects))
+
+
+def _drawn(name: EffectName, place: NDArray[np.int64], values: Reals) -> Drawn:
+    if name == "elastic":
+        return Drawn(torch.from_numpy(place), None, torch.from_numpy(values.astype(np.float32)))
+    sample, contrast = np.nonzero(~np.isnan(values.reshape(*values.shape[:2], -1)[..., 0]))
+    values = values[sample, contrast].astype(np.float32)
+    return Drawn(torch.from_numpy(place[sample]), torch.from_numpy(contrast), torch.from_numpy(values))
+
+
+def _affines(batch: int, picked: Mapping[EffectName, Picked]) -> Affines:
+    scale, angle, flip_x, flip_y = np.ones(batch), np.zeros(batch), np.ones(batch), np.ones(batch)
+    if "flip_left_right" in picked:
+        flip_x[picked["flip_left_right"][0]] = -1
+    if "flip_up_down" in picked:
+        flip_y[picked["flip_up_down"][0]] = -1
+    if "scale" in picked:
+        scale[picked["scale"][0]] = picked["scale"][1][:, 0]
+    if "rotation" in picked:
+        angle[picked["rotation"][0]] = np.deg2rad(picked["rotation"][1][:, 0])
+    return affine_maps(scale, angle, flip_x, flip_y)
+
+
+def strengthen(image_bchw: Tensor, mask_b1hw: Tensor, affines: Tensor, strong: Strong) -> tuple[Tensor, Tensor]:
+    """Both as the draws say. Channels are the contrasts of each neighbouring slice in turn; all on one device."""
+    effects = strong.effects
+    image, mask = warp_in_air(image_bchw, mask_b1hw, affines, effects.get("elastic"))
+    if len(strong.still):
+        image.index_copy_(0, strong.still, image_bchw.index_select(0, strong.still))
+        mask.index_copy_(0, strong.still, mask_b1hw.index_select(0, strong.still))
+    planes = image.flatten(0, 1)
+    for name, change in INTENSITY.items():
+        if name in effects:
+            index = _planes_of(effects[name], image.shape[1])
+            x = planes.index_select(0, index.flatten()).unflatten(0, index.shape)
+            planes.index_copy_(0, index.flatten(), change(x, effects[name].values).flatten(0, 1))
+    if "missing_contrast" in effects:
+        index = _planes_of(effects["missing_contrast"], image.shape[1]).flatten()
+        flair = index - index % CONTRASTS + FLAIR
+        planes.index_copy_(0, index, planes.index_select(0, flair))
+    return image, mask
+
+
+def _planes_of(drawn: Drawn, channels: int) -> Tensor:
+    """int64 [k, s]: where the contrasts of samples that an effect is for lie in a batch [b * c, h, w]."""
+    assert drawn.contrast is not None
+    first = drawn.place * channels + drawn.contrast
+    return first[:, None] + torch.arange(0, channels, CONTRASTS, device=first.device)
