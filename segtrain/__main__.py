@@ -12,6 +12,10 @@ PREPARE_EXAMPLES = """\
   segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m
   segtrain prepare data.image_size=128
 """
+AUGMENTATIONS_EXAMPLES = """\
+  segtrain augmentations --out augmentations
+  segtrain augmentations --config configs/lgg.yaml data.root=/data/kaggle_3m --out augmentations
+"""
 
 
 def prepare(argv: Sequence[str]) -> int:
@@ -24,15 +28,31 @@ def prepare(argv: Sequence[str]) -> int:
     return 0
 
 
+def augmentations(argv: Sequence[str]) -> int:
+    """Draw what augmentation does to the data."""
+    arguments = parse(
+        "segtrain augmentations", "Draw each effect of augment=strong, copy-paste and mixup on some slices.",
+        AUGMENTATIONS_EXAMPLES, {}, argv, folder="where the pictures go",
+    )  # fmt: skip
+    start_logging()
+    cfg = config_of(arguments)
+    store = ensure_store(cfg.data)
+    from segtrain.gallery import write_gallery  # imports torch: seconds
+
+    write_gallery(store, cfg.seed, arguments.out)
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "prepare": (prepare, "check the data and prepare it once for all runs"),
+    "augmentations": (augmentations, "draw what augmentation does to some slices"),
     "train": (train.command, "train a network (under torchrun: -m segtrain.train)"),
     "ablate": (ablate.command, "train or list the runs of an ablation: variants x folds x seeds"),
     "networks": (networks.command, "list the networks: parameters, work an image, norm"),
 }
 
 USAGE = "usage: segtrain COMMAND [--config F] [key=value ...]\n\ncommands:\n" + "".join(
-    f"  {name:<10}{text}\n" for name, (_, text) in COMMANDS.items()
+    f"  {name:<15}{text}\n" for name, (_, text) in COMMANDS.items()
 )
 EXAMPLE = "\nexample: segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m\n"
 

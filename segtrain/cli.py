@@ -17,8 +17,13 @@ from segtrain.loading import load_config, to_yaml
 log = logging.getLogger("segtrain")
 
 
-def parse(prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of a command that takes `--config F`, boolean `flags` (with their help) and `key=value` overrides."""
+def parse(
+    prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str], folder: str | None = None
+) -> argparse.Namespace:
+    """Arguments of a command that takes `--config F`, boolean `flags` (with their help) and `key=value` overrides.
+
+    With `folder`, the help of `--out DIR`, it takes this too, and cannot do without it.
+    """
     keys = "".join(f"  {line}\n" for line in to_yaml(Config()).splitlines())
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -29,6 +34,8 @@ def parse(prog: str, description: str, examples: str, flags: dict[str, str], arg
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
     for flag, text in flags.items():
         parser.add_argument(flag, action="store_true", help=text)
+    if folder is not None:
+        parser.add_argument("--out", type=Path, metavar="DIR", required=True, help=folder)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")
     parser.add_argument("--version", action="version", version=f"segtrain {__version__}")
     return parser.parse_intermixed_args(list(argv))

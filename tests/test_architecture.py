@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 # From the top down; a module imports only from layers below its own, or beside it within one package.
 LAYERS: list[set[str]] = [
     {"__main__"},
-    {"train", "ablate", "networks"},
+    {"train", "ablate", "networks", "gallery"},
     {"trainer"},
     {"evaluate"},
     {"engines", "checkpoint"},

@@ -125,11 +125,10 @@ def link(
     """Restore, go on, and hand over what a checkpoint would hold, through JSON where it is JSON there."""
     engine = make(cfg, world)
     if given is not None:
-        model, moments, extra = given
         engine.restore(
-            {k: torch.from_numpy(v) for k, v in model.items()},
-            {k: torch.from_numpy(v) for k, v in moments.items()},
-            json.loads(extra),
+            {k: torch.from_numpy(v) for k, v in given[0].items()},
+            {k: torch.from_numpy(v) for k, v in given[1].items()},
+            json.loads(given[2]),
         )
     losses = go_on(engine, cfg, world, steps)
     model, moments, extra = engine.snapshot()

@@ -60,7 +60,7 @@ def test_settings_are_such_as_the_config_accepts(name: str, given: str) -> None:
 
 
 def test_neighbours_are_channels_of_the_image() -> None:
-    assert [networks.in_channels(Config(data=DataConfig(neighbours=n))) for n in (0, 1, 2)] == [3, 9, 15]
+    assert [DataConfig(neighbours=n).channels for n in (0, 1, 2)] == [3, 9, 15]
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,77 @@
+"""docs/augmentation.md says what the code does, and `segtrain augmentations` draws it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segtrain.config import Config
+from segtrain.data.augment import strong
+from segtrain.data.augment.mix import MIXUP_ALPHA
+from segtrain.data.augment.strong import EFFECTS
+from segtrain.data.store import Store
+from segtrain.gallery import row
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = (DOCS / "augmentation.md").read_text()
+
+
+def test_the_page_lists_every_effect_with_its_chance_and_range() -> None:
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| \w+ \| \d+% \|", line)]
+    assert rows == [row(name) for name in EFFECTS]
+
+
+def test_the_table_is_made_of_the_constants() -> None:
+    assert EFFECTS["scale"].says.startswith(f"{strong.SCALE[0]} to {strong.SCALE[1]}")
+    assert f"Beta({MIXUP_ALPHA}, {MIXUP_ALPHA})" in PAGE
+    assert {name: effect.chance for name, effect in EFFECTS.items()} == {
+        "flip_left_right": strong.FLIP_CHANCE, "flip_up_down": strong.FLIP_CHANCE, "scale": strong.SCALE_CHANCE,
+        "rotation": strong.ROTATION_CHANCE, "elastic": strong.ELASTIC_CHANCE, "blur": strong.BLUR_CHANCE,
+        "low_resolution": strong.LOW_RESOLUTION_CHANCE, "bias_field": strong.BIAS_CHANCE,
+        "brightness": strong.BRIGHTNESS_CHANCE, "contrast": strong.CONTRAST_CHANCE, "gamma": strong.GAMMA_CHANCE,
+        "noise": strong.NOISE_CHANCE, "missing_contrast": strong.MISSING_CHANCE,
+    }  # fmt: skip
+
+
+def test_the_pictures_of_the_page_are_there_and_small() -> None:
+    shown = set(re.findall(r"\(augmentation/(\w+\.png)\)", PAGE))
+    there = {path.name: path.stat().st_size for path in (DOCS / "augmentation").iterdir()}
+    assert shown == set(there)
+    assert sum(there.values()) < 1_500_000
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gallery") / "pictures"
+    phantom = f"data.phantom={{patients: {tiny.data.phantom.patients}, size_px: {tiny.data.phantom.size_px}}}"
+    settings = [f"data.store={tiny.data.store}", f"data.image_size={tiny.data.image_size}", phantom]
+    command = [sys.executable, "-m", "segtrain", "augmentations", *settings, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_an_effect_is_seen_on_its_picture(drawn: Path, name: str) -> None:
+    """Before and after differ, in both pairs."""
+    picture = np.asarray(Image.open(drawn / f"{name}.png").convert("L")).astype(float)[18:]
+    side = picture.shape[0]
+    assert picture.shape[1] == 4 * side
+    before, after = picture[:, :side], picture[:, side : 2 * side]
+    assert np.abs(before - after).mean() > 0.2
+    assert np.abs(picture[:, 2 * side : 3 * side] - picture[:, 3 * side :]).mean() > 0.2
+
+
+def test_copy_paste_mixup_and_full_samples_are_drawn_too(drawn: Path) -> None:
+    assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong"}
+
+
+@pytest.mark.law("L12")
+def test_the_command_asks_for_a_folder() -> None:
+    command = [sys.executable, "-m", "segtrain", "augmentations"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "--out" in found.stderr
