@@ -43,6 +43,14 @@ class World:
             dist.all_reduce(total)
         return total
 
+    def concatenate(self, tensor_n: Tensor) -> Tensor:
+        """The ranks' flat tensors, all of one size, one behind the other, on every rank. Collective."""
+        if self.size == 1:
+            return tensor_n
+        parts = [torch.empty_like(tensor_n) for _ in range(self.size)]
+        dist.all_gather(parts, tensor_n.contiguous())
+        return torch.cat(parts)
+
     def sum_keep_gradient(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, whose gradient flows to this rank's part. Collective."""
         if self.size == 1:

@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -120,7 +120,7 @@ class DeepSpeedEngine(BaseEngine):
         model, moments, extra = self._restored
         for name, parameter in self._network.named_parameters():
             for moment in self._moments() if moments else ():
-                self._set_moment(parameter, moments[f"{name}/{moment}"], moment)
+                self._set_moment(name, parameter, moments[f"{name}/{moment}"], moment)
         steps = {key: value for key, value in moments.items() if key.endswith("/step")}
         for state in self._states() if steps else ():
             state["step"].copy_(next(iter(steps.values())))
@@ -189,14 +189,15 @@ class DeepSpeedEngine(BaseEngine):
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:
         """The state dict's entries, each whole for as long as it is looked at. Collective."""
-        if not self.parted:
-            yield from self._network.state_dict().items()
-            return
-        import deepspeed
-
+        parts = self._live() if self.parted else {}
         for name, tensor in self._network.state_dict(keep_vars=True).items():
-            with deepspeed.zero.GatheredParameters([tensor]) if isinstance(tensor, nn.Parameter) else nullcontext():
-                yield name, tensor.data
+            if not self.parted or not isinstance(tensor, nn.Parameter):
+                yield name, tensor.detach()
+                continue
+            # Not deepspeed.zero.GatheredParameters: of small parameters it returns what it holds whole, whatever the
+            # parts, in whose place the average may be, are.
+            shape: torch.Size = getattr(tensor, "ds_shape")  # noqa: B009
+            yield name, self.world.concatenate(parts[name].detach())[: shape.numel()].view(shape)
 
     def _live(self) -> dict[str, Tensor]:
         """What this rank holds of weights and running statistics."""
@@ -233,11 +234,14 @@ class DeepSpeedEngine(BaseEngine):
         whole: Tensor = safe_get_full_optimizer_state(parameter, moment)
         return whole
 
-    def _set_moment(self, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
+    def _set_moment(self, name: str, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
         value = value.to(self.world.device)
         if self.cfg.deepspeed.zero == 0:
             self.engine.optimizer.state[parameter][moment].copy_(value)
             return
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        safe_set_full_optimizer_state(parameter, value, moment)
+        if self.parted:  # safe_set_full_optimizer_state of 0.19.8 wants sizes that the world size divides
+            safe_set_local_optimizer_state(parameter, self._part_of(name, value), moment)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
