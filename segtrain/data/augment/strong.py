@@ -35,8 +35,8 @@ ELASTIC_CHANCE, ELASTIC_POINTS, ELASTIC_SHARE = 0.2, 6, 0.07  # of the image's s
 BLUR_CHANCE, BLUR_SIGMA_PX = 0.2, (0.5, 1.0)
 LOW_RESOLUTION_CHANCE, LOW_RESOLUTION_FACTOR = 0.25, (1.0, 2.0)
 CONTRAST_SHARE = 0.5  # of contrasts that blur and low resolution are for, where they are for the sample
-# exp of a polynomial of order 3, as K. Van Leemput et al., IEEE TMI 1999, model it, and TorchIO draws it; coefficients
-# smaller than TorchIO's 0.5, since the scans are corrected for most of it.
+# exp of a polynomial of order 3, as K. Van Leemput et al., IEEE TMI 1999, model it and TorchIO draws it. Within a head
+# the field's largest value is 1.5 times its least (median); with TorchIO's 0.5 it would be 2.7 times.
 BIAS_CHANCE, BIAS_COEFFICIENT = 0.15, 0.2
 BRIGHTNESS_CHANCE, BRIGHTNESS_FACTOR = 0.15, (0.75, 1.25)
 CONTRAST_CHANCE, CONTRAST_FACTOR = 0.15, (0.75, 1.25)
