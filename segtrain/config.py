@@ -82,6 +82,7 @@ class ModelConfig:
     weights: str | None = None  # a local file to start from: .safetensors or .pt
     channels_last: bool | None = None  # default: where it was measured to be faster (docs/performance.md)
     compile: bool = False
+    checkpoint_activations: bool = False  # keep less for the backward pass, compute it again
 
 
 # Which networks each key of the model, besides features, means something to.
@@ -224,6 +225,7 @@ MAY_DIFFER = frozenset(
         "log_every_steps",
         "model.channels_last",
         "model.compile",
+        "model.checkpoint_activations",
         "train.micro_batch",
         "evaluate.batch",
         "evaluate.pictures",

@@ -4,6 +4,7 @@ runs/<name>/
   config.yaml        resolved, loadable; opens with the command that made it
   environment.json   versions, devices, world size, git commit, one entry a start
   split.json         patients per side, hash
+  deepspeed.json     what DeepSpeed is told, with engine=deepspeed
   metrics.jsonl      one event a line; the curves are derived from it
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
   checkpoints/       step-00001000/, LATEST, BEST
@@ -206,6 +207,10 @@ class Run:
             table.writeheader()
             table.writerows(rows)
         tmp.replace(self.validation_table(epoch))
+
+    def write_engine_settings(self, engine: str, settings: Mapping[str, Any]) -> None:
+        """What the engine's library is told, in its own words."""
+        files.write_json(self.root / f"{engine}.json", settings)
 
     def write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
         """The overlays of an epoch's evaluation, uint8 [height, width, 3]."""

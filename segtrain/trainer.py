@@ -51,6 +51,8 @@ class Trainer:
             self.loss = DeepSupervision(self.loss, ratio)
         network = make_model(cfg.model, cfg.seed, cfg.data.channels)
         self.engine = make_engine(cfg, network, self.loss, world)
+        if world.is_main and self.engine.settings:
+            run.write_engine_settings(cfg.engine, self.engine.settings)
         self.total_steps = cfg.train.epochs * self.order.steps_per_epoch
         self.step = 0
         self.best_dsc: float | None = None

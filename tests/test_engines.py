@@ -14,7 +14,7 @@ from torch import nn
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
 from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
-from segtrain.engines.deepspeed import settings
+from segtrain.engines.deepspeed import settings_of
 from segtrain.errors import LaunchError
 from segtrain.losses import make_loss
 from segtrain.optim import lr_at
@@ -199,7 +199,7 @@ def test_deepspeed_s_json_is_made_of_the_config() -> None:
         2, train=TrainConfig(global_batch=48, micro_batch=5), precision="bf16",
         deepspeed=DeepSpeedConfig(zero=3, offload=True, extra=extra),
     )  # fmt: skip
-    made = settings(cfg, world_size=4)
+    made = settings_of(cfg, world_size=4)
     assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"]) == (5, 3)
     assert made["gradient_clipping"] == 0.05
     assert made["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}, "overlap_comm": False}

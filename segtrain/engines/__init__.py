@@ -20,6 +20,10 @@ class Engine(Protocol):
     def network(self) -> nn.Module:
         """The bare network."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a library that does the work is told, as its users would write it; empty where there is none."""
+
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 

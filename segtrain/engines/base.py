@@ -44,6 +44,10 @@ class BaseEngine(ABC):
     flattens = False  # whether weights are laid one behind the other, and so contiguous
 
     @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @property
     def network(self) -> nn.Module:
         return self._network
 

@@ -1,8 +1,8 @@
 """DeepSpeed behind the same step: ZeRO 0 to 3, moments on the CPU if asked for, and the same checkpoint (L9).
 
-Its JSON is made from our config (`settings`). Mixed precision is torch's autocast over float32 weights: DeepSpeed's own
-casts running statistics too. Checkpoints are the canonical ones, gathered a parameter at a time through DeepSpeed's
-public calls; its own resume at the same world size only.
+Its JSON is made from our config (`settings_of`). Mixed precision is torch's autocast over float32 weights as in DDP;
+DeepSpeed's own casts running statistics too. Checkpoints are the canonical ones, gathered a parameter at a time;
+DeepSpeed's resume at the same world size only.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
 
 
-def settings(cfg: Config, world_size: int) -> dict[str, Any]:
+def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration, with `deepspeed.extra` over it."""
     share = cfg.train.global_batch // world_size
     micro_batch = min(cfg.train.micro_batch or share, share)
@@ -71,6 +71,10 @@ class DeepSpeedEngine(BaseEngine):
         self._whole = deepcopy(self._network).to("meta") if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.cfg, self.world.size)
+
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot at the next step. Raises RuntimeError when it is of another network."""
         assert self.engine is None, "DeepSpeed has cut the network in parts already"
@@ -86,13 +90,14 @@ class DeepSpeedEngine(BaseEngine):
         be_a_group(self.world)  # it knows no job of one process
         import deepspeed
 
+        # A collective through shared memory, for CPUs, that would be compiled at the first start; a process killed in the
+        # meantime leaves a lock for which all later ones wait. gloo does the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
             warnings.filterwarnings("ignore", f".torch.distributed.{call}. is deprecated", FutureWarning)
         optimizer = make_optimizer(self._network, self.cfg.optim)
-        self.engine, *_ = deepspeed.initialize(
-            model=self._network, optimizer=optimizer, config=settings(self.cfg, self.world.size)
-        )
+        self.engine, *_ = deepspeed.initialize(model=self._network, optimizer=optimizer, config=self.settings)
         self.parted = self.cfg.deepspeed.zero == 3
         self._settle(image_bchw)
         self._take_back()

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 
 from segtrain.config import ModelConfig, ModelName
+from segtrain.models.activations import recompute
 from segtrain.models.adapted import attention_unet, segresnet, smp_unet, swin_unetr, unetplusplus
 from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.resunet import resunet
@@ -36,4 +37,6 @@ def make_model(cfg: ModelConfig, seed: int, in_channels: int = 3) -> Network:
         network = make(cfg, in_channels)
     if cfg.weights is not None:
         load_weights(network, Path(cfg.weights))
+    if cfg.checkpoint_activations:
+        recompute(network)
     return network

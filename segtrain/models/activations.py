@@ -1,0 +1,60 @@
+"""Activation checkpointing: the inner activations of blocks are computed again for the backward pass, not kept.
+
+T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def recompute(network: nn.Module) -> None:
+    """From now on, keep of each block its input alone: of each smallest module that multiplies at least twice.
+
+    Names in the state dict stay. Values and gradients are those of the network as it was; running statistics count each
+    batch once.
+    """
+    for block in _blocks(network):
+        block.__class__ = _recomputed(type(block))
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    below = [block for child in module.children() for block in _blocks(child)]
+    if below:
+        return below
+    products = sum(isinstance(part, PRODUCTS) for part in module.modules())
+    return [module] if products > 1 else []
+
+
+def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        inner = partial(kind.forward, self, **named)
+        if not torch.is_grad_enabled():
+            return inner(*inputs)
+        return checkpoint(inner, *inputs, use_reentrant=False, context_fn=partial(_contexts, self))
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _uncounted(block)
+
+
+@contextmanager
+def _uncounted(block: nn.Module) -> Iterator[None]:
+    """Within, running statistics are copies, which are thrown away."""
+    kept = [(module, *named) for module in block.modules() for named in module.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)

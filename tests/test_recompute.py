@@ -1,0 +1,61 @@
+"""Activation checkpointing changes nothing but what is kept for the backward pass."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from test_models import CASES, each_case, image
+from torch import Tensor, nn
+
+from segtrain.models import make_model
+
+
+def pass_through(network: nn.Module) -> tuple[Tensor, int]:
+    """Logits of a forward and backward pass, and how many bytes were kept in between, besides weights."""
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = network.train()(image(2, 64, 64))
+    held = sum(kept.values())
+    logits.square().mean().backward()
+    return logits.detach(), held
+
+
+@each_case
+def test_gradients_and_statistics_are_the_same_and_less_is_kept(case: str) -> None:
+    plain = make_model(CASES[case], seed=1)
+    saving = copy.deepcopy(make_model(replace(CASES[case], checkpoint_activations=True), seed=1))
+    assert plain.state_dict().keys() == saving.state_dict().keys()
+    (logits, held), (other, held_by_saving) = pass_through(plain), pass_through(saving)
+    assert torch.equal(logits, other)
+    for one, two in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert torch.allclose(one.grad, two.grad, rtol=1e-5, atol=1e-7)
+    for one_buffer, two_buffer in zip(plain.buffers(), saving.buffers(), strict=True):
+        assert torch.equal(one_buffer, two_buffer)
+    assert held_by_saving < 0.7 * held
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(image(2, 64, 64)), saving.eval()(image(2, 64, 64)))
+
+
+@pytest.mark.parametrize("case", ["unet"])
+def test_nothing_is_computed_again_without_gradients(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_model(replace(CASES[case], checkpoint_activations=True), seed=1)
+
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("checkpointed")
+
+    monkeypatch.setattr("segtrain.models.activations.checkpoint", called)
+    with torch.no_grad():
+        network(image(1))
+    with pytest.raises(AssertionError, match="checkpointed"):
+        network(image(1))
