@@ -90,8 +90,8 @@ class DeepSpeedEngine(BaseEngine):
         be_a_group(self.world)  # it knows no job of one process
         import deepspeed
 
-        # A collective through shared memory, for CPUs, that would be compiled at the first start; a process killed in the
-        # meantime leaves a lock for which all later ones wait. gloo does the same.
+        # A collective through shared memory, for CPUs, that would be compiled at the first start; a process killed then
+        # leaves a lock for which all later ones wait. gloo does the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
