@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import checkpoint, data, loop, step
+from benchmarks import checkpoint, data, engines, loop, step
 from benchmarks.harness import Line, Options, machine
 from benchmarks.publish import HEADINGS, cells
 
@@ -30,6 +30,7 @@ ROWS: dict[str, Callable[[Options], list[Line]]] = {
     "checkpoint": checkpoint.checkpoint,
     "scale": step.scale,
     "memory": step.memory,
+    "engines": engines.engines,
 }
 
 

@@ -10,7 +10,7 @@ from segtrain.data.prepare import ensure_store
 BATCH = 16
 
 
-def _batch(size_px: int, samples: int = BATCH) -> tuple[Any, Any]:
+def batch_of(size_px: int, samples: int = BATCH) -> tuple[Any, Any]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -29,17 +29,17 @@ def engine_step(
 
     cfg = Config(model=ModelConfig(features=features, compile=compiled), precision=precision)
     engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World() if alone else world)
-    image, mask = (tensor.to(world.device) for tensor in _batch(size_px, BATCH // world.size))
+    image, mask = (tensor.to(world.device) for tensor in batch_of(size_px, BATCH // world.size))
 
     def work() -> int:
-        before = _loopback_bytes()
+        before = loopback_bytes()
         engine.step(image, mask, 1e-4)
-        return _loopback_bytes() - before
+        return loopback_bytes() - before
 
     return work
 
 
-def _loopback_bytes() -> int:
+def loopback_bytes() -> int:
     from pathlib import Path
 
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
@@ -50,7 +50,7 @@ def _reference_step(world: object, size_px: int, features: int) -> Work:
     from benchmarks.reference import Training
 
     training = Training(features)
-    image, mask = _batch(size_px)
+    image, mask = batch_of(size_px)
     return lambda: training.step(image, mask)
 
 
@@ -223,7 +223,7 @@ def _sizes(world: object, size_px: int, features: int) -> Work:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network(_batch(size_px)[0])
+            network(batch_of(size_px)[0])
         parameters = sum(p.numel() for p in network.parameters())
         return 4 * 4 * parameters / 2**30, (sum(kept.values()) - 4 * parameters) / 2**30
 

@@ -25,12 +25,23 @@ from segtrain.errors import LaunchError
 from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
 
+# Numbers in a message, and whole weights that ZeRO 3 keeps at a time. DeepSpeed's own (5e8 and 1e9) are for networks of
+# billions: with them its buffers take 2 GB whatever the network, and ZeRO 3 never gives a weight back.
+BUCKET, LIVE = 2**23, 2**24
+
 
 def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration, with `deepspeed.extra` over it."""
     share = cfg.train.global_batch // world_size
     micro_batch = min(cfg.train.micro_batch or share, share)
-    zero: dict[str, Any] = {"stage": cfg.deepspeed.zero}
+    zero: dict[str, Any] = {
+        "stage": cfg.deepspeed.zero,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_max_live_parameters": LIVE,
+        "stage3_max_reuse_distance": LIVE,
+    }
     if cfg.deepspeed.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     made: dict[str, Any] = {
@@ -56,6 +67,12 @@ def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _hollow(network: nn.Module) -> nn.Module:
+    """The network without its numbers."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta")) for p in network.parameters()}
+    return deepcopy(network, memo | {id(b): b.detach().to("meta") for b in network.buffers()})
+
+
 class DeepSpeedEngine(BaseEngine):
     """See `segtrain.engines.Engine`. DeepSpeed takes the network over at the first step, so that what a checkpoint
     holds can be put into the whole network before that is cut in parts."""
@@ -68,7 +85,7 @@ class DeepSpeedEngine(BaseEngine):
         super().__init__(cfg, network, loss, world)
         self.engine: Any = None
         self.parted = False  # whether each rank holds a part of each weight
-        self._whole = deepcopy(self._network).to("meta") if cfg.deepspeed.zero == 3 else self._network
+        self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
 
     @property

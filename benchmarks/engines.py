@@ -1,0 +1,85 @@
+"""Row engines: memory, bytes sent and images/s of DDP and of DeepSpeed's stages; who fits into how much memory."""
+
+import os
+import resource
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.harness import Line, Options, Variant, Work, measure
+from benchmarks.step import BATCH, batch_of, loopback_bytes
+from segtrain.config import Config, DeepSpeedConfig, ModelConfig
+
+RANKS = 2
+WAYS: dict[str, int | None] = {"ddp": None, "zero 0": 0, "zero 1": 1, "zero 2": 2, "zero 3": 3}
+
+
+def under(cfg: Config, zero: int | None) -> Config:
+    """The config under DDP, or DeepSpeed at a stage; all in one layout, which DeepSpeed prescribes."""
+    cfg = replace(cfg, model=replace(cfg.model, channels_last=False if zero is None else None))
+    if zero is None:
+        return cfg
+    return replace(cfg, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero))  # type: ignore[arg-type]
+
+
+def _step(world: Any, cfg: Config, size_px: int) -> Work:
+    from segtrain.engines import make_engine
+    from segtrain.losses import make_loss
+    from segtrain.models import make_model
+
+    engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world)
+    image, mask = batch_of(size_px, BATCH // world.size)
+
+    def work() -> int:
+        before = loopback_bytes()
+        engine.step(image, mask, 1e-4)
+        return loopback_bytes() - before
+
+    return work
+
+
+def _step_within(world: Any, cfg: Config, size_px: int, budget_gib: float) -> Work:
+    """The same in a process that may take `budget_gib` more than it has when torch is there."""
+    import deepspeed  # noqa: F401  before the budget is set
+
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())  # noqa: SIM115, PTH123
+    limit = int(status["VmData"].split()[0]) * 1024 + int(budget_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    return _step(world, cfg, size_px)
+
+
+def engines(options: Options) -> list[Line]:
+    """A line an engine, then who trains a large network in how much memory."""
+    size, features = (32, 4) if options.tiny else (128, 32)
+    base = Config(model=ModelConfig(features=features))
+    variants = [Variant(name, _step, (under(base, zero), size), RANKS, 1, keep=False) for name, zero in WAYS.items()]
+    found = measure(variants, options.repeat)
+    lines = []
+    for name, timings in found.items():
+        sent = sorted(timings.values)[len(timings.values) // 2]
+        ours = (
+            f"{BATCH / timings.median_s:.2f} img/s, {timings.peak_gib:.2f} GiB a rank, {sent / 1e6:.0f} MB sent a step"
+        )
+        ratio = found["ddp"].median_s / timings.median_s
+        lines.append(Line("engines", f"{name}, 2 ranks, {size} px", ours, "ddp", f"{ratio:.2f}x the images/s"))
+    return lines + _budget(options)
+
+
+def _budget(options: Options) -> list[Line]:
+    """A wide network on small images: weights, gradients and moments are what fills the memory."""
+    ranks, width, budget_gib = (2, 8, 1.0) if options.tiny else (4, 96, 1.2)
+    cfg = Config(model=ModelConfig(features=width, norm="group"))
+    # Read by glibc when a process starts: what is freed goes back at once, so that memory is what is in use.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    lines = []
+    for name in ("ddp", "zero 1", "zero 2", "zero 3"):
+        variant = Variant(name, _step_within, (under(cfg, WAYS[name]), 32, budget_gib), ranks, 1, keep=False)
+        try:
+            peak = f"{measure([variant], 1)[name].peak_gib:.2f} GiB resident, libraries in it"
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error) and "MemoryError" not in str(error):
+                raise
+            peak = "does not fit"
+        what = f"{name}, U-Net of width {width}, {ranks} ranks, {budget_gib} GiB each beside the libraries"
+        lines.append(Line("engines", what, peak, "", ""))
+    del os.environ["MALLOC_MMAP_THRESHOLD_"]
+    return lines
