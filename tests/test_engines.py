@@ -184,6 +184,19 @@ def test_bf16_keeps_float32_weights(zero: int) -> None:
     assert all(value.dtype in (np.float32, np.int64) for value in (*model.values(), *moments.values()))
 
 
+@pytest.mark.parametrize(("zero", "ranks"), [engine for engine in ENGINES if engine.values[1] == 2])
+def test_fp16_goes_on_with_its_loss_scale(zero: int | None, ranks: int) -> None:
+    """ZeRO sums float16 gradients, so its losses are near those of DDP only."""
+    cfg = config(zero, precision="fp16")
+    full = link(World(), config(None), None, range(3))[0]
+    losses, *given = run_ranks(ranks, link, cfg, None, range(2))[0]
+    more, *after = run_ranks(ranks, link, cfg, tuple(given), range(2, 3))[0]
+    assert losses + more == pytest.approx(full, abs=2e-2)
+    before, now = (json.loads(extra)["scaler"] for extra in (given[2], after[2]))
+    assert before["scale"] == now["scale"] > 1
+    assert 0 < before["_growth_tracker"] < now["_growth_tracker"]
+
+
 @needs_deepspeed
 def test_moments_on_the_cpu_are_the_same_training() -> None:
     cfg = config(2)

@@ -149,7 +149,14 @@ class DeepSpeedEngine(BaseEngine):
         self.average = Average(self._live, None, self.cfg.optim.ema)
         if model:
             self.average.take({name: self._part_of(name, value) for name, value in model.items()}, extra["averaged"])
+        if (scaler := self._scaler()) and extra.get("scaler"):
+            scaler.load_state_dict(extra["scaler"])
         self._restored = {}, {}, {}
+
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in float16."""
+        engine: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
+        return engine or getattr(self.engine.optimizer, "torch_autocast_gradscaler", None)
 
     def _forward(self, image_bchw: Tensor) -> Tensor:
         logits: Tensor = self.engine(image_bchw)
@@ -206,7 +213,8 @@ class DeepSpeedEngine(BaseEngine):
                     moments[f"{name}/{moment}"] = copy(value)
             if keep and step is not None:
                 moments[f"{name}/step"] = copy(step)
-        extra = {"scaler": {}, "optimizer": {}, "averaged": self.average.updates}
+        scaler = self._scaler()
+        extra = {"scaler": scaler.state_dict() if scaler else {}, "optimizer": {}, "averaged": self.average.updates}
         return model, moments, extra if keep else {}
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:
