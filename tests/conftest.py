@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from jobs import run_to_end, state_of
 from PIL import Image
+from trainings import run_to_end, state_of
 
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
 from segtrain.data.prepare import ensure_store

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import Job, assert_same, delays, run_to_end, state_of
+from trainings import Job, assert_same, delays, run_to_end, state_of
 
 from segtrain.config import Config
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Job, assert_same, state_of
+from trainings import Job, assert_same, state_of
 
 from segtrain.config import Config, PhantomConfig, StopConfig
 from segtrain.loading import to_yaml
