@@ -77,8 +77,16 @@ class Run:
     def log_file(self) -> Path:
         return self.root / "log.txt"
 
+    @property
+    def lock_file(self) -> Path:
+        return self.root.with_name(f".{self.root.name}.lock")
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
+
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint, whole or not; 0 before the first."""
+        return max((int(folder.name.removeprefix("step-")) for folder in self.checkpoints.glob("step-*")), default=0)
 
     def validation_table(self, epoch: int) -> Path:
         return self.root / "validation" / f"epoch-{epoch:04d}.csv"
@@ -97,7 +105,7 @@ class Run:
         fresh = "--fresh starts over and keeps what is there beside it"
         try:
             theirs = from_tree(yaml.safe_load((self.root / "config.yaml").read_text()), where=str(self.root))
-            outcome = json.loads(self._outcome.read_text()) if self._outcome.exists() else {}
+            outcome = self.outcome()
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {fresh}") from error
         if different := first_difference(cfg, theirs):
@@ -144,7 +152,7 @@ class Run:
         """Hold the run for this process until it ends, however it ends."""
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.root.with_name(f".{self.root.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
@@ -186,11 +194,7 @@ class Run:
 
     def begun_by(self, job: str | None) -> bool:
         """Whether this job, at an earlier start, began or went on with the run."""
-        try:
-            starts = json.loads((self.root / "environment.json").read_text())
-        except (OSError, ValueError):
-            return False
-        return job is not None and any(start.get("job") == job for start in starts)
+        return job is not None and any(start.get("job") == job for start in self.starts())
 
     def record(self, event: str, step: int, **values: Any) -> dict[str, Any]:
         """Append one event to metrics.jsonl and return it."""
@@ -228,7 +232,7 @@ class Run:
         mean DSC over `n` validation patients, hours from its first to its last event."""
         found: dict[str, Any] = {"state": "running" if self.root.exists() else "none"}
         if self._outcome.exists():
-            found |= {key: value for key, value in json.loads(self._outcome.read_text()).items() if key != "reason"}
+            found |= {key: value for key, value in self.outcome().items() if key != "reason"}
         events = [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
         if scores := [event for event in events if event["event"] == "evaluation"]:
             best = max(scores, key=lambda event: (event["val_dsc"], -event["epoch"]))
@@ -236,6 +240,28 @@ class Run:
             found |= {"best_dsc": best["val_dsc"], "last_dsc": scores[-1]["val_dsc"], "n": best["n"]}
             found |= {"hours": round((events[-1]["time"] - events[0]["time"]) / 3600, 4)}
         return found
+
+    def outcome(self) -> dict[str, Any]:
+        """How the last start ended, with the reason; empty before the first and while one goes on."""
+        return dict(json.loads(self._outcome.read_text())) if self._outcome.exists() else {}
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What environment.json says of each start; empty before the first."""
+        try:
+            return list(json.loads((self.root / "environment.json").read_text()))
+        except (OSError, ValueError):
+            return []
+
+    def busy(self) -> bool:
+        """Whether a process trains in it, as far as this machine can see; not for polling beside a start."""
+        try:
+            with self.lock_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     @property
     def _outcome(self) -> Path:
@@ -265,7 +291,9 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit that this package is of, if it lies in a checkout and git is there."""
+    """The commit that this package is of: as a snapshot's maker says, or of the checkout that it lies in."""
+    if told := os.environ.get("SEGTRAIN_COMMIT"):
+        return told
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
