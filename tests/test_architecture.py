@@ -1,6 +1,7 @@
 """The shape of the code: imports go down the layers, files and functions stay small, names and dicts agree."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,17 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"errors", "__init__"},
 ]
+# Likewise for jobs/, which imports from segtrain what needs no torch.
+JOBS_LAYERS: list[set[str]] = [
+    {"ablate"},
+    {"submit", "status", "cancel", "batch"},
+    {"executors", "entry"},
+    {"node", "table"},
+    {"ending", "meeting", "rank", "submission"},
+    {"scheduler", "book", "resources"},
+    {"__init__"},
+]
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -62,7 +74,22 @@ def test_imports_go_down(path: Path) -> None:
     assert not above, f"{path.name} imports {above} from its own layer or above"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.name)
+def test_imports_of_jobs_go_down(path: Path) -> None:
+    level = {name: level for level, names in enumerate(JOBS_LAYERS) for name in names}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "jobs":
+            parts = str(node.module).split(".")[1:] or [alias.name for alias in node.names]
+            above = {name for name in parts if level[name] <= level[path.stem]}
+            assert not above, f"{path.name} imports {above} from its own layer or above"
+
+
+def test_segtrain_knows_nothing_of_jobs() -> None:
+    for path in FILES:
+        assert not re.search(r"^\s*(from|import) jobs\b", path.read_text(), re.MULTILINE), path
+
+
+@pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_are_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
     for node in ast.walk(ast.parse(path.read_text())):

@@ -1,0 +1,144 @@
+"""What a job asks the cluster for: defaults, a preset in configs/clusters/, options on the command line."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from segtrain.errors import ConfigError
+from segtrain.loading import builtin_config, read_yaml
+
+TIME = r"^(\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2})$"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Resources:
+    """One job's. None: the cluster's default."""
+
+    nodes: int = Field(default=1, ge=1)
+    gpus_per_node: int = Field(default=0, ge=0)
+    processes_per_node: int | None = Field(default=None, ge=1)
+    cpus_per_node: int | None = Field(default=None, ge=1)
+    mem: str | None = None
+    time: str = Field(default="1-00:00:00", pattern=TIME)
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    mail_user: str | None = None
+    mail_type: str | None = None
+    dependency: str | None = None
+    comment: str | None = None
+    warn_s: int = Field(default=120, ge=1)
+    save_s: int = Field(default=60, ge=1)
+    setup: tuple[str, ...] = ()
+    slurm: dict[str, str | int | bool] = field(default_factory=dict)
+
+    @property
+    def processes(self) -> int:
+        """Of torchrun on a node."""
+        return self.processes_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit as SLURM reads it, rounded up."""
+        days, _, rest = self.time.rpartition("-")
+        parts = [int(part) for part in rest.split(":")]
+        if days:  # days-hours[:minutes[:seconds]]
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+            return int(days) * 1440 + hours * 60 + minutes + (seconds > 0)
+        if len(parts) == 3:
+            return parts[0] * 60 + parts[1] + (parts[2] > 0)
+        return parts[0] + (len(parts) == 2 and parts[1] > 0)
+
+
+HELP = {
+    "nodes": "machines, default 1",
+    "gpus_per_node": "GPUs on each, default none",
+    "processes_per_node": "processes on each, default: one a GPU, else one",
+    "cpus_per_node": "CPUs on each",
+    "mem": "memory on each, for example 64G",
+    "time": "limit: minutes, HH:MM:SS or D-HH:MM:SS; default a day, after which the job comes back",
+    "partition": "partition",
+    "account": "account",
+    "qos": "quality of service",
+    "constraint": "features that nodes must have",
+    "mail_user": "who gets mail",
+    "mail_type": "about what, for example FAIL,END",
+    "dependency": "for example afterok:123",
+    "comment": "kept by the accounting",
+    "warn_s": "seconds before the limit at which the training saves and leaves, default 120",
+    "save_s": "seconds that a save may take before it is cut off, default 60",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--cluster, an option for each resource, --slurm."""
+    parser.add_argument("--cluster", metavar="NAME|F", help="a preset: configs/clusters/NAME.yaml, or a file")
+    for name, text in HELP.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="X", help=text)
+    parser.add_argument(
+        "--slurm", action="append", default=[], metavar="key=value", help="any other option of sbatch; repeatable"
+    )
+
+
+def of(arguments: argparse.Namespace) -> Resources:
+    """The preset of the command line with its options applied. Raises ConfigError."""
+    found = arguments.cluster and _preset(arguments.cluster)
+    where, tree = found or ("the options", {})
+    for name in HELP:
+        if (value := getattr(arguments, name)) is not None:
+            tree[name] = value
+    tree["slurm"] = {**tree.get("slurm", {}), **dict(_pair(text) for text in arguments.slurm)}
+    return from_tree(tree, where)
+
+
+def from_tree(tree: Any, where: str) -> Resources:
+    """Checked resources. Raises ConfigError, naming `where`, the key, the value and the remedy."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: a preset is a mapping of keys, this is a {type(tree).__name__}")
+    known = [entry.name for entry in fields(Resources)]
+    for key in tree:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else "other options of sbatch go under slurm:"
+            raise ConfigError(f"{where}: unknown key {key}; {hint}")
+    try:
+        return TypeAdapter(Resources).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, given = ".".join(map(str, first["loc"])), first["input"]
+        message = "write minutes, HH:MM:SS or D-HH:MM:SS (in YAML in quotes)" if key == "time" else first["msg"]
+        raise ConfigError(f"{where}: {key}={given!r}: {message}; change {key}") from error
+
+
+def to_tree(resources: Resources) -> dict[str, Any]:
+    """What `from_tree` reads back."""
+    return asdict(resources)
+
+
+def presets() -> Sequence[Path]:
+    """The presets that come with the project."""
+    return sorted(builtin_config("clusters/cpu.yaml").parent.glob("*.yaml"))
+
+
+def _preset(name: str) -> tuple[str, dict[str, Any]]:
+    given = Path(name)
+    path = given if given.suffix == ".yaml" else builtin_config(f"clusters/{name}.yaml")
+    if not path.is_file():
+        names = ", ".join(preset.stem for preset in presets())
+        raise ConfigError(f"--cluster {name}: no such preset; there are {names}, or name a .yaml file")
+    return str(path), read_yaml(path)
+
+
+def _pair(text: str) -> tuple[str, str | bool]:
+    key, equals, value = text.partition("=")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
+        raise ConfigError(f"--slurm {text}: not an option of sbatch; write --slurm key=value, or a flag's name")
+    return key, value if equals else True

@@ -1,0 +1,82 @@
+"""What SLURM is asked and told: squeue, scontrol, scancel. Without SLURM there are no jobs."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+TIMEOUT_S = 30
+ALIVE = frozenset(
+    {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED"}
+)
+
+
+def there() -> bool:
+    """Whether jobs can be submitted from this machine."""
+    return shutil.which("sbatch") is not None
+
+
+def this_job() -> str | None:
+    """The job that this process is part of, as SLURM's commands name it: 12, or 12_3 of an array."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def restarts() -> int:
+    """How often SLURM has started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def queued() -> dict[str, str]:
+    """This user's jobs that wait or run: id (12, or 12_3 of an array) to state."""
+    lines = _lines("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T")
+    return {job: state for job, _, state in (line.partition("|") for line in lines) if state in ALIVE}
+
+
+def state_of(job: str) -> str | None:
+    """The state of a job in the queue, None when it is not there."""
+    return next((line for line in _lines("squeue", "-h", "-r", "-j", job, "-o", "%T")), None)
+
+
+def accounted(jobs: list[str]) -> Mapping[str, str]:
+    """What the accounting says of jobs: id to state; empty where there is no accounting."""
+    if not jobs:
+        return {}
+    lines = _lines("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State")
+    return {job: state.split()[0] for job, _, state in (line.partition("|") for line in lines) if state}
+
+
+def dead_nodes() -> list[str]:
+    """Nodes of this job, which has several, that do not answer."""
+    names = _lines("scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", ""))
+    probe = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=1")
+    return [name for name in names if len(names) > 1 and _run(*probe, f"--nodelist={name}", "true").returncode]
+
+
+def requeue(job: str) -> str | None:
+    """Have SLURM start the job again from its beginning; returns what SLURM says against it."""
+    return _tell("scontrol", "requeue", job)
+
+
+def cancel(job: str) -> str | None:
+    """End the job; returns what SLURM says against it."""
+    return _tell("scancel", job)
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} did not answer in {TIMEOUT_S} s")
+
+
+def _lines(*command: str) -> list[str]:
+    return [line.strip() for line in _run(*command).stdout.splitlines() if line.strip()]
+
+
+def _tell(*command: str) -> str | None:
+    done = _run(*command)
+    return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"code {done.returncode}"

@@ -1,0 +1,140 @@
+"""What goes with a job: the code and the resolved configs, so that editing the checkout changes nothing that waits.
+
+<runs_dir>/.jobs/<name>/
+  starts.jsonl, starts/   the book of starts (book.py)
+  001/                    one submission
+    code/                 segtrain, jobs, configs as they were
+    configs/<run>.yaml    resolved
+    logs/                 of submitit: sbatch script, pickles, what the jobs print
+    job.json              runs and their job ids, resources, commit
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.book import jobs_folder
+from jobs.resources import Resources, from_tree, to_tree
+from segtrain import files
+from segtrain.config import Config
+from segtrain.errors import RunError
+from segtrain.loading import load_config, to_yaml
+from segtrain.run import Run
+
+HOME = Path(__file__).resolve().parent.parent  # the checkout, or an earlier snapshot
+PARTS = {"segtrain": "*.py", "jobs": "*.py", "configs": "*.yaml"}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission's folder; making the object touches nothing."""
+
+    root: Path
+
+    @property
+    def code(self) -> Path:
+        return self.root / "code"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def config(self, name: str) -> Path:
+        """The resolved config of a run."""
+        return self.root / "configs" / f"{name}.yaml"
+
+    def run(self, name: str) -> Run:
+        """The directory of a run."""
+        return run_of(load_config(self.config(name)))
+
+    @property
+    def resources(self) -> Resources:
+        return from_tree(self.record["resources"], str(self.root))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What job.json says."""
+        return dict(json.loads((self.root / "job.json").read_text()))
+
+    def keep(self, **values: Any) -> None:
+        """Add to job.json."""
+        known = self.record if (self.root / "job.json").exists() else {}
+        files.write_json(self.root / "job.json", known | values)
+
+
+def run_of(cfg: Config) -> Run:
+    """The directory of the run that a config describes."""
+    return Run(Path(cfg.runs_dir).expanduser() / cfg.name)
+
+
+def planned(runs_dir: str, name: str) -> Submission:
+    """The next submission under that name; nothing is made."""
+    parent = jobs_folder(Path(runs_dir).expanduser().absolute(), name)
+    number = 1 + max((int(folder.name) for folder in parent.glob("[0-9]*")), default=0)
+    return Submission(parent / f"{number:03d}")
+
+
+def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resources, **about: Any) -> Submission:
+    """A new submission with a snapshot of the code and the configs. Raises RunError: cannot be written."""
+    try:
+        submission = _claim(runs_dir, name)
+        _take_snapshot(submission.code)
+        submission.config("any").parent.mkdir()
+        for cfg in configs:
+            submission.config(cfg.name).write_text(to_yaml(cfg))
+        submission.logs.mkdir()
+        submission.keep(
+            name=name, runs={}, resources=to_tree(resources), commit=commit(),
+            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about,
+        )  # fmt: skip
+    except OSError as error:
+        raise RunError(f"{runs_dir}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
+    return submission
+
+
+def _claim(runs_dir: str, name: str) -> Submission:
+    while True:
+        submission = planned(runs_dir, name)
+        submission.root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            submission.root.mkdir()
+        except FileExistsError:  # somebody else's, made in between
+            continue
+        return submission
+
+
+def _take_snapshot(folder: Path) -> None:
+    for part, pattern in PARTS.items():
+        for file in (HOME / part).rglob(pattern):
+            target = folder / part / file.relative_to(HOME / part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def submissions(runs_dir: Path) -> Iterator[Submission]:
+    """All submissions for runs in that folder, oldest first for each name."""
+    for record in sorted(runs_dir.glob(".jobs/*/[0-9]*/job.json")):
+        yield Submission(record.parent)
+
+
+def of_name(runs_dir: Path, name: str) -> dict[str, tuple[str, "Submission"]]:
+    """What was submitted under that name: run to its newest job id, and where that came from."""
+    jobs: dict[str, tuple[str, Submission]] = {}
+    for made in submissions(runs_dir.expanduser().absolute()):
+        if made.root.parent.name == name:
+            jobs |= {run: (job, made) for run, job in made.record["runs"].items()}
+    return jobs
+
+
+def commit() -> str | None:
+    """The commit of the checkout, marked when files differ from it; None without git."""
+    command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None

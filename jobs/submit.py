@@ -1,0 +1,79 @@
+"""Submit one training, which comes back until it is done: `python -m jobs.submit`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jobs import executors, resources, scheduler, submission
+from jobs.entry import main
+from segtrain.cli import config_of
+from segtrain.config import Config
+from segtrain.errors import EXIT_FINISHED
+
+EXAMPLES = """\
+examples:
+  python -m jobs.submit --cluster gpu --config configs/lgg.yaml data.root=/data/kaggle_3m
+  python -m jobs.submit --nodes 2 --gpus-per-node 4 --time 8:00:00 --partition gpu --slurm reservation=mri name=big
+  python -m jobs.submit --dry-run                    prints the sbatch script
+  python -m jobs.submit --executor local             the same here, without a cluster
+
+The job carries a snapshot of the code and of the resolved config. It saves and goes back into the queue when it is
+preempted, near its time limit, or told to by a signal, and goes on at the exact step; it stops coming back when it is
+done, has failed, or gains no step in three starts. The same command again submits it only if there is something to do.
+"""
+
+
+def command(argv: Sequence[str]) -> int:
+    """Submit, print the script, or train here; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m jobs.submit", description="Submit one training to SLURM.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
+    add_options(parser)
+    arguments = parser.parse_intermixed_args(list(argv))
+    cfg, asked = placed(config_of(arguments)), resources.of(arguments)
+    if arguments.dry_run:
+        print(executors.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, asked))
+        return EXIT_FINISHED
+    executors.check(arguments.executor, asked)
+    run = submission.run_of(cfg)
+    if run.finished(cfg):
+        print(f"{run.root} is finished; nothing to submit")
+        return EXIT_FINISHED
+    if job := waiting(cfg.runs_dir, cfg.name, [cfg.name]).get(cfg.name):
+        print(f"{run.root} is job {job} already; nothing to submit")
+        return EXIT_FINISHED
+    made = submission.create(cfg.runs_dir, cfg.name, [cfg], asked)
+    if arguments.executor == "local":
+        return executors.run_here(made, [cfg.name])
+    job = executors.submit(made, [cfg.name])[cfg.name]
+    print(f"Submitted job {job}: {run.root}")
+    print(f"Log:   {made.logs}/{job}_0_log.out\nState: python -m jobs.status {cfg.runs_dir}")
+    return EXIT_FINISHED
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What submitting one run and submitting many have in common."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")
+    parser.add_argument("--executor", choices=executors.NAMES, default="slurm", help="default slurm; local: here")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script; submit and write nothing")
+    resources.add_options(parser)
+
+
+def placed(cfg: Config) -> Config:
+    """The config with a runs_dir that means the same wherever the job's commands are typed."""
+    return replace(cfg, runs_dir=str(Path(cfg.runs_dir).expanduser().absolute()))
+
+
+def waiting(runs_dir: str, name: str, runs: Sequence[str]) -> dict[str, str]:
+    """Which of the runs, submitted under that name before, are still in the queue: run to job and state."""
+    jobs = {run: job for run, (job, _) in submission.of_name(Path(runs_dir), name).items()}
+    queue = scheduler.queued() if jobs else {}
+    return {run: f"{jobs[run]} ({queue[jobs[run]]})" for run in runs if jobs.get(run) in queue}
+
+
+if __name__ == "__main__":
+    sys.exit(main(command))
