@@ -1,4 +1,4 @@
-# make train | test | chaos | check | laws | bench: each does its own set-up in .venv, once.
+# make train | test | chaos | check | laws | bench | slurm-up: each does its own set-up in .venv, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,11 +8,11 @@ NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exi
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 
-.PHONY: help setup train test chaos check laws bench format
+.PHONY: help setup train test chaos check laws bench format slurm-up slurm-down
 .DEFAULT_GOAL := help
 
 help:  ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 setup: $(VENV)/.dev  ## make .venv with everything that developing needs
 
@@ -51,6 +51,12 @@ chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all 
 
 bench: $(VENV)/.dev  ## measure everything against the reference's way (ROWS='step feed', LGG=/data/kaggle_3m)
 	$(BIN)/python -m benchmarks $(ROWS) $(if $(LGG),--lgg $(LGG)) --json bench.json
+
+slurm-up: $(VENV)/.dev  ## start a SLURM cluster of two virtual nodes on this machine, as root (ARGS='--nodes 4')
+	@$(BIN)/python tests/slurm start $(ARGS)
+
+slurm-down: $(VENV)/.dev  ## stop it
+	@$(BIN)/python tests/slurm stop
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check -q --fix .

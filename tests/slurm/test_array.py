@@ -1,0 +1,92 @@
+"""An ablation as one array: two at a time, and the same command again runs only what is missing or has failed."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+from segtrain.config import Config
+
+LOSSES = ("dice", "bce", "focal", "jaccard")
+SPEC = """
+name: loss
+base: base.yaml
+folds: [0, 1]
+variants:
+  dice:
+  bce: {loss: bce}
+  focal: {loss: focal}
+  jaccard: {loss: jaccard, precision: tf32}
+"""  # tf32 is refused on CPUs, when the training starts
+
+
+def rows(lab: Lab) -> dict[str, dict[str, str]]:
+    with (lab.runs / "loss" / "results.csv").open() as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+def submitted(said: str) -> dict[str, str]:
+    """Run to job id."""
+    lines = [line.split() for line in said.splitlines() if line.startswith("Submitted job")]
+    return {Path(words[3]).name: words[2].rstrip(":") for words in lines}
+
+
+def table_of(said: str) -> str:
+    """The job that writes the table."""
+    return said.split("(job ")[1].split(")")[0]
+
+
+@pytest.mark.law("L12")
+def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> None:
+    lab.give(brief)
+    spec = lab.folder / "spec.yaml"
+    spec.write_text(SPEC)
+    command = ("ablate", spec, "--max-parallel", "2", "--partition", "low", "data.split=kfold")
+    said = lab.jobs(*command)
+    jobs, table = submitted(said), table_of(said)
+    assert sorted(jobs) == sorted(f"{loss}-fold{fold}-seed42" for loss in LOSSES for fold in (0, 1))
+    assert "0 finished, 8 in the queue" in lab.jobs(*command)
+    victim = "dice-fold0-seed42"
+    lab.until("the first run is being trained", lambda: bool(lab.ranks(victim)))
+    lab.kill_ranks(signal.SIGKILL, victim)
+    most = 0
+    array = next(iter(jobs.values())).partition("_")[0]
+
+    def over() -> bool:
+        nonlocal most
+        states = lab.cluster.tool("squeue", "-h", "-r", "-j", array, "-o", "%T").split()
+        most = max(most, states.count("RUNNING"))
+        return not states
+
+    lab.until("the array ends", over, 300)
+    assert most == 2
+    assert lab.until_over(table) == "COMPLETED"
+    failed = sorted(run for run, row in rows(lab).items() if row["state"] != "finished")
+    assert failed == [victim, "jaccard-fold0-seed42", "jaccard-fold1-seed42"]
+    assert [lab.shown(jobs[run], "ExitCode") for run in failed if run.startswith("jaccard")] == ["2:0", "2:0"]
+    assert "precision=tf32 is a mode of CUDA devices" in lab.told()
+
+    spec.write_text(SPEC.replace(", precision: tf32", ""))
+    said = lab.jobs(*command)
+    assert sorted(submitted(said)) == failed
+    assert lab.until_over(table_of(said), 200) == "COMPLETED"
+    assert {row["state"] for row in rows(lab).values()} == {"finished"}
+    assert all(row["best_dsc"] and row["n"] for row in rows(lab).values())
+    assert "Nothing to submit" in lab.jobs(*command)
+
+
+def test_the_template_of_an_array_trains_the_runs_of_the_spec(lab: Lab, brief: Config) -> None:
+    lab.env["NPROC"] = "1"
+    lab.give(brief)
+    spec = lab.folder / "spec.yaml"
+    spec.write_text("name: two\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}}\n")
+    job = lab.sbatch("ablation.sbatch", spec, "evaluate.pictures=0", options=("--array=0-1",))
+    lab.until("the array ends", lambda: not lab.queued(job))
+    states = {run: lab.outcome(f"two/{run}-seed42")["state"] for run in ("dice", "bce")}
+    assert states == {"dice": "finished", "bce": "finished"}
+    shown = {row["run"]: row for row in json.loads(lab.jobs("status", lab.runs, "--json"))}
+    assert {row["state"] for row in shown.values()} == {"finished"}
+    assert sorted(shown) == ["two/bce-seed42", "two/dice-seed42"]

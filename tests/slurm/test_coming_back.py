@@ -1,0 +1,107 @@
+"""Preempted, out of time, requeued, told by a signal: a run comes back to its exact step and ends as if left alone."""
+
+import signal
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from lab import Lab
+
+from segtrain.config import Config
+
+
+def start(lab: Lab, cfg: Config, how: str, *options: str) -> str:
+    """A training of two ranks on one node."""
+    if how == "submitit":
+        return lab.submit(cfg, "--processes-per-node", "2", *options)
+    return lab.sbatch("preemptible.sbatch", "--config", lab.give(cfg), options=options)
+
+
+@pytest.mark.law("L6")
+@pytest.mark.law("L8")
+def test_preempted_twice_a_run_ends_bitwise_the_same(lab: Lab, lasting: Config, left_alone: dict[str, Any]) -> None:
+    """Two runs at a time, one through submitit and one through sbatch, so that the waiting is done once."""
+    runs = {how: replace(lasting, name=how) for how in ("submitit", "sbatch")}
+    jobs = {how: start(lab, cfg, how) for how, cfg in runs.items()}
+    for times, step in enumerate((60, 250), start=1):
+        for how in runs:
+            lab.until_step(how, step)
+        rival = lab.sbatch_wrap("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+        for job in jobs.values():
+            lab.until("the run was preempted", lambda: lab.state(job) == "PENDING")  # noqa: B023
+        assert lab.until_over(rival) == "COMPLETED"
+        for how in runs:
+            lab.until("it starts again", lambda: lab.starts(how) == times + 1)  # noqa: B023
+    for how, cfg in runs.items():
+        lab.ends_the_same(cfg, jobs[how], left_alone)
+        assert lab.shown(jobs[how], "Restarts") == "2"
+
+
+@pytest.mark.law("L6")
+@pytest.mark.law("L8")
+def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
+    lab: Lab, lasting: Config, left_alone: dict[str, Any]
+) -> None:
+    """The limit's warning comes 60 to 75 s before two minutes are over; until then the ranks stand still."""
+    job = start(lab, lasting, "submitit", "--time", "2", "--warn-s", "60")
+    lab.until_step(lasting.name, 60)
+    lab.kill_ranks(signal.SIGSTOP)
+    lab.until("SLURM warns of the limit", lambda: "USR2: telling" in lab.told())
+    assert 30 < lab.seconds(job) < 120
+    lab.kill_ranks(signal.SIGCONT)
+    for starts, step in ((2, 200), (3, 350)):
+        lab.until("it starts again", lambda: lab.starts(lasting.name) == starts)  # noqa: B023
+        lab.until_step(lasting.name, step)
+        lab.call("scancel", "--signal=USR2", job)
+    lab.ends_the_same(lasting, job, left_alone)
+    assert [entry["how"] for entry in lab.book(lasting.name) if entry["event"] == "end"] == [
+        "requeued", "requeued", "requeued", "finished",
+    ]  # fmt: skip
+
+
+@pytest.mark.law("L6")
+def test_requeued_and_told_by_an_operator_a_run_comes_back(
+    lab: Lab, lasting: Config, left_alone: dict[str, Any]
+) -> None:
+    job = start(lab, lasting, "submitit")
+    lab.until_step(lasting.name, 60)
+    lab.call("scontrol", "requeue", job)
+    lab.until("it starts again", lambda: lab.starts(lasting.name) == 2)
+    lab.until_step(lasting.name, 250)
+    lab.call("scancel", "--signal=TERM", job)
+    lab.until("it starts again", lambda: lab.starts(lasting.name) == 3)
+    lab.ends_the_same(lasting, job, left_alone)
+
+
+@pytest.mark.law("L8")
+def test_a_cancelled_run_has_saved_and_stays_away_until_it_is_submitted_again(lab: Lab, lasting: Config) -> None:
+    job = start(lab, lasting, "submitit")
+    lab.until_step(lasting.name, 60)
+    assert f"is job {job} (RUNNING) already; nothing to submit" in lab.jobs("submit", "--config", lab.give(lasting))
+    assert "the run is stopped at step" in lab.jobs("cancel", lasting.name, "--runs-dir", lab.runs)
+    lab.until_over(job)
+    assert "the STOP file" in str(lab.outcome(lasting.name)["reason"])
+    saved = lab.step(lasting.name)
+    again = start(lab, lasting, "submitit")
+    lab.until_step(lasting.name, saved + 30)
+    lab.call("scancel", again)
+    assert lab.until_over(again) == "CANCELLED"
+    assert lab.outcome(lasting.name)["state"] == "stopped"
+    assert lab.book(lasting.name)[-1]["how"] == "left to SLURM"
+
+
+def test_a_run_that_gains_nothing_in_three_starts_is_given_up(lab: Lab, lasting: Config) -> None:
+    """Told to stop again and again before its first step, it does not come back a third time, and says why."""
+    job = start(lab, lasting, "submitit")
+    for starts in (1, 2, 3):
+        lab.until("it starts", lambda: lab.starts(lasting.name) == starts)  # noqa: B023
+        lab.call("scancel", "--signal=USR2", job)
+    assert lab.until_over(job) == "FAILED"
+    assert lab.shown(job, "ExitCode") == "75:0"
+    assert lab.step(lasting.name) == 0
+    last = lab.book(lasting.name)[-1]
+    assert (last["how"], last["why"]) == (
+        "given up",
+        f"the last 3 starts of job {job} gained no step after step 0; not requeued: read the log, then submit it anew",
+    )
+    assert "gained no step" in lab.jobs("status", lab.runs)

@@ -1,0 +1,49 @@
+"""A node that crashes, a slurmd that dies: the run ends right or is reported failed, and nothing hangs."""
+
+import signal
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from lab import Lab
+
+from segtrain.config import Config
+
+
+@pytest.mark.law("L6")
+def test_a_crashed_node_takes_its_jobs_down_within_a_minute_and_they_come_back(
+    lab: Lab, lasting: Config, left_alone: dict[str, Any]
+) -> None:
+    """Two runs at a time, one through submitit and one through sbatch, so that the waiting is done once."""
+    lab.env["NPROC"] = "1"
+    runs = {how: replace(lasting, name=how) for how in ("submitit", "sbatch")}
+    jobs = {
+        "submitit": lab.submit(runs["submitit"], "--nodes", "2"),
+        "sbatch": lab.sbatch(
+            "preemptible.sbatch", "--config", lab.give(runs["sbatch"]), options=("--nodes=2", "--cpus-per-task=1")
+        ),
+    }
+    for how in runs:
+        lab.until_step(how, 60)
+    lab.cluster.kill_node("n2")
+    lab.until("no rank is left", lambda: not lab.ranks(), 60)
+    for job in jobs.values():
+        lab.until("the job waits for a whole cluster", lambda: lab.state(job) == "PENDING")  # noqa: B023
+    lab.cluster.boot("n2")
+    for how, cfg in runs.items():
+        lab.ends_the_same(cfg, jobs[how], left_alone)
+
+
+@pytest.mark.law("L6")
+def test_a_killed_slurmd_leaves_a_run_that_ends_right_or_is_reported_failed(
+    lab: Lab, lasting: Config, left_alone: dict[str, Any]
+) -> None:
+    """The ranks of that node live on without it, until they miss the others; the next start waits for the run."""
+    job = lab.submit(lasting, "--nodes", "2")
+    lab.until_step(lasting.name, 60)
+    lab.kill_ranks(signal.SIGSTOP)  # they would be done before SLURM notices
+    lab.cluster.kill_slurmd("n2")
+    lab.until("SLURM gives the node up", lambda: lab.state(job) != "RUNNING")
+    lab.kill_ranks(signal.SIGCONT)
+    lab.cluster.boot("n2")
+    lab.ends_the_same(lasting, job, left_alone)
