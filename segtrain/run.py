@@ -19,13 +19,10 @@ import fcntl
 import json
 import logging
 import os
-import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +33,8 @@ from PIL import Image
 
 from segtrain import files
 from segtrain.config import Config
+from segtrain.environment import environment
 from segtrain.errors import ConfigError, RunError
-from segtrain.launch import job_id
 from segtrain.loading import first_difference, from_tree, to_yaml
 
 log = logging.getLogger(__name__)
@@ -145,7 +142,7 @@ class Run:
             ) from error
         starts = self.root / "environment.json"
         earlier = json.loads(starts.read_text()) if starts.exists() else []
-        files.write_json(starts, [*earlier, _environment(world_size, device)])
+        files.write_json(starts, [*earlier, environment(world_size, device)])
         self._outcome.unlink(missing_ok=True)
 
     def _lock(self) -> None:
@@ -266,36 +263,3 @@ class Run:
     @property
     def _outcome(self) -> Path:
         return self.root / "outcome.json"
-
-
-def _environment(world_size: int, device: str) -> dict[str, Any]:
-    packages = ("segtrain", "torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "job": job_id(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
-        "world_size": world_size,
-        "device": device,
-        "cores": len(os.sched_getaffinity(0)),
-        "git_commit": _commit(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit that this package is of: as a snapshot's maker says, or of the checkout that it lies in."""
-    if told := os.environ.get("SEGTRAIN_COMMIT"):
-        return told
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
-        return None

@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"data"},
     {"ablation"},
     {"dist", "run", "cli", "stop"},
+    {"environment"},
     {"launch", "allocator", "files", "display"},
     {"loading"},
     {"config"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import Job, assert_same, run_to_end, state_of
+from trainings import Job, assert_same, run_to_end, state_of
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig
 
