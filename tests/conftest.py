@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_patients import GOLDEN_PATIENTS
 from hypothesis import settings
 from PIL import Image
 from trainings import run_to_end, state_of
@@ -24,7 +25,6 @@ from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-GOLDEN_PATIENTS = ("TCGA_CS_5393_19990606", "TCGA_HT_7602_19951103")
 
 torch.set_num_threads(1)
 settings.register_profile("ci", derandomize=True)  # a red CI is red again on the next try

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN_PATIENTS
+from golden_patients import GOLDEN_PATIENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.exposure import rescale_intensity
