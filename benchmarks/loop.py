@@ -104,7 +104,7 @@ def _whole_loop(world: Any, cfg: Config) -> Work:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder) / "run")
             run.open(cfg, split.to_json(), [], False, 1, "cpu")
-            trainer = module.Trainer(cfg, run, store, split, world, Stop())
+            trainer = module.Trainer(cfg, run, store, split, world, Stop(), module.build(cfg, world, begun=False))
             inside: list[str] = []
             for name in ("_record", "_save_or_stop", "_save", "_check", "_evaluate"):
                 _timed(trainer, name, shares, inside)

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from segtrain import files
 from segtrain.ablation import COLUMNS, Member, Spec, differences, expand
-from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR
+from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED
 from segtrain.loading import to_yaml
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 EXAMPLES = """\
 examples:
   segtrain ablate configs/ablation/loss.yaml data.root=/data/kaggle_3m --dry-run
@@ -66,13 +67,15 @@ def _train_all(members: Sequence[Member], nproc: int) -> int:
     worst = EXIT_FINISHED
     for number, member in enumerate(members, start=1):
         print(f"[{number}/{len(members)}] {member.run.root}", flush=True)
-        code = _train(member, nproc)
+        starts = len(member.run.starts())
+        code, asked = _train(member, nproc)
         table = write_results(members)
-        state = member.run.result()["state"]
-        if state == "stopped" or code == EXIT_STOPPED:
+        began = len(member.run.starts()) > starts
+        state = member.run.result()["state"] if began or not code else "failed before it began"
+        if asked or state == "stopped" or code == EXIT_STOPPED:
             print("segtrain: stopped; the same command goes on from there", file=sys.stderr)
             return EXIT_STOPPED
-        if code == EXIT_USER_ERROR:  # the others would fail alike
+        if code and not began:  # the others would fail alike
             return code
         if code:
             print(f"segtrain: {member.cfg.name} ended as {state} (exit code {code}); going on", file=sys.stderr)
@@ -81,25 +84,30 @@ def _train_all(members: Sequence[Member], nproc: int) -> int:
     return worst
 
 
-def _train(member: Member, nproc: int) -> int:
-    """Run the training command on the member's config; signals go on to it, and it decides."""
+def _train(member: Member, nproc: int) -> tuple[int, bool]:
+    """The exit code of the training command on the member's config, and whether this process was asked to stop.
+
+    Whatever the signal, the training gets SIGTERM: torchrun passes that on, and dies of others.
+    """
     given = member.run.root.with_name(f"{member.cfg.name}.yaml")
     given.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(given, to_yaml(member.cfg))
     launcher = [] if nproc == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
     argv = [sys.executable, *launcher, "-m", "segtrain.train", "--config", str(given)]
+    asked: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if process is not None:
-            process.send_signal(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if process is not None and number != signal.SIGINT:  # a terminal's Ctrl-C is for the whole group already
+            process.terminate()
 
-    # The terminal sends Ctrl-C to the whole group, so the training has it already.
-    kept = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
-    kept |= {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    kept = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         process = subprocess.Popen(argv)
-        return process.wait()
+        if asked:  # before there was a process to tell
+            process.terminate()
+        return process.wait(), bool(asked)
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

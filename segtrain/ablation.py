@@ -33,7 +33,7 @@ class Spec:
     variants: dict[Name, dict[str, Any] | None]  # key: value, as overrides; a key may be dotted
     overrides: dict[str, Any] = field(default_factory=dict)  # for all variants
     folds: tuple[Annotated[int, Field(ge=0)], ...] = ()  # none: the base's split
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (42,)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()  # none: the base's seed
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
     for what, given in (("folds", spec.folds), ("seeds", spec.seeds)):
         if doubled := sorted({value for value in given if given.count(value) > 1}):
             raise ConfigError(f"{path}: {what}: {doubled[0]} stands there twice; name each once")
+    _refuse_what_would_be_ignored(path, spec, overrides)
     members = list(_members(path, spec, overrides))
     _refuse_twins(path, members)
     return spec, members
@@ -79,20 +80,35 @@ def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
 
 def _members(path: Path, spec: Spec, overrides: list[str]) -> Iterator[Member]:
     base = path.parent / spec.base
-    for seed in spec.seeds:
+    for seed in spec.seeds or (None,):
         for fold in spec.folds or (None,):
             for variant, changes in spec.variants.items():
                 tree = read_yaml(base)
                 where = f"{path}: variant {variant}"
-                own = {"seed": seed} | ({} if fold is None else {"data.split": "kfold", "data.fold": fold})
+                own: dict[str, Any] = {} if seed is None else {"seed": seed}
+                own |= {} if fold is None else {"data.split": "kfold", "data.fold": fold}
                 for layer in (spec.overrides, changes or {}):
                     merge(tree, layer, where)
                 cfg = load_config(base, overrides, tree=tree, where=where)
-                name = "-".join([variant, *([] if fold is None else [f"fold{fold}"]), f"seed{seed}"])
+                of_fold = [] if fold is None else [f"fold{fold}"]
+                name = "-".join([variant, *of_fold, f"seed{cfg.seed if seed is None else seed}"])
                 named = {"name": name, "runs_dir": str(Path(cfg.runs_dir) / spec.name)}
                 whole = asdict(cfg)
                 merge(whole, own | named, where)
-                yield Member(variant, fold, seed, from_tree(whole, where))
+                made = from_tree(whole, where)
+                yield Member(variant, fold, made.seed, made)
+
+
+def _refuse_what_would_be_ignored(path: Path, spec: Spec, overrides: list[str]) -> None:
+    """Keys that folds, seeds and the names of runs set."""
+    taken = {"name"} | ({"seed"} if spec.seeds else set()) | ({"data.split", "data.fold"} if spec.folds else set())
+    given = [("the command line", [override.partition("=")[0] for override in overrides])]
+    given += [("overrides", [key for key, _ in flatten(spec.overrides)])]
+    for name, changes in spec.variants.items():
+        given.append((f"variant {name}", [key for key, _ in flatten(changes or {})]))
+    for where, keys in given:
+        if both := [key for key in keys if key in taken or (key == "runs_dir" and where.startswith("variant"))]:
+            raise ConfigError(f"{path}: {where} sets {both[0]}, which folds, seeds and names set; leave it out")
 
 
 def _refuse_twins(path: Path, members: list[Member]) -> None:

@@ -94,6 +94,13 @@ TAKES: dict[ModelName, set[str]] = {
     "segresnet": {"depth", "norm"},
     "swin_unetr": {"norm"},
 }
+# The norm that a network has when model.norm says nothing, where it is not batch norm.
+OWN_NORM: dict[str, NormName] = {
+    "resunet": "instance",
+    "unetplusplus": "instance",
+    "segresnet": "group",
+    "swin_unetr": "instance",
+}
 
 
 @dataclass(frozen=True, config=STRICT)

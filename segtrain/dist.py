@@ -116,6 +116,7 @@ def join(device: DeviceName, threads: int | None) -> Iterator[World]:
 def be_a_group(world: World) -> None:
     """Make a process group of a single process, for what cannot do without one."""
     if world.size == 1 and not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from segtrain.config import MAY_DIFFER, TAKES, Config, DataConfig, LossName
+from segtrain.config import MAY_DIFFER, OWN_NORM, TAKES, Config, DataConfig, LossName
 from segtrain.errors import ConfigError
 
 
@@ -145,16 +145,21 @@ def _training_problems(cfg: Config) -> Iterator[tuple[bool, str]]:
         f"model.features={model.features}: swin_unetr's width is a multiple of 12; set model.features=24",
     )
     yield (
-        model.weights is not None and not Path(model.weights).is_file(),
-        f"model.weights={model.weights}: no such file; name a .safetensors or .pt file",
-    )
-    yield (
         cfg.engine == "deepspeed" and optim.name == "schedulefree",
         "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",
     )
     yield (
         cfg.engine == "deepspeed" and (model.compile or bool(model.channels_last)),
         "model.compile and model.channels_last do not go with engine=deepspeed; use engine=ddp, or leave them out",
+    )
+    yield (
+        model.compile and model.checkpoint_activations,
+        "model.compile=true does not go with model.checkpoint_activations=true; choose one",
+    )
+    yield (
+        optim.name == "schedulefree" and (model.norm or OWN_NORM.get(str(model.name), "batch")) == "batch",
+        "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are not of "
+        "those; use model.norm=instance or group",
     )
     yield (
         optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),

@@ -22,6 +22,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,17 +170,21 @@ class Run:
             )
         files.write_json(file, split)
 
+    def events(self) -> list[dict[str, Any]]:
+        """What was recorded, without a line that is only half there."""
+        events = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return events
+
     def rewind(self, step: int, epoch: int) -> tuple[list[dict[str, Any]], bool]:
         """Forget what was written after `step`, at which `epoch` epochs were evaluated.
 
         Returns the events that stay, and whether there was an evaluation at `step` itself: that is done again.
         """
         events, evaluated_here = [], False
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            try:
-                event = json.loads(line)
-            except ValueError:  # the line that was being written
-                continue
+        for event in self.events():
             if event["step"] < step or (event["step"] == step and event["event"] == "train"):
                 events.append(event)
             evaluated_here |= event["step"] == step and event["event"] == "evaluation"
@@ -230,7 +235,7 @@ class Run:
         found: dict[str, Any] = {"state": "running" if self.root.exists() else "none"}
         if self._outcome.exists():
             found |= {key: value for key, value in self.outcome().items() if key != "reason"}
-        events = [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        events = self.events()
         if scores := [event for event in events if event["event"] == "evaluation"]:
             best = max(scores, key=lambda event: (event["val_dsc"], -event["epoch"]))
             found |= {"best_epoch": best["epoch"], "ci_low": best["ci_low"], "ci_high": best["ci_high"]}

@@ -72,13 +72,15 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
-    from segtrain.trainer import Trainer
+    from segtrain.trainer import Trainer, build
 
     if cfg.precision == "tf32" and world.device.type != "cuda":
         raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
     store = _prepare(cfg, stop, world)
     split = make_split(cfg.data, store)
     make_order(cfg, store, split).columns(world.rank, world.size)
+    begun = not fresh and world.on_main(run.saved_step) > 0
+    trained = build(cfg, world, begun)
     try:
         device = str(world.device)
         world.on_main(lambda: run.open(cfg, split.to_json(), argv, fresh, world.size, device))
@@ -86,7 +88,7 @@ def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, 
         _agree(cfg, store, split, world)
         if world.is_main:
             _first_words(cfg, run, store, split, world.size, device)
-        _run(Trainer(cfg, run, store, split, world, stop), run, world.is_main)
+        _run(Trainer(cfg, run, store, split, world, stop, trained), run, world.is_main)
     except SegtrainError as error:
         if error.told_by == "node":
             error.told_by = "rank"

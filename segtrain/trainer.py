@@ -10,7 +10,7 @@ import math
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.display import Progress
 from segtrain.dist import World
-from segtrain.engines import make_engine
+from segtrain.engines import Engine, make_engine
 from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.evaluate import Evaluation, evaluate
 from segtrain.losses import DeepSupervision, Loss, make_loss
@@ -40,17 +40,33 @@ from segtrain.stop import Stop, reason
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, and by which loss."""
+
+    loss: Loss
+    engine: Engine
+
+
+def build(cfg: Config, world: World, begun: bool) -> Trained:
+    """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
+    `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
+    loss: Loss = make_loss(cfg.loss)
+    if ratio := supervision_ratio(cfg.model):
+        loss = DeepSupervision(loss, ratio)
+    model = replace(cfg.model, weights=None) if begun else cfg.model
+    return Trained(loss, make_engine(cfg, make_model(model, cfg.seed, cfg.data.channels), loss, world))
+
+
 class Trainer:
     """One training on this rank, from where its run stands. `best_dsc` is known on rank 0 alone."""
 
-    def __init__(self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop) -> None:
+    def __init__(
+        self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop, trained: "Trained"
+    ) -> None:
         self.cfg, self.run_dir, self.store, self.split, self.world, self.stop = cfg, run, store, split, world, stop
         self.order = make_order(cfg, store, split)
-        self.loss: Loss = make_loss(cfg.loss)
-        if ratio := supervision_ratio(cfg.model):
-            self.loss = DeepSupervision(self.loss, ratio)
-        network = make_model(cfg.model, cfg.seed, cfg.data.channels)
-        self.engine = make_engine(cfg, network, self.loss, world)
+        self.loss, self.engine = trained.loss, trained.engine
         if world.is_main and self.engine.settings:
             run.write_engine_settings(cfg.engine, self.engine.settings)
         self.total_steps = cfg.train.epochs * self.order.steps_per_epoch

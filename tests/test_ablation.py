@@ -60,6 +60,23 @@ def test_a_spec_is_every_variant_on_every_fold_and_seed(tmp_path: Path) -> None:
     assert members[0].run.root == tmp_path / "runs" / "loss" / "dice-fold0-seed1"
 
 
+def test_without_seeds_the_seed_is_the_base_s_or_the_command_line_s(tmp_path: Path) -> None:
+    spec = write(tmp_path, SPEC.replace("seeds: [1, 2]\n", ""))
+    assert {m.cfg.name for m in expand(spec, ["seed=9"])[1]} >= {"dice-fold0-seed9", "mixed-fold2-seed9"}
+    with pytest.raises(ConfigError, match="the command line sets seed"):
+        expand(write(tmp_path), ["seed=9"])
+
+
+def test_a_line_that_is_half_written_is_left_out_of_the_result(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for epoch, dsc in ((1, 0.6), (2, 0.5)):
+        run.record("evaluation", epoch, epoch=epoch, val_dsc=dsc, n=3, ci_low=0.1, ci_high=0.9)
+    with run.metrics.open("a") as file:
+        file.write('{"event": "evalu')
+    result = run.result()
+    assert (result["state"], result["best_epoch"], result["best_dsc"], result["last_dsc"]) == ("running", 1, 0.6, 0.5)
+
+
 @pytest.mark.law("L2")
 def test_variants_of_one_fold_and_seed_draw_the_same_slices(tmp_path: Path) -> None:
     _, members = expand(write(tmp_path), [f"data.store={tmp_path / 'stores'}"])
@@ -91,6 +108,10 @@ def test_variants_of_one_fold_and_seed_draw_the_same_slices(tmp_path: Path) -> N
         (("  mixed:", "  a/b:"), ["variants", "a/b"]),
         (("variants:", "variant:"), ["variant"]),
         (("base.yaml", "bass.yaml"), ["bass.yaml"]),
+        (("train: {epochs: 2}", "seed: 3"), ["variant mixed", "seed"]),
+        (("train: {epochs: 2}", "data: {fold: 1}"), ["variant mixed", "data.fold"]),
+        (("train: {epochs: 2}", "runs_dir: here"), ["variant mixed", "runs_dir"]),
+        (("optim.lr: 1.0e-3}", "name: x}"), ["overrides", "name"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_spec_is_said_before_anything_starts(
@@ -142,13 +163,16 @@ def test_the_command_lists_trains_what_is_missing_and_tabulates(tmp_path: Path) 
     assert table.read_text() == before
 
 
-def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     spec = write(tmp_path, SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]"))
     first = Run(tmp_path / "runs" / "loss" / "dice-fold0-seed1")
     process = subprocess.Popen(ablate(spec, "train.epochs=5000"), stderr=subprocess.PIPE, text=True)
     while not first.metrics.exists() and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert (first.result()["state"], first.stop_file.exists()) == ("stopped", False)

@@ -137,11 +137,14 @@ def link(
 
 @pytest.mark.law("L9")
 @needs_deepspeed
-@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd", "sgd without momentum"])
 def test_a_run_goes_from_engine_to_engine_and_world_size_to_world_size(optim: str) -> None:
     """ddp, zero1, zero3, ddp, zero2, zero0, a step each, as a run that never changed."""
     chain = [(None, 1), (1, 2), (3, 2), (None, 2), (2, 1), (3, 1), (0, 2), (None, 1)]
-    changes = {"optim": OptimConfig(name=optim, lr=1e-2, ema=0.5, weight_decay=0.01)}  # type: ignore[arg-type]
+    name, _, without = optim.partition(" ")
+    momentum = 0.0 if without else 0.9
+    rule = OptimConfig(name=name, lr=1e-2, ema=0.5, weight_decay=0.01, momentum=momentum)  # type: ignore[arg-type]
+    changes = {"optim": rule}
     alone = link(World(), config(None, **changes), None, range(len(chain)))
     given, losses = None, []
     for step, (zero, ranks) in enumerate(chain):

@@ -17,6 +17,7 @@ from segtrain.data.store import Store
 from segtrain.dist import join
 from segtrain.errors import LaunchError
 from segtrain.loading import load_config, to_yaml
+from segtrain.models import make_model
 
 
 @pytest.mark.law("L12")
@@ -155,3 +156,24 @@ def test_six_real_patients_train(lgg_root: Path, tmp_path: Path) -> None:
     assert best > 0.4
     assert set(json.loads((directory / "split.json").read_text())["train"]) < {p.name for p in lgg_root.iterdir()}
     assert "LGG patients" in (directory / "log.txt").read_text()
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_network_that_cannot_be_made_leaves_no_run_behind(
+    tiny: Config, tmp_path: Path, tiny_store: Store, ranks: int
+) -> None:
+    (tmp_path / "bad.pt").write_text("not weights")
+    refused = run(tmp_path, tiny, f"model.weights={tmp_path / 'bad.pt'}", ranks=ranks)
+    assert refused.returncode == (1 if ranks else 2), "torchrun knows 1 only"
+    assert "bad.pt: not a file of weights" in refused.stderr
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_a_run_goes_on_without_the_file_it_started_from(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    weights = tmp_path / "start.pt"
+    torch.save(make_model(tiny.model, 3).state_dict(), weights)
+    assert run(tmp_path, tiny, f"model.weights={weights}").returncode == 0
+    weights.unlink()
+    done = run(tmp_path, tiny, f"model.weights={weights}", "train.epochs=2")
+    assert done.returncode == 0, done.stderr

@@ -140,7 +140,7 @@ class DeepSpeedEngine(BaseEngine):
     def _take_back(self) -> None:
         """Set moments and averages as the checkpoint has them. Collective."""
         model, moments, extra = self._restored
-        for name, parameter in self._network.named_parameters():
+        for name, parameter in self._trained():
             for moment in self._moments() if moments else ():
                 self._set_moment(name, parameter, moments[f"{name}/{moment}"], moment)
         steps = {key: value for key, value in moments.items() if key.endswith("/step")}
@@ -182,6 +182,8 @@ class DeepSpeedEngine(BaseEngine):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within, the network is the one that is scored and saved; whole, on every rank. Collective."""
+        size, channels = self.cfg.data.image_size, self.cfg.data.channels
+        self._start(torch.zeros(2, channels, size, size, device=self.world.device))  # a run that goes on may begin here
         if not self.parted:
             self._whole = self._network
             with self.average.in_place():
@@ -206,7 +208,7 @@ class DeepSpeedEngine(BaseEngine):
             moments = {f"{name}/trained": copy(tensor) for name, tensor in self._gathered() if keep}
             moments = {key: value for key, value in moments.items() if value.is_floating_point()}
         step = next((state["step"] for state in self._states() if "step" in state), None)
-        for name, parameter in self._network.named_parameters():
+        for name, parameter in self._trained():
             for moment in self._moments():
                 value = self._moment(parameter, moment)
                 if keep:
@@ -251,8 +253,11 @@ class DeepSpeedEngine(BaseEngine):
 
     def _moments(self) -> list[str]:
         """Names of the moments that have the weights' shape."""
-        state = self._states()[0]
+        state = next(iter(self._states()), {})
         return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self._network.named_parameters() if parameter.requires_grad]
 
     def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
         """Whole, on every rank. Collective."""

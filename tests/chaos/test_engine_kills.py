@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from trainings import Job, assert_same, run_to_end, state_of
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig
+from segtrain.loading import to_yaml
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 RANKS = 2
@@ -50,6 +54,28 @@ def test_resume_is_invisible_under_zero(fragile: Config, tmp_path: Path, zero: i
     assert_same(finish(tmp_path / "broken", cfg), unbroken)
     told = json.loads((tmp_path / "broken" / "runs" / cfg.name / "deepspeed.json").read_text())
     assert told["zero_optimization"]["stage"] == zero
+
+
+@pytest.mark.law("L6")
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_finished_run_goes_on_at_its_epoch_s_end_without_a_launcher(
+    fragile: Config, tmp_path: Path, zero: int
+) -> None:
+    """The first thing then is an evaluation; a process of its own has no LOCAL_RANK."""
+    cfg = under(fragile, zero)
+    cfg = replace(cfg, optim=replace(cfg.optim, schedule="constant"))
+    unbroken = state_of(run_to_end(tmp_path / "unbroken", cfg, 1))
+    for epochs in (1, cfg.train.epochs):
+        write_and_train(tmp_path, replace(cfg, train=replace(cfg.train, epochs=epochs)))
+    assert_same(state_of(tmp_path / "runs" / cfg.name), unbroken)
+
+
+def write_and_train(directory: Path, cfg: Config) -> None:
+    (directory / "given.yaml").write_text(to_yaml(cfg))
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "RANK")}
+    command = [sys.executable, "-m", "segtrain.train", "--config", "given.yaml"]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.law("L9")
