@@ -11,10 +11,16 @@ from pathlib import Path
 from segtrain import __version__
 from segtrain.config import Config
 from segtrain.display import FILE_ONLY
-from segtrain.errors import EXIT_USER_ERROR, SegtrainError, Stopped
+from segtrain.errors import EXIT_USER_ERROR, ConfigError, SegtrainError, Stopped
 from segtrain.loading import load_config, to_yaml
 
 log = logging.getLogger("segtrain")
+
+# What a trained network may be asked to do otherwise than when its run scored it.
+EVALUATION_KEYS = (
+    "evaluate.threshold", "evaluate.tta", "evaluate.largest_component", "evaluate.min_component_voxels",
+    "evaluate.batch", "device", "data.root", "data.store",
+)  # fmt: skip
 
 
 def parse(
@@ -44,6 +50,30 @@ def parse(
 def config_of(arguments: argparse.Namespace) -> Config:
     """The config that the command line asks for. Raises ConfigError."""
     return load_config(arguments.config, arguments.overrides)
+
+
+def runs_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """For a command on checkpoints: `RUN [RUN...] [--checkpoint best|last|STEP] [key=value ...]`."""
+    parser = argparse.ArgumentParser(
+        prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", metavar="RUN|key=value", help="run directories (several: their ensemble), "
+                        "and settings that differ from the run's: " + ", ".join(EVALUATION_KEYS))  # fmt: skip
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which weights (default: best)")
+    return parser
+
+
+def runs_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Run directories and `key=value` of EVALUATION_KEYS. Raises ConfigError: no run, another key."""
+    overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
+    runs = [Path(word) for word in words if word not in overrides]
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in EVALUATION_KEYS:
+            raise ConfigError(f"{key}: the run decided it; what may differ here is {', '.join(EVALUATION_KEYS)}")
+    if not runs:
+        raise ConfigError("no run is named; give the folder of one, for example runs/phantom")
+    return runs, overrides
 
 
 def start_logging(file: Path | None = None, rank: int = 0) -> None:

@@ -118,32 +118,66 @@ def score_patient(
     neighbours: int = 0,
 ) -> PatientScore:
     """Predict a patient's volume slice batch by slice batch and count; `neighbours` is `data.neighbours`."""
+    return score_and_volumes(logits, loss, store, patient, device, cfg, draw, neighbours)[0]
+
+
+def score_and_volumes(
+    logits: Callable[[Tensor], Tensor],
+    loss: Loss,
+    store: Store,
+    patient: str,
+    device: torch.device,
+    cfg: EvaluateConfig,
+    draw: bool,
+    neighbours: int = 0,
+) -> tuple[PatientScore, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The patient's score, and the two volumes [s, h, w] it is of: the prediction as scored, the truth."""
     image_shwc, mask_shw = store.volume(patient)
+    sums: list[Tensor] = []
+    probability_shw = predict_volume(
+        logits, image_shwc, mask_shw, device, cfg, neighbours, lambda out, mask: sums.append(loss.sums(out, mask))
+    )
+    assert sums, "a stored patient has slices"
+    total = sum((part.double() for part in sums[1:]), start=sums[0].double())
+    predicted, true = probability_shw > np.float32(cfg.threshold), mask_shw.astype(bool)
+    kept = kept_components(predicted, cfg)
+    score = PatientScore(
+        patient=patient,
+        slices=len(true),
+        scored=count(kept, true),
+        all_components=count(predicted, true),
+        loss_sums=tuple(total.tolist()),
+        picture=_picture(image_shwc, kept, true) if draw else None,
+    )
+    return score, kept, true
+
+
+def predict_volume(
+    logits: Callable[[Tensor], Tensor],
+    image_shwc: NDArray[np.float16],
+    mask_shw: NDArray[np.uint8],
+    device: torch.device,
+    cfg: EvaluateConfig,
+    neighbours: int,
+    watch: Callable[[Tensor, Tensor], None] = lambda output, mask: None,
+) -> NDArray[np.float32]:
+    """Probabilities [s, h, w] of a prepared volume; `watch` sees each batch's logits and mask [b, 1, h, w]."""
     channels_shwc = with_neighbours(image_shwc, neighbours)
-    predicted = np.empty(mask_shw.shape, bool)
-    sums: Tensor | None = None
+    probability_shw = np.empty(mask_shw.shape, np.float32)
     for start in range(0, len(image_shwc), cfg.batch):
         part = slice(start, start + cfg.batch)
         image, mask = to_device(torch.from_numpy(channels_shwc[part]), torch.from_numpy(mask_shw[part]), None, device)
         with torch.inference_mode():
             output = logits(image)
-            part_sums = loss.sums(output, mask).double()
-            sums = part_sums if sums is None else sums + part_sums
-            probability = mean_probability(logits, image, output, cfg.tta)
-            predicted[part] = (probability[:, 0] > cfg.threshold).cpu().numpy()
-    assert sums is not None, "a stored patient has slices"
-    true = mask_shw.astype(bool)
-    kept = drop_small(predicted, cfg.min_component_voxels) if cfg.min_component_voxels > 1 else predicted
-    if cfg.largest_component:
-        kept = largest_component(kept)
-    return PatientScore(
-        patient=patient,
-        slices=len(true),
-        scored=count(kept, true),
-        all_components=count(predicted, true),
-        loss_sums=tuple(sums.tolist()),
-        picture=_picture(image_shwc, kept, true) if draw else None,
-    )
+            watch(output, mask)
+            probability_shw[part] = mean_probability(logits, image, output, cfg.tta)[:, 0].cpu().numpy()
+    return probability_shw
+
+
+def kept_components(predicted_shw: NDArray[np.bool_], cfg: EvaluateConfig) -> NDArray[np.bool_]:
+    """What of a prediction is scored: without small components, the largest alone, as the settings say."""
+    kept = drop_small(predicted_shw, cfg.min_component_voxels) if cfg.min_component_voxels > 1 else predicted_shw
+    return largest_component(kept) if cfg.largest_component else kept
 
 
 def _picture(image_shwc: NDArray[np.float16], predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> Picture:

@@ -1,8 +1,11 @@
 """Writing that a reader never meets half done: aside, synced, renamed. All durable writes go through here."""
 
+import csv
+import io
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,15 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text)
     sync_file(aside)
     rename(aside, path)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table under the keys of its first row; None is an empty cell."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def rename(old: Path, new: Path) -> None:

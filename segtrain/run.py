@@ -9,6 +9,7 @@ runs/<name>/
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
   checkpoints/       step-00001000/, LATEST, BEST
   validation/        epoch-0012.csv and .png
+  evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
   log.txt            what the terminal showed; other ranks' warnings too
   STOP               `touch` it: all ranks save and leave
@@ -39,6 +40,16 @@ from segtrain.errors import ConfigError, RunError
 from segtrain.loading import first_difference, from_tree, to_yaml
 
 log = logging.getLogger(__name__)
+
+
+def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """scores.csv and summary.json. Raises RunError when the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / "scores.csv", files.csv_text(rows))
+        files.write_json(folder / "summary.json", summary)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,10 @@ class Run:
     def saved_step(self) -> int:
         """The step of the newest checkpoint, whole or not; 0 before the first."""
         return max((int(folder.name.removeprefix("step-")) for folder in self.checkpoints.glob("step-*")), default=0)
+
+    def evaluation(self, patients: str, checkpoint: str) -> Path:
+        """Where `segtrain evaluate` puts its scores."""
+        return self.root / "evaluation" / f"{patients}-{checkpoint}"
 
     def validation_table(self, epoch: int) -> Path:
         return self.root / "validation" / f"epoch-{epoch:04d}.csv"
@@ -242,6 +257,23 @@ class Run:
             found |= {"best_dsc": best["val_dsc"], "last_dsc": scores[-1]["val_dsc"], "n": best["n"]}
             found |= {"hours": round((events[-1]["time"] - events[0]["time"]) / 3600, 4)}
         return found
+
+    def config(self) -> dict[str, Any]:
+        """What config.yaml holds. Raises RunError when this is no run."""
+        try:
+            tree = yaml.safe_load((self.root / "config.yaml").read_text())
+            return dict(tree)
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{self.root}: holds no readable run ({reason}); name the folder of a run") from error
+
+    def split(self) -> dict[str, list[str]]:
+        """The patients of each side, `train` and `validation`. Raises RunError."""
+        try:
+            tree = json.loads((self.root / "split.json").read_text())
+            return {side: [str(patient) for patient in tree[side]] for side in ("train", "validation")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.root}: its split.json cannot be read ({error}); bring it back") from error
 
     def outcome(self) -> dict[str, Any]:
         """How the last start ended, with the reason; empty before the first and while one goes on."""

@@ -144,6 +144,13 @@ def tiny_store(tiny: Config) -> Store:
 
 
 @pytest.fixture(scope="session")
+def trained_run(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run that finds some of each lesion; tests must leave it as it is, evaluation/ apart."""
+    cfg = replace(tiny, name="trained", train=TrainConfig(epochs=3, global_batch=4), optim=OptimConfig(lr=3e-3))
+    return Run(run_to_end(tmp_path_factory.mktemp("trained"), cfg, 1))
+
+
+@pytest.fixture(scope="session")
 def fragile(tiny: Config) -> Config:
     """The run that is broken again and again: seconds long, saved at nearly every step."""
     data = replace(tiny.data, phantom=replace(tiny.data.phantom, patients=6))

@@ -32,8 +32,8 @@ class BaseEngine(ABC):
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
         self.cfg, self.loss, self.world = cfg, loss, world
         self.dtype = AUTOCAST[cfg.precision]
-        _set_tf32(cfg.precision == "tf32")
-        self.channels_last = not self.flattens and _channels_last(cfg, world.device)
+        set_tf32(cfg.precision == "tf32")
+        self.channels_last = not self.flattens and prefers_channels_last(cfg, world.device)
         self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(world.device)
         if world.device.type == "cuda" and world.size > 1:
@@ -152,13 +152,13 @@ def unchanged_buffers(network: nn.Module) -> Iterator[None]:
         buffer.copy_(value)
 
 
-def _set_tf32(wanted: bool) -> None:
+def set_tf32(wanted: bool) -> None:
     """Say of float32 products and convolutions on CUDA what torch otherwise decides differently for the two."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
     torch.backends.cudnn.conv.fp32_precision = "tf32" if wanted else "ieee"  # type: ignore[attr-defined]
 
 
-def _channels_last(cfg: Config, device: torch.device) -> bool:
+def prefers_channels_last(cfg: Config, device: torch.device) -> bool:
     """`model.channels_last`, or else what was measured: faster on CPUs with AVX-512, unless the network is narrow.
 
     On CUDA for the half precisions, whose convolutions the vendor's library does in this layout (not measured here).

@@ -1,0 +1,209 @@
+"""`segtrain evaluate`: the scores are those of the training, nobody is scored on what was trained on unasked (L1)."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+
+from segtrain.cli import run_command
+from segtrain.run import Run
+from segtrain.scores import METRICS, command
+from segtrain.surface import NAMES, surface_scores
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def evaluated(out: Path, *arguments: object) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    assert command([*map(str, arguments), "--out", str(out)]) == 0
+    return table(out / "scores.csv"), json.loads((out / "summary.json").read_text())
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    def call(*arguments: object) -> str:
+        code = run_command(command, [*map(str, arguments), "--out", str(tmp_path / "refused")])
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert code == 2
+        assert said.startswith("segtrain: error: ")
+        assert not (tmp_path / "refused").exists()
+        return said
+
+    return call
+
+
+@pytest.mark.law("L10")
+@pytest.mark.parametrize("which", ["best", "last", "step"])
+def test_the_scores_are_those_of_the_training(trained_run: Run, tmp_path: Path, which: str) -> None:
+    last = trained_run.saved_step()
+    result = trained_run.result()
+    epoch = result["best_epoch"] if which == "best" else result["epochs"]
+    rows, summary = evaluated(tmp_path, trained_run.root, "--checkpoint", last if which == "step" else which)
+    theirs = table(trained_run.validation_table(epoch))
+    assert [{key: row[key] for key in theirs[0]} for row in rows] == theirs
+    mean = result["best_dsc" if which == "best" else "last_dsc"]
+    assert summary["not_trained_on"]["dsc"]["mean"] == mean
+    assert summary["not_trained_on"]["dsc"]["n"] == len(rows) == 2
+    assert float(rows[0]["dsc"]) > 0.05, "the run has learnt something, or this test says nothing"
+    assert summary["empty_masks"]
+    assert "MONAI" in summary["surface_distances"]
+
+
+def test_the_scores_lie_in_the_run_and_settings_may_differ(trained_run: Run, tmp_path: Path) -> None:
+    assert command([str(trained_run.root), "evaluate.threshold=0.9", "evaluate.batch=5"]) == 0
+    rows = table(trained_run.evaluation("validation", "best") / "scores.csv")
+    plain, _ = evaluated(tmp_path, trained_run.root)
+    assert sum(int(row["fp"]) for row in rows) < sum(int(row["fp"]) for row in plain)
+    assert {row["institution"] for row in rows} == {"PHANTOM"}
+
+
+@pytest.mark.law("L1")
+def test_patients_that_were_trained_on_are_refused_unless_asked_for(
+    trained_run: Run, tmp_path: Path, refused: Any
+) -> None:
+    for split in ("all", "train"):
+        said = refused(trained_run.root, "--split", split)
+        assert "8 of the" in said
+        assert "--split all --include-training" in said
+    rows, summary = evaluated(tmp_path, trained_run.root, "--split", "all", "--include-training")
+    split = trained_run.split()
+    assert [row["patient"] for row in rows if row["trained_on"] == "yes"] == split["train"]
+    assert [row["patient"] for row in rows if row["trained_on"] == "no"] == split["validation"]
+    assert (summary["trained_on"]["dsc"]["n"], summary["not_trained_on"]["dsc"]["n"]) == (8, 2)
+    assert summary["not_trained_on"]["dsc"]["mean"] == trained_run.result()["best_dsc"]
+
+
+@pytest.mark.law("L1")
+def test_a_file_of_patients_is_no_way_round(trained_run: Run, tmp_path: Path, refused: Any) -> None:
+    file = tmp_path / "patients.json"
+    split = trained_run.split()
+    file.write_text(json.dumps([split["train"][0], split["validation"][0]]))
+    assert "1 of the 2 patients" in refused(trained_run.root, "--split", file)
+    file.write_text(json.dumps({"train": split["train"], "validation": split["validation"]}))
+    rows, _ = evaluated(tmp_path / "out", trained_run.root, "--split", file)
+    assert [row["patient"] for row in rows] == split["validation"]
+
+
+@pytest.mark.law("L1")
+def test_an_ensemble_has_trained_on_what_any_member_has(trained_run: Run, tmp_path: Path, refused: Any) -> None:
+    other = Run(tmp_path / "other")
+    shutil.copytree(trained_run.root, other.root)
+    one, _ = evaluated(tmp_path / "one", trained_run.root)
+    both, summary = evaluated(tmp_path / "both", trained_run.root, other.root)
+    assert len(summary["runs"]) == 2
+    assert [row["dsc"] for row in both] == [row["dsc"] for row in one], "of equals, it is each of them"
+    sides = trained_run.split()
+    moved = {"train": [*sides["validation"], *sides["train"][2:]], "validation": sides["train"][:2]}
+    (other.root / "split.json").write_text(json.dumps(moved))
+    assert "other validation patients" in refused(trained_run.root, other.root)
+    file = tmp_path / "patients.json"
+    file.write_text(json.dumps(sides["validation"]))
+    assert "2 of the 2 patients" in refused(trained_run.root, other.root, "--split", file)
+
+
+def edit(run: Run, old: str, new: str) -> None:
+    file = run.root / "config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def damage(run: Run) -> None:
+    with (run.checkpoints / run.best_pointer.read_text().strip() / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["/proc"], ["/proc", "holds no readable run", "name the folder"]),
+        (["RUN", "optim.lr=1"], ["optim.lr", "evaluate.threshold"]),
+        (["RUN", "evaluate.threshold=2"], ["evaluate.threshold=2"]),
+        (["RUN", "--checkpoint", "7"], ["step-00000007", "no such checkpoint"]),
+        (["RUN", "--checkpoint", "newest"], ["--checkpoint newest", "step"]),
+        (["RUN", "RUN"], ["twice"]),
+        (["RUN", "--split", "nowhere.json"], ["--split nowhere.json"]),
+        (["RUN", "data.store=/proc/no"], ["/proc", "data.store"]),
+        (["evaluate.batch=1"], ["no run is named"]),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(
+    trained_run: Run, refused: Any, arguments: list[str], words: list[str]
+) -> None:
+    said = refused(*(trained_run.root if word == "RUN" else word for word in arguments))
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.law("L12")
+def test_runs_checkpoints_and_patients_that_do_not_fit_are_named(
+    trained_run: Run, tmp_path: Path, refused: Any
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained_run.root, run.root)
+    (tmp_path / "them.json").write_text('["SOMEONE"]')
+    said = refused(run.root, "--split", tmp_path / "them.json")
+    assert "SOMEONE" in said
+    assert "data.root" in said
+    edit(run, "image_size: 32", "image_size: 48")
+    said = refused(trained_run.root, run.root)
+    assert "data.image_size=48" in said
+    assert "32" in said
+    edit(run, "image_size: 48", "image_size: 32")
+    damage(run)
+    assert "model.safetensors is not what was written" in refused(run.root)
+
+
+def test_several_runs_need_a_place(trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained_run.root, tmp_path / "run")
+    assert run_command(command, [str(trained_run.root), str(tmp_path / "run")]) == 2
+    assert "--out DIR" in capsys.readouterr().err
+
+
+def cube(start: int, stop: int) -> Any:
+    volume = np.zeros((12, 16, 16), bool)
+    volume[start:stop, start:stop, start:stop] = True
+    return volume
+
+
+def test_surface_scores_of_a_shifted_box() -> None:
+    """A box against itself moved by two rows: known by hand."""
+    box = cube(3, 8)
+    assert surface_scores(box, box) == {"hd95_px": 0.0, "assd_px": 0.0, "nsd_1px": 1.0, "nsd_2px": 1.0}
+    moved = surface_scores(np.roll(box, 2, axis=1), box)
+    assert moved["nsd_2px"] == 1.0
+    assert moved["hd95_px"] == 2.0
+    one = np.zeros((5, 9, 9), bool)
+    other = one.copy()
+    one[2, 4, 2], other[2, 4, 5] = True, True
+    assert surface_scores(one, other) == {"hd95_px": 3.0, "assd_px": 3.0, "nsd_1px": 0.0, "nsd_2px": 0.0}
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI's, of itself
+def test_surface_scores_are_what_the_library_says() -> None:
+    rng = np.random.default_rng(0)
+    predicted, true = cube(2, 9), cube(4, 11) & (rng.random((12, 16, 16)) > 0.2)
+    ours = surface_scores(predicted, true)
+    pair = [torch.from_numpy(v)[None, None].float() for v in (predicted, true)]
+    whole: dict[str, Any] = {"include_background": True}
+    theirs = {
+        "hd95_px": compute_hausdorff_distance(*pair, percentile=95, **whole),
+        "assd_px": compute_average_surface_distance(*pair, symmetric=True, **whole),
+        "nsd_1px": compute_surface_dice(*pair, class_thresholds=[1.0], **whole),
+        "nsd_2px": compute_surface_dice(*pair, class_thresholds=[2.0], **whole),
+    }
+    assert set(theirs) == set(NAMES) < set(METRICS)
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(float(value), abs=1e-5), name
+
+
+def test_an_empty_volume_has_no_surface() -> None:
+    assert surface_scores(cube(0, 0), cube(2, 5)) == surface_scores(cube(2, 5), cube(0, 0)) == dict.fromkeys(NAMES)
