@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from segtrain import ablate, networks, scores, train
+from segtrain import ablate, networks, predict, scores, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.command, "train a network (under torchrun: -m segtrain.train)"),
     "ablate": (ablate.command, "train or list the runs of an ablation: variants x folds x seeds"),
     "evaluate": (scores.command, "score a checkpoint, or an ensemble, patient by patient"),
+    "predict": (predict.command, "masks and pictures of a folder of patients"),
     "networks": (networks.command, "list the networks: parameters, work an image, norm"),
 }
 

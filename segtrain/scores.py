@@ -200,13 +200,14 @@ def _summary(rows: Sequence[Row], name: str) -> dict[str, float | int | None]:
 
 
 def _strata(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
-    """By institution, and by third of the patients in order of lesion volume."""
+    """By institution, and by third of the patients, from three on, in order of lesion volume."""
     for institution in sorted({row["institution"] for row in rows}):
         yield "institution", institution, [row for row in rows if row["institution"] == institution]
+    if len(rows) < len(TERTILES):
+        return
     by_volume = sorted(rows, key=lambda row: (row["voxels"], row["patient"]))
     for name, part in zip(TERTILES, np.array_split(np.arange(len(rows)), 3), strict=True):
-        if len(part):
-            yield "lesion", name, [by_volume[i] for i in part]
+        yield "lesion", name, [by_volume[i] for i in part]
 
 
 def _show(summary: dict[str, Any]) -> None:
@@ -227,6 +228,6 @@ def _show(summary: dict[str, Any]) -> None:
 def _line(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     if not found["n"]:
         return name, "0", "", "", "", ""
-    interval = "" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
-    quartiles = f"{found['quartile_1']:.3f} to {found['quartile_3']:.3f}"
+    interval = "" if found["ci_low"] is None else f"{found['ci_low']:#.3g} to {found['ci_high']:#.3g}"
+    quartiles = f"{found['quartile_1']:#.3g} to {found['quartile_3']:#.3g}"
     return name, str(found["n"]), f"{found['mean']:.4f}", interval, f"{found['median']:.4f}", quartiles

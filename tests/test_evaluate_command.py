@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.surface_distance import compute_average_surface_distance
 
 from segtrain.cli import run_command
 from segtrain.run import Run
@@ -73,9 +75,9 @@ def test_patients_that_were_trained_on_are_refused_unless_asked_for(
         assert "8 of the" in said
         assert "--split all --include-training" in said
     rows, summary = evaluated(tmp_path, trained_run.root, "--split", "all", "--include-training")
-    split = trained_run.split()
-    assert [row["patient"] for row in rows if row["trained_on"] == "yes"] == split["train"]
-    assert [row["patient"] for row in rows if row["trained_on"] == "no"] == split["validation"]
+    sides = trained_run.split()
+    assert [row["patient"] for row in rows if row["trained_on"] == "yes"] == sides["train"]
+    assert [row["patient"] for row in rows if row["trained_on"] == "no"] == sides["validation"]
     assert (summary["trained_on"]["dsc"]["n"], summary["not_trained_on"]["dsc"]["n"]) == (8, 2)
     assert summary["not_trained_on"]["dsc"]["mean"] == trained_run.result()["best_dsc"]
 
@@ -192,13 +194,13 @@ def test_surface_scores_are_what_the_library_says() -> None:
     rng = np.random.default_rng(0)
     predicted, true = cube(2, 9), cube(4, 11) & (rng.random((12, 16, 16)) > 0.2)
     ours = surface_scores(predicted, true)
-    pair = [torch.from_numpy(v)[None, None].float() for v in (predicted, true)]
+    p, t = [torch.from_numpy(v)[None, None].float() for v in (predicted, true)]
     whole: dict[str, Any] = {"include_background": True}
     theirs = {
-        "hd95_px": compute_hausdorff_distance(*pair, percentile=95, **whole),
-        "assd_px": compute_average_surface_distance(*pair, symmetric=True, **whole),
-        "nsd_1px": compute_surface_dice(*pair, class_thresholds=[1.0], **whole),
-        "nsd_2px": compute_surface_dice(*pair, class_thresholds=[2.0], **whole),
+        "hd95_px": compute_hausdorff_distance(p, t, percentile=95, **whole),
+        "assd_px": compute_average_surface_distance(p, t, symmetric=True, **whole),
+        "nsd_1px": compute_surface_dice(p, t, class_thresholds=[1.0], **whole),
+        "nsd_2px": compute_surface_dice(p, t, class_thresholds=[2.0], **whole),
     }
     assert set(theirs) == set(NAMES) < set(METRICS)
     for name, value in theirs.items():

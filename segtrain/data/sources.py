@@ -84,9 +84,13 @@ class PhantomSource:
 
 @dataclass(frozen=True)
 class LggSource:
-    """The published LGG layout: `root/<patient>/<patient>_<k>.tif` with `..._<k>_mask.tif`, k from 1 without gaps."""
+    """The published LGG layout: `root/<patient>/<patient>_<k>.tif` with `..._<k>_mask.tif`, k from 1 without gaps.
+
+    With `masks_needed=False` a patient may have no mask at all; it is read with an empty one.
+    """
 
     root: Path
+    masks_needed: bool = True
 
     @property
     def label(self) -> str:
@@ -121,10 +125,11 @@ class LggSource:
         images, masks = self._files(patient)
         numbers = sorted(images)
         image_slices = [_read_tiff(images[number], channels=3) for number in numbers]
-        mask_slices = [_read_mask(masks[number]) for number in numbers]
+        empty = np.zeros(image_slices[0].shape[:2], np.uint8)
+        mask_slices = [_read_mask(masks[number]) if masks else empty for number in numbers]
         shape = image_slices[0].shape
         for number, image, mask in zip(numbers, image_slices, mask_slices, strict=True):
-            for path, array in ((images[number], image), (masks[number], mask)):
+            for path, array in ((images[number], image), (masks.get(number, images[number]), mask)):
                 if array.shape[:2] != shape[:2]:
                     raise DataError(
                         f"{path}: size {_size(array.shape)}, but the patient's first slice has {_size(shape)}; "
@@ -136,8 +141,17 @@ class LggSource:
         parts = patient.split("_")
         return parts[1] if len(parts) > 2 and parts[0] == "TCGA" else "unknown"
 
+    def images(self, patient: str) -> list[Path]:
+        """The patient's slices in order. Raises DataError for files that do not fit together."""
+        images, _ = self._files(patient)
+        return [images[number] for number in sorted(images)]
+
+    def has_masks(self, patient: str) -> bool:
+        """Whether the patient's masks are there."""
+        return bool(self._files(patient)[1])
+
     def _files(self, patient: str) -> tuple[dict[int, Path], dict[int, Path]]:
-        """Image and mask paths by slice number: complete, paired, without gaps."""
+        """Image and mask paths by slice number: complete, paired (or without any mask), without gaps."""
         folder = self.root / patient
         images, masks = self._named(folder)
         if not images:
@@ -145,7 +159,7 @@ class LggSource:
                 f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or set data.skip_bad=true"
             )
         for number in sorted(images.keys() | masks.keys()):
-            if number not in masks:
+            if number not in masks and (masks or self.masks_needed):
                 raise DataError(f"{images[number]}: slice {number} has no mask; add {patient}_{number}_mask.tif")
             if number not in images:
                 raise DataError(f"{masks[number]}: mask {number} has no slice; add {patient}_{number}.tif")

@@ -1,0 +1,57 @@
+"""Scores of patients as bars: one each, sorted, a red line at their mean, a green one at their median."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segtrain.metrics import EMPTY_RULE, summarise
+from segtrain.pictures import Picture
+
+SCALE = 2  # drawn at twice the size, for sharp text
+WIDTH, BAR, GAP, TOP, BOTTOM, RIGHT = (SCALE * px for px in (900, 16, 5, 64, 66, 64))
+BLUE, GREY, RED, GREEN, INK, FAINT = (70, 120, 180), (185, 185, 185), (214, 40, 40), (24, 140, 60), "black", "#dddddd"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`seen`: the patient was trained on; the bar is grey and not in the mean."""
+
+    patient: str
+    dsc: float
+    seen: bool
+
+
+def chart(bars: Sequence[Bar], title: str) -> Picture:
+    """uint8 [height, width, 3]."""
+    font, small = (ImageFont.load_default(size=SCALE * px) for px in (13, 11))
+    ordered = sorted(bars, key=lambda bar: (bar.dsc, bar.patient))
+    bottom = TOP + len(ordered) * (BAR + GAP)
+    canvas = Image.new("RGB", (WIDTH, bottom + BOTTOM), "white")
+    draw = ImageDraw.Draw(canvas)
+    left = round(max(draw.textlength(bar.patient, small) for bar in ordered)) + 16 * SCALE
+
+    def x(value: float) -> int:
+        return round(left + value * (WIDTH - RIGHT - left))
+
+    for tick in np.linspace(0, 1, 6):
+        draw.line([(x(tick), TOP - GAP), (x(tick), bottom)], fill=FAINT, width=SCALE)
+        draw.text((x(tick), bottom + 4 * SCALE), f"{tick:.1f}", INK, small, anchor="ma")
+    for place, bar in enumerate(ordered):
+        y = TOP + place * (BAR + GAP)
+        draw.rectangle([left, y, x(bar.dsc), y + BAR], fill=GREY if bar.seen else BLUE)
+        draw.text((left - 6 * SCALE, y + BAR // 2), bar.patient, INK, small, anchor="rm")
+        draw.text((x(bar.dsc) + 5 * SCALE, y + BAR // 2), f"{bar.dsc:.3f}", INK, small, anchor="lm")
+    draw.text((12 * SCALE, 8 * SCALE), title, INK, font)
+    new = [bar.dsc for bar in ordered if not bar.seen]
+    if new:
+        found = summarise(new)
+        for value, colour in ((found.mean, RED), (found.median, GREEN)):
+            draw.line([(x(value), TOP - GAP), (x(value), bottom)], fill=colour, width=2 * SCALE)
+        draw.text((12 * SCALE, 26 * SCALE), f"mean DSC {found}", INK, small)
+    notes = ["red: mean", "green: median", *(["grey: trained on, not in them"] if len(new) < len(ordered) else [])]
+    draw.text((12 * SCALE, 42 * SCALE), "   ".join(notes), INK, small)
+    draw.text((x(0.5), bottom + 20 * SCALE), "DSC of the whole volume, as delivered", INK, small, anchor="ma")
+    draw.text((12 * SCALE, bottom + 44 * SCALE), EMPTY_RULE, INK, small)
+    return np.asarray(canvas)
