@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
+from segtrain import checkpoint
 from segtrain.cli import run_command
+from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.dist import World
+from segtrain.engines import make_engine
+from segtrain.losses import DeepSupervision, Loss, make_loss
+from segtrain.models import make_model, supervision_ratio
 from segtrain.run import Run
 from segtrain.scores import METRICS, command
 from segtrain.surface import NAMES, surface_scores
+from segtrain.trained import Chosen, member_logits
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -56,6 +64,34 @@ def test_the_scores_are_those_of_the_training(trained_run: Run, tmp_path: Path, 
     assert float(rows[0]["dsc"]) > 0.05, "the run has learnt something, or this test says nothing"
     assert summary["empty_masks"]
     assert "MONAI" in summary["surface_distances"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"model": ModelConfig(features=4, norm="batch", channels_last=True)},
+        {"model": ModelConfig(name="resunet", features=4, deep_supervision=0.5, checkpoint_activations=True)},
+        {"optim": OptimConfig(ema=0.5)},
+        {"data": DataConfig(neighbours=1)},
+    ],
+    ids=str,
+)
+def test_logits_are_bitwise_those_of_the_engine(tiny: Config, run: Run, change: dict[str, Any]) -> None:
+    cfg = replace(tiny, **change)
+    loss: Loss = make_loss("dice")
+    if ratio := supervision_ratio(cfg.model):
+        loss = DeepSupervision(loss, ratio)
+    engine = make_engine(cfg, make_model(cfg.model, 0, cfg.data.channels), loss, World())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(3, cfg.data.channels, 32, 32, generator=generator)
+    for _ in range(2):
+        engine.step(image, (image[:, :1] > 1).float(), 1e-3)
+    checkpoint.publish(run.checkpoint(2), checkpoint.Snapshot(*engine.snapshot()))
+    with engine.averaged():
+        theirs = engine.logits(image)
+    chosen = Chosen(run, cfg, run.checkpoint(2), frozenset(), frozenset())
+    assert torch.equal(member_logits(chosen, torch.device("cpu"))(image), theirs)
 
 
 def test_the_scores_lie_in_the_run_and_settings_may_differ(trained_run: Run, tmp_path: Path) -> None:
