@@ -1,4 +1,4 @@
-"""The run directory, a public interface (DESIGN 5): this file alone knows the names in it.
+"""The run directory, a public interface (DESIGN 5): `run_files` and this file alone know the names in it.
 
 runs/<name>/
   config.yaml        resolved, loadable; opens with the command that made it
@@ -23,7 +23,6 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ from segtrain import files
 from segtrain.config import Config
 from segtrain.environment import environment
 from segtrain.errors import ConfigError, RunError
-from segtrain.loading import first_difference, from_tree, to_yaml
+from segtrain.loading import first_difference, to_yaml
+from segtrain.run_files import RunFiles
 
 log = logging.getLogger(__name__)
 
@@ -53,59 +53,8 @@ def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: M
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run's directory; making the object touches nothing."""
-
-    root: Path
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.root / "tensorboard"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def best_pointer(self) -> Path:
-        return self.checkpoints / "BEST"
-
-    @property
-    def latest_pointer(self) -> Path:
-        return self.checkpoints / "LATEST"
-
-    @property
-    def stop_file(self) -> Path:
-        return self.root / "STOP"
-
-    @property
-    def log_file(self) -> Path:
-        return self.root / "log.txt"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.root.with_name(f".{self.root.name}.lock")
-
-    def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
-
-    def saved_step(self) -> int:
-        """The step of the newest checkpoint, whole or not; 0 before the first."""
-        return max((int(folder.name.removeprefix("step-")) for folder in self.checkpoints.glob("step-*")), default=0)
-
-    def evaluation(self, patients: str, checkpoint: str) -> Path:
-        """Where `segtrain evaluate` puts its scores."""
-        return self.root / "evaluation" / f"{patients}-{checkpoint}"
-
-    def validation_table(self, epoch: int) -> Path:
-        return self.root / "validation" / f"epoch-{epoch:04d}.csv"
-
-    def validation_picture(self, epoch: int) -> Path:
-        return self.validation_table(epoch).with_suffix(".png")
+class Run(RunFiles):
+    """One run's directory, to be trained in; making the object touches nothing."""
 
     def finished(self, cfg: Config) -> dict[str, Any] | None:
         """The outcome of a run of this config that has come to its end; None when there is something to do.
@@ -117,8 +66,7 @@ class Run:
             return None
         fresh = "--fresh starts over and keeps what is there beside it"
         try:
-            theirs = from_tree(yaml.safe_load((self.root / "config.yaml").read_text()), where=str(self.root))
-            outcome = self.outcome()
+            theirs, outcome = self.config(), self.outcome()
         except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {fresh}") from error
         if different := first_difference(cfg, theirs):
@@ -185,14 +133,6 @@ class Run:
             )
         files.write_json(file, split)
 
-    def events(self) -> list[dict[str, Any]]:
-        """What was recorded, without a line that is only half there."""
-        events = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            with suppress(ValueError):
-                events.append(json.loads(line))
-        return events
-
     def rewind(self, step: int, epoch: int) -> tuple[list[dict[str, Any]], bool]:
         """Forget what was written after `step`, at which `epoch` epochs were evaluated.
 
@@ -243,60 +183,3 @@ class Run:
         """Write outcome.json; `epochs`: how many were trained to their end."""
         outcome = {"state": state, "step": step, "epochs": epochs, "reason": reason, "best_dsc": best_dsc}
         files.write_json(self._outcome, outcome)
-
-    def result(self) -> dict[str, Any]:
-        """What the run has come to: state (`none` before it began, `running` before it ended), epochs, best and last
-        mean DSC over `n` validation patients, hours from its first to its last event."""
-        found: dict[str, Any] = {"state": "running" if self.root.exists() else "none"}
-        if self._outcome.exists():
-            found |= {key: value for key, value in self.outcome().items() if key != "reason"}
-        events = self.events()
-        if scores := [event for event in events if event["event"] == "evaluation"]:
-            best = max(scores, key=lambda event: (event["val_dsc"], -event["epoch"]))
-            found |= {"best_epoch": best["epoch"], "ci_low": best["ci_low"], "ci_high": best["ci_high"]}
-            found |= {"best_dsc": best["val_dsc"], "last_dsc": scores[-1]["val_dsc"], "n": best["n"]}
-            found |= {"hours": round((events[-1]["time"] - events[0]["time"]) / 3600, 4)}
-        return found
-
-    def config(self) -> dict[str, Any]:
-        """What config.yaml holds. Raises RunError when this is no run."""
-        try:
-            tree = yaml.safe_load((self.root / "config.yaml").read_text())
-            return dict(tree)
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{self.root}: holds no readable run ({reason}); name the folder of a run") from error
-
-    def split(self) -> dict[str, list[str]]:
-        """The patients of each side, `train` and `validation`. Raises RunError."""
-        try:
-            tree = json.loads((self.root / "split.json").read_text())
-            return {side: [str(patient) for patient in tree[side]] for side in ("train", "validation")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.root}: its split.json cannot be read ({error}); bring it back") from error
-
-    def outcome(self) -> dict[str, Any]:
-        """How the last start ended, with the reason; empty before the first and while one goes on."""
-        return dict(json.loads(self._outcome.read_text())) if self._outcome.exists() else {}
-
-    def starts(self) -> list[dict[str, Any]]:
-        """What environment.json says of each start; empty before the first."""
-        try:
-            return list(json.loads((self.root / "environment.json").read_text()))
-        except (OSError, ValueError):
-            return []
-
-    def busy(self) -> bool:
-        """Whether a process trains in it, as far as this machine can see; not for polling beside a start."""
-        try:
-            with self.lock_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    @property
-    def _outcome(self) -> Path:
-        return self.root / "outcome.json"

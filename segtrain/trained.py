@@ -58,7 +58,7 @@ def choose(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[C
 
 
 def _choose(run: Run, which: str, overrides: Sequence[str]) -> Chosen:
-    tree = run.config()
+    tree = run.config_tree()
     if isinstance(tree.get("model"), dict):
         tree["model"]["weights"] = None  # what training started from need not be there any more
     cfg = load_config(None, overrides, tree, where=str(run.root))

@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"data"},
     {"ablation"},
     {"dist", "run", "cli", "stop"},
-    {"environment"},
+    {"environment", "run_files"},
     {"launch", "allocator", "files", "display"},
     {"loading"},
     {"config"},

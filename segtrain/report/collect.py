@@ -1,0 +1,175 @@
+"""What a report is made of: runs, with their curves, per-patient scores, cost and end."""
+
+import logging
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segtrain.ablation import Member, differences
+from segtrain.config import Config
+from segtrain.errors import ConfigError, RunError
+from segtrain.report.statistics import Scores, Unit
+from segtrain.run import Run
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
+STATES = ("finished", "stopped", "diverged", "failed", "running", "unreadable")  # the last: the report's own
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An epoch's scores: a row a patient, as the run wrote them."""
+
+    epoch: int
+    dsc: float
+    rows: Sequence[Mapping[str, str]]
+    by_patient: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A run as far as it has come; `reason` says why it does not count, where it does not."""
+
+    run: Run
+    name: str
+    variant: str
+    fold: int | None = None
+    seed: int | None = None
+    config: Config | None = None
+    begun: str = ""
+    state: str = "running"
+    reason: str = ""
+    curves: Mapping[str, Sequence[Point]] | None = None  # loss, val_loss, val_dsc by epoch
+    best: Evaluation | None = None
+    last: Evaluation | None = None
+    empty_rule: str = ""
+    hours: float | None = None
+    images_per_s: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it enters the comparison: an unfinished run has fewer epochs than the others."""
+        return self.state == "finished" and self.last is not None
+
+
+def collect(paths: Sequence[Path]) -> list[Collected]:
+    """The runs in and below `paths`, in the order in which they began. Raises RunError: a path without any."""
+    roots: list[Path] = []
+    for path in paths:
+        below = list(_runs_below(path)) if path.is_dir() else []
+        if not below:
+            raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
+        roots += [root for root in below if root not in roots]
+    doubled = {name for name, times in Counter(root.name for root in roots).items() if times > 1}
+    runs = [_read(Run(root), f"{root.parent.name}/{root.name}" if doubled else root.name) for root in roots]
+    return sorted(runs, key=lambda run: run.begun)
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    """`folder` itself where it is a run, else every run below it but those that `--fresh` has set aside."""
+    folder = folder.absolute()
+    if Run(folder).starts():
+        yield folder
+        return
+    for child in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
+        original, dot, number = child.name.rpartition(".")
+        if dot and number.isdigit() and Run(folder / original).starts():
+            log.info("%s: left out, --fresh has set it aside", child)
+            continue
+        yield from _runs_below(child)
+
+
+def _read(run: Run, name: str) -> Collected:
+    """What the run holds; one that cannot be read says why, and does not count."""
+    parts = NAME.fullmatch(name)
+    fold, seed = (parts["fold"], parts["seed"]) if parts else (None, None)
+    found = Collected(
+        run, name, variant=parts["variant"] if parts else name, fold=None if fold is None else int(fold),
+        seed=None if seed is None else int(seed), begun=str(run.starts()[0].get("time", "")),
+    )  # fmt: skip
+    try:
+        outcome = run.outcome()
+        if (state := outcome.get("state", "running")) not in STATES:
+            raise ValueError(f"it ended as {state!r}, which no run does")
+        found = replace(found, state=state, reason=outcome.get("reason") or "")
+        found = replace(found, **_events(run))
+        return replace(found, config=run.config())
+    except (OSError, ValueError, KeyError, yaml.YAMLError, ConfigError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning("%s: %s", run.root, why)
+        # An old run's config need not load any more; its scores are scores.
+        return replace(found, reason=why, state=found.state if isinstance(error, ConfigError) else "unreadable")
+
+
+def _events(run: Run) -> dict[str, Any]:
+    events = run.events()
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    trained = [event for event in events if event["event"] == "train"]
+    if not events:
+        return {}
+    found: dict[str, Any] = {"hours": (events[-1]["time"] - events[0]["time"]) / 3600}
+    if rates := [event["images_per_s"] for event in trained]:
+        found["images_per_s"] = statistics.median(rates)
+    if not evaluations:
+        return found
+    best = max(evaluations, key=lambda event: (event["val_dsc"], -event["epoch"]))
+    for which, event in (("best", best), ("last", evaluations[-1])):
+        found[which] = _evaluation(run, event)
+    found["empty_rule"] = evaluations[-1]["empty_masks"]
+    losses: dict[int, list[float]] = defaultdict(list)
+    steps_per_epoch = evaluations[0]["step"] / evaluations[0]["epoch"]
+    for event in trained:
+        losses[int(-(-event["step"] // steps_per_epoch))].append(event["loss"])
+    found["curves"] = {
+        "loss": [(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
+        **{key: [(float(e["epoch"]), e[key]) for e in evaluations] for key in ("val_loss", "val_dsc")},
+    }
+    return found
+
+
+def _evaluation(run: Run, event: Mapping[str, Any]) -> Evaluation:
+    epoch, rows = event["epoch"], run.scores(event["epoch"])
+    by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
+    if len(by_patient) != event["n"]:
+        raise ValueError(f"{run.validation_table(epoch)}: {len(by_patient)} patients, {event['n']} were scored")
+    return Evaluation(epoch, event["val_dsc"], rows, by_patient)
+
+
+def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:
+    """The baseline (unless named, the variant that began first) and the runs that count, its own first.
+
+    Raises RunError: nothing counts, or the baseline has nothing that does.
+    """
+    groups: dict[str, list[Collected]] = {}
+    for run in runs:
+        if run.counts:
+            groups.setdefault(run.variant, []).append(run)
+    first = baseline or (runs[0].variant if runs[0].variant in groups else next(iter(groups), ""))
+    if groups and first not in groups:
+        raise RunError(f"--baseline {first}: no finished run of it; choose one of {', '.join(groups)}")
+    return first, {variant: groups[variant] for variant in sorted(groups, key=lambda variant: variant != first)}
+
+
+def scores(runs: Sequence[Collected], which: str = "last") -> Scores:
+    """Every patient's DSC by its fold and seed, at the `last` or the `best` epoch of these runs of one variant."""
+    found: dict[Unit, float] = {}
+    for run in runs:
+        evaluation: Evaluation = getattr(run, which)
+        found |= {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
+    return found
+
+
+def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:
+    """The settings in which two runs differ; empty where a config cannot be read."""
+    if run.config is None or baseline.config is None:
+        return {}
+    one, other = (Member(r.variant, r.fold, r.seed or 0, r.config) for r in (run, baseline) if r.config)
+    return {key: value for key, value in differences(one, other).items() if key not in ("runs_dir", "data.store")}
