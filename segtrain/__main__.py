@@ -7,6 +7,7 @@ from segtrain import ablate, networks, predict, scores, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
+from segtrain.report import command as report
 
 PREPARE_EXAMPLES = """\
   segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m
@@ -50,6 +51,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "ablate": (ablate.command, "train or list the runs of an ablation: variants x folds x seeds"),
     "evaluate": (scores.command, "score a checkpoint, or an ensemble, patient by patient"),
     "predict": (predict.command, "masks and pictures of a folder of patients"),
+    "report": (report.command, "write one page about a run or an ablation: tables, verdicts, figures"),
     "networks": (networks.command, "list the networks: parameters, work an image, norm"),
 }
 

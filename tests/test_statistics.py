@@ -8,18 +8,18 @@ import pytest
 from segtrain.report.statistics import Scores, can_find, compare, holm, paired, per_patient, wilcoxon_p
 
 
-def scores_of(values: np.ndarray | list[float], fold: int | None = None, seed: int | None = 1) -> dict:
+def scores_of(values: np.ndarray | list[float], fold: int | None = None, seed: int | None = 1) -> Scores:
     return {(f"p{place}", fold, seed): float(value) for place, value in enumerate(values)}
 
 
 def test_a_patient_is_the_mean_over_its_seeds() -> None:
-    scores = {("a", 0, 1): 0.2, ("a", 0, 2): 0.4, ("b", 1, 1): 1.0}
+    scores: Scores = {("a", 0, 1): 0.2, ("a", 0, 2): 0.4, ("b", 1, 1): 1.0}
     assert per_patient(scores) == pytest.approx({"a": 0.3, "b": 1.0})
 
 
 def test_pairs_are_made_within_a_fold_and_seed() -> None:
-    ours = {("a", 0, 1): 0.5, ("a", 0, 2): 0.9, ("b", 1, 1): 0.7}
-    theirs = {("a", 0, 1): 0.4, ("c", 0, 1): 0.1, ("b", 1, 1): 0.9}
+    ours: Scores = {("a", 0, 1): 0.5, ("a", 0, 2): 0.9, ("b", 1, 1): 0.7}
+    theirs: Scores = {("a", 0, 1): 0.4, ("c", 0, 1): 0.1, ("b", 1, 1): 0.9}
     assert paired(ours, theirs) == pytest.approx({"a": 0.1, "b": -0.2}), "seed 2 has no partner"
     assert paired({("a", None, 7): 0.5}, {("a", None, 8): 0.2}) == pytest.approx({"a": 0.3}), "no common seed"
 
@@ -63,7 +63,7 @@ def test_nothing_in_common_and_too_few_pairs_give_no_verdict() -> None:
     assert rows[1].difference is not None
     assert math.isnan(rows[1].difference.summary.ci_low)
     assert not can_find(rows)
-    six = {"base": scores_of([0.5] * 6), "up": scores_of([0.9] * 6)}
+    six: dict[str, Scores] = {"base": scores_of([0.5] * 6), "up": scores_of([0.9] * 6)}
     assert can_find(compare(six, "base")), "2 / 2^6 < 0.05"
     assert not can_find(compare(six | {"up2": scores_of([0.9] * 6)}, "base")), "of two variants it is not"
 

@@ -1,0 +1,227 @@
+"""What a report says, section by section, before it is a page or a Markdown file."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from segtrain.metrics import Summary, summarise
+from segtrain.report import figures
+from segtrain.report.collect import Collected, Point, changes, scores
+from segtrain.report.figures import Figure, Interval, Series
+from segtrain.report.statistics import ALPHA, Row, can_find, per_patient
+from segtrain.report.texts import TEXTS, Language
+
+Say = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and what it sorts by."""
+
+    text: str
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of as many cells as there are heads."""
+
+    name: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [any(not isinstance(row[place].value, str) for row in self.rows) for place in range(len(self.heads))]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is below it; figures by their names."""
+
+    name: str
+    title: str
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    pictures: Sequence[Collected] = ()
+
+
+def speaker(language: Language) -> Say:
+    """A function from a text's key, and what it is to hold, to the text."""
+
+    def say(key: str, **values: object) -> str:
+        return TEXTS[language][key].format(**values)
+
+    return say
+
+
+def sections(
+    runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
+) -> list[Section]:
+    """All of the report: of `runs` those that count are in `groups`, a row each in `rows`, the baseline first."""
+    found = [_result(runs, groups, rows, say)]
+    if groups:
+        found.append(_patients(groups, say))
+    found.append(_curves(runs, groups, say))
+    if dropped := [run for run in runs if not run.counts]:
+        lines = [[_word(run.name), _word(say(run.state)), _word(run.reason)] for run in dropped]
+        table = Table("dropped", [say("run"), say("state"), say("reason")], lines)
+        found.append(Section("dropped", say("dropped"), tables=[table]))
+    found += [_runs(runs, say), Section("pictures", say("pictures"), pictures=[run for run in runs if run.last])]
+    return [*found, _method(runs, rows, say)]
+
+
+def _result(
+    runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
+) -> Section:
+    counted = [run for run in runs if run.counts]
+    patients = {patient for run in counted if run.last for patient in run.last.by_patient}
+    notes = [say("overview", runs=len(runs), counted=len(counted), variants=len(rows), patients=len(patients))]
+    warnings = []
+    if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
+        warnings.append(say("phantom"))
+    if not rows:
+        return Section("result", say("result"), notes, [*warnings, say("nothing")])
+    drawn = {}
+    if compared := [row for row in rows if row.difference]:
+        words = [row.verdict for row in compared]
+        better, worse = words.count("better"), words.count("worse")
+        rest = len(words) - better - worse
+        notes.append(say("verdicts", baseline=rows[0].variant, better=better, worse=worse, rest=rest))
+        if not can_find(rows):
+            warnings.append(say("too_few"))
+        title, axis = (say(key, baseline=rows[0].variant) for key in ("forest", "forest_axis"))
+        intervals = [_interval(place, row, say) for place, row in enumerate(rows) if row.difference]
+        drawn["forest"] = figures.forest(title, intervals, axis)
+    return Section("result", say("result"), notes, warnings, [_variants(groups, rows, say)], drawn)
+
+
+def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say) -> Table:
+    several = len(rows) > 1
+    heads = [say("variant"), *([say("settings")] if several else []), say("n"), say("mean_ci"), say("best_mean")]
+    heads += [say("difference_ci", baseline=rows[0].variant), say("p_holm"), say("verdict")] if several else []
+    heads += [say("hours"), say("speed")]
+    lines = []
+    for row in rows:
+        own, first = groups[row.variant], groups[rows[0].variant][0]
+        settings = " ".join(f"{key}={value}" for key, value in changes(own[0], first).items())
+        line = [_word(row.variant), *([_word(settings)] if several else []), _number(row.summary.n, "d")]
+        line += [_with_ci(row.summary, ""), _number(summarise(list(per_patient(scores(own, "best")).values())).mean)]
+        if several:
+            found = row.difference
+            line += [_with_ci(found.summary, "+"), _number(found.p_holm, ".3f")] if found else [_word(""), _word("")]
+            line.append(_word(verdict(row, say)))
+        line += [_number(math.fsum(run.hours or 0 for run in own), ".2f"), _number(_speed(own), ".1f")]
+        lines.append(line)
+    return Table("variants", heads, lines)
+
+
+def verdict(row: Row, say: Say) -> str:
+    """The verdict in words."""
+    return say(row.verdict, n=row.difference.summary.n if row.difference else 0)
+
+
+def _interval(place: int, row: Row, say: Say) -> Interval:
+    assert row.difference
+    found = row.difference.summary
+    return Interval(row.variant, found.mean, found.ci_low, found.ci_high, f"({verdict(row, say)})", place)
+
+
+def _patients(groups: Mapping[str, Sequence[Collected]], say: Say) -> Section:
+    """Every patient, worst first; of one run with its voxels, of several variants side by side."""
+    by_variant = {variant: per_patient(scores(runs)) for variant, runs in groups.items()}
+    first = next(iter(groups.values()))
+    if len(groups) > 1:
+        drawn = {"strip": figures.strip(say("strip"), by_variant, "DSC")}
+    else:
+        of_all = summarise(list(next(iter(by_variant.values())).values()))
+        mean, median = (say("mean"), of_all.mean), (say("median"), of_all.median)
+        drawn = {"bars": figures.bars(say("bars"), next(iter(by_variant.values())), mean, median)}
+    if len(groups) == len(first) == 1 and first[0].last and first[0].best:
+        counts = ("slices", "voxels", "tp", "fp", "fn")
+        heads = [say(key) for key in ("patient", *counts, "dsc_last", "dsc_best")]
+        best = first[0].best.by_patient
+        lines = [
+            [_word(row["patient"]), *(_number(int(row[key]), "d") for key in counts), _number(float(row["dsc"])),
+             _number(best[row["patient"]])] for row in sorted(first[0].last.rows, key=lambda row: float(row["dsc"]))
+        ]  # fmt: skip
+    else:
+        heads = [say("patient"), *by_variant]
+        names = {patient for of_variant in by_variant.values() for patient in of_variant}
+        found = {name: [of_variant.get(name, math.nan) for of_variant in by_variant.values()] for name in names}
+        worst_first = sorted(found, key=lambda name: (min(v for v in found[name] if not math.isnan(v)), name))
+        lines = [[_word(name), *(_number(value) for value in found[name])] for name in worst_first]
+    return Section("patients", say("patients"), tables=[Table("patients", heads, lines)], figures=drawn)
+
+
+def _curves(runs: Sequence[Collected], variants: Iterable[str], say: Say) -> Section:
+    drawn_of = [run for run in runs if run.curves]
+    if len(drawn_of) == 1 and drawn_of[0].curves:
+        curves = drawn_of[0].curves
+        both = [Series(say("of_training"), curves["loss"], 0), Series(say("of_validation"), curves["val_loss"], 1)]
+        dsc = [Series(say("of_validation"), curves["val_dsc"], 1)]
+        drawn = {"losses": figures.lines(say("losses"), both, say("epoch")),
+                 "val_dsc": figures.lines(say("val_dsc"), dsc, say("epoch"), unit=True)}  # fmt: skip
+        return Section("curves", say("curves"), figures=drawn)
+    drawn = {}
+    for key in ("val_dsc", "val_loss", "loss") if drawn_of else ():
+        drawn[key] = figures.lines(
+            say(key), list(_series(drawn_of, variants, key)), say("epoch"), unit=key == "val_dsc"
+        )
+    return Section("curves", say("curves"), [say("thin")], figures=drawn)
+
+
+def _series(runs: Sequence[Collected], first: Iterable[str], key: str) -> Iterator[Series]:
+    """Each run's curve, and the mean of each variant over the epochs that all its runs have."""
+    variants = dict.fromkeys([*first, *(run.variant for run in runs)])  # colours as in the other figures
+    for place, variant in enumerate(variants):
+        curves: list[dict[float, float]] = [dict(r.curves[key]) for r in runs if r.curves and r.variant == variant]
+        if len(curves) > 1:
+            yield from (Series(variant, list(curve.items()), place, thin=True) for curve in curves)
+        common = sorted(set(curves[0]).intersection(*curves))
+        mean: list[Point] = [(epoch, statistics.fmean(curve[epoch] for curve in curves)) for epoch in common]
+        yield Series(variant, mean, place)
+
+
+def _runs(runs: Sequence[Collected], say: Say) -> Section:
+    keys = ("run", "variant", "fold", "seed", "state", "epochs", "last", "best", "hours", "speed")
+    lines = []
+    for run in runs:
+        line = [_word(run.name), _word(run.variant), _number(run.fold, "d"), _number(run.seed, "d")]
+        line += [_word(say(run.state)), _number(run.last.epoch if run.last else None, "d")]
+        line.append(_number(run.last.dsc if run.last else None))
+        best = f"{run.best.dsc:.4f} ({say('epoch')} {run.best.epoch})" if run.best else ""
+        line.append(Cell(best, run.best.dsc if run.best else ""))
+        lines.append([*line, _number(run.hours, ".2f"), _number(run.images_per_s, ".1f")])
+    return Section("runs", say("runs"), tables=[Table("runs", [say(key) for key in keys], lines)])
+
+
+def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
+    rules = sorted({run.empty_rule for run in runs if run.empty_rule})
+    notes = [say("method_epoch"), say("method_ci"), say("method_mean", rule=" / ".join(rules))]
+    if len(rows) > 1:
+        compared = sum(row.difference is not None for row in rows)
+        notes += [say("method_test", m=compared, alpha=ALPHA), say("method_baseline", baseline=rows[0].variant)]
+    return Section("method", say("method"), [*notes, say("method_hours")])
+
+
+def _speed(runs: Sequence[Collected]) -> float:
+    rates = [run.images_per_s for run in runs if run.images_per_s is not None]
+    return statistics.median(rates) if rates else math.nan
+
+
+def _word(text: str) -> Cell:
+    return Cell(text, text)
+
+
+def _number(value: float | None, form: str = ".4f") -> Cell:
+    return Cell("", "") if value is None or math.isnan(value) else Cell(format(value, form), value)
+
+
+def _with_ci(found: Summary, sign: str) -> Cell:
+    interval = "" if math.isnan(found.ci_low) else f" [{found.ci_low:{sign}.3f}, {found.ci_high:{sign}.3f}]"
+    return Cell(f"{found.mean:{sign}.4f}{interval}", found.mean)

@@ -1,0 +1,201 @@
+"""Figures as inline SVG: small, sharp in print, readable without a script. Text in them is escaped."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from segtrain.report.collect import Point
+
+# Okabe and Ito, "Color Universal Design", 2008, without the yellow, which white paper swallows.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("none", "7 3", "2 3")
+WIDTH, RIGHT, LINE = 480, 12, 20  # units of the view box; a phone shows them at about 3/4 of a pixel
+GREY, PALE = "#555", "#ddd"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and what it shows."""
+
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a figure; `place` chooses its colour and dashes."""
+
+    label: str
+    points: Sequence[Point]
+    place: int
+    thin: bool = False  # one of several runs behind their mean: no label
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A row of a forest plot."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    note: str
+    place: int
+
+
+def colour(place: int) -> str:
+    """The colour of the variant in that place."""
+    return PALETTE[place % len(PALETTE)]
+
+
+def dashes(place: int) -> str:
+    """Its dashes: a second cue, since colours come again after the palette's end."""
+    return DASHES[(place // len(PALETTE) if place >= len(PALETTE) else place) % len(DASHES)]
+
+
+def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False) -> Figure:
+    """Curves over epochs; `unit`: the axis is 0 to 1."""
+    points = [point for one in series for point in one.points]
+    if not points:
+        return Figure(title, Markup(""))
+    labelled = [one for one in series if not one.thin]
+    top, bottom, left = 10, 250, 46
+    x = _scale(min(p[0] for p in points), max(p[0] for p in points), left, WIDTH - RIGHT)
+    low, high = (0.0, 1.0) if unit else _padded([p[1] for p in points])
+    y = _scale(low, high, bottom, top)
+    parts = list(_axis_y(y, low, high, left, WIDTH - RIGHT))
+    ticks = _ticks(min(p[0] for p in points), max(p[0] for p in points), whole=True)
+    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in ticks]
+    parts.append(_text((left + WIDTH) / 2, bottom + 34, x_label, "middle"))
+    for one in sorted(series, key=lambda one: not one.thin):
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
+        width, opacity = (1, 0.4) if one.thin else (2.2, 1)
+        dash = "none" if one.thin else dashes(one.place)
+        form = '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" opacity="{}" stroke-dasharray="{}"/>'
+        parts.append(Markup(form).format(path, colour(one.place), width, opacity, dash))
+    height = bottom + 50
+    for row, one in enumerate(labelled):
+        at = height + row * LINE
+        parts.append(
+            Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" stroke="{}" stroke-width="2.2" stroke-dasharray="{}"/>')
+            .format(left, left + 32, at - 4, at - 4, colour(one.place), dashes(one.place))
+        )  # fmt: skip
+        parts.append(_text(left + 40, at, one.label))
+    return _svg(title, height + len(labelled) * LINE - 8, parts)
+
+
+def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
+    """Differences to the baseline with their intervals, around the line of no difference."""
+    ends = [value for row in rows for value in (row.low, row.high, row.mean, 0.0) if not math.isnan(value)]
+    low, high = _padded(ends)
+    left, step, top = 10, 46, 8
+    x = _scale(low, high, left, WIDTH - RIGHT)
+    bottom = top + step * len(rows)
+    parts = [_line(x(tick), top, x(tick), bottom, PALE) for tick in _ticks(low, high)]
+    parts += [_text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "middle") for tick in _ticks(low, high)]
+    parts += [_line(x(0), top, x(0), bottom, "#000", 1.5), _text(WIDTH / 2, bottom + 34, x_label, "middle")]
+    for number, row in enumerate(rows):
+        at = top + step * number + 34
+        parts.append(_text(left, at - 17, f"{row.label}  {row.note}"))
+        if not math.isnan(row.low):
+            parts.append(_line(x(row.low), at, x(row.high), at, colour(row.place), 3))
+        parts.append(
+            Markup('<rect x="{:.1f}" y="{}" width="9" height="9" fill="{}"/>')
+            .format(x(row.mean) - 4.5, at - 4.5, colour(row.place))
+        )  # fmt: skip
+    return _svg(title, bottom + 42, parts)
+
+
+def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str) -> Figure:
+    """Every patient's DSC, a row a variant, with the mean as a bar and a patient's name on pointing at it."""
+    left, step, top = 10, 46, 8
+    x = _scale(0, 1, left + 8, WIDTH - RIGHT - 8)
+    bottom = top + step * len(variants)
+    parts = list(_axis_x(x, top, bottom, x_label))
+    for place, (variant, patients) in enumerate(variants.items()):
+        at = top + step * place + 32
+        mean = math.fsum(patients.values()) / len(patients)
+        parts.append(_text(left, at - 14, variant))
+        for number, (patient, dsc) in enumerate(sorted(patients.items())):
+            parts.append(
+                Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
+                .format(x(dsc), at + (number % 3 - 1) * 5, colour(place), f"{patient} {dsc:.3f}")
+            )  # fmt: skip
+        parts.append(_line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
+    return _svg(title, bottom + 42, parts)
+
+
+def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], median: tuple[str, float]) -> Figure:
+    """A bar a patient, worst first, with lines at the mean and the median and their words."""
+    left, top, right = 190, 6, WIDTH - 46
+    bottom = top + LINE * len(patients)
+    x = _scale(0, 1, left, right)
+    parts = list(_axis_x(x, top, bottom, "DSC"))
+    for place, (patient, dsc) in enumerate(sorted(patients.items(), key=lambda item: item[1])):
+        at = top + LINE * place
+        name = patient if len(patient) <= 26 else f"{patient[:25]}…"
+        parts.append(_text(left - 6, at + 14, name, "end"))
+        parts.append(
+            Markup('<rect x="{}" y="{}" width="{:.1f}" height="14" fill="{}"><title>{}</title></rect>')
+            .format(left, at + 3, x(dsc) - left, PALETTE[5], patient)
+        )  # fmt: skip
+        parts.append(_text(right + 6, at + 14, f"{dsc:.3f}"))
+    for row, ((word, value), dash, place) in enumerate(((mean, "none", 1), (median, "5 3", 2))):
+        parts.append(_line(x(value), top, x(value), bottom, colour(place), 2, dash))
+        at = bottom + 56 + row * LINE
+        parts.append(_line(left, at - 4, left + 30, at - 4, colour(place), 2, dash))
+        parts.append(_text(left + 38, at, f"{word} {value:.3f}"))
+    return _svg(title, bottom + 84, parts)
+
+
+def _svg(title: str, height: float, parts: Sequence[Markup]) -> Figure:
+    opening = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}" '
+        'font-family="system-ui, sans-serif" font-size="13"><title>{}</title>'
+    )
+    drawn = Markup(opening).format(WIDTH, height, title, title) + Markup("").join(parts) + Markup("</svg>")
+    return Figure(title, drawn)
+
+
+def _axis_x(x: Callable[[float], float], top: float, bottom: float, label: str) -> Iterator[Markup]:
+    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        yield _line(x(tick), top, x(tick), bottom, PALE)
+        yield _text(x(tick), bottom + 16, f"{tick:g}", "middle")
+    yield _text((x(0) + x(1)) / 2, bottom + 34, label, "middle")
+
+
+def _axis_y(y: Callable[[float], float], low: float, high: float, left: float, right: float) -> Iterator[Markup]:
+    for tick in _ticks(low, high):
+        yield _line(left, y(tick), right, y(tick), PALE)
+        yield _text(left - 6, y(tick) + 4, f"{tick:g}", "end")
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dash: str = "none") -> Markup:
+    form = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="{}" stroke-dasharray="{}"/>'
+    return Markup(form).format(x1, y1, x2, y2, stroke, width, dash)
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start") -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, escape(words))
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """About five round values from `low` to `high`."""
+    span = (high - low) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 7)
+    step = max(1.0, step) if whole else step
+    return [round(k * step, 10) + 0.0 for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

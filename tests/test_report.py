@@ -1,0 +1,233 @@
+"""The report: one page that fetches nothing and runs no name, counts finished runs alone, in both languages."""
+
+import csv
+import math
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+import pytest
+
+from segtrain.config import Config, TrainConfig
+from segtrain.errors import RunError
+from segtrain.loading import from_tree
+from segtrain.metrics import EMPTY_RULE, summarise
+from segtrain.report import page
+from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.command import command, make
+from segtrain.report.texts import TEXTS
+from segtrain.run import Run
+
+HOSTILE = "<script>alert(1)</script>|`x`"
+VOID = {"meta", "img", "link", "br", "input"}
+PATIENTS = tuple(f"patient{number}" for number in range(6))
+BEST_IS_FIRST = (0.9, 0.5, 0.7)  # mean DSC by epoch
+
+
+def train(root: Path, shift: float = 0.0, state: str = "finished", patients: tuple[str, ...] = PATIENTS) -> Run:
+    """A run directory as training leaves it: three epochs, pictures, an end."""
+    run = Run(root)
+    cfg = from_tree({"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}, "test")
+    run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], False, 1, "cpu")
+    for epoch, dsc in enumerate(BEST_IS_FIRST, start=1):
+        for step in (epoch * 10 - 5, epoch * 10):
+            run.record("train", step, loss=1 / step, lr=1e-3, images_per_s=float(step), memory_gib=1.0)
+        values = [dsc + shift + 0.01 * place for place in range(len(patients))]
+        run.write_picture(epoch, np.full((64, 96, 3), 20 * epoch, np.uint8))
+        run.write_scores(epoch, [
+            {"patient": patient, "slices": 3, "voxels": 9, "tp": 5, "fp": 1, "fn": 4, "dsc": f"{value:.6f}",
+             "dsc_all_components": "0.5"} for patient, value in zip(patients, values, strict=True)
+        ])  # fmt: skip
+        run.record("evaluation", epoch * 10, epoch=epoch, val_loss=1 / epoch, val_dsc=math.fsum(values) / len(values),
+                   n=len(values), empty_masks=EMPTY_RULE, best=epoch == 1)  # fmt: skip
+    if state != "running":
+        run.end(state, 30, 3, None if state == "finished" else f"loss is nan {HOSTILE}", 0.9)
+    return run
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Path:
+    folder = tmp_path / "loss"
+    train(folder / "base-fold0-seed1")
+    train(folder / "base-fold1-seed1", patients=("other0", "other1"))
+    train(folder / "up-fold0-seed1", 0.05)
+    train(folder / "lost-fold0-seed1", -0.3, "diverged")
+    train(folder / "slow-fold0-seed1", -0.3, "running")
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would meet: tags closed in order, ids, attributes, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_what_counts_and_which_epoch(ablation: Path) -> None:
+    runs = collect([ablation])
+    baseline, groups = by_variant(runs, "base")
+    assert (baseline, {name: len(own) for name, own in groups.items()}) == ("base", {"base": 2, "up": 1})
+    states = {run.variant: (run.state, run.reason) for run in runs if not run.counts}
+    assert states == {"lost": ("diverged", f"loss is nan {HOSTILE}"), "slow": ("running", "")}
+    up = groups["up"][0]
+    assert up.last is not None
+    assert up.best is not None
+    assert (up.best.epoch, up.last.epoch, up.images_per_s) == (1, 3, 17.5)
+    assert scores([up]) == pytest.approx({(p, 0, 1): 0.75 + 0.01 * place for place, p in enumerate(PATIENTS)})
+    assert up.curves is not None
+    assert up.curves["loss"] == [
+        (1.0, (1 / 5 + 1 / 10) / 2),
+        (2.0, (1 / 15 + 1 / 20) / 2),
+        (3.0, (1 / 25 + 1 / 30) / 2),
+    ]
+
+
+@pytest.mark.law("L10")
+def test_the_table_of_an_ablation(ablation: Path, tmp_path: Path) -> None:
+    make([ablation], tmp_path / "out", baseline="base")
+    base, up = csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())
+    expected = summarise([0.7, 0.71, 0.72, 0.73, 0.74, 0.75, 0.7, 0.71])
+    assert (base["variant"], base["n"], base["verdict"]) == ("base", "8", "baseline")
+    assert [float(base[key]) for key in ("mean_dsc", "ci_low", "ci_high")] == pytest.approx(
+        [expected.mean, expected.ci_low, expected.ci_high], abs=1e-6
+    )
+    assert (up["pairs"], up["verdict"]) == ("6", "better"), "the patients of fold 1 have no partner"
+    assert float(up["difference"]) == pytest.approx(0.05)
+    assert float(up["p"]) == pytest.approx(2 / 2**6)
+    report = (tmp_path / "out" / "report.md").read_text()
+    for words in (EMPTY_RULE, "+0.0500 \\[+0.050, +0.050\\]", "| other1 |", "loss=dice\\_bce"):
+        assert words in report
+    drawings = re.findall(r"\((figures/\w+\.svg)\)", report)
+    assert len(drawings) == 5
+    assert all((tmp_path / "out" / name).read_text().startswith("<svg xmlns=") for name in drawings)
+
+
+@pytest.mark.parametrize("language", list(TEXTS))
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_page_stands_alone(ablation: Path, tmp_path: Path, language: str, whole: bool) -> None:
+    given = ablation if whole else ablation / "up-fold0-seed1"
+    assert command([str(given), "--out", str(tmp_path / "out"), "--lang", language]) == 0
+    text = (tmp_path / "out" / "index.html").read_text()
+    seen = Page(text)
+    ids = [value for key, value in seen.attributes if key == "id"]
+    assert len(set(ids)) == len(ids)
+    assert ("lang", language) in seen.attributes
+    sources = [value for key, value in seen.attributes if key in ("src", "href")]
+    assert all(value.startswith("data:image/webp;base64,") or value.removeprefix("#") in ids for value in sources)
+    assert not re.search(r"url\(|@import|fetch\(|import\(", text)
+    assert seen.tags["script"] == 1
+    assert seen.tags["img"] == (2 * 5 if whole else 2)
+    assert seen.tags["svg"] == (5 if whole else 3)
+    assert TEXTS[language]["phantom"] in seen.text  # type: ignore[index]
+
+
+def test_hostile_names_are_shown_not_run(tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">{{ 7*7 }}'
+    for variant in ("base", evil):
+        train(tmp_path / "runs" / f"{variant}-fold0-seed1", patients=(HOSTILE, *PATIENTS))
+    train(tmp_path / "runs" / "lost", 0.1, "diverged")
+    out = tmp_path / "out"
+    seen = Page(make([tmp_path / "runs"], out).read_text())
+    assert seen.tags["script"] == 1
+    assert not [key for key, _ in seen.attributes if key.startswith("on")]
+    assert HOSTILE in seen.text
+    assert evil in seen.text
+    for file in (out / "report.md", *sorted((out / "figures").iterdir())):
+        assert not re.search(r"<(script|img)", file.read_text()), file
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|\\`x\\`" in (out / "report.md").read_text()
+
+
+def test_the_languages_say_the_same() -> None:
+    english, chinese = TEXTS["en"], TEXTS["zh"]
+    assert list(english) == list(chinese)
+    for key, text in english.items():
+        fields = [{name for _, name, _, _ in Formatter().parse(words) if name} for words in (text, chinese[key])]
+        assert fields[0] == fields[1], key
+
+
+def test_names_without_a_variant_are_variants_and_doubled_names_get_their_folder(
+    ablation: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "mine")
+    shutil.copytree(ablation / "up-fold0-seed1", tmp_path / "again" / "up-fold0-seed1")
+    runs = collect([tmp_path / "mine", ablation / "up-fold0-seed1", tmp_path / "again", tmp_path / "mine"])
+    variants = {(run.variant.split("/")[-1], run.fold, run.seed) for run in runs}
+    assert variants == {("mine", None, None), ("up", 0, 1)}
+    assert len({run.variant for run in runs}) == len(runs) == 3
+
+
+def test_a_run_set_aside_is_left_out_and_a_damaged_one_says_so(ablation: Path, tmp_path: Path) -> None:
+    shutil.copytree(ablation / "up-fold0-seed1", ablation / "up-fold0-seed1.1")
+    Run(ablation / "base-fold1-seed1").validation_table(3).write_text("patient,dsc\nother0,no number\n")
+    Run(ablation / "base-fold0-seed1").validation_picture(3).write_bytes(b"cut")
+    with Run(ablation / "up-fold0-seed1").metrics.open("a") as file:
+        file.write('{"event": "tra')
+    (ablation / "up-fold0-seed1" / "config.yaml").write_text("of_the_past: 1\n")
+    make([ablation], tmp_path / "out", baseline="base")
+    rows = {run.name: run for run in collect([ablation])}
+    assert "up-fold0-seed1.1" not in rows
+    assert rows["base-fold1-seed1"].state == "unreadable"
+    assert "no number" in rows["base-fold1-seed1"].reason
+    assert rows["up-fold0-seed1"].counts, "scores stay scores when a config no longer loads"
+
+
+def test_an_unfinished_run_has_curves_and_no_verdict(tmp_path: Path) -> None:
+    train(tmp_path / "run", state="running")
+    cfg = Config(name="new", train=TrainConfig(epochs=3))
+    Run(tmp_path / "new").open(cfg, {"hash": "0"}, [], False, 1, "cpu")
+    for name in ("run", "new"):
+        seen = Page(make([tmp_path / name], tmp_path / "out").read_text())
+        assert TEXTS["en"]["nothing"] in seen.text
+        assert seen.tags["svg"] == (2 if name == "run" else 0)
+
+
+def test_pictures_stop_where_the_page_is_full(ablation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PICTURES_MB", 0.0005)
+    seen = Page(make([ablation], tmp_path / "out").read_text())
+    assert 0 < seen.tags["img"] < 10
+    assert "left out" in seen.text
+
+
+@pytest.mark.law("L12")
+def test_what_cannot_be_reported_is_said_and_nothing_is_written(ablation: Path, tmp_path: Path) -> None:
+    out, empty, file = tmp_path / "out", tmp_path / "empty", tmp_path / "file"
+    empty.mkdir()
+    file.touch()
+    for paths, target, baseline, words in (
+        ([tmp_path / "none"], out, None, "no run is there"),
+        ([ablation, empty], out, None, f"{empty}: no run is there"),
+        ([ablation], out, "basis", "--baseline basis: no finished run of it; choose one of"),
+        ([ablation], out, "lost", "--baseline lost: no finished run"),
+        ([ablation], ablation, None, "name another folder"),
+        ([ablation], file, None, "is a file"),
+        ([ablation], file / "below", None, "cannot be written"),
+    ):
+        with pytest.raises(RunError, match=re.escape(words)):
+            make(paths, target, baseline=baseline)
+    assert not out.exists()
+    assert not (ablation / "index.html").exists()
