@@ -98,7 +98,9 @@ def test_files_and_functions_are_small(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 50, f"{path.name}: {node.name} is over 50 lines"
 
 
-@pytest.mark.parametrize("module", ["segtrain.loading", "segtrain.run", "segtrain.train", "segtrain.__main__", "segtrain.report.page"])
+@pytest.mark.parametrize(
+    "module", ["segtrain.loading", "segtrain.run", "segtrain.train", "segtrain.__main__", "segtrain.report.page"]
+)
 def test_the_commands_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segtrain.metrics import Summary, summarise
+from segtrain.metrics import EMPTY_RULE, Summary, summarise
 from segtrain.report import figures
 from segtrain.report.collect import Collected, Point, changes, scores
 from segtrain.report.figures import Figure, Interval, Series
@@ -128,7 +128,7 @@ def verdict(row: Row, say: Say) -> str:
 def _interval(place: int, row: Row, say: Say) -> Interval:
     assert row.difference
     found = row.difference.summary
-    return Interval(row.variant, found.mean, found.ci_low, found.ci_high, f"({verdict(row, say)})", place)
+    return Interval(row.variant, found.mean, found.ci_low, found.ci_high, verdict(row, say), place)
 
 
 def _patients(groups: Mapping[str, Sequence[Collected]], say: Say) -> Section:
@@ -201,7 +201,8 @@ def _runs(runs: Sequence[Collected], say: Say) -> Section:
 
 
 def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
-    rules = sorted({run.empty_rule for run in runs if run.empty_rule})
+    given = sorted({run.empty_rule for run in runs if run.empty_rule})
+    rules = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in given]
     notes = [say("method_epoch"), say("method_ci"), say("method_mean", rule=" / ".join(rules))]
     if len(rows) > 1:
         compared = sum(row.difference is not None for row in rows)

@@ -95,10 +95,13 @@ def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
     bottom = top + step * len(rows)
     parts = [_line(x(tick), top, x(tick), bottom, PALE) for tick in _ticks(low, high)]
     parts += [_text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "middle") for tick in _ticks(low, high)]
-    parts += [_line(x(0), top, x(0), bottom, "#000", 1.5), _text(WIDTH / 2, bottom + 34, x_label, "middle")]
+    parts += [
+        _line(x(0), top, x(0), bottom, "#000", 1.5),
+        _text(min(max(x(0), 130), WIDTH - 130), bottom + 34, x_label, "middle"),
+    ]
     for number, row in enumerate(rows):
         at = top + step * number + 34
-        parts.append(_text(left, at - 17, f"{row.label}  {row.note}"))
+        parts.append(_text(left, at - 17, f"{row.label}: {row.note}"))
         if not math.isnan(row.low):
             parts.append(_line(x(row.low), at, x(row.high), at, colour(row.place), 3))
         parts.append(

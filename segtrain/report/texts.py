@@ -3,6 +3,8 @@
 
 from typing import Literal
 
+from segtrain.metrics import EMPTY_RULE
+
 Language = Literal["en", "zh"]
 
 TEXTS: dict[Language, dict[str, str]] = {
@@ -40,6 +42,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_ci": "Intervals: 95%, percentile bootstrap over patients (seeded)."
         " They say what other patients could give, not what another seed could; the seeds are in the table of runs.",
         "method_mean": "A patient's DSC is averaged over seeds, then over patients. Empty volumes: {rule}.",
+        "empty_rule": EMPTY_RULE,
         "method_test": "Differences are paired: the same patient, fold and seed."
         " Verdict: Wilcoxon signed-rank, two-sided, Holm's correction over {m} variants, p at most {alpha:g}, and the interval excludes 0.",
         "method_baseline": "The baseline is {baseline}: as asked for, or else the variant whose training began first.",
@@ -77,6 +80,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_epoch": "最后一轮在训练前已固定，作为主要结果。*最佳轮是在评分所用的同一批患者上选出的，因此其数值偏高。",
         "method_ci": "区间：95%，对患者做百分位自助法（固定种子）。它反映换一批患者的变化，不反映换一个训练种子的变化：种子见训练表。",
         "method_mean": "每名患者的 DSC 先对种子取平均，再对患者取平均。空体积规则：{rule}。",
+        "empty_rule": "真值与预测均为空时 DSC 为 1；仅其中之一为空时 DSC 为 0",
         "method_test": "差值为配对：同一患者、同一折、同一种子。结论：双侧 Wilcoxon 符号秩检验，对 {m} 个方案做 Holm 校正，"
         "p 不超过 {alpha:g} 且区间不含 0。",
         "method_baseline": "基线为 {baseline}：由用户指定，否则为最先开始训练的方案。",
