@@ -1,5 +1,6 @@
 """Where jobs run: on a SLURM cluster through submitit, or here in the foreground, one after the other."""
 
+import contextlib
 import itertools
 import os
 import shlex
@@ -7,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
 
 import submitit
+from submitit.helpers import clean_env
 
 from jobs import node, scheduler, table
 from jobs.book import Book
@@ -73,12 +75,22 @@ def submit_table(submission: Submission, jobs: Mapping[str, str]) -> str:
 def _handed_over(submitted: Callable[[], Sequence[submitit.Job[Any]]]) -> list[str]:
     """The ids of the jobs that `submitted` submits."""
     try:
-        return [str(job.job_id) for job in submitted()]
+        with _outside_of_jobs():
+            return [str(job.job_id) for job in submitted()]
     except (RuntimeError, subprocess.CalledProcessError) as error:  # submitit's own are RuntimeErrors
         said = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
         raise LaunchError(
             f"sbatch refused the job: {said[-1].strip()[-300:]}; change the options or the preset"
         ) from error
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the job that this process is part of: sbatch takes its SLURM_* for options. On a login node hide nothing."""
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}  # where SLURM is
+    with clean_env() if scheduler.this_job() else contextlib.nullcontext():
+        os.environ.update(kept)
+        yield
 
 
 def check(name: str, resources: Resources) -> None:
@@ -170,9 +182,12 @@ def _cpus(resources: Resources) -> list[str]:
 
 
 def _setup(code: Path, resources: Resources) -> list[str]:
-    """Lines of the batch script: the snapshot comes first, the folder where the job runs is no source of code."""
+    """Lines of the batch script: the snapshot goes before whatever the preset's lines, `module load`, put on the path.
+
+    The folder where the job runs is no source of code.
+    """
     return [
+        *resources.setup,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
-        *resources.setup,
     ]
