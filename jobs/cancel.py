@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs import scheduler, submission
 from jobs.entry import main
-from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, RunError
+from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
 from segtrain.run import Run
 
 EXAMPLES = """\
@@ -63,7 +63,11 @@ def _stop(training: dict[Run, str], wait_s: float) -> None:
 
 
 def _left(jobs: dict[Run, str]) -> dict[Run, str]:
-    queue = scheduler.queued() if jobs else {}
+    """Those that are still there, as far as SLURM says."""
+    try:
+        queue = scheduler.queued() if jobs else {}
+    except LaunchError:
+        return jobs
     return {run: job for run, job in jobs.items() if job in queue}
 
 

@@ -64,7 +64,9 @@ def _come_back(book: Book, job: str, ended: Ended) -> tuple[str, str]:
     if scheduler.this_job() != job:  # in the foreground
         return "stopped", ended.why
     state = scheduler.state_of(job)
-    if state != "RUNNING":  # preempted and requeued by SLURM itself, or cancelled: then it must not come back
+    # Any other state: requeued by SLURM itself, or cancelled, and then it must not come back. A squeue that fails says
+    # neither, and a job that could come back must not be lost to that.
+    if state not in ("RUNNING", scheduler.UNKNOWN):
         return "left to SLURM", f"{ended.why}; the job is {state or 'not in the queue'}"
     if refusal := scheduler.requeue(job):
         return "stopped", f"{ended.why}; SLURM does not requeue it ({refusal}): submit it again to go on"

@@ -3,9 +3,15 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 
+from segtrain.errors import LaunchError
+
 TIMEOUT_S = 30
+RETRY_S, PAUSE_S = 60.0, 5.0
+ABSENT = 127  # the code for a program that is not there
+UNKNOWN = "UNKNOWN"  # squeue does not answer
 ALIVE = frozenset(
     {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED"}
 )
@@ -29,14 +35,23 @@ def restarts() -> int:
 
 
 def queued() -> dict[str, str]:
-    """This user's jobs that wait or run: id (12, or 12_3 of an array) to state."""
-    lines = _lines("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T")
+    """This user's jobs that wait or run: id (12, or 12_3 of an array) to state. Raises LaunchError: no answer."""
+    lines, trouble = _queue("-u", str(os.getuid()), "-o", "%i|%T")
+    if trouble:
+        raise LaunchError(f"squeue: {trouble[:300]}; nothing is known of the jobs, try again when SLURM answers")
     return {job: state for job, _, state in (line.partition("|") for line in lines) if state in ALIVE}
 
 
 def state_of(job: str) -> str | None:
-    """The state of a job in the queue, None when it is not there."""
-    return next((line for line in _lines("squeue", "-h", "-r", "-j", job, "-o", "%T")), None)
+    """The state of a job in the queue, None when it is not there, UNKNOWN when squeue fails for a minute."""
+    end = time.monotonic() + RETRY_S
+    while True:
+        lines, trouble = _queue("-j", job, "-o", "%T")
+        if not trouble:
+            return next(iter(lines), None)
+        if time.monotonic() + PAUSE_S > end:
+            return UNKNOWN
+        time.sleep(PAUSE_S)
 
 
 def accounted(jobs: list[str]) -> Mapping[str, str]:
@@ -68,9 +83,17 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "", str(error))
+        return subprocess.CompletedProcess(command, ABSENT, "", str(error))
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"{command[0]} did not answer in {TIMEOUT_S} s")
+
+
+def _queue(*options: str) -> tuple[list[str], str | None]:
+    """What squeue lists, and why that is not to be trusted; nothing where there is no SLURM or no such job."""
+    done = _run("squeue", "-h", "-r", *options)
+    if done.returncode and done.returncode != ABSENT and "Invalid job id" not in done.stderr:
+        return [], " ".join(done.stderr.split()) or f"code {done.returncode}"
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()], None
 
 
 def _lines(*command: str) -> list[str]:

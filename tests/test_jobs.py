@@ -160,6 +160,7 @@ def test_the_exit_code_says_what_happened_under_torchrun(ended: Ended, code: int
     ("ended", "state", "how"),
     [
         (Ended(1, [75], asked="SIGUSR2"), "RUNNING", "requeued"),
+        (Ended(1, [75], asked="SIGUSR2"), scheduler.UNKNOWN, "requeued"),
         (Ended(1, [75], asked="SIGTERM"), "COMPLETING", "left to SLURM"),
         (Ended(1, [75], asked="SIGTERM"), None, "left to SLURM"),
         (Ended(1, [2], asked="SIGTERM"), "RUNNING", "failed"),

@@ -1,13 +1,15 @@
 """Jobs in trouble: SLURM that does not answer, file systems that stall, orders that nobody reads. No cluster."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jobs import executors, resources, submission
+from jobs import executors, resources, scheduler, submission
 from segtrain.config import Config
+from segtrain.errors import LaunchError
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -52,3 +54,41 @@ def test_a_job_that_submits_does_not_hand_down_its_own_options(
     names = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
     assert {name for name in names if name.startswith(("SLURM_", "SBATCH_"))} == seen
     assert given.items() <= os.environ.items()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes only where something waits for it."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "waited_s"),
+    [
+        ("echo RUNNING", "RUNNING", 0),
+        ("", None, 0),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", None, 0),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", scheduler.UNKNOWN, 55),
+        ("[ -e again ] && echo RUNNING && exit; touch again; exit 1", "RUNNING", 5),
+    ],
+)
+def test_a_squeue_that_fails_is_asked_again_and_does_not_mean_that_there_is_no_job(
+    slurm: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch, script: str, state: str | None, waited_s: int
+) -> None:
+    monkeypatch.chdir(slurm)
+    program(slurm, "squeue", script)
+    begun = clock[0]
+    assert scheduler.state_of("7") == state
+    assert clock[0] - begun >= waited_s
+
+
+@pytest.mark.law("L12")
+def test_a_queue_that_cannot_be_read_is_no_empty_queue(slurm: Path) -> None:
+    program(slurm, "squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
+    with pytest.raises(LaunchError, match=r"^squeue: .*Socket timed out; .* try again when SLURM answers$"):
+        scheduler.queued()
+    program(slurm, "squeue", "echo '12|RUNNING'; echo '13_2|COMPLETED'")
+    assert scheduler.queued() == {"12": "RUNNING"}
