@@ -1,5 +1,6 @@
 """How the nodes of one start find each other and notice that one is gone: small files in a shared folder."""
 
+import contextlib
 import json
 import random
 import socket
@@ -13,6 +14,7 @@ from segtrain import files
 PORTS = range(20_000, 30_000)  # below the ephemeral ports: no outgoing connection takes one in between
 BEAT_EVERY_S = 5.0
 SILENT_S = 45.0
+STALLED_S = 10.0  # between two looks: the watcher itself stood still
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Meeting:
     host: str
     _beats: int = 0
     _beat_at: float = float("-inf")
+    _looked_at: float = float("inf")
     _heard: dict[int, tuple[str, float]] = field(default_factory=dict)  # node: its last beat, when it was seen first
 
     def open(self) -> None:
@@ -101,14 +104,21 @@ class Meeting:
             time.sleep(0.2)
 
     def beat(self) -> None:
-        """Say that this node lives, if it is time to. The file is read, not asked for its age: NFS caches ages."""
-        if time.monotonic() - self._beat_at >= BEAT_EVERY_S:
+        """Tell the others that this node lives, if it is time to. They read the file: NFS caches the ages of files."""
+        if self.nodes > 1 and time.monotonic() - self._beat_at >= BEAT_EVERY_S:
             self._beat_at, self._beats = time.monotonic(), self._beats + 1
-            self._beat(self.index).write_text(str(self._beats))
+            with contextlib.suppress(OSError):  # a beat that is missed is not worth the job: the next may succeed
+                self._beat(self.index).write_text(str(self._beats))
 
     def silent(self) -> list[int]:
-        """Nodes that were heard and have said nothing new for so long that they are gone."""
+        """Nodes that were heard and have said nothing new for so long that they are gone.
+
+        Where this node stood still, the others may have, in a file system that stalls: they all get their time anew.
+        """
         now = time.monotonic()
+        stalled, self._looked_at = now - self._looked_at > STALLED_S, now
+        if stalled:
+            self._heard = {node: (beat, now) for node, (beat, _) in self._heard.items()}
         for node in range(self.nodes):
             if node == self.index:
                 continue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import executors, resources, scheduler, submission
+from jobs import executors, meeting, resources, scheduler, submission
 from segtrain.config import Config
 from segtrain.errors import LaunchError
 
@@ -92,3 +92,49 @@ def test_a_queue_that_cannot_be_read_is_no_empty_queue(slurm: Path) -> None:
         scheduler.queued()
     program(slurm, "squeue", "echo '12|RUNNING'; echo '13_2|COMPLETED'")
     assert scheduler.queued() == {"12": "RUNNING"}
+
+
+def nodes(folder: Path, count: int = 2) -> list[meeting.Meeting]:
+    """All nodes of a start, which have met."""
+    made = [meeting.Meeting(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
+    for one in made:
+        one.open()
+        one.beat()
+    for one in made:
+        assert one.silent() == []
+    return made
+
+
+def test_a_node_that_falls_silent_is_noticed_by_one_that_looks_on(tmp_path: Path, clock: list[float]) -> None:
+    first, second = nodes(tmp_path)
+    quiet_s = 0.0
+    while not (gone := first.silent()):
+        clock[0] += meeting.STALLED_S / 2
+        quiet_s += meeting.STALLED_S / 2
+    assert (gone, quiet_s > meeting.SILENT_S, quiet_s < meeting.SILENT_S + meeting.STALLED_S) == ([1], True, True)
+    second.beat()
+    assert first.silent() == []
+
+
+def test_a_file_system_that_stalls_for_all_nodes_makes_none_of_them_dead(tmp_path: Path, clock: list[float]) -> None:
+    first, second = nodes(tmp_path)
+    clock[0] += 10 * meeting.SILENT_S
+    assert (first.silent(), second.silent()) == ([], [])
+    clock[0] += meeting.STALLED_S / 2
+    assert first.silent() == []
+
+
+def test_a_heartbeat_that_cannot_be_written_does_not_end_the_job(tmp_path: Path, clock: list[float]) -> None:
+    first, second = nodes(tmp_path)
+    second.folder, folder = tmp_path / "gone", second.folder
+    clock[0] += meeting.BEAT_EVERY_S
+    second.beat()
+    second.folder = folder
+    clock[0] += meeting.BEAT_EVERY_S
+    second.beat()
+    assert (folder / "beat-1").read_text() == "3"
+    assert first.silent() == []
+
+
+def test_a_node_alone_does_not_beat(tmp_path: Path) -> None:
+    assert [list(one.folder.iterdir()) for one in nodes(tmp_path, 1)] == [[]]
