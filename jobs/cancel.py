@@ -34,7 +34,7 @@ def command(argv: Sequence[str]) -> int:
     jobs = submission.of_name(arguments.runs_dir, arguments.name)
     if not jobs:
         raise RunError(f"{arguments.name}: nothing in {arguments.runs_dir} was submitted by this name; see jobs.status")
-    queue = scheduler.queued()
+    queue = scheduler.queued(job for job, _ in jobs.values())
     there = {made.run(run): job for run, (job, made) in jobs.items() if job in queue}
     if not there:
         print(f"{arguments.name}: no job of it is in the queue")
@@ -65,7 +65,7 @@ def _stop(training: dict[Run, str], wait_s: float) -> None:
 def _left(jobs: dict[Run, str]) -> dict[Run, str]:
     """Those that are still there, as far as SLURM says."""
     try:
-        queue = scheduler.queued() if jobs else {}
+        queue = scheduler.queued(jobs.values())
     except LaunchError:
         return jobs
     return {run: job for run, job in jobs.items() if job in queue}

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from segtrain.errors import LaunchError
 
@@ -34,8 +34,13 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def queued() -> dict[str, str]:
-    """This user's jobs that wait or run: id (12, or 12_3 of an array) to state. Raises LaunchError: no answer."""
+def queued(jobs: Iterable[str]) -> dict[str, str]:
+    """This user's jobs that wait or run: id (12, or 12_3 of an array) to state. Raises LaunchError: no answer.
+
+    SLURM is not asked if none of `jobs` is one of its own: they ran without it.
+    """
+    if not any(job[:1].isdigit() for job in jobs):
+        return {}
     lines, trouble = _queue("-u", str(os.getuid()), "-o", "%i|%T")
     if trouble:
         raise LaunchError(f"squeue: {trouble[:300]}; nothing is known of the jobs, try again when SLURM answers")

@@ -59,7 +59,7 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
     for root in begun - set(jobs):
         if job := _job_of(Run(root)):
             jobs[root] = job
-    queue = scheduler.queued() if jobs and scheduler.there() else {}
+    queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}
     for root in sorted(begun | set(jobs)):
         job = jobs.get(root)

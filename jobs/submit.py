@@ -71,7 +71,7 @@ def placed(cfg: Config) -> Config:
 def waiting(runs_dir: str, name: str, runs: Sequence[str]) -> dict[str, str]:
     """Which of the runs, submitted under that name before, are still in the queue: run to job and state."""
     jobs = {run: job for run, (job, _) in submission.of_name(Path(runs_dir), name).items()}
-    queue = scheduler.queued() if jobs else {}
+    queue = scheduler.queued(jobs.values())
     return {run: f"{jobs[run]} ({queue[jobs[run]]})" for run in runs if jobs.get(run) in queue}
 
 

@@ -89,9 +89,10 @@ def test_a_squeue_that_fails_is_asked_again_and_does_not_mean_that_there_is_no_j
 def test_a_queue_that_cannot_be_read_is_no_empty_queue(slurm: Path) -> None:
     program(slurm, "squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
     with pytest.raises(LaunchError, match=r"^squeue: .*Socket timed out; .* try again when SLURM answers$"):
-        scheduler.queued()
+        scheduler.queued(["12"])
+    assert scheduler.queued(["local-1"]) == {}, "without SLURM nobody asks it"
     program(slurm, "squeue", "echo '12|RUNNING'; echo '13_2|COMPLETED'")
-    assert scheduler.queued() == {"12": "RUNNING"}
+    assert scheduler.queued(["12"]) == {"12": "RUNNING"}
 
 
 def nodes(folder: Path, count: int = 2) -> list[meeting.Meeting]:
