@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jobs import scheduler
 from jobs.book import Book
-from jobs.ending import Ended, codes_in, settle
+from jobs.ending import Ended, settle, told_in
 from jobs.entry import main
 from segtrain import files
 from segtrain.ablation import expand
@@ -79,11 +79,11 @@ def _begin(arguments: argparse.Namespace) -> int:
 
 def _end(arguments: argparse.Namespace) -> int:
     book, job = Book(Run(arguments.run)), _job()
-    ranks = codes_in(book.start_folder(job, scheduler.restarts()))
+    ranks, words = told_in(book.start_folder(job, scheduler.restarts()))
     lost = scheduler.dead_nodes() if arguments.code and not ranks and not arguments.asked else []
     if arguments.asked:  # the script's own STOP, which the training may have left without reading
         book.run.stop_file.unlink(missing_ok=True)
-    code, what = settle(book, job, Ended(arguments.code, ranks, arguments.asked or None, lost))
+    code, what = settle(book, job, Ended(arguments.code, ranks, arguments.asked or None, lost, words))
     print(f"{arguments.run.name}: {what} (exit code {code})")
     return code
 

@@ -20,6 +20,7 @@ class Ended:
     ranks: Sequence[int]
     asked: str | None = None  # the signal that it was asked to stop by
     lost: Sequence[str] = ()  # nodes that fell silent
+    words: Sequence[str] = ()  # the ranks' own messages
 
     @property
     def code(self) -> int:
@@ -57,7 +58,8 @@ def settle(book: Book, job: str, ended: Ended) -> tuple[int, str]:
 
 
 def _come_back(book: Book, job: str, ended: Ended) -> tuple[str, str]:
-    if not ended.asked and STOP_FILE in str(book.run.outcome().get("reason")):
+    # By the words of this start: the run's outcome is of an earlier one where this one did not get to open the run.
+    if not ended.asked and any(STOP_FILE in said for said in ended.words):
         return "stopped", "stopped by the STOP file; submit it again to go on"
     if why := book.no_progress(job):
         return "given up", f"{why}; not requeued: read the log, then submit it anew"
@@ -73,6 +75,8 @@ def _come_back(book: Book, job: str, ended: Ended) -> tuple[str, str]:
     return "requeued", ended.why
 
 
-def codes_in(folder: Path) -> list[int]:
-    """The exit codes that ranks wrote down."""
-    return [int(text) for file in folder.glob("rank-*") if (text := file.read_text().strip()).isdigit()]
+def told_in(folder: Path) -> tuple[list[int], list[str]]:
+    """The exit codes and the messages that the ranks of a start wrote down (rank.py)."""
+    told = [file.read_text().partition("\n") for file in sorted(folder.glob("rank-*"))]
+    left = [(int(code), words) for code, _, words in told if code.isdigit()]
+    return [code for code, _ in left], [words for _, words in left if words]

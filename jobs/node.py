@@ -18,7 +18,7 @@ from types import FrameType
 
 from jobs import scheduler
 from jobs.book import Book
-from jobs.ending import Ended, codes_in, settle
+from jobs.ending import Ended, settle, told_in
 from jobs.meeting import Endpoint, Meeting, free_port, taken
 from jobs.rank import CODES
 from jobs.submission import Submission
@@ -123,13 +123,14 @@ class Start:
         for attempt in range(ATTEMPTS):
             endpoint = self.meeting.offer(attempt, free_port(self.place.host))
             code = self._torchrun(endpoint, attempt)
-            ranks = codes_in(self.meeting.folder)
+            ranks, _ = told_in(self.meeting.folder)
             if not code or ranks or self.asked.name or not (self.place.nodes > 1 and taken(endpoint.port)):
                 break
             log.warning("port %d was taken by another process in between; trying another", endpoint.port)
         gone = self.meeting.missing(attempt, REPORT_S) if code and not ranks else []
         self.meeting.leave()
-        return Ended(code, codes_in(self.meeting.folder), self.asked.name, [f"node {node}" for node in gone])
+        ranks, words = told_in(self.meeting.folder)
+        return Ended(code, ranks, self.asked.name, [f"node {node}" for node in gone], words)
 
     def _follow(self) -> int:
         """Do on another node what the first one says; the first one decides what becomes of the job."""

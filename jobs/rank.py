@@ -1,21 +1,38 @@
-"""What torchrun starts for a job: `segtrain.train`, whose exit code is written down, since torchrun flattens it."""
+"""What torchrun starts for a job: `segtrain.train`; writes down exit code and last words, which torchrun loses.
+
+rank-<r> in the start's folder: the code, and below it the message, as far as there was one.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from segtrain.cli import run_command
+from segtrain.errors import SegtrainError
 from segtrain.launch import env_int
-from segtrain.train import main
+from segtrain.train import command
 
 CODES = "SEGTRAIN_CODES"  # the folder for rank-<r>
 
 
-def _main() -> int:
-    code = main()
+def main(argv: Sequence[str]) -> int:
+    """Train; the exit code, which is written down."""
+    words = ""
+
+    def training(argv: Sequence[str]) -> int:
+        nonlocal words
+        try:
+            return command(argv)
+        except SegtrainError as error:
+            words = str(error)
+            raise
+
+    code = run_command(training, argv)
     if folder := os.environ.get(CODES):
-        Path(folder, f"rank-{env_int('RANK', 0)}").write_text(str(code))
+        Path(folder, f"rank-{env_int('RANK', 0)}").write_text(f"{code}\n{words}")
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(main(sys.argv[1:]))

@@ -185,9 +185,8 @@ def test_only_what_stopped_and_still_runs_is_requeued(
 
 def test_the_users_stop_file_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    run = begun(tmp_path, 40)
-    run.end("stopped", 40, 1, "Stopped: stopped by the STOP file at step 40", None)
-    assert ending.settle(book.Book(run), "7", Ended(1, [75])) == (
+    words = ["stopped by the STOP file before the first step; the same command goes on from there"]
+    assert ending.settle(book.Book(begun(tmp_path, 40)), "7", Ended(1, [75], words=words)) == (
         75, "stopped: stopped by the STOP file; submit it again to go on",
     )  # fmt: skip
 

@@ -2,14 +2,16 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jobs import executors, meeting, resources, scheduler, submission
+from jobs import book, ending, executors, meeting, rank, resources, scheduler, submission
 from segtrain.config import Config
-from segtrain.errors import LaunchError
+from segtrain.errors import LaunchError, SegtrainError, Stopped
+from segtrain.run import Run
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -139,3 +141,46 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_job(tmp_path: Path,
 
 def test_a_node_alone_does_not_beat(tmp_path: Path) -> None:
     assert [list(one.folder.iterdir()) for one in nodes(tmp_path, 1)] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (None, ([0], [])),
+        (LaunchError("no such device"), ([2], ["no such device"])),
+        (
+            Stopped("stopped by the STOP file before the first step"),
+            ([75], ["stopped by the STOP file before the first step"]),
+        ),
+    ],
+)
+def test_a_rank_leaves_its_code_and_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: SegtrainError | None, told: tuple[list[int], list[str]]
+) -> None:
+    def command(argv: Sequence[str]) -> int:
+        if raised:
+            raise raised
+        return 0
+
+    monkeypatch.setattr(rank, "command", command)
+    monkeypatch.setenv(rank.CODES, str(tmp_path))
+    assert [rank.main([])] == told[0]
+    assert ending.told_in(tmp_path) == told
+
+
+@pytest.mark.parametrize(
+    ("earlier", "words", "how"),
+    [("SIGUSR2", "the STOP file before the first step", "stopped"), ("the STOP file", "SIGUSR2", "requeued")],
+)
+def test_what_an_earlier_start_said_does_not_decide_what_becomes_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str, words: str, how: str
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(scheduler, "state_of", lambda job: "RUNNING")
+    monkeypatch.setattr(scheduler, "requeue", lambda job: None)
+    run = Run(tmp_path / "runs" / "a")
+    run.checkpoint(40).mkdir(parents=True)
+    run.end("stopped", 40, 1, f"Stopped: stopped by {earlier} at step 40", None)
+    starts = book.Book(run)
+    ending.settle(starts, "7", ending.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
+    assert starts.entries("7")[-1]["how"] == how
