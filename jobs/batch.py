@@ -1,9 +1,9 @@
 """What the templates in slurm/ ask on the compute node, so that they and submitit's jobs come back by the same rules.
 
-python -m jobs.batch run [--config F] [key=value ...]        the run's directory
-python -m jobs.batch member SPEC INDEX [key=value ...]       writes the config of an ablation's run, says where
-python -m jobs.batch begin RUN                               the folder for the ranks' exit codes; refuses a vain start
-python -m jobs.batch end RUN --code N [--asked SIGNAL]       requeues if that is worth it; the run's exit code
+python -m jobs.batch run [--config F] [--fresh] [key=value ...]   the run's directory
+python -m jobs.batch member SPEC INDEX [key=value ...]            writes the config of an ablation's run, says where
+python -m jobs.batch begin RUN                                    a folder for the ranks' words; refuses a vain start
+python -m jobs.batch end RUN --code N [--asked SIGNAL]            requeues if that is worth it; the run's exit code
 """
 
 import argparse
@@ -30,6 +30,7 @@ def command(argv: Sequence[str]) -> int:
     questions = parser.add_subparsers(dest="question", required=True)
     run = questions.add_parser("run")
     run.add_argument("--config", type=Path)
+    run.add_argument("--fresh", action="store_true")  # the training's
     run.add_argument("overrides", nargs="*")
     member = questions.add_parser("member")
     member.add_argument("spec", type=Path)

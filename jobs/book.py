@@ -43,12 +43,16 @@ class Book:
         """Where the processes of one start leave each other messages."""
         return self.folder / "starts" / f"{job}-{restart}"
 
-    def begin(self, job: str) -> None:
-        """Write down that the job starts. Raises RunError, and writes why, when its last starts gained nothing."""
+    def begin(self, job: str, fresh: bool = False) -> None:
+        """Write down that the job starts, `fresh`: at step 0 whatever is there.
+
+        Raises RunError, and writes why, when its last starts gained nothing.
+        """
         if why := self.no_progress(job):
             self.end(job, "given up", why)
             raise RunError(f"{self.run.root}: {why}; not started again: read the log, then submit it anew")
-        self._write(event="start", job=job, step=self.run.saved_step())
+        first = not self.entries(job)
+        self._write(event="start", job=job, step=0 if fresh and first else self.run.saved_step())
 
     def no_progress(self, job: str) -> str | None:
         """Why the job is not worth another start, None if it is."""

@@ -23,6 +23,7 @@ from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain import files
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, LaunchError
+from segtrain.launch import LOCAL_JOB, LOCAL_RESTART
 
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
@@ -137,7 +138,7 @@ def _run_once(submission: Submission, name: str, start: tuple[str, int], told: l
     """One start, as on a node of a cluster. Signals go on to it, and are added to `told`."""
     code = f"from jobs.node import train; train({str(submission.root)!r}, {name!r})"
     environment = {
-        **os.environ, node.LOCAL_JOB: start[0], node.LOCAL_RESTART: str(start[1]), "PYTHONSAFEPATH": "1",
+        **os.environ, LOCAL_JOB: start[0], LOCAL_RESTART: str(start[1]), "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")])),
     }  # fmt: skip
     process: subprocess.Popen[bytes] | None = None

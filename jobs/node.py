@@ -23,12 +23,11 @@ from jobs.meeting import Endpoint, Meeting, free_port, taken
 from jobs.rank import CODES
 from jobs.submission import Submission
 from segtrain.errors import SegtrainError
-from segtrain.launch import env_int, signal_when_parent_dies
+from segtrain.launch import LOCAL_JOB, LOCAL_RESTART, env_int, signal_when_parent_dies
 
 log = logging.getLogger("jobs")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-LOCAL_JOB, LOCAL_RESTART = "SEGTRAIN_LOCAL_JOB", "SEGTRAIN_LOCAL_RESTART"  # without a scheduler
 ATTEMPTS = 3  # at a port that nobody took in between
 LOOK_EVERY_S = 0.2
 REPORT_S = 30.0  # between the first launcher that failed and the others
@@ -91,6 +90,7 @@ class Start:
     def __init__(self, submission: Submission, name: str, place: Place, asked: Asked) -> None:
         self.submission, self.name, self.place, self.asked = submission, name, place, asked
         self.run_directory = submission.run(name)
+        self._fresh = bool(submission.record.get("fresh"))  # of no effect where the job has begun the run already
         self.book = Book(self.run_directory)
         folder = self.book.start_folder(place.job, place.restart)
         self.meeting = Meeting(folder, place.index, place.nodes, place.host)
@@ -106,7 +106,7 @@ class Start:
         if place.index:
             return self._follow()
         self._wait_for_the_lock()
-        self.book.begin(place.job)
+        self.book.begin(place.job, self._fresh)
         ended = self._lead()
         code, what = settle(self.book, place.job, ended)
         log.info("%s: %s (exit code %d)", self.name, what, code)
@@ -178,5 +178,5 @@ class Start:
         return [
             sys.executable, "-m", "torch.distributed.run", *(where if place.nodes > 1 else ["--standalone"]),
             f"--nproc-per-node={self.submission.resources.processes}", "-m", "jobs.rank",
-            "--config", str(self.submission.config(self.name)),
+            *(["--fresh"] if self._fresh else []), "--config", str(self.submission.config(self.name)),
         ]  # fmt: skip

@@ -94,7 +94,7 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
 
 
 def _state(run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], now_s: float) -> str:
-    ending = said == "COMPLETING" or outcome.get("state") == "finished"
+    ending = said == "COMPLETING" or (said == "RUNNING" and outcome.get("state") == "finished")
     if said in scheduler.ALIVE and not (ending and outcome):
         return "running" if said in ("RUNNING", "COMPLETING") else "pending"
     if outcome:

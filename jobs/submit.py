@@ -32,6 +32,7 @@ def command(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
+    parser.add_argument("--fresh", action="store_true", help="start over; the old run is kept beside")
     add_options(parser)
     arguments = parser.parse_intermixed_args(list(argv))
     cfg, asked = placed(config_of(arguments)), resources.of(arguments)
@@ -40,13 +41,13 @@ def command(argv: Sequence[str]) -> int:
         return EXIT_FINISHED
     executors.check(arguments.executor, asked)
     run = submission.run_of(cfg)
-    if run.finished(cfg):
+    if not arguments.fresh and run.finished(cfg):
         print(f"{run.root} is finished; nothing to submit")
         return EXIT_FINISHED
     if job := waiting(cfg.runs_dir, cfg.name, [cfg.name]).get(cfg.name):
         print(f"{run.root} is job {job} already; nothing to submit")
         return EXIT_FINISHED
-    made = submission.create(cfg.runs_dir, cfg.name, [cfg], asked)
+    made = submission.create(cfg.runs_dir, cfg.name, [cfg], asked, fresh=arguments.fresh)
     if arguments.executor == "local":
         return executors.run_here(made, [cfg.name])
     job = executors.submit(made, [cfg.name])[cfg.name]

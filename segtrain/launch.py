@@ -6,6 +6,9 @@ import signal
 
 from segtrain.errors import LaunchError
 
+# What jobs/ calls a job that runs in the foreground, and how often it has started that again.
+LOCAL_JOB, LOCAL_RESTART = "SEGTRAIN_LOCAL_JOB", "SEGTRAIN_LOCAL_RESTART"
+
 
 def env_int(name: str, default: int) -> int:
     """An integer of the environment. Raises LaunchError when it is none."""
@@ -17,12 +20,14 @@ def env_int(name: str, default: int) -> int:
 
 def job_id() -> str | None:
     """The scheduler's or torchrun's name of this job: the same when the job comes back."""
-    return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    names = (LOCAL_JOB, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
+    return next((job for name in names if (job := os.environ.get(name))), None)
 
 
 def restarted() -> bool:
     """Whether the launcher started this same command before: SLURM requeued the job, or torchrun its workers."""
-    return any(env_int(name, 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    counts = (LOCAL_RESTART, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return any(env_int(name, 0) > 0 for name in counts)
 
 
 def signal_when_parent_dies(number: signal.Signals) -> None:

@@ -248,6 +248,8 @@ def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, t
     [row] = json.loads(call(tmp_path, "status", "--json"))
     assert (row["run"], row["state"], row["epoch"], row["epochs"], row["n"]) == ("tiny", "finished", 1, 1, 2)
     assert f"{row['best_dsc']:.4f}" in call(tmp_path, "status")
+    assert "the earlier run is kept as" in call(tmp_path, "submit", "--fresh", *arguments)
+    assert_same(state_of(run), state_of(run.with_name("tiny.1")))
 
 
 def test_the_status_tells_runs_that_end_from_runs_that_go_on(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_the_batch_script_is_told_what_is_wrong(tmp_path: Path) -> None:
     spec = ROOT / "configs/ablation/loss.yaml"
     said = call(tmp_path, "batch", "member", spec, "75", "data.root=/data", code=2)
     assert "has 75 runs, none is number 75; submit with --array=0-74" in said
-    assert call(tmp_path, "batch", "run", "name=x", "runs_dir=/r").strip() == "/r/x"
+    assert call(tmp_path, "batch", "run", "--fresh", "name=x", "runs_dir=/r").strip() == "/r/x"
 
 
 def test_the_templates_pass_shellcheck() -> None:

@@ -1,5 +1,6 @@
 """Jobs in trouble: SLURM that does not answer, file systems that stall, orders that nobody reads. No cluster."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import book, ending, executors, meeting, rank, resources, scheduler, submission
+from jobs import book, ending, executors, meeting, node, rank, resources, scheduler, submission
+from segtrain import launch
 from segtrain.config import Config
 from segtrain.errors import LaunchError, SegtrainError, Stopped
 from segtrain.run import Run
@@ -184,3 +186,35 @@ def test_what_an_earlier_start_said_does_not_decide_what_becomes_of_this_one(
     starts = book.Book(run)
     ending.settle(starts, "7", ending.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
     assert starts.entries("7")[-1]["how"] == how
+
+
+def test_a_job_that_is_to_start_over_is_told_so_and_its_book_begins_at_nothing(tmp_path: Path, tiny: Config) -> None:
+    cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
+    place = node.Place(0, 1, "n1", "7", 0)
+    for fresh in (False, True):
+        made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(), fresh=fresh)
+        command = node.Start(made, "tiny", place, node.Asked())._command(meeting.Endpoint("n1", 1))
+        assert ("--fresh" in command) == fresh
+    run = submission.run_of(cfg)
+    run.checkpoint(600).mkdir(parents=True)
+    starts = book.Book(run)
+    starts.begin("7", fresh=True)
+    starts.begin("7", fresh=True)
+    starts.begin("8")
+    assert [entry["step"] for entry in starts.entries()] == [0, 600, 600]
+
+
+def test_a_run_is_started_over_once_and_a_start_that_comes_back_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As segtrain.train asks, in the foreground as under SLURM."""
+    run = Run(tmp_path / "a")
+    for job, restart in ((launch.LOCAL_JOB, launch.LOCAL_RESTART), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")):
+        for name in (launch.LOCAL_JOB, launch.LOCAL_RESTART, "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+            monkeypatch.delenv(name, raising=False)
+        run.root.mkdir(exist_ok=True)
+        (run.root / "environment.json").write_text(json.dumps([{"job": "7"}]))
+        monkeypatch.setenv(job, "7")
+        assert (launch.restarted(), run.begun_by(launch.job_id())) == (False, True)
+        monkeypatch.setenv(restart, "1")
+        assert (launch.restarted(), run.begun_by(launch.job_id())) == (True, True)
