@@ -141,6 +141,11 @@ class Lab:
     def starts(self, run: str) -> int:
         return sum(entry["event"] == "start" for entry in self.book(run))
 
+    def told_since_start(self, job: str) -> str:
+        """What the first node of a job submitted through submitit has said since it was started the last time."""
+        [log] = self.runs.glob(f".jobs/*/*/logs/{job}_0_log.out")
+        return log.read_text(errors="replace").rpartition(f", job {job}, restart ")[2]
+
     def told(self) -> str:
         """The ends of all logs, for a test that fails."""
         logs = [*self.folder.glob("*.out"), *self.runs.glob(".jobs/*/*/logs/*.out")]

@@ -45,15 +45,17 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     spec = lab.folder / "spec.yaml"
     spec.write_text(SPEC)
     command = ("ablate", spec, "--max-parallel", "2", "--partition", "low", "data.split=kfold")
-    said = lab.jobs(*command)
+    said = lab.jobs(*command, "--slurm", "hold")
     jobs, table = submitted(said), table_of(said)
     assert sorted(jobs) == sorted(f"{loss}-fold{fold}-seed42" for loss in LOSSES for fold in (0, 1))
     assert "0 finished, 8 in the queue" in lab.jobs(*command)
+    array = next(iter(jobs.values())).partition("_")[0]
+    for job in (array, table):
+        lab.call("scontrol", "release", job)
     victim = "dice-fold0-seed42"
     lab.until("the first run is being trained", lambda: bool(lab.ranks(victim)))
     lab.kill_ranks(signal.SIGKILL, victim)
     most = 0
-    array = next(iter(jobs.values())).partition("_")[0]
 
     def over() -> bool:
         nonlocal most
