@@ -11,6 +11,7 @@ from jobs.entry import main
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
 from segtrain.run import Run
 
+GONE_S = 60.0  # what a job may take to end after scancel: slurm.conf(5), KillWait, and a margin
 EXAMPLES = """\
 examples:
   python -m jobs.cancel lgg
@@ -44,20 +45,35 @@ def command(argv: Sequence[str]) -> int:
     training = {run: job for run, job in there.items() if queue[job] != "PENDING"}
     _stop(training, arguments.wait)
     refused = [f"{job}: {said}" for job in _left(training).values() if (said := scheduler.cancel(job))]
+    if not refused:
+        _wait(training, GONE_S)
+        for run in training:  # nobody may be left to read it but the next start
+            run.stop_file.unlink(missing_ok=True)
     for run, job in there.items():
-        state = run.outcome().get("state", "before its first step" if not run.metrics.exists() else "cut off")
-        print(f"{run.root.name}: job {job} cancelled, the run is {state} at step {run.saved_step()}")
+        print(f"{run.root.name}: job {job} cancelled, the run is {_state(run)} at step {run.saved_step()}")
     for line in refused:
         print(f"segtrain: error: scancel refused job {line}; try scancel yourself", file=sys.stderr)
     return EXIT_USER_ERROR if refused else EXIT_FINISHED
 
 
+def _state(run: Run) -> str:
+    try:
+        return str(run.outcome().get("state", "before its first step" if not run.metrics.exists() else "cut off"))
+    except (OSError, ValueError) as error:
+        return f"unreadable ({error})"
+
+
 def _stop(training: dict[Run, str], wait_s: float) -> None:
-    """Ask the runs to stop and wait until their jobs are gone."""
+    """Ask the runs to stop, and give them the time to."""
     for run in training:
         if run.root.is_dir():
             run.stop_file.touch()
-    end = time.monotonic() + wait_s
+    _wait(training, wait_s)
+
+
+def _wait(training: dict[Run, str], patience_s: float) -> None:
+    """Until the jobs are gone, or so long."""
+    end = time.monotonic() + patience_s
     while _left(training) and time.monotonic() < end:
         time.sleep(1.0)
 

@@ -24,7 +24,8 @@ examples:
   python -m jobs.status
   python -m jobs.status /scratch/runs --json
 
-state: none, pending, running, finished, stopped, diverged, failed; broken off: it ended without a word.
+state: none, pending, running, finished, stopped, diverged, failed; broken off: it ended without a word;
+unreadable: one of its files is broken.
 """
 
 
@@ -50,11 +51,16 @@ def command(argv: Sequence[str]) -> int:
 
 
 def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
-    """A row for each run in the folder, for those of its ablations, and for those that wait for their first start."""
+    """A row for each run in the folder, for those of its ablations, and for those that wait for their first start.
+
+    What cannot be read is a row too, with its trouble.
+    """
     jobs: dict[Path, str] = {}
     for made in submission.submissions(runs_dir):
-        for name, job in made.record["runs"].items():
-            jobs[made.run(name).root] = job
+        try:
+            jobs |= {made.run(name).root: job for name, job in made.record["runs"].items()}
+        except RunError as error:
+            yield _troubled(str(made.root.relative_to(runs_dir)), None, error)
     begun = {file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in runs_dir.glob(pattern)}
     for root in begun - set(jobs):
         if job := _job_of(Run(root)):
@@ -62,9 +68,27 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
     queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}
     for root in sorted(begun | set(jobs)):
-        job = jobs.get(root)
-        said = queue.get(job or "") or ended.get(job or "")
-        yield {"run": str(root.relative_to(runs_dir)), "job": job, **summary(Run(root), job, said, now_s)}
+        own, name = jobs.get(root), str(root.relative_to(runs_dir))
+        said = queue.get(own or "") or ended.get(own or "")
+        try:
+            yield {"run": name, "job": own, **summary(Run(root), own, said, now_s)}
+        except (OSError, ValueError, KeyError, TypeError) as error:  # of a file that somebody wrote in, or half of one
+            yield _troubled(name, own, error)
+
+
+def _troubled(name: str, job: str | None, error: Exception) -> dict[str, Any]:
+    """The row of what cannot be read."""
+    keys = ("slurm", "epochs", "best_dsc", "last_dsc", "n", "images_per_s", "memory_gib", "eta_s")
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return {
+        "run": name,
+        "job": job,
+        "state": "unreadable",
+        "restarts": 0,
+        "step": 0,
+        "epoch": 0,
+        "why": why,
+    } | dict.fromkeys(keys)
 
 
 def _job_of(run: Run) -> str | None:

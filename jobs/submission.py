@@ -23,7 +23,7 @@ from jobs.resources import Resources, from_tree, to_tree
 from segtrain import files
 from segtrain.config import Config
 from segtrain.errors import RunError
-from segtrain.loading import load_config, to_yaml
+from segtrain.loading import to_yaml
 from segtrain.run import Run
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout, or an earlier snapshot
@@ -49,8 +49,11 @@ class Submission:
         return self.root / "configs" / f"{name}.yaml"
 
     def run(self, name: str) -> Run:
-        """The directory of a run."""
-        return run_of(load_config(self.config(name)))
+        """The directory of a run, whether or not its config can be read."""
+        runs_dir, own = self.root.parent.parent.parent, self.root.parent.name
+        return Run(
+            runs_dir / own / name if "members" in self.record else runs_dir / name
+        )  # an ablation's have a folder
 
     @property
     def resources(self) -> Resources:
@@ -58,8 +61,13 @@ class Submission:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What job.json says."""
-        return dict(json.loads((self.root / "job.json").read_text()))
+        """What job.json says. Raises RunError: unreadable."""
+        file = self.root / "job.json"
+        try:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            remedy = f"end its job with scancel, then remove {self.root}"
+            raise RunError(f"{file}: cannot be read ({error}); {remedy}") from error
 
     def keep(self, **values: Any) -> None:
         """Add to job.json."""
@@ -117,7 +125,7 @@ def _take_snapshot(folder: Path) -> None:
 
 
 def submissions(runs_dir: Path) -> Iterator[Submission]:
-    """All submissions for runs in that folder, oldest first for each name."""
+    """All submissions for runs in that folder, oldest first for each name, readable or not."""
     for record in sorted(runs_dir.glob(".jobs/*/[0-9]*/job.json")):
         yield Submission(record.parent)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import book, ending, executors, meeting, node, rank, resources, scheduler, submission
+from jobs import book, cancel, ending, executors, meeting, node, rank, resources, scheduler, status, submission
 from segtrain import launch
 from segtrain.config import Config
-from segtrain.errors import LaunchError, SegtrainError, Stopped
+from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped
 from segtrain.run import Run
+
+ASKED = resources.Resources()
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -53,7 +55,7 @@ def test_a_job_that_submits_does_not_hand_down_its_own_options(
         monkeypatch.setenv(name, value)
     program(slurm, "sbatch", f"env > {tmp_path}/seen; echo Submitted batch job 12")
     program(slurm, "srun", "")
-    made = submission.create(str(tmp_path / "runs"), "tiny", [replace(tiny, name="tiny")], resources.Resources())
+    made = submission.create(str(tmp_path / "runs"), "tiny", [tiny], ASKED)
     assert executors.submit(made, ["tiny"]) == {"tiny": "12"}
     names = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
     assert {name for name in names if name.startswith(("SLURM_", "SBATCH_"))} == seen
@@ -192,7 +194,7 @@ def test_a_job_that_is_to_start_over_is_told_so_and_its_book_begins_at_nothing(t
     cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
     place = node.Place(0, 1, "n1", "7", 0)
     for fresh in (False, True):
-        made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(), fresh=fresh)
+        made = submission.create(cfg.runs_dir, "tiny", [cfg], ASKED, fresh=fresh)
         command = node.Start(made, "tiny", place, node.Asked())._command(meeting.Endpoint("n1", 1))
         assert ("--fresh" in command) == fresh
     run = submission.run_of(cfg)
@@ -218,3 +220,51 @@ def test_a_run_is_started_over_once_and_a_start_that_comes_back_goes_on(
         assert (launch.restarted(), run.begun_by(launch.job_id())) == (False, True)
         monkeypatch.setenv(restart, "1")
         assert (launch.restarted(), run.begun_by(launch.job_id())) == (True, True)
+
+
+def test_what_cannot_be_read_is_shown_with_its_trouble_and_hides_nothing(tmp_path: Path, tiny: Config) -> None:
+    runs_dir = tmp_path / "runs"
+    for name in ("old", "good", "torn", "half"):
+        made = submission.create(str(runs_dir), name, [replace(tiny, name=name, runs_dir=str(runs_dir))], ASKED)
+        made.keep(runs={name: f"local-{name}"})
+        Run(runs_dir / name).checkpoint(0).mkdir(parents=True)
+        (runs_dir / name / "config.yaml").write_text("train: {epochs: 10}\n")
+        Run(runs_dir / name).end("stopped", 40, 1, "Stopped: stopped by SIGTERM", None)
+        damaged = {"old": made.config(name), "torn": made.root / "job.json", "half": runs_dir / name / "outcome.json"}
+        if name in damaged:
+            damaged[name].write_text("a_key_of_another_version: {")
+    found = {row["run"]: row for row in status.rows(runs_dir, 0.0)}
+    assert {name: row["state"] for name, row in found.items()} == {
+        "old": "stopped", "good": "stopped", "torn": "stopped", "half": "unreadable", ".jobs/torn/001": "unreadable",
+    }  # fmt: skip
+    assert "job.json: cannot be read" in found[".jobs/torn/001"]["why"]
+    status._show(list(found.values()))
+    assert cancel.command(["old", "--runs-dir", str(runs_dir)]) == 0
+    with pytest.raises(RunError, match="end its job with scancel, then remove"):
+        cancel.command(["torn", "--runs-dir", str(runs_dir)])
+
+
+def test_the_stop_file_of_a_cancelled_job_does_not_meet_the_next(
+    slurm: Path, tmp_path: Path, tiny: Config, clock: list[float]
+) -> None:
+    """Of three jobs one leaves by itself, one waits, and one must be ended by scancel, which it needs a while for."""
+    runs_dir = tmp_path / "runs"
+    names = ["leaves", "waits", "stays"]
+    configs = [replace(tiny, name=name, runs_dir=str(runs_dir / "spec")) for name in names]
+    made = submission.create(str(runs_dir), "spec", configs, ASKED, members=[])
+    made.keep(runs={"leaves": "1", "waits": "2", "stays": "3"})
+    for name in names:
+        made.run(name).checkpoint(0).mkdir(parents=True)
+    program(
+        slurm,
+        "squeue",
+        f"""cd {slurm}
+        [ -e 2 ] || echo '2|PENDING'
+        if [ ! -e seen ]; then touch seen; echo '1|RUNNING'; fi
+        [ -e 3 ] && echo . >> ending; [ "$(wc -l < ending 2>/dev/null || echo 0)" -ge 3 ] || echo '3|RUNNING'""",
+    )
+    program(slurm, "scancel", f"touch {slurm}/$1")
+    assert cancel.command(["spec", "--runs-dir", str(runs_dir), "--wait", "5"]) == 0
+    assert [made.run(name).stop_file.exists() for name in names] == [False] * 3
+    assert [(slurm / str(number)).exists() for number in (1, 2, 3)] == [False, True, True]
+    assert len((slurm / "ending").read_text().splitlines()) == 3, "it was waited for"
