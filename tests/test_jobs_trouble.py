@@ -2,10 +2,10 @@
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,10 +64,11 @@ def test_a_job_that_submits_does_not_hand_down_its_own_options(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which passes only where something waits for it."""
+    """The time of jobs/, which passes only where it waits; subprocess waits by the real one."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    passing = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    for module in (cancel, meeting, scheduler):
+        monkeypatch.setattr(module, "time", passing)
     return now
 
 
