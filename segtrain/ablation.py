@@ -102,11 +102,14 @@ def _members(path: Path, spec: Spec, overrides: list[str]) -> Iterator[Member]:
 def _refuse_what_would_be_ignored(path: Path, spec: Spec, overrides: list[str]) -> None:
     """Keys that folds, seeds and the names of runs set."""
     taken = {"name"} | ({"seed"} if spec.seeds else set()) | ({"data.split", "data.fold"} if spec.folds else set())
-    given = [("the command line", [override.partition("=")[0] for override in overrides])]
-    given += [("overrides", [key for key, _ in flatten(spec.overrides)])]
-    for name, changes in spec.variants.items():
-        given.append((f"variant {name}", [key for key, _ in flatten(changes or {})]))
-    for where, keys in given:
+    given: list[tuple[str, list[tuple[str, Any]]]] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        given.append(("the command line", [(key, value)]))
+    given.append(("overrides", list(flatten(spec.overrides))))
+    given += [(f"variant {name}", list(flatten(changes or {}))) for name, changes in spec.variants.items()]
+    for where, pairs in given:
+        keys = [key for key, value in pairs if (key, value) != ("data.split", "kfold")]  # as the folds set it
         if both := [key for key in keys if key in taken or (key == "runs_dir" and where.startswith("variant"))]:
             raise ConfigError(f"{path}: {where} sets {both[0]}, which folds, seeds and names set; leave it out")
 
