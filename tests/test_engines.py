@@ -169,6 +169,25 @@ def meet_infinity(world: World, cfg: Config) -> tuple[bool, float, bool]:
     return before, engine.step(image[mine], mask[mine], 1e-2).item(), engine.finite()
 
 
+def spoil_what_lies_behind(world: World, cfg: Config) -> list[bool]:
+    engine = make(cfg, world)
+    go_on(engine, cfg, world, range(1))
+    part = next(p.ds_tensor for name, p in engine.network.named_parameters() if name == "3.weight")  # type: ignore[attr-defined]
+    found = []
+    for place, value in ((-1, torch.nan), (0, torch.inf)):
+        part.data[place] = value
+        found.append(engine.finite())
+    return found
+
+
+@needs_deepspeed
+def test_what_fills_up_a_last_part_is_no_weight() -> None:
+    """45 weights over two ranks are 23 and 22 and one number that is none."""
+    first, last = run_ranks(2, spoil_what_lies_behind, config(3))
+    assert first == [False, False]
+    assert last == [True, False]
+
+
 @pytest.mark.law("L8")
 @pytest.mark.parametrize(("zero", "ranks"), ENGINES)
 def test_a_loss_that_is_not_finite_is_so_on_all_ranks(zero: int | None, ranks: int) -> None:

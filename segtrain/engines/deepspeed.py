@@ -238,6 +238,20 @@ class DeepSpeedEngine(BaseEngine):
         parts = {name: getattr(parameter, "ds_tensor") for name, parameter in self._network.named_parameters()}  # noqa: B009
         return parts | {name: b for name, b in self._network.named_buffers() if b.is_floating_point()}
 
+    def finite(self) -> bool:
+        """Whether all that this rank holds of the weights is finite. Waits for the device.
+
+        Behind the end of a weight, a last part is filled up with whatever was in memory: that does not count.
+        """
+        if not self.parted:
+            return super().finite()
+        shapes = {name: getattr(p, "ds_shape").numel() for name, p in self._network.named_parameters()}  # noqa: B009
+        held = [
+            tensor.detach()[: max(0, shapes[name] - self.world.rank * tensor.numel())] if name in shapes else tensor
+            for name, tensor in self._live().items()
+        ]
+        return bool(torch.stack([tensor.isfinite().all() for tensor in held]).all())
+
     def _part_of(self, name: str, whole: Tensor) -> Tensor:
         held = self._live().get(name)
         if not self.parted or held is None or held.shape == whole.shape:
