@@ -1,5 +1,6 @@
 """Row engines: memory, bytes sent and images/s of DDP and of DeepSpeed's stages; who fits into how much memory."""
 
+import importlib.util
 import os
 import resource
 from dataclasses import replace
@@ -49,6 +50,8 @@ def _step_within(world: Any, cfg: Config, size_px: int, budget_gib: float) -> Wo
 
 def engines(options: Options) -> list[Line]:
     """A line an engine, then who trains a large network in how much memory."""
+    if not importlib.util.find_spec("deepspeed"):
+        return [Line("engines", "DeepSpeed is not installed: pip install -e '.[deepspeed]'", "", "", "")]
     size, features = (32, 4) if options.tiny else (128, 32)
     base = Config(model=ModelConfig(features=features))
     variants = [Variant(name, _step, (under(base, zero), size), RANKS, 1, keep=False) for name, zero in WAYS.items()]

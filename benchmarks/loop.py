@@ -189,7 +189,7 @@ def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool
     logits = nothing if without_network else engine.logits
 
     def work() -> list[float]:
-        scores = [score_patient(logits, loss, store, p, world.device, cfg.evaluate, draw=False) for p in names]
+        scores = [score_patient(logits, loss, store, p, world.device, cfg.evaluate, draw=False)[0] for p in names]
         return [s.scored.dsc for s in scores] + [s.all_components.dsc for s in scores]
 
     return work

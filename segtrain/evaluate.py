@@ -89,7 +89,8 @@ def evaluate(
         for turn in range(max(map(len, assignment))):
             for patient in mine[turn : turn + 1]:
                 draw = patient in drawn
-                scores.append(score_patient(logits, loss, store, patient, world.device, cfg, draw, neighbours))
+                score, *_ = score_patient(logits, loss, store, patient, world.device, cfg, draw, neighbours)
+                scores.append(score)
                 bar.advance(store.patients[patient].slices, patient=patient)
             check()
     gathered = world.gather(scores)
@@ -108,20 +109,6 @@ def combine(scores: Sequence[PatientScore], patients: Sequence[str], loss: Loss,
 
 
 def score_patient(
-    logits: Callable[[Tensor], Tensor],
-    loss: Loss,
-    store: Store,
-    patient: str,
-    device: torch.device,
-    cfg: EvaluateConfig,
-    draw: bool,
-    neighbours: int = 0,
-) -> PatientScore:
-    """Predict a patient's volume slice batch by slice batch and count; `neighbours` is `data.neighbours`."""
-    return score_and_volumes(logits, loss, store, patient, device, cfg, draw, neighbours)[0]
-
-
-def score_and_volumes(
     logits: Callable[[Tensor], Tensor],
     loss: Loss,
     store: Store,

@@ -124,7 +124,7 @@ def _refuse_training(patients: Sequence[str], trained_on: frozenset[str], includ
 def score(chosen: Sequence[Chosen], store: Store, patients: Sequence[str], trained_on: frozenset[str]) -> list[Row]:
     """A row a patient, from the code that scores in training."""
     from segtrain.dist import join  # imports torch: seconds
-    from segtrain.evaluate import score_and_volumes
+    from segtrain.evaluate import score_patient
     from segtrain.losses import make_loss
 
     cfg = chosen[0].cfg
@@ -136,7 +136,7 @@ def score(chosen: Sequence[Chosen], store: Store, patients: Sequence[str], train
         total = sum(store.patients[p].slices for p in patients)
         with Progress("evaluate", total=total, unit="slices") as bar:
             for patient in patients:
-                found, predicted_shw, true_shw = score_and_volumes(
+                found, predicted_shw, true_shw = score_patient(
                     logits, loss, store, patient, world.device, cfg.evaluate, False, cfg.data.neighbours
                 )
                 bar.advance(found.slices, patient=patient)

@@ -77,9 +77,9 @@ class DeepSupervision:
         return torch.cat([self.loss.sums(output, mask) for output in outputs])
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
-        values = torch.stack([self.loss.value(part, progress) for part in sums.split(self.loss.width)])
-        weights = torch.tensor([self.ratio**place for place in range(len(values))]).to(values)
-        return (weights / weights.sum() * values).sum()
+        values = [self.loss.value(part, progress) for part in sums.split(self.loss.width)]
+        weights = [self.ratio**place for place in range(len(values))]  # no tensor: the host would wait for the device
+        return torch.stack([weight / sum(weights) * value for weight, value in zip(weights, values, strict=True)]).sum()
 
 
 def _weight(weight: float | Ramp, progress: float) -> float:
