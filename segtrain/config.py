@@ -209,7 +209,7 @@ class Config:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
-    allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, some 30% more memory)
+    allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
     log_every_steps: int = Field(default=10, ge=1)
 
 
