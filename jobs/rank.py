@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segtrain.cli import run_command
 from segtrain.errors import SegtrainError
-from segtrain.launch import env_int
+from segtrain.launch import env_int, leave
 from segtrain.train import command
 
 CODES = "SEGTRAIN_CODES"  # the folder for rank-<r>
@@ -35,4 +35,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

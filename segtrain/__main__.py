@@ -7,6 +7,7 @@ from segtrain import ablate, networks, predict, scores, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
+from segtrain.launch import leave
 from segtrain.report import command as report
 
 PREPARE_EXAMPLES = """\
@@ -70,7 +71,10 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"segtrain: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return run_command(COMMANDS[name][0], rest)
+    code = run_command(COMMANDS[name][0], rest)
+    if name == "train":
+        leave(code)
+    return code
 
 
 if __name__ == "__main__":

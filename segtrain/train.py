@@ -20,7 +20,7 @@ from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.display import FILE_ONLY
 from segtrain.errors import EXIT_FINISHED, DataError, Diverged, LaunchError, SegtrainError, Stopped
-from segtrain.launch import env_int, job_id, restarted, signal_when_parent_dies
+from segtrain.launch import env_int, job_id, leave, restarted, signal_when_parent_dies
 from segtrain.run import Run
 from segtrain.stop import Stop, deadline_of, reason
 
@@ -187,4 +187,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

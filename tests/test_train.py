@@ -62,6 +62,20 @@ def test_the_run_directory_is_whole(finished: tuple[Path, str], tiny: Config, ti
     assert "made up" in (directory / "log.txt").read_text()
 
 
+@pytest.mark.law("L6")
+def test_no_teardown_can_fail_a_training_that_is_over(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
+    """A thread of gloo that meets the interpreter's teardown ends the process with SIGABRT: here each would."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\nif 'RANK' in os.environ:\n    atexit.register(os.abort)\n"
+    )
+    doomed = {"PYTHONPATH": str(tmp_path)}
+    done = run(tmp_path, tiny, ranks=2, env=doomed)
+    assert done.returncode == 0, done.stderr
+    assert LAST_LINE.fullmatch(done.stdout.splitlines()[-1])
+    asked = {"RANK": "0", "WORLD_SIZE": "1"}
+    assert run(tmp_path, tiny, "model.features=3", env={**doomed, **asked}).returncode == 2
+
+
 @pytest.mark.law("L10")
 def test_the_mean_stands_beside_what_belongs_to_it(finished: tuple[Path, str]) -> None:
     directory, _ = finished
