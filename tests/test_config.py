@@ -69,6 +69,15 @@ def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[
 
 
 @pytest.mark.law("L12")
+def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does() -> None:
+    """Of a micro-batch of one whose coarsest level is one voxel; two of either are enough."""
+    one = ["data.image_size=32", "model.depth=5", "train.micro_batch=1"]
+    with pytest.raises(ConfigError, match=r"image_size=32 halved 5 times.*model\.norm=instance"):
+        load_config(None, one)
+    for enough in ("data.image_size=64", "model.depth=4", "train.micro_batch=2", "model.norm=instance"):
+        load_config(None, [*one, enough])
+
+
 @pytest.mark.parametrize("content", [None, "a: [", "- 1\n", "\xff\xfe"])
 def test_a_bad_file_is_named(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "bad.yaml"

@@ -113,16 +113,17 @@ class FakeUnet(nn.Module):
 
     def __init__(self, encoder_name: str, encoder_weights: None, in_channels: int, classes: int) -> None:
         super().__init__()
-        if encoder_name != "resnet34":
+        if encoder_name not in ("resnet34", "mit_b0"):
             raise KeyError(f"Wrong encoder name `{encoder_name}`,\nsupported encoders: ...")
         assert encoder_weights is None, "nothing is downloaded"
         self.conv = nn.Conv2d(in_channels, classes, 1)
         self.norm = nn.BatchNorm2d(classes)
         self.classifier = nn.Linear(8, 8)
+        self.drop = nn.Dropout(0.1 if encoder_name == "mit_b0" else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         assert all(side % 32 == 0 for side in x.shape[-2:])
-        logits: Tensor = self.norm(self.conv(x))
+        logits: Tensor = self.norm(self.conv(self.drop(x)) if self.drop.p else self.conv(x))
         return logits
 
 
@@ -141,3 +142,14 @@ def test_an_encoder_of_another_package_is_wired(monkeypatch: pytest.MonkeyPatch)
     assert supervision_ratio(SMP) == 0
     with pytest.raises(ConfigError, match=r"smp:vgg: .* no U-Net on 'vgg'; choose"):
         make_model(ModelConfig(name="smp:vgg"), seed=1)
+
+
+@pytest.mark.law("L6")
+@pytest.mark.law("L12")
+def test_an_encoder_that_draws_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mit_b0 and efficientnet-b0 of the package do."""
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", SimpleNamespace(Unet=FakeUnet))
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=r"smp:mit_b0: this encoder drops layers by chance.*smp:resnet34"):
+        make_model(ModelConfig(name="smp:mit_b0"), seed=1)
+    assert torch.equal(before, torch.get_rng_state())

@@ -6,6 +6,7 @@ are the package's, after `network.`.
 Legend: b batch, c channel, h height, w width.
 """
 
+from copy import deepcopy
 from math import gcd
 from typing import Any
 
@@ -148,8 +149,22 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
             "segmentation_models_pytorch.encoders.get_encoder_names(), for example smp:resnet34"
         ) from error
     adapted = Adapted(network, 5, "batch")
-    _freeze_unused(adapted, torch.zeros(1, in_channels, 64, 64))
+    image = torch.zeros(1, in_channels, 64, 64)
+    if _draws_when_trained(adapted, image):
+        raise ConfigError(
+            f"model.name={cfg.name}: this encoder drops layers by chance, from a generator that no checkpoint holds; "
+            "choose one that does not, for example smp:resnet34"
+        )
+    _freeze_unused(adapted, image)
     return adapted
+
+
+def _draws_when_trained(network: nn.Module, image_bchw: Tensor) -> bool:
+    """Whether training takes numbers from torch's global generator: a resumed run would drop other layers (L6)."""
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        deepcopy(network).train()(image_bchw)  # a copy: batch norm counts what it sees
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def _freeze_unused(network: nn.Module, image_bchw: Tensor) -> None:
