@@ -78,6 +78,7 @@ def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does() -> None:
         load_config(None, [*one, enough])
 
 
+@pytest.mark.law("L12")
 @pytest.mark.parametrize("content", [None, "a: [", "- 1\n", "\xff\xfe"])
 def test_a_bad_file_is_named(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "bad.yaml"
