@@ -1,0 +1,126 @@
+"""The tables behind docs/recipe.md, from finished runs: differences patient by patient, time to quality, cost.
+
+python -m benchmarks.recipe runs/recipe_search --of reference:cosine cosine:ema ema:strong --out docs/recipe/search
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segtrain import files
+from segtrain.cli import run_command, start_logging
+from segtrain.errors import RunError
+from segtrain.metrics import Summary, summarise
+from segtrain.report.collect import Collected, by_variant, collect, scores
+from segtrain.report.statistics import holm, paired, per_patient, wilcoxon_p
+
+QUALITIES = (0.70, 0.75, 0.80, 0.85)
+Groups = Mapping[str, Sequence[Collected]]
+
+
+def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """A line a pair (parent, child) and epoch (last, best): both means, child less parent, p of the pair and of all."""
+    lines = []
+    for which in ("last", "best"):
+        found = []
+        for parent, child in pairs:
+            theirs, own = scores(groups[parent], which), scores(groups[child], which)
+            each = list(paired(own, theirs).values())
+            of = {"parent": _mean(theirs), "child": _mean(own), "difference": summarise(each)}
+            better = sum(value > 0 for value in each)
+            found.append((parent, child, of, better, wilcoxon_p(each)))
+        corrected = holm([p for *_, p in found])
+        for (parent, child, of, better, p), p_holm in zip(found, corrected, strict=True):
+            of_difference = of["difference"]
+            lines.append(
+                {
+                    "parent": parent, "child": child, "epoch": which, "n": of_difference.n,
+                    "parent_dsc": f"{of['parent'].mean:.4f}", "child_dsc": f"{of['child'].mean:.4f}",
+                    "parent_median": f"{of['parent'].median:.4f}", "child_median": f"{of['child'].median:.4f}",
+                    "difference": f"{of_difference.mean:+.4f}", "ci_low": f"{of_difference.ci_low:+.4f}",
+                    "ci_high": f"{of_difference.ci_high:+.4f}", "patients_better": better, "p_wilcoxon": f"{p:.2g}",
+                    "p_holm": f"{p_holm:.2g}",
+                }
+            )  # fmt: skip
+    return lines
+
+
+def _mean(found: Mapping[Any, float]) -> Summary:
+    return summarise(list(per_patient(found).values()))
+
+
+def quality(groups: Groups) -> list[dict[str, Any]]:
+    """A line a run and quality: the first epoch whose mean validation DSC reached it, in epochs, steps and images."""
+    lines = []
+    for variant, runs in groups.items():
+        for run in runs:
+            assert run.config is not None, "a run that counts has a config that was read"
+            evaluations = [event for event in run.run.events() if event["event"] == "evaluation"]
+            for wanted in QUALITIES:
+                first = next((e for e in evaluations if e["val_dsc"] >= wanted), None)
+                reached = {key: first[key] if first else "not reached" for key in ("epoch", "step")}
+                images = first["step"] * run.config.train.global_batch if first else "not reached"
+                lines.append(
+                    {"variant": variant, "fold": run.fold, "dsc": f"{wanted:.2f}", **reached, "images": images}
+                )
+    return lines
+
+
+def patients(groups: Groups) -> list[dict[str, Any]]:
+    """A line a patient: fold, and its DSC at the last epoch of each variant."""
+    units = sorted({unit for runs in groups.values() for unit in scores(runs)}, key=str)
+    found = {variant: scores(runs) for variant, runs in groups.items()}
+    return [
+        {"patient": patient, "fold": fold, "seed": seed}
+        | {variant: f"{of[unit]:.6f}" if unit in of else "" for variant, of in found.items()}
+        for unit in units
+        for patient, fold, seed in [unit]
+    ]
+
+
+def cost(groups: Groups) -> list[dict[str, Any]]:
+    """A line a run: hours from its first event to its last, images a second while training (median)."""
+    return [
+        {"variant": variant, "fold": run.fold, "hours": f"{run.hours:.3f}", "images_per_s": f"{run.images_per_s:.1f}"}
+        for variant, runs in groups.items()
+        for run in runs
+    ]
+
+
+def as_csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines)
+    return text.getvalue()
+
+
+def command(argv: Sequence[str]) -> int:
+    """Write the tables and print the differences."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("--of", nargs="+", required=True, metavar="PARENT:CHILD", help="variants to compare")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go")
+    arguments = parser.parse_args(list(argv))
+    start_logging()
+    pairs = [(parent, child) for parent, _, child in (pair.partition(":") for pair in arguments.of)]
+    _, groups = by_variant(collect(arguments.runs), None)
+    if missing := sorted({name for pair in pairs for name in pair} - groups.keys()):
+        raise RunError(f"--of {missing[0]}: no finished run of it; there are {', '.join(groups)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    of_pairs = differences(groups, pairs)
+    tables = {"differences": of_pairs, "quality": quality(groups), "patients": patients(groups), "cost": cost(groups)}
+    for name, lines in tables.items():
+        files.write_text(arguments.out / f"{name}.csv", as_csv(lines))
+    print(as_csv(of_pairs), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command, sys.argv[1:]))

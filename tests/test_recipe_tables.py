@@ -1,0 +1,68 @@
+"""The tables behind docs/recipe.md, from two made-up folds whose differences are known by hand."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from benchmarks.recipe import command
+from segtrain.errors import RunError
+from segtrain.loading import from_tree
+from segtrain.metrics import EMPTY_RULE
+from segtrain.run import Run
+
+# DSC of the fold's two patients, epoch by epoch.
+PLAIN = {0: [(0.60, 0.70), (0.80, 0.72)], 1: [(0.50, 0.60), (0.70, 0.60)]}
+BETTER = {0: [(0.90, 0.70), (0.82, 0.76)], 1: [(0.60, 0.66), (0.69, 0.67)]}
+
+
+def train(root: Path, epochs: list[tuple[float, float]], fold: int) -> None:
+    run = Run(root)
+    cfg = from_tree({"name": "any", "train": {"epochs": len(epochs), "global_batch": 4}}, "test")
+    run.open(cfg, {"hash": "0", "train": [], "validation": []}, [], False, 1, "cpu")
+    for epoch, values in enumerate(epochs, start=1):
+        run.record("train", epoch * 5, loss=1.0, lr=1e-3, images_per_s=50.0, memory_gib=1.0)
+        run.write_scores(epoch, [{"patient": f"p{fold}{n}", "dsc": f"{dsc:.6f}"} for n, dsc in enumerate(values)])
+        run.record("evaluation", epoch * 5, epoch=epoch, val_loss=1.0, val_dsc=sum(values) / 2, n=2,
+                   empty_masks=EMPTY_RULE, best=True)  # fmt: skip
+    run.end("finished", len(epochs) * 5, len(epochs), None, 0.9)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for variant, of_fold in (("plain", PLAIN), ("better", BETTER)):
+        for fold, epochs in of_fold.items():
+            train(tmp_path / "runs" / f"{variant}-fold{fold}-seed1", epochs, fold)
+    return tmp_path / "runs"
+
+
+@pytest.mark.law("L10")
+def test_the_tables_of_two_folds(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tables"
+    assert command([str(runs), "--of", "plain:better", "--out", str(out)]) == 0
+    last, best = read(out / "differences.csv")
+    assert (last["epoch"], last["n"], best["epoch"]) == ("last", "4", "best")
+    assert last["difference"] == "+0.0300"  # (0.02 + 0.04 - 0.01 + 0.07) / 4
+    assert (last["parent_dsc"], last["child_dsc"], last["patients_better"]) == ("0.7050", "0.7350", "3")
+    assert float(last["ci_low"]) < 0.03 < float(last["ci_high"])
+    # Best epochs, chosen on the mean: better's are its first of fold 0 and its last of fold 1.
+    assert best["difference"] == f"{(0.90 - 0.80 + 0.70 - 0.72 + 0.69 - 0.70 + 0.67 - 0.60) / 4:+.4f}"
+    reached = {(line["variant"], line["fold"], line["dsc"]): line["images"] for line in read(out / "quality.csv")}
+    assert reached["plain", "0", "0.75"] == "40"  # 0.76 after two epochs of 5 steps of 4 images
+    assert reached["better", "0", "0.80"] == "20"
+    assert reached["plain", "1", "0.70"] == "not reached"
+    assert [line["patient"] for line in read(out / "patients.csv")] == ["p00", "p01", "p10", "p11"]
+    assert read(out / "patients.csv")[1] | {"seed": "1"} == {
+        "patient": "p01", "fold": "0", "seed": "1", "plain": "0.720000", "better": "0.760000",
+    }  # fmt: skip
+
+
+@pytest.mark.law("L12")
+def test_a_variant_that_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"--of best: no finished run of it; there are .*plain"):
+        command([str(runs), "--of", "plain:best", "--out", str(tmp_path / "tables")])
+    assert not (tmp_path / "tables").exists()
