@@ -5,13 +5,11 @@ Light on purpose: no torch, so that worker processes start in a fraction of a se
 
 import hashlib
 import logging
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from segtrain.data.sources import CHANNELS, Source, make_source
 from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
 from segtrain.display import Progress
 from segtrain.errors import DataError
-from segtrain.launch import signal_when_parent_dies
+from segtrain.workers import process_pool
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +104,7 @@ def _outcomes(
     if workers == 1:
         yield from ((patient, _prepare_patient(source, patient, size_px, aside)) for patient in patients)
         return
-    context = multiprocessing.get_context("spawn")
-    with (
-        _one_blas_thread(),
-        ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool,
-    ):
+    with process_pool(workers) as pool:
         jobs: dict[Future[dict[str, Any] | str], str] = {
             pool.submit(_prepare_patient, source, patient, size_px, aside): patient for patient in patients
         }
@@ -172,31 +166,6 @@ def _refuse_shared_pixels(hashes: list[tuple[str, list[str]]]) -> None:
                     f"patients {owner[digest]} and {patient} share the same pixels, so one could train and the other "
                     f"validate on them; remove one of the two folders"
                 )
-
-
-def _die_with_parent(parent: int) -> None:
-    """In a worker: leave signals, which reach the whole group, to the parent; die with it even when it is killed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal_when_parent_dies(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Worker processes started inside use one thread each: their number is the parallelism."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def summary(store: Store) -> list[tuple[str, str]]:
