@@ -5,8 +5,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from segtrain import __version__
 from segtrain.config import Config
@@ -61,6 +62,12 @@ def runs_parser(prog: str, description: str, examples: str) -> argparse.Argument
                         "and settings that differ from the run's: " + ", ".join(EVALUATION_KEYS))  # fmt: skip
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which weights (default: best)")
     return parser
+
+
+def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Mapping[Any, str]) -> None:
+    """A flag that takes one of `choices`, the first by default; its help says what each means."""
+    meanings = ". ".join(f"{name}: {text}" for name, text in choices.items()).replace("%", "%%")
+    parser.add_argument(flag, choices=choices, default=next(iter(choices)), help=f"{meanings} (default: the first)")
 
 
 def runs_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:

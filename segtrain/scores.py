@@ -4,22 +4,30 @@ import argparse
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segtrain.cli import runs_and_overrides, runs_parser, start_logging
+from segtrain.cli import add_choice, runs_and_overrides, runs_parser, start_logging
 from segtrain.data.prepare import ensure_store
+from segtrain.data.restore import geometry_of
+from segtrain.data.sources import make_source
 from segtrain.data.store import Store
 from segtrain.display import Progress, show_table
 from segtrain.errors import ConfigError, DataError, LaunchError, RunError
-from segtrain.metrics import EMPTY_RULE, Summary, count, summarise
+from segtrain.metrics import Summary, summarise
 from segtrain.run import write_evaluation
-from segtrain.surface import EMPTY, SOURCE, surface_scores
+from segtrain.scoring import MASK_RULES, METRICS, SURFACE_RULES, GeometryName, Row, Rules, Task, column, rows_of
+from segtrain.surface import SOURCE
 from segtrain.trained import Chosen, choose, ensemble_logits
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +38,20 @@ examples:
   segtrain evaluate runs/a runs/b runs/c --out scores-ensemble
   segtrain evaluate runs/lgg --split all --include-training
 
-One process: scoring takes seconds to minutes; evaluate.batch=64 is faster on a GPU. Distances are in voxels.
+One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in voxels of the
+geometry that the column is of: prepared, or original_...
 """
-METRICS = (
-    "dsc", "dsc_all_components", "iou", "sensitivity", "precision", "hd95_px", "assd_px", "nsd_1px", "nsd_2px",
-)  # fmt: skip
 TERTILES = ("small", "medium", "large")
-Row = dict[str, Any]
+HEADER = ("", "n", "mean", "95% CI", "median", "quartiles")
+PATIENTS_A_WORKER = 16
+GEOMETRIES: dict[str, tuple[GeometryName, ...]] = {
+    "prepared": ("prepared",), "original": ("original",), "both": ("prepared", "original"),
+}  # fmt: skip
 
 
 def command(argv: Sequence[str]) -> int:
     """Score the patients that are asked for, write the tables, show the means."""
-    parser = runs_parser("segtrain evaluate", "Score trained networks on whole patients.", EXAMPLES)
-    parser.add_argument("--split", default="validation", metavar="validation|train|all|FILE",
-                        help="whom to score; FILE: a JSON list, or the validation side of a split.json")  # fmt: skip
-    parser.add_argument("--include-training", action="store_true", help="also patients that the run trained on, marked")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/<split>-<checkpoint>")
+    parser = _parser()
     arguments = parser.parse_intermixed_args(list(argv))
     start_logging()
     runs, overrides = runs_and_overrides(arguments.words)
@@ -55,12 +61,37 @@ def command(argv: Sequence[str]) -> int:
     patients = _patients(arguments.split, chosen, store)
     trained_on = frozenset[str]().union(*(one.train for one in chosen))
     _refuse_training(patients, trained_on, arguments.include_training)
-    rows = score(chosen, store, patients, trained_on)
-    summary = summary_of(rows, chosen, store)
+    rules = Rules(GEOMETRIES[arguments.geometry], arguments.empty_masks, arguments.empty_surfaces)
+    workers = _workers(arguments.workers, len(patients))
+    rows = score(chosen, store, patients, trained_on, rules, workers)
+    summary = summary_of(rows, chosen, store, rules)
     write_evaluation(folder, [_cells(row) for row in rows], summary)
     _show(summary)
     log.info("%s", folder.resolve())
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = runs_parser("segtrain evaluate", "Score trained networks on whole patients.", EXAMPLES)
+    add = parser.add_argument
+    add("--split", default="validation", metavar="validation|train|all|FILE",
+        help="whom to score; FILE: a JSON list, or the validation side of a split.json")  # fmt: skip
+    add("--include-training", action="store_true", help="also patients that the run trained on, marked")
+    add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/<split>-<checkpoint>")
+    add("--geometry", choices=GEOMETRIES, default="both",
+        help="score slices as the network sees them, as they lie in the source, or both (default)")  # fmt: skip
+    add_choice(parser, "--empty-masks", MASK_RULES)
+    add_choice(parser, "--empty-surfaces", SURFACE_RULES)
+    add("--workers", type=int, metavar="N", help="processes that score (default: one for every "
+        f"{PATIENTS_A_WORKER} patients, as far as there are cores)")  # fmt: skip
+    return parser
+
+
+def _workers(asked: int | None, patients: int) -> int:
+    """A process pays when it scores many patients: it needs seconds to start."""
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--workers {asked}: not a number of processes; give 1 or more")
+    return asked or max(1, min(len(os.sched_getaffinity(0)), patients // PATIENTS_A_WORKER))
 
 
 def _folder(arguments: argparse.Namespace, chosen: Sequence[Chosen]) -> Path:
@@ -121,69 +152,83 @@ def _refuse_training(patients: Sequence[str], trained_on: frozenset[str], includ
         )
 
 
-def score(chosen: Sequence[Chosen], store: Store, patients: Sequence[str], trained_on: frozenset[str]) -> list[Row]:
-    """A row a patient, from the code that scores in training."""
+def score(
+    chosen: Sequence[Chosen],
+    store: Store,
+    patients: Sequence[str],
+    trained_on: frozenset[str],
+    rules: Rules,
+    workers: int = 1,
+) -> list[Row]:
+    """A row a patient, from the code that scores in training; this process predicts, `workers` others score."""
     from segtrain.dist import join  # imports torch: seconds
-    from segtrain.evaluate import score_patient
-    from segtrain.losses import make_loss
 
     cfg = chosen[0].cfg
     rows = []
     with join(cfg.device, cfg.threads_per_rank) as world:
         if world.size > 1:
             raise LaunchError(f"{world.size} processes, but segtrain evaluate is one; start it without torchrun")
-        logits, loss = ensemble_logits(chosen, world.device), make_loss("dice")  # the loss is not shown
+        tasks = _tasks(chosen, store, patients, rules, world.device)
         total = sum(store.patients[p].slices for p in patients)
-        with Progress("evaluate", total=total, unit="slices") as bar:
-            for patient in patients:
-                found, predicted_shw, true_shw = score_patient(
-                    logits, loss, store, patient, world.device, cfg.evaluate, False, cfg.data.neighbours
-                )
-                bar.advance(found.slices, patient=patient)
-                c = found.scored
+        with Progress("evaluate", total=total, unit="slices") as bar, closing(rows_of(tasks, workers)) as scored:
+            for row in scored:
+                patient = row["patient"]
                 rows.append({
-                    "patient": patient, "slices": found.slices, "voxels": c.tp + c.fn,
-                    "tp": c.tp, "fp": c.fp, "fn": c.fn,
-                    "dsc": c.dsc, "dsc_all_components": found.all_components.dsc, **_ratios(c.tp, c.fp, c.fn),
-                    **surface_scores(predicted_shw, true_shw),
-                    "false_positive_slices": int((predicted_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum()),
-                    "institution": store.patients[patient].institution,
+                    **row, "institution": store.patients[patient].institution,
                     "trained_on": "yes" if patient in trained_on else "no",
                 })  # fmt: skip
-                assert c == count(predicted_shw, true_shw), "the volumes are those that were scored"
+                bar.advance(store.patients[patient].slices, patient=patient)
     return rows
 
 
-def _ratios(tp: int, fp: int, fn: int) -> dict[str, float | None]:
-    """None where there is nothing to be a part of; IoU follows EMPTY_RULE."""
-    return {
-        "iou": tp / (tp + fp + fn) if tp + fp + fn else 1.0,
-        "sensitivity": tp / (tp + fn) if tp + fn else None,
-        "precision": tp / (tp + fp) if tp + fp else None,
-    }
+def _tasks(
+    chosen: Sequence[Chosen], store: Store, patients: Sequence[str], rules: Rules, device: "torch.device"
+) -> Iterator[Task]:
+    """Each patient, predicted when it is asked for."""
+    from segtrain.evaluate import predict_volume
+
+    cfg, source = chosen[0].cfg, make_source(chosen[0].cfg.data)
+    logits = ensemble_logits(chosen, device)
+    for patient in patients:
+        image_shwc, mask_shw = store.volume(patient)
+        probability_shw = predict_volume(logits, image_shwc, mask_shw, device, cfg.evaluate, cfg.data.neighbours)
+        predicted_shw = probability_shw > np.float32(cfg.evaluate.threshold)
+        geometry = geometry_of(store.patients[patient].geometry)
+        yield Task(patient, predicted_shw, mask_shw.astype(bool), geometry, source, cfg.evaluate, rules)
 
 
 def _cells(row: Row) -> Row:
     return {key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()}
 
 
-def summary_of(rows: Sequence[Row], chosen: Sequence[Chosen], store: Store) -> dict[str, Any]:
+def summary_of(rows: Sequence[Row], chosen: Sequence[Chosen], store: Store, rules: Rules) -> dict[str, Any]:
     """What belongs beside the means (L10); patients that were trained on are told apart, and in no stratum."""
     unseen = [row for row in rows if row["trained_on"] == "no"]
     seen = [row for row in rows if row["trained_on"] == "yes"]
     cfg = chosen[0].cfg
+    places = {
+        "prepared": f"cropped, padded and resized to {cfg.data.image_size} px, as the network sees it",
+        "original": "the slices as they lie in the source; columns original_...",
+    }
+    names = [column(name, geometry) for geometry in rules.geometries for name in METRICS]
     return {
         "data": store.label,
         "image_size": cfg.data.image_size,
         "runs": [{"run": str(one.run.root.resolve()), "checkpoint": one.folder.name} for one in chosen],
         "settings": {k: v for k, v in asdict(cfg.evaluate).items() if k not in ("every_epochs", "pictures")},
-        "empty_masks": EMPTY_RULE,
-        "empty_surfaces": EMPTY,
-        "surface_distances": f"{SOURCE}, whole volumes, in voxels of the prepared geometry",
-        "not_trained_on": {name: _summary(unseen, name) for name in METRICS},
-        "trained_on": {name: _summary(seen, name) for name in METRICS} if seen else None,
-        "dsc_by": {f"{what} {value}": _summary(part, "dsc") for what, value, part in _strata(unseen)},
+        "geometries": {geometry: places[geometry] for geometry in rules.geometries},
+        "empty_masks": MASK_RULES[rules.masks],
+        "empty_surfaces": SURFACE_RULES[rules.surfaces],
+        "surface_distances": f"{SOURCE}, whole volumes, in voxels of the geometry that the row is of",
+        "not_trained_on": {name: _summary(unseen, name) for name in names},
+        "trained_on": {name: _summary(seen, name) for name in names} if seen else None,
+        **{column("dsc_by", geometry): _by_stratum(unseen, geometry) for geometry in rules.geometries},
     }  # fmt: skip
+
+
+def _by_stratum(rows: Sequence[Row], geometry: GeometryName) -> dict[str, Any]:
+    dsc, voxels = column("dsc", geometry), column("voxels", geometry)
+    return {f"{what} {value}": _summary(part, dsc) for what, value, part in _strata(rows, voxels)}
 
 
 def _summary(rows: Sequence[Row], name: str) -> dict[str, float | int | None]:
@@ -199,30 +244,36 @@ def _summary(rows: Sequence[Row], name: str) -> dict[str, float | int | None]:
     }  # fmt: skip
 
 
-def _strata(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+def _strata(rows: Sequence[Row], voxels: str) -> Iterator[tuple[str, str, list[Row]]]:
     """By institution, and by third of the patients, from three on, in order of lesion volume."""
     for institution in sorted({row["institution"] for row in rows}):
         yield "institution", institution, [row for row in rows if row["institution"] == institution]
     if len(rows) < len(TERTILES):
         return
-    by_volume = sorted(rows, key=lambda row: (row["voxels"], row["patient"]))
+    by_volume = sorted(rows, key=lambda row: (row[voxels], row["patient"]))
     for name, part in zip(TERTILES, np.array_split(np.arange(len(rows)), 3), strict=True):
         yield "lesion", name, [by_volume[i] for i in part]
 
 
 def _show(summary: dict[str, Any]) -> None:
-    header = ("", "n", "mean", "95% CI", "median", "quartiles")
     what = f"{summary['data']}, {', '.join(run['checkpoint'] for run in summary['runs'])}"
-    if summary["not_trained_on"]["dsc"]["n"]:
-        show_table(f"Scores: {what}", [_line(*item) for item in summary["not_trained_on"].items()], header)
-        show_table(
-            "DSC by institution and by lesion volume", [_line(*item) for item in summary["dsc_by"].items()], header
-        )
-    if summary["trained_on"]:
-        show_table(f"Trained on, so no measure of new patients: {what}",
-                   [_line(*item) for item in summary["trained_on"].items()], header)  # fmt: skip
+    for geometry, place in summary["geometries"].items():
+        where = f"{geometry} geometry ({place})"
+        names = {column(name, geometry): name for name in METRICS}
+        if summary["not_trained_on"][column("dsc", geometry)]["n"]:
+            show_table(f"Scores in the {where}: {what}", _lines(summary["not_trained_on"], names), HEADER)
+            strata = summary[column("dsc_by", geometry)]
+            title = f"DSC by institution and by lesion volume, {geometry} geometry"
+            show_table(title, _lines(strata, {name: name for name in strata}), HEADER)
+        if summary["trained_on"]:
+            title = f"Trained on, so no measure of new patients, {where}: {what}"
+            show_table(title, _lines(summary["trained_on"], names), HEADER)
     for key in ("empty_masks", "empty_surfaces", "surface_distances"):
         log.info("%s: %s", key.replace("_", " "), summary[key])
+
+
+def _lines(found: dict[str, Any], names: dict[str, str]) -> list[tuple[str, ...]]:
+    return [_line(shown, found[name]) for name, shown in names.items()]
 
 
 def _line(name: str, found: dict[str, Any]) -> tuple[str, ...]:

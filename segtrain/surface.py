@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SOURCE = "MONAI (monai.metrics.utils.get_edge_surface_distance)"
-EMPTY = "mask or prediction empty: no surface, the cell stays empty and the patient is not in the mean"
 NAMES = ("hd95_px", "assd_px", "nsd_1px", "nsd_2px")
 
 

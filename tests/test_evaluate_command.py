@@ -1,6 +1,7 @@
 """`segtrain evaluate`: the scores are those of the training, nobody is scored on what was trained on unasked (L1)."""
 
 import csv
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -13,16 +14,18 @@ import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
+from trainings import run_to_end
 
 from segtrain import checkpoint
 from segtrain.cli import run_command
-from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.dist import World
 from segtrain.engines import make_engine
 from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.models import make_model, supervision_ratio
 from segtrain.run import Run
-from segtrain.scores import METRICS, command
+from segtrain.scores import command
+from segtrain.scoring import METRICS
 from segtrain.surface import NAMES, surface_scores
 from segtrain.trained import Chosen, member_logits
 
@@ -92,6 +95,18 @@ def test_logits_are_bitwise_those_of_the_engine(tiny: Config, run: Run, change: 
         theirs = engine.logits(image)
     chosen = Chosen(run, cfg, run.checkpoint(2), frozenset(), frozenset())
     assert torch.equal(member_logits(chosen, torch.device("cpu"))(image), theirs)
+
+
+@pytest.mark.law("L9")
+@pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
+def test_a_run_under_deepspeed_is_evaluated_as_any_other(tiny: Config, tmp_path: Path) -> None:
+    cfg = replace(tiny, name="deepspeed", engine="deepspeed", train=TrainConfig(epochs=1, global_batch=4))
+    run = Run(run_to_end(tmp_path, cfg, 1))
+    rows, summary = evaluated(tmp_path / "out", run.root)
+    theirs = table(run.validation_table(1))
+    assert [{key: row[key] for key in theirs[0]} for row in rows] == theirs
+    assert sum(int(row["tp"]) + int(row["fp"]) for row in rows) > 0, "something is predicted, or this test says nothing"
+    assert summary["not_trained_on"]["dsc"]["mean"] == run.result()["best_dsc"]
 
 
 def test_the_scores_lie_in_the_run_and_settings_may_differ(trained_run: Run, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 Apart from `preprocess.py`, whose text is part of a store's key. Legend: s slice, h height, w width.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from segtrain.data.preprocess import Geometry
 
@@ -24,3 +26,8 @@ def to_source(prepared_shw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     source = np.zeros(geometry.source_shape, prepared_shw.dtype)
     source[z0:z1, y0:y1, x0:x1] = prepared_shw[:, rows[:, None], columns[None, :]]
     return source
+
+
+def geometry_of(tree: Mapping[str, Any]) -> Geometry:
+    """The geometry that a store's index holds of a patient."""
+    return TypeAdapter(Geometry).validate_python(tree)

@@ -1,0 +1,131 @@
+"""A patient's numbers, from what was predicted and what is true: in the prepared geometry, in the original, or both.
+
+A pure function of its task, so that any number of processes finds the same. Imports torch only when it scores. Legend:
+s slice, h height, w width.
+"""
+
+import math
+from collections.abc import Generator, Iterable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.config import EvaluateConfig
+from segtrain.data.preprocess import Geometry
+from segtrain.data.restore import to_source
+from segtrain.data.sources import Source
+from segtrain.errors import DataError, LaunchError
+from segtrain.metrics import EMPTY_RULE, count
+from segtrain.surface import NAMES, surface_scores
+from segtrain.workers import in_order
+
+Row = dict[str, Any]
+Volume = NDArray[np.bool_]
+GeometryName = Literal["prepared", "original"]
+EmptyMasks = Literal["score", "leave_out"]
+EmptySurfaces = Literal["leave_out", "worst"]
+METRICS = (
+    "dsc", "dsc_all_components", "iou", "sensitivity", "precision", *NAMES, "false_positive_slices",
+)  # fmt: skip
+MASK_RULES: dict[EmptyMasks, str] = {
+    "score": EMPTY_RULE,
+    "leave_out": "mask empty: the patient is in no mean; prediction alone empty: DSC 0",
+}
+SURFACE_RULES: dict[EmptySurfaces, str] = {
+    "leave_out": "mask or prediction empty: no surface, the cell stays empty and the patient is not in the mean",
+    "worst": "mask or prediction empty: the volume's diagonal and surface Dice 0; both empty: 0 and surface Dice 1",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Where is scored, and what a patient without lesion, or without anything predicted, scores."""
+
+    geometries: tuple[GeometryName, ...] = ("prepared",)
+    masks: EmptyMasks = "score"
+    surfaces: EmptySurfaces = "leave_out"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One patient: prediction and truth in the prepared geometry, bool [s, h, w], before components are chosen.
+
+    `source` is read for the truth in the original geometry, where that is asked for.
+    """
+
+    patient: str
+    predicted_shw: Volume
+    true_shw: Volume
+    geometry: Geometry
+    source: Source
+    cfg: EvaluateConfig
+    rules: Rules
+
+
+def column(name: str, geometry: GeometryName) -> str:
+    """Of a table: plain in the prepared geometry, as training writes them; `original_...` in the other."""
+    return name if geometry == "prepared" else f"original_{name}"
+
+
+def rows_of(tasks: Iterable[Task], workers: int) -> Generator[Row, None, None]:
+    """A row a task, in their order. Raises DataError: source not readable; LaunchError: a worker was killed."""
+    try:
+        yield from in_order(row_of, tasks, workers)
+    except BrokenProcessPool as error:
+        raise LaunchError("a process that scored patients was killed, for want of memory? try --workers 1") from error
+
+
+def row_of(task: Task) -> Row:
+    """Patient, slices, then each geometry's numbers."""
+    from segtrain.evaluate import kept_components  # imports torch: seconds
+
+    kept_shw = kept_components(task.predicted_shw, task.cfg)
+    row: Row = {"patient": task.patient}
+    for geometry in task.rules.geometries:
+        volumes = kept_shw, task.predicted_shw, task.true_shw
+        if geometry == "original":
+            kept, predicted = (to_source(volume, task.geometry) for volume in volumes[:2])
+            volumes = kept, predicted, _original_truth(task)
+        row |= {column(name, geometry): value for name, value in numbers(*volumes, task.rules).items()}
+    return row
+
+
+def _original_truth(task: Task) -> Volume:
+    true_shw = task.source.read(task.patient).mask_shw.astype(bool)
+    if true_shw.shape != task.geometry.source_shape:
+        raise DataError(
+            f"patient {task.patient}: {true_shw.shape} voxels in {task.source.label}, but the store was prepared from "
+            f"{task.geometry.source_shape}; leave the data alone while it is scored, and start again"
+        )
+    return true_shw
+
+
+def numbers(kept_shw: Volume, all_components_shw: Volume, true_shw: Volume, rules: Rules) -> Row:
+    """Counts and METRICS of one volume, in its own voxels; None where there is nothing to tell."""
+    c, everything = count(kept_shw, true_shw), count(all_components_shw, true_shw)
+    lesion, predicted = c.tp + c.fn, c.tp + c.fp
+    union = lesion + c.fp
+    told = lesion > 0 or rules.masks == "score"
+    return {
+        "slices": len(true_shw), "voxels": lesion, "tp": c.tp, "fp": c.fp, "fn": c.fn,
+        "dsc": c.dsc if told else None,
+        "dsc_all_components": everything.dsc if told else None,
+        "iou": (c.tp / union if union else 1.0) if told else None,
+        "sensitivity": c.tp / lesion if lesion else None,
+        "precision": c.tp / predicted if predicted else None,
+        **_distances(kept_shw, true_shw, rules),
+        "false_positive_slices": int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum()),
+    }  # fmt: skip
+
+
+def _distances(kept_shw: Volume, true_shw: Volume, rules: Rules) -> dict[str, float | None]:
+    empty = [not volume.any() for volume in (kept_shw, true_shw)]
+    if rules.surfaces == "leave_out" or not any(empty):
+        return surface_scores(kept_shw, true_shw)
+    if empty[1] and rules.masks == "leave_out":
+        return dict.fromkeys(NAMES)
+    distance, dice = (0.0, 1.0) if all(empty) else (math.hypot(*true_shw.shape), 0.0)
+    return {name: dice if name.startswith("nsd") else distance for name in NAMES}
