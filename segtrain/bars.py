@@ -23,8 +23,8 @@ class Bar:
     seen: bool
 
 
-def chart(bars: Sequence[Bar], title: str) -> Picture:
-    """uint8 [height, width, 3]."""
+def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
+    """uint8 [height, width, 3]; `rule` says what a patient without lesion scores."""
     font, small = (ImageFont.load_default(size=SCALE * px) for px in (13, 11))
     ordered = sorted(bars, key=lambda bar: (bar.dsc, bar.patient))
     bottom = TOP + len(ordered) * (BAR + GAP)
@@ -53,5 +53,5 @@ def chart(bars: Sequence[Bar], title: str) -> Picture:
     notes = ["red: mean", "green: median", *(["grey: trained on, not in them"] if len(new) < len(ordered) else [])]
     draw.text((12 * SCALE, 42 * SCALE), "   ".join(notes), INK, small)
     draw.text((x(0.5), bottom + 20 * SCALE), "DSC of the whole volume, as delivered", INK, small, anchor="ma")
-    draw.text((12 * SCALE, bottom + 44 * SCALE), EMPTY_RULE, INK, small)
+    draw.text((12 * SCALE, bottom + 44 * SCALE), rule, INK, small)
     return np.asarray(canvas)

@@ -86,7 +86,8 @@ class Summary:
     ci_high: float
 
     def __str__(self) -> str:
-        interval = f"{CONFIDENCE:.0%} CI {self.ci_low:.3f} to {self.ci_high:.3f}"
+        known = math.isfinite(self.ci_low)
+        interval = f"{CONFIDENCE:.0%} CI {self.ci_low:.3f} to {self.ci_high:.3f}" if known else "no CI"
         return f"{self.mean:.4f} (n = {self.n}, {interval}, median {self.median:.4f})"
 
 

@@ -43,7 +43,7 @@ geometry that the column is of: prepared, or original_...
 """
 TERTILES = ("small", "medium", "large")
 HEADER = ("", "n", "mean", "95% CI", "median", "quartiles")
-PATIENTS_A_WORKER = 16
+PATIENTS_A_WORKER = 32
 GEOMETRIES: dict[str, tuple[GeometryName, ...]] = {
     "prepared": ("prepared",), "original": ("original",), "both": ("prepared", "original"),
 }  # fmt: skip

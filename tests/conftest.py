@@ -15,6 +15,7 @@ import torch
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import settings
 from PIL import Image
+from predictions import IMAGE, MASK, lgg_mask, predict, write_patient
 from trainings import run_to_end, state_of
 
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
@@ -148,6 +149,16 @@ def trained_run(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPa
     """A finished run that finds some of each lesion; tests must leave it as it is, evaluation/ apart."""
     cfg = replace(tiny, name="trained", train=TrainConfig(epochs=3, global_batch=4), optim=OptimConfig(lr=3e-3))
     return Run(run_to_end(tmp_path_factory.mktemp("trained"), cfg, 1))
+
+
+@pytest.fixture(scope="session")
+def predicted_patient(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `segtrain predict --probabilities` leaves of the made-up patient P in the LGG layout."""
+    folder = tmp_path_factory.mktemp("predicted_patient")
+    write_patient(folder / "in", "P", IMAGE, MASK)
+    out = predict(trained_run, folder / "in", folder / "out", "--probabilities")
+    assert lgg_mask(out).sum() > 100, "something is predicted, or the tests say nothing"
+    return out
 
 
 @pytest.fixture(scope="session")

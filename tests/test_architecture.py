@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"train", "ablate", "networks", "gallery", "scores", "predict", "report"},
-    {"trainer", "trained", "scoring"},
+    {"trainer", "trained", "scoring", "delivery"},
     {"evaluate", "bars"},
     {"engines", "checkpoint"},
     {"tta", "models", "losses", "metrics", "optim", "pictures", "curves", "surface"},

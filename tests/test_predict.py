@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from predictions import pages, read, table, write_patient
 from scipy import ndimage
 
 from segtrain import scores
@@ -25,18 +25,6 @@ from segtrain.predict import command
 from segtrain.run import Run
 
 Volume = NDArray[np.uint8]
-
-
-def write_patient(folder: Path, patient: str, image_shwc: Volume, mask_shw: Volume | None) -> None:
-    (folder / patient).mkdir(parents=True)
-    for k, image in enumerate(image_shwc, start=1):
-        Image.fromarray(image).save(folder / patient / f"{patient}_{k}.tif")
-        if mask_shw is not None:
-            Image.fromarray(mask_shw[k - 1] * np.uint8(255)).save(folder / patient / f"{patient}_{k}_mask.tif")
-
-
-def read(path: Path) -> Volume:
-    return np.asarray(Image.open(path))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +57,7 @@ def test_every_slice_has_its_mask_and_its_picture(images: Path, predicted: Path)
         assert found.shape == source.read(patient).mask_shw.shape
         assert set(np.unique(found)) <= {0, 255}
         assert not found[[0, -1]].any(), "preparation drops the first and the last"
-        probability = np.load(predicted / "probabilities" / f"{patient}.npy")
-        assert probability.shape == found.shape
-        assert (probability[found > 0] >= 0.5).all()
+        assert pages(predicted / "probabilities" / f"{patient}.tif").shape == found.shape
         assert read(predicted / "sheets" / f"{patient}.png").ndim == 3
         overlays = {path.stem for path in (predicted / "overlays" / patient).iterdir()}
         assert overlays == {path.stem for path in source.images(patient)}
@@ -95,6 +81,20 @@ def test_the_masks_are_those_that_evaluate_scores(
         counts = [int((ours & true).sum()), int((ours & (1 - true)).sum()), int(((1 - ours) & true).sum())]
         assert counts == [int(row[name]) for name in ("tp", "fp", "fn")]
         assert counts[0] + counts[1] > 0, "something is predicted, or this test says nothing"
+
+
+@pytest.mark.law("L10")
+def test_the_scores_are_those_of_evaluate_in_the_original_geometry(
+    trained_run: Run, predicted: Path, tmp_path: Path
+) -> None:
+    """The one from files and through preparation, the other from the store."""
+    assert scores.command([str(trained_run.root), "--out", str(tmp_path), "--geometry", "original"]) == 0
+    ours = {row["patient"]: row for row in table(predicted / "scores.csv")}
+    theirs = table(tmp_path / "scores.csv")
+    assert len(theirs) == 2
+    for row in theirs:
+        for name in ("slices", "voxels", "tp", "fp", "fn", "dsc"):
+            assert ours[row["patient"]][name] == row[f"original_{name}"]
 
 
 @pytest.mark.law("L1")

@@ -6,7 +6,7 @@ Legend: s slice, h height, w width, c channel (pre-contrast, FLAIR, post-contras
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from segtrain.data.phantom import phantom_patient
 from segtrain.errors import DataError
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-_SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
+SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class LggSource:
         return f"LGG patients in {self.root}"
 
     def patients(self) -> list[str]:
-        with _readable(self.root):
+        with readable(self.root):
             there = self.root.is_dir()
         if not there:
             raise DataError(f"{self.root}: no such folder; set data.root to the folder that holds one folder a patient")
-        with _readable(self.root):
+        with readable(self.root):
             names = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
         names = [name for name in names if not name.startswith(".")]
         if not names:
@@ -115,7 +115,7 @@ class LggSource:
         """Names, sizes and modification times of all files: any change is noticed without reading 1 GB."""
         parts = []
         for patient in self.patients():
-            with _readable(self.root / patient):
+            with readable(self.root / patient):
                 for entry in sorted(os.scandir(self.root / patient), key=lambda e: e.name):
                     stat = entry.stat()
                     parts.append(f"{patient}/{entry.name} {stat.st_size} {stat.st_mtime_ns}".encode())
@@ -124,17 +124,11 @@ class LggSource:
     def read(self, patient: str) -> RawVolume:
         images, masks = self._files(patient)
         numbers = sorted(images)
-        image_slices = [_read_tiff(images[number], channels=3) for number in numbers]
+        image_slices = [read_slice(images[number], channels=3) for number in numbers]
         empty = np.zeros(image_slices[0].shape[:2], np.uint8)
-        mask_slices = [_read_mask(masks[number]) if masks else empty for number in numbers]
-        shape = image_slices[0].shape
-        for number, image, mask in zip(numbers, image_slices, mask_slices, strict=True):
-            for path, array in ((images[number], image), (masks.get(number, images[number]), mask)):
-                if array.shape[:2] != shape[:2]:
-                    raise DataError(
-                        f"{path}: size {_size(array.shape)}, but the patient's first slice has {_size(shape)}; "
-                        "export the patient's slices at one size"
-                    )
+        mask_slices = [read_mask(masks[number]) if masks else empty for number in numbers]
+        files = [images[number] for number in numbers], [masks.get(number, images[number]) for number in numbers]
+        refuse_other_sizes([*files[0], *files[1]], [*image_slices, *mask_slices])
         return RawVolume(np.stack(image_slices), np.stack(mask_slices), tuple(numbers))
 
     def institution(self, patient: str) -> str:
@@ -177,10 +171,10 @@ class LggSource:
         """Image and mask paths of a patient's folder by slice number; all of this patient, each number once."""
         images: dict[int, Path] = {}
         masks: dict[int, Path] = {}
-        with _readable(folder):
+        with readable(folder):
             names = sorted(os.listdir(folder))
         for name in names:
-            if match := _SLICE.match(name):
+            if match := SLICE.match(name):
                 files, number = (masks if match["mask"] else images), int(match["number"])
                 if match["patient"] != folder.name:
                     raise DataError(f"{folder / name}: named for patient {match['patient']}; move it to that folder")
@@ -201,7 +195,7 @@ def make_source(cfg: DataConfig) -> Source:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turns an OSError of the block into a DataError that names the path."""
     try:
         yield
@@ -209,18 +203,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {error.strerror or error}; make it readable for this user") from error
 
 
-def _read_tiff(path: Path, channels: int) -> NDArray[np.uint8]:
-    """uint8 [h, w, 3] of an image, [h, w] of a mask. Raises DataError."""
-    with _readable(path):
+def read_slice(path: Path, channels: int) -> NDArray[np.uint8]:
+    """uint8 [h, w, 3] of an image, [h, w] of a mask; a PNG where the name says so, else a TIFF. Raises DataError."""
+    kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
+    with readable(path):
         handle = path.open("rb")
     with handle:
         try:
-            with Image.open(handle, formats=["TIFF"]) as image:
+            with Image.open(handle, formats=[kind]) as image:
                 array = np.asarray(image)
         except Exception as error:  # Pillow raises a dozen kinds on broken files, SyntaxError among them
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{path}: not a readable TIFF ({reason[:80]}); copy the file again or set data.skip_bad=true"
+                f"{path}: not a readable {kind} ({reason[:80]}); copy the file again or set data.skip_bad=true"
             ) from error
     right = array.ndim == 3 and array.shape[2] == channels if channels > 1 else array.ndim == 2
     if not right:
@@ -233,13 +228,24 @@ def _read_tiff(path: Path, channels: int) -> NDArray[np.uint8]:
     return array
 
 
-def _read_mask(path: Path) -> NDArray[np.uint8]:
-    mask = _read_tiff(path, channels=1)
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """uint8 0/1 [h, w]. Raises DataError."""
+    mask = read_slice(path, channels=1)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     if not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
         odd = next(v for v in values.tolist() if v not in (0, 255))
         raise DataError(f"{path}: mask has value {odd}, but only 0 and 255 (or 0 and 1) mean anything; binarise it")
     return (mask > 0).astype(np.uint8)
+
+
+def refuse_other_sizes(paths: Sequence[Path], slices: Sequence[NDArray[np.uint8]]) -> None:
+    """Raises DataError for the first of a patient's files that has not the size of the first."""
+    for path, array in zip(paths, slices, strict=True):
+        if array.shape[:2] != slices[0].shape[:2]:
+            raise DataError(
+                f"{path}: size {_size(array.shape)}, but the patient's first slice has {_size(slices[0].shape)}; "
+                "export the patient's slices at one size"
+            )
 
 
 def _size(shape: tuple[int, ...]) -> str:
