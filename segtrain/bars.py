@@ -42,9 +42,9 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
         y = TOP + place * (BAR + GAP)
         draw.rectangle([left, y, x(bar.dsc), y + BAR], fill=GREY if bar.seen else BLUE)
         draw.text((left - 6 * SCALE, y + BAR // 2), bar.patient, INK, small, anchor="rm")
-        draw.text((x(bar.dsc) + 5 * SCALE, y + BAR // 2), f"{bar.dsc:.3f}", INK, small, anchor="lm")
+        draw.text((x(1) + 8 * SCALE, y + BAR // 2), f"{bar.dsc:.3f}", INK, small, anchor="lm")
     draw.text((12 * SCALE, 8 * SCALE), title, INK, font)
-    new = [bar.dsc for bar in ordered if not bar.seen]
+    new = [bar.dsc for bar in bars if not bar.seen]  # in the table's order, on which the interval's last digit depends
     if new:
         found = summarise(new)
         for value, colour in ((found.mean, RED), (found.median, GREEN)):

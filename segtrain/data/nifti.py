@@ -1,7 +1,7 @@
 """NIfTI volumes for `segtrain predict`: read as axial slices the way the networks saw them, masks back on their grid.
 
 nibabel turns a volume by whole axes to where its affine says the body lies: slices from inferior to superior, rows from
-anterior to posterior, columns from the patient's right to left, as the published slices lie. Nothing is interpolated,
+anterior to posterior, as the published slices lie, columns from the patient's right to left. Nothing is interpolated,
 so an oblique or anisotropic volume comes back exactly. Legend: x, y, z the file's own axes; s slice, h height, w width.
 """
 
