@@ -13,7 +13,7 @@ from segtrain.predict import command
 from segtrain.run import Run
 
 Volume = NDArray[Any]
-IMAGE, MASK = phantom_patient(0, 4, 64)
+IMAGE, MASK = phantom_patient(0, 2, 64)
 for array in (IMAGE, MASK):
     array.flags.writeable = False
 

@@ -46,6 +46,15 @@ def test_plain_slices_are_masked_under_their_names(
     assert {path.stem for path in (out / "overlays/someone").iterdir()} == {name.rpartition(".")[0] for name in names}
 
 
+def test_one_patient_s_folder_of_the_lgg_layout_is_a_volume(
+    trained_run: Run, predicted_patient: Path, tmp_path: Path
+) -> None:
+    write_patient(tmp_path / "in", "P", IMAGE, MASK)
+    out = predict(trained_run, tmp_path / "in" / "P", tmp_path / "out")
+    np.testing.assert_array_equal(lgg_mask(out), lgg_mask(predicted_patient))
+    assert table(out / "scores.csv") == table(predicted_patient / "scores.csv")
+
+
 @pytest.mark.law("L12")
 @pytest.mark.parametrize(
     ("fault", "words"),
@@ -101,6 +110,7 @@ def test_probabilities_over_the_threshold_are_the_mask_before_components_are_cho
     everything, largest = lgg_mask(out), lgg_mask(predicted_patient)
     probability = pages(predicted_patient / "probabilities/P.tif")
     assert probability.dtype == np.float32
+    assert (probability != probability.astype(np.float16)).any(), "rounded, some would cross the threshold"
     np.testing.assert_array_equal(probability > 0.5, everything)
     assert (largest <= everything).all()
     assert largest.sum() < everything.sum(), "there are several components, or this test says less"
@@ -122,12 +132,15 @@ def test_a_patient_without_lesion_scores_as_the_rule_says(
 def test_memory_does_not_grow_with_the_number_of_patients(
     trained_run: Run, predicted_patient: Path, tmp_path: Path
 ) -> None:
-    """The peak of what Python and NumPy hold. After a first time, in which something is kept for good."""
+    """The peak of what Python and NumPy hold, after a first time, in which something is kept for good.
+
+    Without masks: the interval of a mean of scores takes more than a patient does.
+    """
     peaks = []
     for patients in (2, 5):
         folder = tmp_path / str(patients)
         for number in range(patients):
-            write_patient(folder / "in", f"P{number}", IMAGE[:12], MASK[:12])
+            write_patient(folder / "in", f"P{number}", IMAGE[:12], None)
         tracemalloc.start()
         predict(trained_run, folder / "in", folder / "out")
         peaks.append(tracemalloc.get_traced_memory()[1])
