@@ -83,6 +83,11 @@ def read(folder: Path) -> Snapshot:
         raise CorruptCheckpoint(" ".join(f"{type(error).__name__} {error}".split())) from error
 
 
+def weights_sha256(folder: Path) -> str:
+    """The hash of a checkpoint's weights, as its manifest has it: `sha256sum model.safetensors` gives the same."""
+    return str(json.loads((folder / MANIFEST).read_text())[MODEL]["sha256"])
+
+
 def newest(run: Run) -> str | None:
     """The name of the newest whole checkpoint, None if the run has none yet.
 

@@ -70,14 +70,14 @@ def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Mapping[Any,
     parser.add_argument(flag, choices=choices, default=next(iter(choices)), help=f"{meanings} (default: the first)")
 
 
-def runs_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Run directories and `key=value` of EVALUATION_KEYS. Raises ConfigError: no run, another key."""
+def runs_and_overrides(words: Sequence[str], keys: Sequence[str] = EVALUATION_KEYS) -> tuple[list[Path], list[str]]:
+    """Run directories and `key=value` of the `keys`. Raises ConfigError: no run, another key."""
     overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
     runs = [Path(word) for word in words if word not in overrides]
     for override in overrides:
         key = override.partition("=")[0]
-        if key not in EVALUATION_KEYS:
-            raise ConfigError(f"{key}: the run decided it; what may differ here is {', '.join(EVALUATION_KEYS)}")
+        if key not in keys:
+            raise ConfigError(f"{key}: the run decided it; what may differ here is {', '.join(keys)}")
     if not runs:
         raise ConfigError("no run is named; give the folder of one, for example runs/phantom")
     return runs, overrides

@@ -23,8 +23,8 @@ def overlay(plane_hw: NDArray[np.floating], predicted_hw: NDArray[np.bool_], tru
     factor = max(1, math.ceil(SIDE_PX / plane_hw.shape[0]))
     low, high = np.percentile(plane_hw, (1, 99.5))
     grey = np.clip((plane_hw.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    picture = np.repeat(_enlarge(grey, factor)[..., None], 3, axis=2)
-    red, green = (_outline(_enlarge(mask, factor)) for mask in (predicted_hw, true_hw))
+    picture = np.repeat(enlarge(grey, factor)[..., None], 3, axis=2)
+    red, green = (outline(enlarge(mask, factor)) for mask in (predicted_hw, true_hw))
     picture[green], picture[red], picture[red & green] = GREEN, RED, YELLOW
     return picture
 
@@ -43,11 +43,13 @@ def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3) -> Picture:
     return np.asarray(canvas)
 
 
-def _enlarge(plane: NDArray[np.generic], factor: int) -> NDArray[np.generic]:
+def enlarge(plane: NDArray[np.generic], factor: int) -> NDArray[np.generic]:
+    """Each pixel [h, w] as `factor` x `factor` of them."""
     return plane.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _outline(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
+def outline(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """The pixels of a mask [h, w] within two of its edge."""
     filled = mask.astype(bool)
     edge: NDArray[np.bool_] = filled & ~ndimage.binary_erosion(filled, iterations=2)
     return edge

@@ -29,6 +29,7 @@ class Evaluation:
     """An epoch's scores: a row a patient, as the run wrote them."""
 
     epoch: int
+    step: int
     dsc: float
     rows: Sequence[Mapping[str, str]]
     by_patient: Mapping[str, float]
@@ -140,7 +141,7 @@ def _evaluation(run: Run, event: Mapping[str, Any]) -> Evaluation:
     by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
     if len(by_patient) != event["n"]:
         raise ValueError(f"{run.validation_table(epoch)}: {len(by_patient)} patients, {event['n']} were scored")
-    return Evaluation(epoch, event["val_dsc"], rows, by_patient)
+    return Evaluation(epoch, event["step"], event["val_dsc"], rows, by_patient)
 
 
 def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:

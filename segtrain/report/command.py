@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from segtrain.cli import start_logging
+from segtrain.cli import runs_and_overrides, start_logging
 from segtrain.errors import RunError
 from segtrain.report.texts import Language
 
 log = logging.getLogger(__name__)
 
+ATLAS_KEYS = ("data.root", "data.store", "device", "evaluate.batch")  # none of them changes a score
 EXAMPLES = """\
 examples:
   segtrain report runs/lgg --out report
   segtrain report runs/loss --out report --baseline dice --lang zh
   segtrain report runs/unet-seed1 runs/resunet-seed1 --out report
+  segtrain report runs/lgg --out report data.root=/elsewhere/kaggle_3m device=cuda
 
 A folder stands for all runs below it. Runs named <variant>-fold<k>-seed<s>, as `segtrain ablate` names them, are
-compared variant by variant; any other run is a variant of its own.
+compared variant by variant; any other run is a variant of its own. The atlas, every validation patient slice by slice,
+is predicted anew from the last checkpoint; of an ablation, for one run of the baseline and one of the best variant
+beside it. It needs the data (seconds on a GPU, minutes on a CPU); where that is missing, the report says so.
 """
 
 
@@ -29,20 +33,34 @@ def command(argv: Sequence[str]) -> int:
         "segtrain report", description="Write one self-contained page about a run or an ablation.", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's directory, or a folder of runs")
+    parser.add_argument("words", nargs="+", metavar="RUN|key=value", help="run directories, or folders of runs, and "
+                        f"settings of the atlas: {', '.join(ATLAS_KEYS)}")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the report goes")
     parser.add_argument("--lang", choices=get_args(Language), default="en", help="of headings and texts, default en")
     parser.add_argument("--baseline", metavar="VARIANT", help="compared with this one, default: the first that began")
+    parser.add_argument("--atlas", type=Path, metavar="RUN", action="append", default=[], help="of this run instead; "
+                        "may be given again")  # fmt: skip
+    parser.add_argument("--no-atlas", action="store_true", help="leave it out: no network and no data is needed")
     arguments = parser.parse_intermixed_args(list(argv))
     start_logging()
-    page = make(arguments.runs, arguments.out, arguments.lang, arguments.baseline)
+    paths, overrides = runs_and_overrides(arguments.words, ATLAS_KEYS)
+    if arguments.no_atlas and arguments.atlas:
+        parser.error("--atlas and --no-atlas exclude each other")
+    wanted = None if arguments.no_atlas else arguments.atlas
+    page = make(paths, arguments.out, arguments.lang, arguments.baseline, wanted, overrides)
     log.info("%s: %.2f MB, opens without network", page.resolve(), page.stat().st_size / 1e6)
     return 0
 
 
-def make(paths: Sequence[Path], out: Path, language: Language = "en", baseline: str | None = None) -> Path:
-    """Write the report of the runs in `paths` into `out`; returns the page. Raises RunError before it writes."""
-    from segtrain.report import collect, content, page  # what they import is slow
+def make(
+    paths: Sequence[Path], out: Path, language: Language = "en", baseline: str | None = None,
+    atlas_of: Sequence[Path] | None = None, overrides: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """Write the report of the runs in `paths` into `out`; returns the page. Raises RunError before it writes.
+
+    `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses.
+    """
+    from segtrain.report import atlas, collect, content, page  # what they import is slow
     from segtrain.report.statistics import compare
 
     if out.resolve() in [path.resolve() for path in paths]:
@@ -55,7 +73,9 @@ def make(paths: Sequence[Path], out: Path, language: Language = "en", baseline: 
     if len(rows) > 1:
         log.info("compared with %s; --baseline VARIANT chooses another", first)
     say = content.speaker(language)
+    chosen = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
+    found = content.sections(runs, groups, rows, say, atlas.atlases(chosen, overrides))
     try:
-        return page.write(out, language, content.sections(runs, groups, rows, say), rows, groups, say)
+        return page.write(out, language, found, rows, groups, say)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error

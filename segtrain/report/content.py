@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from segtrain.metrics import EMPTY_RULE, Summary, summarise
 from segtrain.report import figures
+from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected, Point, changes, scores
 from segtrain.report.figures import Figure, Interval, Series
 from segtrain.report.statistics import ALPHA, Row, can_find, per_patient
@@ -21,6 +22,7 @@ class Cell:
 
     text: str
     value: float | str
+    link: str = ""  # the id of what it leads to
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Section:
     tables: Sequence[Table] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
     pictures: Sequence[Collected] = ()
+    atlases: Sequence[Atlas] = ()
 
 
 def speaker(language: Language) -> Say:
@@ -60,19 +63,22 @@ def speaker(language: Language) -> Say:
 
 
 def sections(
-    runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
-) -> list[Section]:
+    runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say,
+    atlases: Sequence[Atlas] = (),
+) -> list[Section]:  # fmt: skip
     """All of the report: of `runs` those that count are in `groups`, a row each in `rows`, the baseline first."""
     found = [_result(runs, groups, rows, say)]
     if groups:
-        found.append(_patients(groups, say))
+        found.append(_patients(groups, atlases, say))
     found.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:
         lines = [[_word(run.name), _word(say(run.state)), _word(run.reason)] for run in dropped]
         table = Table("dropped", [say("run"), say("state"), say("reason")], lines)
         found.append(Section("dropped", say("dropped"), tables=[table]))
-    found += [_runs(runs, say), Section("pictures", say("pictures"), pictures=[run for run in runs if run.last])]
-    return [*found, _method(runs, rows, say)]
+    found += [_runs(runs, say), _method(runs, rows, say)]
+    if atlases:
+        found.append(_atlas(atlases, say))
+    return [*found, Section("pictures", say("pictures"), pictures=[run for run in runs if run.last])]
 
 
 def _result(
@@ -131,7 +137,7 @@ def _interval(place: int, row: Row, say: Say) -> Interval:
     return Interval(row.variant, found.mean, found.ci_low, found.ci_high, verdict(row, say), place)
 
 
-def _patients(groups: Mapping[str, Sequence[Collected]], say: Say) -> Section:
+def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas], say: Say) -> Section:
     """Every patient, worst first; of one run with its voxels, of several variants side by side."""
     by_variant = {variant: per_patient(scores(runs)) for variant, runs in groups.items()}
     first = next(iter(groups.values()))
@@ -144,11 +150,12 @@ def _patients(groups: Mapping[str, Sequence[Collected]], say: Say) -> Section:
     if len(groups) == len(first) == 1 and first[0].last and first[0].best:
         counts = ("slices", "voxels", "tp", "fp", "fn")
         heads = [say(key) for key in ("patient", *counts, "dsc_last", "dsc_best")]
-        best = first[0].best.by_patient
-        lines = [
-            [_word(row["patient"]), *(_number(int(row[key]), "d") for key in counts), _number(float(row["dsc"])),
-             _number(best[row["patient"]])] for row in sorted(first[0].last.rows, key=lambda row: float(row["dsc"]))
-        ]  # fmt: skip
+        best, links = first[0].best.by_patient, _links(atlases, first[0].name)
+        lines = []
+        for row in sorted(first[0].last.rows, key=lambda row: float(row["dsc"])):
+            name = row["patient"]
+            line = [Cell(name, name, links.get(name, "")), *(_number(int(row[key]), "d") for key in counts)]
+            lines.append([*line, _number(float(row["dsc"])), _number(best[name])])
     else:
         heads = [say("patient"), *by_variant]
         names = {patient for of_variant in by_variant.values() for patient in of_variant}
@@ -156,6 +163,29 @@ def _patients(groups: Mapping[str, Sequence[Collected]], say: Say) -> Section:
         worst_first = sorted(found, key=lambda name: (min(v for v in found[name] if not math.isnan(v)), name))
         lines = [[_word(name), *(_number(value) for value in found[name])] for name in worst_first]
     return Section("patients", say("patients"), tables=[Table("patients", heads, lines)], figures=drawn)
+
+
+def _links(atlases: Sequence[Atlas], run: str) -> dict[str, str]:
+    """The id of each patient's place in the atlas of that run."""
+    return {
+        card.patient: f"atlas-{number}-{place}" for number, atlas in enumerate(atlases) if atlas.run == run
+        for place, card in enumerate(atlas.cards)
+    }  # fmt: skip
+
+
+def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
+    warnings, notes = [], []
+    for atlas in atlases:
+        if atlas.reason:
+            warnings.append(say("no_atlas", run=atlas.run, reason=atlas.reason))
+            continue
+        note = say("atlas_of", run=atlas.run, epoch=atlas.epoch, checkpoint=atlas.checkpoint, n=len(atlas.cards))
+        notes.append(note if atlas.differ else f"{note} {say('atlas_same')}")
+        if atlas.differ:
+            warnings.append(say("atlas_differs", run=atlas.run, n=len(atlas.differ), patients=", ".join(atlas.differ)))
+        if atlas.left_out:
+            warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
+    return Section("atlas", say("atlas"), notes, warnings, atlases=[atlas for atlas in atlases if atlas.cards])
 
 
 def _curves(runs: Sequence[Collected], variants: Iterable[str], say: Say) -> Section:

@@ -153,6 +153,22 @@ def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], med
     return _svg(title, bottom + 84, parts)
 
 
+def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
+    """A bar a slice (number, right, predicted alone, missed) of voxels: grey, orange, blue."""
+    most = max(sum(of_slice[1:]) for of_slice in counts) or 1
+    parts = []
+    for place, of_slice in enumerate(counts):
+        top = 30.0
+        for value, fill in zip(of_slice[1:], ("#8a8a8a", PALETTE[4], PALETTE[0]), strict=True):
+            height = 30 * value / most
+            top -= height
+            if value:
+                form = '<rect x="{}" y="{:.2f}" width="9" height="{:.2f}" fill="{}"/>'
+                parts.append(Markup(form).format(10 * place, top, height, fill))
+    opening = Markup('<svg class="profile" viewBox="0 0 {} 30" preserveAspectRatio="none" aria-hidden="true">')
+    return opening.format(10 * len(counts)) + Markup("").join(parts) + Markup("</svg>")
+
+
 def _svg(title: str, height: float, parts: Sequence[Markup]) -> Figure:
     opening = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}" '

@@ -15,6 +15,7 @@ from PIL import Image
 from segtrain import files
 from segtrain.report.collect import Collected
 from segtrain.report.content import Say, Section, Table
+from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.texts import Language
 
@@ -50,15 +51,17 @@ def html_page(language: Language, found: Sequence[Section], say: Say) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     runs = [run for section in found for run in section.pictures]
+    atlases = [atlas for section in found for atlas in section.atlases]
+    albums = _albums(runs, min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases)), say)
     return environment.get_template("page.html.j2").render(
-        lang=language, say=say, sections=found, albums=_albums(runs, say), open_albums=len(runs) == 1
-    )
+        lang=language, say=say, profile=profile, sections=found, albums=albums,
+        open_albums=len(runs) == 1 and not atlases,
+    )  # fmt: skip
 
 
-def _albums(runs: Sequence[Collected], say: Say) -> list[tuple[str, list[tuple[str, str]], str]]:
+def _albums(runs: Sequence[Collected], room: float, say: Say) -> list[tuple[str, list[tuple[str, str]], str]]:
     """Each run's name, its pictures (words, data URL) of the last and the best epoch, and a remark."""
     albums: list[tuple[str, list[tuple[str, str]], str]] = []
-    room = PICTURES_MB * 1e6
     for run in runs:
         shown = {run.best.epoch: "best"} if run.best else {}
         shown |= {run.last.epoch: "last"} if run.last else {}

@@ -1,0 +1,192 @@
+"""Every validation patient of a run, slice by slice, as the checkpoint behind its scores segments them.
+
+Predicted again by the code that scores in training, so that pictures and numbers are of one volume. Imports torch only
+when an atlas is made. Legend: s slice, h height, w width.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.data.prepare import ensure_store
+from segtrain.data.store import Store
+from segtrain.display import Progress
+from segtrain.errors import LaunchError, RunError, SegtrainError
+from segtrain.report.collect import Collected
+from segtrain.report.sprites import Sprites, sprites
+from segtrain.report.statistics import Row
+from segtrain.trained import Chosen, choose, ensemble_logits
+
+if TYPE_CHECKING:
+    from segtrain.evaluate import PatientScore
+
+log = logging.getLogger(__name__)
+
+ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
+FLAIR = 1
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice's number in the source, and its voxels."""
+
+    number: int
+    tp: int
+    fp: int
+    fn: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """A patient: its line in the table of scores, its slices, its pictures."""
+
+    patient: str
+    row: Mapping[str, str]
+    slices: Sequence[Slice]
+    pictures: Sprites
+
+    @property
+    def dsc(self) -> float:
+        return float(self.row["dsc"])
+
+    @property
+    def counts(self) -> list[tuple[int, int, int, int]]:
+        """A slice's number, true positives, false positives and false negatives: what the page needs of it."""
+        return [(one.number, one.tp, one.fp, one.fn) for one in self.slices]
+
+    @property
+    def worst(self) -> int:
+        """The slice to begin with: most voxels are wrong there, or most are right where none is wrong."""
+        return max(range(len(self.slices)), key=lambda place: _wrong_then_right(self.slices[place]))
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A run's patients, worst first; or the reason why there are none."""
+
+    run: str
+    reason: str = ""
+    epoch: int = 0
+    checkpoint: str = ""
+    sha256: str = ""  # of the weights, as in the checkpoint's manifest
+    settings: str = ""
+    cards: Sequence[Card] = ()
+    left_out: int = 0  # the page had no room for them
+    differ: Sequence[str] = ()  # patients whose scores are not those of the run's table, digit by digit
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page."""
+        return sum(card.pictures.size for card in self.cards)
+
+
+def atlases(runs: Sequence[Collected], overrides: Sequence[str] = ()) -> list[Atlas]:
+    """An atlas of each run's last epoch. One that cannot be made says why, here and on the page."""
+    made = []
+    for run in runs:
+        room = int(ATLAS_MB * 1e6 / len(runs))
+        try:
+            made.append(_atlas(run, overrides, room))
+        except SegtrainError as error:
+            log.warning("no atlas of %s: %s", run.name, error)
+            made.append(Atlas(run.name, str(error)))
+    return made
+
+
+def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
+    """Worst patients first, as long as there is room. Raises SegtrainError."""
+    if run.last is None:
+        raise RunError(f"{run.run.root}: nothing was evaluated yet")
+    chosen = choose([run.run.root], str(run.last.step), overrides)[0]
+    table = {row["patient"]: row for row in run.last.rows}
+    if seen := sorted(chosen.train & table.keys()):
+        raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; nothing of it is a score")
+    cards: list[Card] = []
+    worst_first = sorted(table, key=lambda patient: (float(table[patient]["dsc"]), patient))
+    for card in _cards(chosen, worst_first, run.name):
+        if sum(made.pictures.size for made in cards) + card.pictures.size > room:
+            break
+        cards.append(card)
+    from segtrain.checkpoint import weights_sha256  # imports torch: seconds
+
+    evaluation = asdict(chosen.cfg.evaluate)
+    asked = ("threshold", "tta", "largest_component", "min_component_voxels")
+    return Atlas(
+        run.name, epoch=run.last.epoch, checkpoint=chosen.folder.name, sha256=weights_sha256(chosen.folder),
+        settings=" ".join(f"{key}={evaluation[key]}" for key in asked),
+        cards=sorted(cards, key=lambda card: (card.dsc, card.patient)),
+        left_out=len(table) - len(cards), differ=[c.patient for c in cards if c.row != _known(table[c.patient], c.row)],
+    )  # fmt: skip
+
+
+def _known(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """Their line, with the columns that ours has."""
+    return {key: theirs.get(key, "") for key in ours}
+
+
+def _cards(chosen: Chosen, patients: Sequence[str], name: str) -> Iterator[Card]:
+    """Each patient, scored by the function that scores in training. Raises SegtrainError."""
+    store = ensure_store(chosen.cfg.data)
+    if strangers := sorted(set(patients) - store.patients.keys()):
+        raise RunError(f"patient {strangers[0]} is not in {store.label}; set data.root to the data that holds it")
+    from segtrain.dist import join  # imports torch: seconds
+    from segtrain.evaluate import score_patient
+    from segtrain.losses import make_loss
+
+    cfg = chosen.cfg
+    with join(cfg.device, cfg.threads_per_rank) as world:
+        if world.size > 1:
+            raise LaunchError(f"{world.size} processes, but segtrain report is one; start it without torchrun")
+        logits, loss = ensemble_logits([chosen], world.device), make_loss("dice")  # the loss is not shown
+        with Progress(f"atlas of {name}", total=len(patients), unit="patients") as bar:
+            for patient in patients:
+                score, predicted_shw, true_shw = score_patient(
+                    logits, loss, store, patient, world.device, cfg.evaluate, False, cfg.data.neighbours
+                )
+                yield _card(store, score, predicted_shw, true_shw)
+                bar.advance(1, patient=patient)
+
+
+def _card(store: Store, score: "PatientScore", predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Card:
+    patient = score.patient
+    image_shwc, _ = store.volume(patient)
+    counted = [predicted_shw & true_shw, predicted_shw & ~true_shw, true_shw & ~predicted_shw]
+    by_slice = zip(*(voxels.sum((1, 2)).tolist() for voxels in counted), strict=True)
+    slices = [Slice(k, *tfn) for k, tfn in zip(store.patients[patient].slice_numbers, by_slice, strict=True)]
+    row = {key: str(value) for key, value in score.row().items()}
+    sums = {key: str(sum(getattr(one, key) for one in slices)) for key in ("tp", "fp", "fn")}
+    assert row | sums == row, "the volumes are those that were scored"
+    return Card(patient, row, slices, sprites(image_shwc[..., FLAIR], predicted_shw, true_shw))
+
+
+def _wrong_then_right(one: Slice) -> tuple[int, int]:
+    return one.fp + one.fn, one.tp
+
+
+def shown(
+    runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], named: Sequence[Path]
+) -> list[Collected]:
+    """The runs to make an atlas of: those named; else the only variant's first, or one of the baseline and one of the
+    variant with the highest mean beside it, of one fold and seed where they have that in common.
+
+    Raises RunError: a named run is not among `runs`.
+    """
+    if named:
+        by_root = {run.run.root.resolve(): run for run in runs}
+        for path in named:
+            if path.resolve() not in by_root:
+                raise RunError(f"--atlas {path}: is none of the runs that the report is about; name one of them")
+        return [by_root[path] for path in dict.fromkeys(path.resolve() for path in named)]
+    if not groups:
+        return [run for run in runs if run.last][-1:]
+    baseline = groups[rows[0].variant]
+    if len(rows) == 1:
+        return [baseline[0]]
+    best = groups[max(rows[1:], key=lambda row: row.summary.mean).variant]
+    pairs = [[one, two] for one in baseline for two in best if (one.fold, one.seed) == (two.fold, two.seed)]
+    return pairs[0] if pairs else [baseline[0], best[0]]

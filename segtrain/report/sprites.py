@@ -1,0 +1,112 @@
+"""A volume's slices as tiles of one small WebP picture, a layer each: FLAIR, truth, prediction, difference.
+
+The page lays layers upon each other and moves them by tiles. Legend: s slice, h height, w width, c channel.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segtrain.pictures import GREEN, RED, enlarge, outline
+
+# Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision; the missed are hatched besides.
+ORANGE, BLUE, WHITE = (230, 159, 0), (86, 180, 233), (255, 255, 255)
+OUTLINES_PX = 256  # outlines are drawn on tiles of at least this side: a line is thinner than a voxel of 64 px data
+WIDEST_TILE_PX = 512
+WIDEST_WEBP_PX = 16_383
+QUALITY = 80  # of the grey layer; the others are lossless
+DASH_PX, HATCH_PX = 5, 3
+
+RGBA = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """Layers of one patient: data URLs of pictures with `columns` x `rows` tiles, slice by slice, row by row."""
+
+    columns: int
+    rows: int
+    layers: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page."""
+        return sum(map(len, self.layers.values()))
+
+    def position(self, place: int) -> tuple[str, str]:
+        """Where CSS has to move a picture to show the tile of slice `place`."""
+        row, column = divmod(place, self.columns)
+        return tuple(f"{100 * k / max(n - 1, 1):.4f}%" for k, n in ((column, self.columns), (row, self.rows)))  # type: ignore[return-value]
+
+
+def sprites(flair_shw: NDArray[np.floating], predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Sprites:
+    """The layers of a patient; grey is scaled once for the volume, so that slices compare."""
+    columns = math.ceil(math.sqrt(len(flair_shw)))
+    widest = min(WIDEST_TILE_PX, WIDEST_WEBP_PX // columns)
+    low, high = np.percentile(flair_shw.astype(np.float32), (1, 99.5))
+    grey = np.clip((flair_shw.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    predicted, true = (_drawable(mask, widest) for mask in (predicted_shw, true_shw))
+    pictures = {
+        "flair": _webp(_tiles(_at_most(grey, widest)[..., None], columns)[..., 0], lossless=False),
+        "truth": _webp(_tiles(_outlined(true, GREEN, dashed=False), columns)),
+        "prediction": _webp(_tiles(_outlined(predicted, RED, dashed=True), columns)),
+        "difference": _webp(_tiles(difference(predicted, true), columns)),
+    }
+    return Sprites(columns, math.ceil(len(flair_shw) / columns), pictures)
+
+
+def difference(predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> RGBA:
+    """[s, h, w, 4]: predicted alone orange, missed blue and hatched, agreed a faint white, the rest transparent."""
+    y, x = np.ogrid[: true_shw.shape[1], : true_shw.shape[2]]
+    hatched = (x + y) % (2 * HATCH_PX) < HATCH_PX
+    layer = np.zeros((*true_shw.shape, 4), np.uint8)
+    layer[predicted_shw & true_shw] = (*WHITE, 60)
+    layer[predicted_shw & ~true_shw] = (*ORANGE, 210)
+    layer[true_shw & ~predicted_shw & hatched] = (*BLUE, 255)
+    layer[true_shw & ~predicted_shw & ~hatched] = (*BLUE, 90)
+    return layer
+
+
+def _outlined(mask_shw: NDArray[np.bool_], colour: tuple[int, int, int], dashed: bool) -> RGBA:
+    """Dashed lines are told from others without seeing their colour, and show what lies below."""
+    y, x = np.ogrid[: mask_shw.shape[1], : mask_shw.shape[2]]
+    edge = np.stack([outline(mask_hw) for mask_hw in mask_shw])
+    drawn = edge & ((x // DASH_PX + y // DASH_PX) % 2 == 0) if dashed else edge
+    layer = np.zeros((*mask_shw.shape, 4), np.uint8)
+    layer[drawn] = (*colour, 255)
+    return layer
+
+
+def _drawable(mask_shw: NDArray[np.bool_], widest_px: int) -> NDArray[np.bool_]:
+    factor = max(1, min(math.ceil(OUTLINES_PX / mask_shw.shape[-1]), widest_px // mask_shw.shape[-1]))
+    enlarged = np.stack([enlarge(mask_hw, factor) for mask_hw in mask_shw])
+    return np.asarray(_at_most(enlarged, widest_px), bool)
+
+
+def _at_most(planes_shw: NDArray[np.generic], side_px: int) -> NDArray[np.generic]:
+    """Planes no wider than `side_px`, the nearest pixel of each."""
+    if planes_shw.shape[-1] <= side_px:
+        return planes_shw
+    nearest = ((np.arange(side_px) + 0.5) * planes_shw.shape[-1] / side_px).astype(int)
+    return planes_shw[:, nearest[:, None], nearest]
+
+
+def _tiles(planes_shwc: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
+    slices, height, width, channels = planes_shwc.shape
+    rows = math.ceil(slices / columns)
+    canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
+    canvas[:slices] = planes_shwc
+    grid = canvas.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def _webp(picture: NDArray[np.uint8], lossless: bool = True) -> str:
+    small = io.BytesIO()
+    Image.fromarray(picture).save(small, "WEBP", lossless=lossless, quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
