@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
@@ -12,13 +13,16 @@ from string import Formatter
 import numpy as np
 import pytest
 
+from segtrain.ablation import COLUMNS
 from segtrain.config import Config, TrainConfig
 from segtrain.errors import RunError
+from segtrain.files import csv_text
 from segtrain.loading import from_tree
 from segtrain.metrics import EMPTY_RULE, summarise
 from segtrain.report import page
 from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.command import command, make
+from segtrain.report.cost import Cost, cost
 from segtrain.report.texts import TEXTS
 from segtrain.run import Run
 
@@ -58,6 +62,40 @@ def ablation(tmp_path: Path) -> Path:
     train(folder / "lost-fold0-seed1", -0.3, "diverged")
     train(folder / "slow-fold0-seed1", -0.3, "running")
     return folder
+
+
+def test_what_a_run_costs() -> None:
+    """Two starts an hour of waiting apart, by hand; what a kill undid left no event."""
+    starts = [
+        {"time": "2026-01-01T10:00:00+0000", "world_size": 4, "device": "cuda:0"},
+        {"time": "2026-01-01T12:00:00+0000", "world_size": 2, "device": "cuda:0"},
+        {"time": "2026-01-01T15:00:00+0200", "world_size": 8, "device": "cpu"},
+    ]
+    ten = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
+    events = [{"time": ten + 3600 * hours} for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
+    assert cost(starts, events) == Cost(hours=1.0 + 0.5 + 0.75, gpu_hours=4 * 1.0 + 2 * 0.5)
+    assert cost(starts, []) == Cost(0.0, 0.0)
+
+
+def test_runs_that_have_not_begun_are_listed(ablation: Path, tmp_path: Path) -> None:
+    row = dict.fromkeys(COLUMNS, "")
+    names = ("base-fold0-seed1", "up-fold1-seed1", "gone-fold0-seed1", "../evil")
+    states = ("finished", "none", "finished", "none")
+    lines = [row | {"run": n, "variant": n[:4], "fold": "1", "seed": "1", "state": s}
+             for n, s in zip(names, states, strict=True)]  # fmt: skip
+    (ablation / "results.csv").write_text(csv_text(lines))
+    make([tmp_path], tmp_path / "out", baseline="base")
+    found = {run.name: run for run in collect([tmp_path]) if run.state == "none"}
+    assert set(found) == {"up-fold1-seed1", "gone-fold0-seed1"}
+    assert not any(run.counts for run in found.values())
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Runs: 7 (finished: 3, not begun: 2)" in report
+    assert "| up-fold1-seed1 | not begun | listed in results.csv, never begun |" in report
+    assert "| gone-fold0-seed1 | not begun | listed as finished, but " in report
+    alone = collect([ablation / "base-fold0-seed1"])
+    assert [run.name for run in alone] == ["base-fold0-seed1"], "who asks for one run is told of that one"
+    (ablation / "results.csv").write_text("run,variant\nsomething,else\n")
+    assert len(collect([ablation])) == 5, "a table that is none of an ablation's"
 
 
 class Page(HTMLParser):

@@ -14,13 +14,23 @@ import yaml
 from segtrain.ablation import Member, differences
 from segtrain.config import Config
 from segtrain.errors import ConfigError, RunError
+from segtrain.report.cost import Cost, cost
+from segtrain.report.planned import not_begun
 from segtrain.report.statistics import Scores, Unit
 from segtrain.run import Run
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
-STATES = ("finished", "stopped", "diverged", "failed", "running", "unreadable")  # the last: the report's own
+STATES = (
+    "finished",
+    "stopped",
+    "diverged",
+    "failed",
+    "running",
+    "unreadable",
+    "none",
+)  # the last two: the report's own
 Point = tuple[float, float]
 
 
@@ -52,8 +62,13 @@ class Collected:
     best: Evaluation | None = None
     last: Evaluation | None = None
     empty_rule: str = ""
-    hours: float | None = None
+    cost: Cost | None = None
     images_per_s: float | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """Hours at work."""
+        return self.cost.hours if self.cost else None
 
     @property
     def counts(self) -> bool:
@@ -62,7 +77,10 @@ class Collected:
 
 
 def collect(paths: Sequence[Path]) -> list[Collected]:
-    """The runs in and below `paths`, in the order in which they began. Raises RunError: a path without any."""
+    """The runs in and below `paths`, in the order in which they began, then those that have not.
+
+    Raises RunError: a path without any.
+    """
     roots: list[Path] = []
     for path in paths:
         below = list(_runs_below(path)) if path.is_dir() else []
@@ -71,7 +89,15 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
         roots += [root for root in below if root not in roots]
     doubled = {name for name, times in Counter(root.name for root in roots).items() if times > 1}
     runs = [_read(Run(root), f"{root.parent.name}/{root.name}" if doubled else root.name) for root in roots]
-    return sorted(runs, key=lambda run: run.begun)
+    runs += [_planned(root, line) for root, line in not_begun(roots, [path.absolute() for path in paths])]
+    return sorted(runs, key=lambda run: (not run.begun, run.begun))
+
+
+def _planned(root: Path, line: Mapping[str, str]) -> Collected:
+    """A run that has not begun, or whose directory is gone; as the ablation's table has it."""
+    fold, seed = (int(line[key]) if line[key].isdecimal() else None for key in ("fold", "seed"))
+    gone = "" if line["state"] == "none" else f"listed as {line['state']}, but {root} is not there"
+    return Collected(Run(root), line["run"], line["variant"], fold, seed, state="none", reason=gone)
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
@@ -116,7 +142,7 @@ def _events(run: Run) -> dict[str, Any]:
     trained = [event for event in events if event["event"] == "train"]
     if not events:
         return {}
-    found: dict[str, Any] = {"hours": (events[-1]["time"] - events[0]["time"]) / 3600}
+    found: dict[str, Any] = {"cost": cost(run.starts(), events)}
     if rates := [event["images_per_s"] for event in trained]:
         found["images_per_s"] = statistics.median(rates)
     if not evaluations:

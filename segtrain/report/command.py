@@ -74,8 +74,17 @@ def make(
         log.info("compared with %s; --baseline VARIANT chooses another", first)
     say = content.speaker(language)
     chosen = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
+    _make_folder(out)
     found = content.sections(runs, groups, rows, say, atlas.atlases(chosen, overrides))
     try:
         return page.write(out, language, found, rows, groups, say)
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def _make_folder(out: Path) -> None:
+    """Before the minutes that an atlas may take."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error

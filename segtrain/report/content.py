@@ -72,7 +72,9 @@ def sections(
         found.append(_patients(groups, atlases, say))
     found.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:
-        lines = [[_word(run.name), _word(say(run.state)), _word(run.reason)] for run in dropped]
+        lines = [
+            [_word(run.name), _word(say(run.state)), _word(run.reason or say(f"why_{run.state}"))] for run in dropped
+        ]
         table = Table("dropped", [say("run"), say("state"), say("reason")], lines)
         found.append(Section("dropped", say("dropped"), tables=[table]))
     found += [_runs(runs, say), _method(runs, rows, say)]
@@ -86,7 +88,9 @@ def _result(
 ) -> Section:
     counted = [run for run in runs if run.counts]
     patients = {patient for run in counted if run.last for patient in run.last.by_patient}
-    notes = [say("overview", runs=len(runs), counted=len(counted), variants=len(rows), patients=len(patients))]
+    waiting = sum(run.state == "none" for run in runs)
+    numbers = {"counted": len(counted), "waiting": waiting, "variants": len(rows), "patients": len(patients)}
+    notes = [say("overview", runs=len(runs), **numbers)]
     warnings = []
     if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
         warnings.append(say("phantom"))
@@ -110,7 +114,7 @@ def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], sa
     several = len(rows) > 1
     heads = [say("variant"), *([say("settings")] if several else []), say("n"), say("mean_ci"), say("best_mean")]
     heads += [say("difference_ci", baseline=rows[0].variant), say("p_holm"), say("verdict")] if several else []
-    heads += [say("hours"), say("speed")]
+    heads += [say("hours"), say("gpu_hours"), say("speed")]
     lines = []
     for row in rows:
         own, first = groups[row.variant], groups[rows[0].variant][0]
@@ -121,8 +125,7 @@ def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], sa
             found = row.difference
             line += [_with_ci(found.summary, "+"), _number(found.p_holm, ".3f")] if found else [_word(""), _word("")]
             line.append(_word(verdict(row, say)))
-        line += [_number(math.fsum(run.hours or 0 for run in own), ".2f"), _number(_speed(own), ".1f")]
-        lines.append(line)
+        lines.append([*line, *_costs(own)])
     return Table("variants", heads, lines)
 
 
@@ -218,7 +221,7 @@ def _series(runs: Sequence[Collected], first: Iterable[str], key: str) -> Iterat
 
 
 def _runs(runs: Sequence[Collected], say: Say) -> Section:
-    keys = ("run", "variant", "fold", "seed", "state", "epochs", "last", "best", "hours", "speed")
+    keys = ("run", "variant", "fold", "seed", "state", "epochs", "last", "best", "hours", "gpu_hours", "speed")
     lines = []
     for run in runs:
         line = [_word(run.name), _word(run.variant), _number(run.fold, "d"), _number(run.seed, "d")]
@@ -226,7 +229,7 @@ def _runs(runs: Sequence[Collected], say: Say) -> Section:
         line.append(_number(run.last.dsc if run.last else None))
         best = f"{run.best.dsc:.4f} ({say('epoch')} {run.best.epoch})" if run.best else ""
         line.append(Cell(best, run.best.dsc if run.best else ""))
-        lines.append([*line, _number(run.hours, ".2f"), _number(run.images_per_s, ".1f")])
+        lines.append([*line, *_costs([run])])
     return Section("runs", say("runs"), tables=[Table("runs", [say(key) for key in keys], lines)])
 
 
@@ -240,9 +243,17 @@ def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section
     return Section("method", say("method"), [*notes, say("method_hours")])
 
 
-def _speed(runs: Sequence[Collected]) -> float:
+def _costs(runs: Sequence[Collected]) -> list[Cell]:
+    """Hours, GPU hours, images/s: sums, and the median of the runs."""
+    costs = [run.cost for run in runs if run.cost]
     rates = [run.images_per_s for run in runs if run.images_per_s is not None]
-    return statistics.median(rates) if rates else math.nan
+    hours = math.fsum(one.hours for one in costs) if costs else None
+    gpu_hours = math.fsum(one.gpu_hours for one in costs) if costs else None
+    return [
+        _number(hours, ".2f"),
+        _number(gpu_hours, ".2f"),
+        _number(statistics.median(rates) if rates else None, ".1f"),
+    ]
 
 
 def _word(text: str) -> Cell:

@@ -10,7 +10,7 @@ Language = Literal["en", "zh"]
 TEXTS: dict[Language, dict[str, str]] = {
     "en": {
         "title": "Training report",
-        "overview": "Runs: {runs} (finished: {counted}). Variants: {variants}. Validation patients: {patients}.",
+        "overview": "Runs: {runs} (finished: {counted}, not begun: {waiting}). Variants: {variants}. Validation patients: {patients}.",
         "phantom": "Phantom patients, made by the program: the numbers say nothing about real patients.",
         "verdicts": "Compared with {baseline}: {better} better, {worse} worse, {rest} not distinguishable.",
         "too_few": "With so few common patients the test cannot find any difference, however large.",
@@ -19,7 +19,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "dropped": "Runs that do not count", "method": "How to read this",
         "variant": "variant", "settings": "differs in", "n": "n", "mean_ci": "mean DSC, last epoch [95% CI]",
         "difference_ci": "difference to {baseline} [95% CI]", "p_holm": "p (Holm)", "verdict": "verdict",
-        "best_mean": "mean DSC, best epoch*", "hours": "hours", "speed": "images/s", "run": "run", "fold": "fold",
+        "best_mean": "mean DSC, best epoch*", "hours": "hours", "gpu_hours": "GPU hours", "speed": "images/s", "run": "run", "fold": "fold",
         "seed": "seed", "state": "state", "epochs": "epochs", "last": "last epoch", "best": "best epoch*",
         "epoch": "epoch", "reason": "reason", "patient": "patient", "slices": "slices", "voxels": "voxels",
         "tp": "true positive", "fp": "false positive", "fn": "false negative", "mean": "mean", "median": "median",
@@ -27,7 +27,10 @@ TEXTS: dict[Language, dict[str, str]] = {
         "better": "better", "worse": "worse", "baseline": "baseline",
         "not distinguishable": "not distinguishable (n = {n})", "no patient in common": "no patient in common",
         "finished": "finished", "stopped": "stopped", "diverged": "diverged", "failed": "failed",
-        "running": "has not ended", "unreadable": "unreadable",
+        "running": "has not ended", "unreadable": "unreadable", "none": "not begun",
+        "why_none": "listed in results.csv, never begun", "why_running": "still going on, or killed before it could say why",
+        "why_stopped": "asked to stop; the same command goes on", "why_diverged": "the loss is not finite",
+        "why_failed": "no reason was given", "why_unreadable": "no reason was given", "why_finished": "nothing was evaluated",
         "forest": "Difference of mean DSC to {baseline}, with 95% CI",
         "forest_axis": "← worse than {baseline}  |  better →",
         "strip": "DSC of every patient, last epoch; black: the mean", "bars": "DSC of every patient, last epoch",
@@ -64,11 +67,12 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_test": "Differences are paired: the same patient, fold and seed."
         " Verdict: Wilcoxon signed-rank, two-sided, Holm's correction over {m} variants, p at most {alpha:g}, and the interval excludes 0.",
         "method_baseline": "The baseline is {baseline}: as asked for, or else the variant whose training began first.",
-        "method_hours": "Hours: from a run's first to its last event, waiting between starts included; images/s: median.",
+        "method_hours": "Hours: at work, from each start to its last step, without the waiting between starts. GPU hours: times the number"
+        " of GPUs, 0 on CPUs. Variants: the sum of their runs. Images/s: of all GPUs together, the median.",
     },
     "zh": {
         "title": "训练报告",
-        "overview": "训练：{runs} 次（已完成 {counted} 次）。方案：{variants} 个。验证患者：{patients} 名。",
+        "overview": "训练：{runs} 次（已完成 {counted} 次，尚未开始 {waiting} 次）。方案：{variants} 个。验证患者：{patients} 名。",
         "phantom": "数据为程序生成的模拟患者：这些数字不代表真实患者。",
         "verdicts": "与 {baseline} 相比：{better} 个更好，{worse} 个更差，{rest} 个无法区分。",
         "too_few": "共同患者太少：无论差异多大，检验都无法发现。",
@@ -77,7 +81,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "dropped": "未计入的训练", "method": "阅读说明",
         "variant": "方案", "settings": "不同的设置", "n": "n", "mean_ci": "平均 DSC，最后一轮 [95% CI]",
         "difference_ci": "与 {baseline} 之差 [95% CI]", "p_holm": "p（Holm 校正）", "verdict": "结论",
-        "best_mean": "平均 DSC，最佳轮*", "hours": "小时", "speed": "图像/秒", "run": "训练", "fold": "折",
+        "best_mean": "平均 DSC，最佳轮*", "hours": "小时", "gpu_hours": "GPU 小时", "speed": "图像/秒", "run": "训练", "fold": "折",
         "seed": "种子", "state": "状态", "epochs": "轮数", "last": "最后一轮", "best": "最佳轮*",
         "epoch": "轮", "reason": "原因", "patient": "患者", "slices": "切片数", "voxels": "体素数",
         "tp": "真阳性", "fp": "假阳性", "fn": "假阴性", "mean": "平均值", "median": "中位数",
@@ -85,7 +89,10 @@ TEXTS: dict[Language, dict[str, str]] = {
         "better": "更好", "worse": "更差", "baseline": "基线",
         "not distinguishable": "无法区分（n = {n}）", "no patient in common": "没有共同患者",
         "finished": "已完成", "stopped": "已停止", "diverged": "发散", "failed": "失败",
-        "running": "尚未结束", "unreadable": "无法读取",
+        "running": "尚未结束", "unreadable": "无法读取", "none": "尚未开始",
+        "why_none": "列在 results.csv 中，从未开始", "why_running": "仍在进行，或未及说明原因即被终止",
+        "why_stopped": "按要求停止；同一命令可继续", "why_diverged": "损失值不是有限数",
+        "why_failed": "没有给出原因", "why_unreadable": "没有给出原因", "why_finished": "没有任何评估",
         "forest": "与 {baseline} 的平均 DSC 之差，含 95% CI",
         "forest_axis": "← 比 {baseline} 差  |  更好 →",
         "strip": "每名患者的 DSC，最后一轮；黑线为平均值", "bars": "每名患者的 DSC，最后一轮",
@@ -119,6 +126,6 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_test": "差值为配对：同一患者、同一折、同一种子。结论：双侧 Wilcoxon 符号秩检验，对 {m} 个方案做 Holm 校正，"
         "p 不超过 {alpha:g} 且区间不含 0。",
         "method_baseline": "基线为 {baseline}：由用户指定，否则为最先开始训练的方案。",
-        "method_hours": "小时：从一次训练的第一个事件到最后一个事件，包括多次启动之间的等待；图像/秒：中位数。",
+        "method_hours": "小时：实际工作时间，即每次启动到其最后一步，不含启动之间的等待。GPU 小时：再乘以 GPU 数，CPU 上为 0。方案为其各次训练之和。图像/秒：全部 GPU 合计的中位数。",
     },
 }  # fmt: skip
