@@ -185,7 +185,7 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
         note = say("atlas_of", run=atlas.run, epoch=atlas.epoch, checkpoint=atlas.checkpoint, n=len(atlas.cards))
         notes.append(note if atlas.differ else f"{note} {say('atlas_same')}")
         if atlas.differ:
-            warnings.append(say("atlas_differs", run=atlas.run, n=len(atlas.differ), patients=", ".join(atlas.differ)))
+            warnings.append(say("atlas_differs", run=atlas.run, patients=", ".join(atlas.differ)))
         if atlas.left_out:
             warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
     return Section("atlas", say("atlas"), notes, warnings, atlases=[atlas for atlas in atlases if atlas.cards])

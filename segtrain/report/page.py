@@ -92,7 +92,7 @@ def markdown(found: Sequence[Section], say: Say) -> str:
     """The same sections; pictures are in the page alone."""
     parts = [f"# {say('title')}"]
     for section in found:
-        if not (section.notes or section.tables or section.figures):
+        if not (section.notes or section.warnings or section.tables or section.figures):
             continue
         parts.append(f"## {section.title}")
         parts += [f"**{_plain(warning)}**" for warning in section.warnings]

@@ -44,9 +44,9 @@ TEXTS: dict[Language, dict[str, str]] = {
         "atlas_of": "{run}: {n} validation patients, worst first, as {checkpoint} (epoch {epoch}, the last) segments them."
         " Predicted and scored anew for this report, by the code that scores in training.",
         "atlas_same": "Every score is that of the run's table, to the last digit.",
-        "atlas_differs": "{run}: {n} patients score otherwise here than in the run's table ({patients}):"
-        " the data, the machine or the versions are not those of the training.",
-        "atlas_left_out": "{run}: {n} patients are left out, those with the best scores; the page would be too large.",
+        "atlas_differs": "{run}: otherwise than in the run's table score here: {patients}."
+        " The data, the machine or the versions are not those of the training.",
+        "atlas_left_out": "{run}: left out are the {n} with the best scores; the page would be too large.",
         "weights_sha256": "SHA-256 of its weights (model.safetensors)", "weights": "weights", "settings_of": "scored with",
         "view": "view", "four": "side by side", "flair": "FLAIR", "truth": "truth", "prediction": "prediction",
         "outlines": "both outlines", "difference": "difference",
@@ -106,7 +106,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "atlas_of": "{run}：{n} 名验证患者，最差的在前；分割来自 {checkpoint}（第 {epoch} 轮，即最后一轮）。"
         "预测与评分为本报告重新计算，所用代码与训练中的评分相同。",
         "atlas_same": "每项评分都与训练记录的表格完全一致，直到最后一位数字。",
-        "atlas_differs": "{run}：{n} 名患者的评分与训练记录的表格不同（{patients}）：数据、机器或软件版本与训练时不一致。",
+        "atlas_differs": "{run}：以下患者的评分与训练记录的表格不同：{patients}。数据、机器或软件版本与训练时不一致。",
         "atlas_left_out": "{run}：{n} 名评分最高的患者已省略，否则页面会过大。",
         "weights_sha256": "权重（model.safetensors）的 SHA-256", "weights": "权重", "settings_of": "评分设置",
         "view": "视图", "four": "并排", "flair": "FLAIR", "truth": "真值", "prediction": "预测",
