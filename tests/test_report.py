@@ -1,7 +1,6 @@
 """The report: one page that fetches nothing and runs no name, counts finished runs alone, in both languages."""
 
 import csv
-import math
 import re
 import shutil
 from collections import Counter
@@ -10,14 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
 
-import numpy as np
 import pytest
+from made_runs import HOSTILE, PATIENTS, train
 
 from segtrain.ablation import COLUMNS
 from segtrain.config import Config, TrainConfig
 from segtrain.errors import RunError
 from segtrain.files import csv_text
-from segtrain.loading import from_tree
 from segtrain.metrics import EMPTY_RULE, summarise
 from segtrain.report import page
 from segtrain.report.collect import by_variant, collect, scores
@@ -26,31 +24,7 @@ from segtrain.report.cost import Cost, cost
 from segtrain.report.texts import TEXTS
 from segtrain.run import Run
 
-HOSTILE = "<script>alert(1)</script>|`x`"
 VOID = {"meta", "img", "link", "br", "input"}
-PATIENTS = tuple(f"patient{number}" for number in range(6))
-BEST_IS_FIRST = (0.9, 0.5, 0.7)  # mean DSC by epoch
-
-
-def train(root: Path, shift: float = 0.0, state: str = "finished", patients: tuple[str, ...] = PATIENTS) -> Run:
-    """A run directory as training leaves it: three epochs, pictures, an end."""
-    run = Run(root)
-    cfg = from_tree({"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}, "test")
-    run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], False, 1, "cpu")
-    for epoch, dsc in enumerate(BEST_IS_FIRST, start=1):
-        for step in (epoch * 10 - 5, epoch * 10):
-            run.record("train", step, loss=1 / step, lr=1e-3, images_per_s=float(step), memory_gib=1.0)
-        values = [dsc + shift + 0.01 * place for place in range(len(patients))]
-        run.write_picture(epoch, np.full((64, 96, 3), 20 * epoch, np.uint8))
-        run.write_scores(epoch, [
-            {"patient": patient, "slices": 3, "voxels": 9, "tp": 5, "fp": 1, "fn": 4, "dsc": f"{value:.6f}",
-             "dsc_all_components": "0.5"} for patient, value in zip(patients, values, strict=True)
-        ])  # fmt: skip
-        run.record("evaluation", epoch * 10, epoch=epoch, val_loss=1 / epoch, val_dsc=math.fsum(values) / len(values),
-                   n=len(values), empty_masks=EMPTY_RULE, best=epoch == 1)  # fmt: skip
-    if state != "running":
-        run.end(state, 30, 3, None if state == "finished" else f"loss is nan {HOSTILE}", 0.9)
-    return run
 
 
 @pytest.fixture

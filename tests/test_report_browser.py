@@ -1,0 +1,274 @@
+"""The report in a real browser: it opens from a file, fetches nothing, runs no name, and can be used by keyboard.
+
+Needs Debian's chromium, which `.ci/run` installs: apt-get install --no-install-recommends chromium
+"""
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import PATIENTS, train
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
+
+from segtrain.report import content, page
+from segtrain.report.atlas import Atlas, atlases
+from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.statistics import compare
+from segtrain.report.texts import Language
+from segtrain.run import Run
+
+EVIL = (
+    "<img src=x onerror=window.hacked=1>",
+    '"><script>window.hacked=1<',
+    "</script><script>window.hacked=1</script>",
+)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not there: apt-get install --no-install-recommends chromium")
+    profile = tmp_path_factory.mktemp("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium, args=["--no-sandbox"], viewport={"width": 1280, "height": 900}
+        )
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A report of an ablation with hostile names, and the atlas in it."""
+
+    pages: dict[Language, Path]
+    atlas: Atlas
+
+
+@pytest.fixture(scope="module")
+def reported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """The runs of the tables are made; the atlas is of a trained one, its first patient under a hostile name."""
+    folder = tmp_path_factory.mktemp("reported")
+    for variant, shift in (("base", 0.0), (EVIL[0], 0.05), (EVIL[1], -0.05)):
+        train(folder / "runs" / f"{variant}-fold0-seed1", shift, patients=(*PATIENTS, *EVIL))
+    train(folder / "runs" / "lost-fold0-seed10", 0.0, "diverged")
+    train(folder / "runs" / "slow-fold0-seed9", 0.0, "running")
+    runs = collect([folder / "runs"])
+    first, groups = by_variant(runs, "base")
+    rows = compare({variant: scores(own) for variant, own in groups.items()}, first)
+    (atlas,) = atlases(collect([trained_run.root]))
+    cards = [replace(atlas.cards[0], patient=EVIL[2]), *atlas.cards[1:]]
+    atlas = replace(atlas, run=EVIL[0], cards=cards, differ=EVIL)
+    pages: dict[Language, Path] = {}
+    for language in ("en", "zh"):
+        say = content.speaker(language)
+        found = content.sections(runs, groups, rows, say, [atlas, Atlas(EVIL[1], reason=EVIL[2])])
+        pages[language] = page.write(folder / language, language, found, rows, groups, say)
+    return Reported(pages, atlas)
+
+
+@dataclass
+class Watched:
+    """A page, what it said on the console and what it asked for."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> Iterator[Watched]:
+    one = Watched(context.new_page())
+    one.page.on("console", lambda message: one.said.append(message.text))
+    one.page.on("pageerror", lambda error: one.said.append(str(error)))
+    one.page.on("dialog", lambda dialog: one.said.append(dialog.message))
+    one.page.on("request", lambda request: one.asked.append(request.url))
+    one.page.set_default_timeout(30_000)
+    yield one
+    one.page.close()
+
+
+@pytest.fixture
+def opened(watched: Watched, reported: Reported) -> Page:
+    watched.page.goto(reported.pages["en"].as_uri())
+    return watched.page
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_it_opens_from_a_file_and_asks_for_nothing(watched: Watched, reported: Reported, language: Language) -> None:
+    file, browser = reported.pages[language], watched.page
+    browser.goto(file.as_uri())
+    for view in ("outlines", "four"):
+        browser.locator(f"input[value={view}]").check()
+    browser.locator(".card input").first.press("ArrowRight")
+    browser.locator("#table-variants th button").first.click()
+    browser.evaluate("scrollTo(0, document.body.scrollHeight)")
+    browser.wait_for_load_state("networkidle")
+    assert watched.said == []
+    assert [url for url in watched.asked if not url.startswith("data:image/webp")] == [file.as_uri()]
+    browser.evaluate("new Image().src = 'https://example.org/x.png'")
+    browser.wait_for_timeout(100)
+    assert any("Content Security Policy" in words for words in watched.said), "this is how it would have been noticed"
+
+
+def test_hostile_names_are_shown_and_not_run(opened: Page) -> None:
+    text = opened.locator("body").inner_text()
+    for name in EVIL:
+        assert name in text
+    for place in ("#table-variants", "#table-patients", "#table-runs", "#atlas", ".card h4", "#figure-forest"):
+        assert any(name in (opened.locator(place).first.text_content() or "") for name in EVIL), place
+    opened.locator(".card input").first.press("ArrowLeft")
+    assert opened.locator("img[src=x]").count() == 0
+    assert opened.evaluate("window.hacked") is None
+    opened.evaluate(f"document.querySelector('h1').innerHTML = {EVIL[0]!r}")
+    opened.wait_for_function("window.hacked === 1")  # so a name that is not escaped would have been noticed
+
+
+def tile_of(picture: NDArray[np.uint8], columns: int, place: int) -> NDArray[np.uint8]:
+    side = picture.shape[1] // columns
+    row, column = divmod(place, columns)
+    return picture[row * side : (row + 1) * side, column * side : (column + 1) * side]
+
+
+def slice_in(pane: Locator, sprite: NDArray[np.uint8], columns: int, slices: int) -> int:
+    """The slice whose FLAIR the pane shows, as a person would find it: the one that looks most alike."""
+    shot = Image.open(io.BytesIO(pane.screenshot())).convert("RGB")
+    tiles = [
+        Image.fromarray(tile_of(sprite, columns, place)).resize(shot.size, Image.Resampling.BILINEAR)
+        for place in range(slices)
+    ]
+    distances = [float(np.abs(np.asarray(shot, float) - np.asarray(tile, float)).mean()) for tile in tiles]
+    best = int(np.argmin(distances))
+    assert distances[best] < 10, "of 255: it is that picture, and not merely the nearest"
+    return best
+
+
+def test_the_slider_moves_the_picture(opened: Page, reported: Reported) -> None:
+    card, shown = reported.atlas.cards[0], opened.locator(".card").first
+    code = card.pictures.layers["flair"].partition(",")[2]
+    sprite = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("RGB"))
+    slider, pane = shown.locator("input"), shown.locator(".flair-pane .picture")
+    last = len(card.slices) - 1
+    assert slice_in(pane, sprite, card.pictures.columns, last + 1) == card.worst
+    for key, place in (("Home", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowLeft", 1), ("End", last)):
+        slider.press(key)
+        assert slice_in(pane, sprite, card.pictures.columns, last + 1) == place, key
+        one = card.slices[place]
+        now = f"slice {one.number} · TP {one.tp} · FP {one.fp} · FN {one.fn}"
+        assert shown.locator(".now").inner_text() == slider.get_attribute("aria-valuetext") == now
+    slider.fill("3")  # as a mouse does, by an event of input
+    assert slice_in(pane, sprite, card.pictures.columns, last + 1) == 3
+    box = shown.locator(".profile").bounding_box()
+    assert box
+    shown.locator(".profile").click(position={"x": box["width"] * 4.5 / (last + 1), "y": 5})
+    assert slice_in(pane, sprite, card.pictures.columns, last + 1) == 4
+    worst = reported.atlas.cards[1].worst
+    assert opened.locator(".card input").nth(1).input_value() == str(worst), "the others stay where they are"
+
+
+def test_the_difference_is_painted_where_the_numbers_say(opened: Page, reported: Reported) -> None:
+    card, shown = reported.atlas.cards[0], opened.locator(".card").first
+    for place in (card.worst, 0):
+        shown.locator("input").fill(str(place))
+        shot = Image.open(io.BytesIO(shown.locator(".difference-pane .picture").screenshot())).convert("RGB")
+        red, _, blue = np.asarray(shot, int).reshape(-1, 3).T
+        voxel = len(red) / 32**2
+        orange, blues = (red > blue + 60).sum() / voxel, (blue > red + 25).sum() / voxel
+        one = card.slices[place]
+        assert (orange, blues) == (pytest.approx(one.fp, abs=2 + one.fp / 5), pytest.approx(one.fn, abs=2 + one.fn / 5))
+
+
+def visible_panes(opened: Page) -> list[str]:
+    panes = opened.locator(".card").first.locator(".pane")
+    return [
+        str(pane.get_attribute("class")).split()[1].removesuffix("-pane") for pane in panes.all() if pane.is_visible()
+    ]
+
+
+def test_views_and_slices_by_keyboard_alone(opened: Page) -> None:
+    four = ["flair", "truth", "prediction", "difference"]
+    assert visible_panes(opened) == four
+    opened.locator("input[value=four]").focus()
+    for view in (*four[:3], "outlines", "difference"):
+        opened.keyboard.press("ArrowRight")
+        assert visible_panes(opened) == [view]
+    opened.keyboard.press("ArrowRight")
+    assert visible_panes(opened) == four, "round again"
+    for _ in range(2):  # past the link to the weights
+        opened.keyboard.press("Tab")
+    before = opened.locator(".card .now").first.inner_text()
+    opened.keyboard.press("Home")
+    assert opened.locator(".card .now").first.inner_text() != before
+
+
+def column(opened: Page, table: str, head: str) -> list[str]:
+    heads = opened.locator(f"{table} th").all_inner_texts()
+    place = next(k for k, text in enumerate(heads) if text.startswith(head))
+    return opened.locator(f"{table} tbody tr td:nth-child({place + 1})").all_inner_texts()
+
+
+def test_tables_sort_by_click_and_by_key(opened: Page) -> None:
+    table, head = "#table-variants", opened.get_by_role("button", name="mean DSC, last epoch")
+    before = column(opened, table, "mean DSC, last")
+    head.click()
+    up = column(opened, table, "mean DSC, last")
+    assert up == sorted(before, key=lambda text: float(text.split()[0])) != before
+    assert opened.locator(f"{table} th[aria-sort=ascending]").count() == 1
+    head.press("Enter")
+    assert column(opened, table, "mean DSC, last") == up[::-1]
+    assert opened.locator(f"{table} th[aria-sort=descending]").count() == 1
+    opened.locator("#table-runs th button").first.press("Space")
+    names = column(opened, "#table-runs", "run")
+    assert names == opened.evaluate("names => names.toSorted((a, b) => a.localeCompare(b))", names)
+    opened.locator("#table-runs").get_by_role("button", name="seed").click()
+    assert column(opened, "#table-runs", "seed") == ["1", "1", "1", "9", "10"], "as numbers"
+    opened.locator(table).get_by_role("button", name="difference to").click()
+    assert [text[:7] for text in column(opened, table, "difference to")] == ["-0.0500", "+0.0500", ""]
+    opened.locator(table).get_by_role("button", name="difference to").click()
+    assert [text[:7] for text in column(opened, table, "difference to")] == ["+0.0500", "-0.0500", ""], (
+        "nothing is last"
+    )
+
+
+def test_on_a_phone_nothing_is_cut_off(opened: Page) -> None:
+    opened.set_viewport_size({"width": 360, "height": 740})
+    assert opened.evaluate("document.documentElement.scrollWidth") == 360
+    card = opened.locator(".card").first
+    boxes = [pane.bounding_box() for pane in card.locator(".pane").all() if pane.is_visible()]
+    rows = {round(box["y"]) for box in boxes if box}
+    assert len(rows) == 2, "two by two"
+    assert all(box and box["width"] > 150 and box["x"] + box["width"] <= 360 for box in boxes)
+    slider = card.locator("input").bounding_box()
+    assert slider
+    assert slider["height"] >= 24, "WCAG 2.2, target size"
+    wide = opened.locator("#result .scroll").evaluate("one => [one.scrollWidth > one.clientWidth, one.tabIndex]")
+    assert wide == [True, 0], "a wide table scrolls alone, by keyboard too"
+
+
+def test_print_shows_every_patients_worst_slice(opened: Page, reported: Reported) -> None:
+    opened.locator("input[value=truth]").check()
+    for slider in opened.locator(".card input").all():
+        slider.press("Home")
+    opened.emulate_media(media="print")
+    try:
+        assert visible_panes(opened) == ["flair", "truth", "prediction", "difference"]
+        assert not opened.locator(".views").is_visible()
+        assert not opened.locator(".card input").first.is_visible()
+        for place, card in enumerate(reported.atlas.cards):
+            shown, worst = opened.locator(".card").nth(place), card.slices[card.worst]
+            words = f"slice {worst.number} · TP {worst.tp} · FP {worst.fp} · FN {worst.fn}"
+            assert shown.locator(".printed").inner_text() == words
+            at = shown.locator(".difference").last.evaluate("one => getComputedStyle(one).backgroundPosition")
+            assert [float(part.rstrip("%")) for part in at.split()] == pytest.approx(
+                [float(part.rstrip("%")) for part in card.pictures.position(card.worst)], abs=0.01
+            )
+    finally:
+        opened.emulate_media(media="screen")
