@@ -96,6 +96,7 @@ def _result(
         warnings.append(say("phantom"))
     if not rows:
         return Section("result", say("result"), notes, [*warnings, say("nothing")])
+    notes.append(say("chosen_epoch"))
     drawn = {}
     if compared := [row for row in rows if row.difference]:
         words = [row.verdict for row in compared]
@@ -143,7 +144,7 @@ def _interval(place: int, row: Row, say: Say) -> Interval:
 def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas], say: Say) -> Section:
     """Every patient, worst first; of one run with its voxels, of several variants side by side."""
     by_variant = {variant: per_patient(scores(runs)) for variant, runs in groups.items()}
-    first = next(iter(groups.values()))
+    first, links = next(iter(groups.values())), _links(atlases)
     if len(groups) > 1:
         drawn = {"strip": figures.strip(say("strip"), by_variant, "DSC")}
     else:
@@ -153,7 +154,7 @@ def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas
     if len(groups) == len(first) == 1 and first[0].last and first[0].best:
         counts = ("slices", "voxels", "tp", "fp", "fn")
         heads = [say(key) for key in ("patient", *counts, "dsc_last", "dsc_best")]
-        best, links = first[0].best.by_patient, _links(atlases, first[0].name)
+        best = first[0].best.by_patient
         lines = []
         for row in sorted(first[0].last.rows, key=lambda row: float(row["dsc"])):
             name = row["patient"]
@@ -164,16 +165,19 @@ def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas
         names = {patient for of_variant in by_variant.values() for patient in of_variant}
         found = {name: [of_variant.get(name, math.nan) for of_variant in by_variant.values()] for name in names}
         worst_first = sorted(found, key=lambda name: (min(v for v in found[name] if not math.isnan(v)), name))
-        lines = [[_word(name), *(_number(value) for value in found[name])] for name in worst_first]
+        lines = [
+            [Cell(name, name, links.get(name, "")), *(_number(value) for value in found[name])] for name in worst_first
+        ]
     return Section("patients", say("patients"), tables=[Table("patients", heads, lines)], figures=drawn)
 
 
-def _links(atlases: Sequence[Atlas], run: str) -> dict[str, str]:
-    """The id of each patient's place in the atlas of that run."""
-    return {
-        card.patient: f"atlas-{number}-{place}" for number, atlas in enumerate(atlases) if atlas.run == run
-        for place, card in enumerate(atlas.cards)
-    }  # fmt: skip
+def _links(atlases: Sequence[Atlas]) -> dict[str, str]:
+    """The id of each patient's place in the first atlas that has it."""
+    found: dict[str, str] = {}
+    for number, atlas in enumerate(atlases):
+        for place, card in enumerate(atlas.cards):
+            found.setdefault(card.patient, f"atlas-{number}-{place}")
+    return found
 
 
 def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
@@ -188,6 +192,8 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
             warnings.append(say("atlas_differs", run=atlas.run, patients=", ".join(atlas.differ)))
         if atlas.left_out:
             warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
+    if notes:
+        notes.append(say("atlas_how"))
     return Section("atlas", say("atlas"), notes, warnings, atlases=[atlas for atlas in atlases if atlas.cards])
 
 
@@ -236,7 +242,7 @@ def _runs(runs: Sequence[Collected], say: Say) -> Section:
 def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
     given = sorted({run.empty_rule for run in runs if run.empty_rule})
     rules = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in given]
-    notes = [say("method_epoch"), say("method_ci"), say("method_mean", rule=" / ".join(rules))]
+    notes = [say("method_ci"), say("method_mean", rule=" / ".join(rules))]
     if len(rows) > 1:
         compared = sum(row.difference is not None for row in rows)
         notes += [say("method_test", m=compared, alpha=ALPHA), say("method_baseline", baseline=rows[0].variant)]

@@ -41,9 +41,9 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_room": "{run}: the pictures are left out, the page would be over {limit_mb} MB.",
         "atlas": "Atlas",
         "no_atlas": "No atlas of {run}: {reason}.",
-        "atlas_of": "{run}: {n} validation patients, worst first, as {checkpoint} (epoch {epoch}, the last) segments them."
-        " Predicted and scored anew for this report, by the code that scores in training.",
-        "atlas_same": "Every score is that of the run's table, to the last digit.",
+        "atlas_of": "{run}: {n} validation patients, worst first, as {checkpoint} (epoch {epoch}, the last) segments them.",
+        "atlas_how": "Predicted and scored anew for this report, by the code that scores in training.",
+        "atlas_same": "All scores are those of the run's table, to the last digit.",
         "atlas_differs": "{run}: otherwise than in the run's table score here: {patients}."
         " The data, the machine or the versions are not those of the training.",
         "atlas_left_out": "{run}: left out are the {n} with the best scores; the page would be too large.",
@@ -58,7 +58,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "slice": "slice", "slice_of": "slice of {patient}", "dsc": "DSC", "dsc_all": "DSC, all components",
         "rank": "{place} of {n}",
         "sort": "Columns sort by a click on their head, or by Enter on it.",
-        "method_epoch": "The last epoch was fixed before training and is the headline."
+        "chosen_epoch": "The last epoch was fixed before training and is the headline."
         " *The best epoch was chosen on the patients that score it, so its numbers are too good.",
         "method_ci": "Intervals: 95%, percentile bootstrap over patients (seeded)."
         " They say what other patients could give, not what another seed could; the seeds are in the table of runs.",
@@ -103,8 +103,8 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_room": "{run}：图像已省略，否则页面会超过 {limit_mb} MB。",
         "atlas": "图集",
         "no_atlas": "{run} 没有图集：{reason}。",
-        "atlas_of": "{run}：{n} 名验证患者，最差的在前；分割来自 {checkpoint}（第 {epoch} 轮，即最后一轮）。"
-        "预测与评分为本报告重新计算，所用代码与训练中的评分相同。",
+        "atlas_of": "{run}：{n} 名验证患者，最差的在前；分割来自 {checkpoint}（第 {epoch} 轮，即最后一轮）。",
+        "atlas_how": "预测与评分为本报告重新计算，所用代码与训练中的评分相同。",
         "atlas_same": "每项评分都与训练记录的表格完全一致，直到最后一位数字。",
         "atlas_differs": "{run}：以下患者的评分与训练记录的表格不同：{patients}。数据、机器或软件版本与训练时不一致。",
         "atlas_left_out": "{run}：{n} 名评分最高的患者已省略，否则页面会过大。",
@@ -119,7 +119,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "slice": "切片", "slice_of": "{patient} 的切片", "dsc": "DSC", "dsc_all": "DSC，全部连通区域",
         "rank": "第 {place} 名，共 {n} 名",
         "sort": "点击表头，或在表头上按回车键，即可排序。",
-        "method_epoch": "最后一轮在训练前已固定，作为主要结果。*最佳轮是在评分所用的同一批患者上选出的，因此其数值偏高。",
+        "chosen_epoch": "最后一轮在训练前已固定，作为主要结果。*最佳轮是在评分所用的同一批患者上选出的，因此其数值偏高。",
         "method_ci": "区间：95%，对患者做百分位自助法（固定种子）。它反映换一批患者的变化，不反映换一个训练种子的变化：种子见训练表。",
         "method_mean": "每名患者的 DSC 先对种子取平均，再对患者取平均。空体积规则：{rule}。",
         "empty_rule": "真值与预测均为空时 DSC 为 1；仅其中之一为空时 DSC 为 0",
