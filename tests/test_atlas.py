@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,19 @@ def test_the_worst_stay_where_the_page_has_no_room(
     (atlas,) = atlases(collect([trained_run.root]))
     assert [card.patient for card in atlas.cards] == [made.cards[0].patient]
     assert atlas.left_out == len(made.cards) - 1 == 1
+
+
+def test_links_lead_to_a_patients_place_also_beside_an_atlas_that_failed(trained_run: Run, tmp_path: Path) -> None:
+    for name in ("base-seed1", "other-seed1"):
+        shutil.copytree(trained_run.root, tmp_path / "runs" / name)
+    without_checkpoint(Run(tmp_path / "runs" / "base-seed1"))
+    assert command([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--baseline", "base"]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    links = re.findall(r'<td [^>]*><a href="#([^"]+)">([^<]+)</a>', page)
+    assert {patient for _, patient in links} == set(trained_run.split()["validation"])
+    for target, patient in links:
+        card = page[page.index(f'id="{target}"') :]
+        assert f'<span class="name">{patient}</span>' in card[: card.index("</h4>")]
 
 
 def test_whose_atlas(trained_run: Run, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def sections(
     """All of the report: of `runs` those that count are in `groups`, a row each in `rows`, the baseline first."""
     found = [_result(runs, groups, rows, say)]
     if groups:
-        found.append(_patients(groups, atlases, say))
+        found.append(_patients(groups, [atlas for atlas in atlases if atlas.cards], say))
     found.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:
         lines = [
