@@ -39,7 +39,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext
     profile = tmp_path_factory.mktemp("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=["--no-sandbox"], viewport={"width": 1280, "height": 900}
+            profile,
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            viewport={"width": 1280, "height": 900},
         )
         yield browser
         browser.close()
