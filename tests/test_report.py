@@ -21,6 +21,7 @@ from segtrain.report import page
 from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.command import command, make
 from segtrain.report.cost import Cost, cost
+from segtrain.report.figures import Series, lines
 from segtrain.report.texts import TEXTS
 from segtrain.run import Run
 
@@ -216,6 +217,13 @@ def test_an_unfinished_run_has_curves_and_no_verdict(tmp_path: Path) -> None:
         seen = Page(make([tmp_path / name], tmp_path / "out").read_text())
         assert TEXTS["en"]["nothing"] in seen.text
         assert seen.tags["svg"] == (2 if name == "run" else 0)
+
+
+def test_a_curve_of_one_point_is_seen() -> None:
+    one = lines(
+        "loss", [Series("training", [(1.0, 0.5)], 0), Series("validation", [(1.0, 0.4), (2.0, 0.3)], 1)], "epoch"
+    )
+    assert str(one.svg).count("<circle") == 1
 
 
 def test_pictures_stop_where_the_page_is_full(ablation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

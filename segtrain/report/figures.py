@@ -75,6 +75,10 @@ def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False
         dash = "none" if one.thin else dashes(one.place)
         form = '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" opacity="{}" stroke-dasharray="{}"/>'
         parts.append(Markup(form).format(path, colour(one.place), width, opacity, dash))
+        if len(one.points) == 1:  # a line of one point is none
+            parts.append(
+                Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(*path.split(","), colour(one.place))
+            )
     height = bottom + 50
     for row, one in enumerate(labelled):
         at = height + row * LINE

@@ -41,7 +41,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_room": "{run}: the pictures are left out, the page would be over {limit_mb} MB.",
         "atlas": "Atlas",
         "no_atlas": "No atlas of {run}: {reason}.",
-        "atlas_of": "{run}: {n} validation patients, worst first, as {checkpoint} (epoch {epoch}, the last) segments them.",
+        "atlas_of": "{run}: {n} validation patients, worst first, as {checkpoint} (epoch {epoch}, the last that was scored) segments them.",
         "atlas_how": "Predicted and scored anew for this report, by the code that scores in training.",
         "atlas_same": "All scores are those of the run's table, to the last digit.",
         "atlas_differs": "{run}: otherwise than in the run's table score here: {patients}."
@@ -103,7 +103,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_room": "{run}：图像已省略，否则页面会超过 {limit_mb} MB。",
         "atlas": "图集",
         "no_atlas": "{run} 没有图集：{reason}。",
-        "atlas_of": "{run}：{n} 名验证患者，最差的在前；分割来自 {checkpoint}（第 {epoch} 轮，即最后一轮）。",
+        "atlas_of": "{run}：{n} 名验证患者，最差的在前；分割来自 {checkpoint}（第 {epoch} 轮，即最后一次评分的一轮）。",
         "atlas_how": "预测与评分为本报告重新计算，所用代码与训练中的评分相同。",
         "atlas_same": "每项评分都与训练记录的表格完全一致，直到最后一位数字。",
         "atlas_differs": "{run}：以下患者的评分与训练记录的表格不同：{patients}。数据、机器或软件版本与训练时不一致。",
