@@ -83,7 +83,7 @@ def patients(groups: Groups) -> list[dict[str, Any]]:
 
 
 def cost(groups: Groups) -> list[dict[str, Any]]:
-    """A line a run: hours from its first event to its last, images a second while training (median)."""
+    """A line a run: hours at work, images a second while training (median)."""
     return [
         {"variant": variant, "fold": run.fold, "hours": f"{run.hours:.3f}", "images_per_s": f"{run.images_per_s:.1f}"}
         for variant, runs in groups.items()

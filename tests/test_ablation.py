@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from segtrain.data.prepare import ensure_store
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
 from segtrain.errors import ConfigError
-from segtrain.loading import flatten
+from segtrain.loading import flatten, load_config
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,6 +137,19 @@ def test_the_specs_that_come_with_the_project_expand() -> None:
 
 def ablate(spec: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "segtrain", "ablate", str(spec), f"data.store={spec.parent / 'stores'}", *arguments]
+
+
+def test_the_recipe_is_what_was_confirmed() -> None:
+    """configs/lgg_best.yaml, at the size and folds of its evidence, is the run that gave it; lgg.yaml likewise."""
+    spec, members = expand(ROOT / "configs" / "ablation" / "recipe_confirm.yaml", ["data.root=/data"])
+    given = dict(flatten(spec.overrides))
+    assert {member.variant for member in members} == {"lgg", "lgg_best"}
+    for member in members:
+        size = [f"{key}={value}" for key, value in given.items()]
+        of_file = load_config(
+            ROOT / "configs" / f"{member.variant}.yaml", [*size, f"data.fold={member.fold}", "data.root=/data"]
+        )
+        assert replace(of_file, name=member.cfg.name, runs_dir=member.cfg.runs_dir) == member.cfg
 
 
 def test_the_command_lists_trains_what_is_missing_and_tabulates(tmp_path: Path) -> None:
