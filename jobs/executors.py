@@ -134,13 +134,8 @@ def _again(submission: Submission, name: str) -> bool:
     return bool(entries) and entries[-1]["how"] == "stopped" and "STOP file" not in entries[-1]["why"]
 
 
-def _run_once(submission: Submission, name: str, start: tuple[str, int], told: list[int]) -> int:
-    """One start, as on a node of a cluster. Signals go on to it, and are added to `told`."""
-    code = f"from jobs.node import train; train({str(submission.root)!r}, {name!r})"
-    environment = {
-        **os.environ, LOCAL_JOB: start[0], LOCAL_RESTART: str(start[1]), "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")])),
-    }  # fmt: skip
+def _run_once(submission: Submission, name: str, start_of: tuple[str, int], told: list[int]) -> int:
+    """One start, waited for. Signals go on to it, and are added to `told`."""
     process: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -150,11 +145,27 @@ def _run_once(submission: Submission, name: str, start: tuple[str, int], told: l
 
     kept = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        process = start(submission, name, start_of)
         return process.wait()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def start(
+    submission: Submission, name: str, start_of: tuple[str, int], environment: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start a run here as on a node of a cluster, for `start_of`: job and restart. `options`: subprocess.Popen's.
+
+    It saves and leaves when this process is gone, however it went; so it is called from the main thread.
+    """
+    code = f"from jobs.node import train; train({str(submission.root)!r}, {name!r}, {os.getpid()})"
+    ours = {
+        **os.environ, LOCAL_JOB: start_of[0], LOCAL_RESTART: str(start_of[1]), "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")])),
+    }  # fmt: skip
+    return subprocess.Popen([sys.executable, "-c", code], env=ours | dict(environment or {}), **options)
 
 
 def _parameters(resources: Resources, name: str) -> dict[str, Any]:

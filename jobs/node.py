@@ -70,10 +70,17 @@ class Place:
         return Place(env_int("SLURM_NODEID", 0), env_int("SLURM_JOB_NUM_NODES", 1), host, job, scheduler.restarts())
 
 
-def train(root: str, name: str) -> None:
-    """Train one run of the submission in `root` on this node; ends the process with the exit code unless it is 0."""
+def train(root: str, name: str, parent: int | None = None) -> None:
+    """Train one run of the submission in `root` on this node; ends the process with the exit code unless it is 0.
+
+    With `parent`, the process that started this one in the foreground: saves and leaves when that is gone.
+    """
     asked = Asked()
     asked.listen()
+    if parent is not None:
+        signal_when_parent_dies(signal.SIGTERM)
+        if os.getppid() != parent:  # gone before the line above
+            asked.name = "SIGTERM"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s jobs: %(message)s", stream=sys.stderr, force=True)
     try:
         code = Start(Submission(Path(root)), name, Place.here(), asked).run()
@@ -177,6 +184,6 @@ class Start:
         ]  # fmt: skip
         return [
             sys.executable, "-m", "torch.distributed.run", *(where if place.nodes > 1 else ["--standalone"]),
-            f"--nproc-per-node={self.submission.resources.processes}", "-m", "jobs.rank",
+            f"--nproc-per-node={self.submission.processes(self.name)}", "-m", "jobs.rank",
             *(["--fresh"] if self._fresh else []), "--config", str(self.submission.config(self.name)),
         ]  # fmt: skip

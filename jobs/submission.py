@@ -59,6 +59,10 @@ class Submission:
     def resources(self) -> Resources:
         return from_tree(self.record["resources"], str(self.root))
 
+    def processes(self, name: str) -> int:
+        """Of a run's torchrun on a node: its own number, or that of the resources."""
+        return int(self.record.get("processes", {}).get(name, self.resources.processes))
+
     @property
     def record(self) -> dict[str, Any]:
         """What job.json says. Raises RunError: unreadable."""
