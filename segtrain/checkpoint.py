@@ -70,15 +70,20 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
 
 
 def read(folder: Path) -> Snapshot:
-    """A checkpoint, verified against its manifest. Raises CorruptCheckpoint; an OSError when it cannot be read now."""
+    """A checkpoint, verified against its manifest. Raises CorruptCheckpoint; an OSError when it cannot be read now.
+
+    One whose manifest names no moments, as archives of results hold it, comes without them.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        for name in (MODEL, OPTIMIZER, STATE):
+        named = [name for name in (MODEL, OPTIMIZER, STATE) if name != OPTIMIZER or name in manifest]
+        for name in named:
             if manifest[name] != _fingerprint(folder / name):
                 raise CorruptCheckpoint(f"{name} is not what was written")
         state = json.loads((folder / STATE).read_text())
         assert isinstance(state, dict), "a manifest that fits names a state that was written"
-        return Snapshot(load_file(folder / MODEL), load_file(folder / OPTIMIZER), state)
+        optimizer = load_file(folder / OPTIMIZER) if OPTIMIZER in named else {}
+        return Snapshot(load_file(folder / MODEL), optimizer, state)
     except (*MISSING, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CorruptCheckpoint(" ".join(f"{type(error).__name__} {error}".split())) from error
 
@@ -106,6 +111,11 @@ def newest(run: Run) -> str | None:
         except OSError as error:  # of the disk or the network: the checkpoint may be good
             raise RunError(f"{folder}: cannot be read ({error}); mend that and run the same command again") from error
         else:
+            if not (folder / OPTIMIZER).exists():
+                raise RunError(
+                    f"{folder}: holds weights alone, as archives of results do; it cannot be resumed: train in another "
+                    f"folder, from it with model.weights={folder / MODEL}"
+                )
             return folder.name
     if had_some:
         raise RunError(f"{run.root}: it had checkpoints and none is whole; --fresh starts over and keeps what is there")
