@@ -1,0 +1,115 @@
+"""What a queue asks this machine: GPUs, free space, how much time is left, whether another queue is at work."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from segtrain.errors import ConfigError, LaunchError, RunError
+
+log = logging.getLogger("segtrain.offline")
+
+ORPHANS_S = 150.0  # what processes of a killed queue may take to save and leave: torchrun gives its workers a minute
+RESERVE_S, RESERVE = 300.0, 0.1  # kept of a time budget for report, archive and sync: so much, or that part of it
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none without a driver. Without torch."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    indices = [line.strip() for line in found.stdout.splitlines() if line.strip().isdigit()]
+    if found.returncode or not indices:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = indices if visible is None else [name.strip() for name in visible.split(",")]
+    return [name for name in names if name and name != "-1"]
+
+
+def scarce(folders: Sequence[Path], min_free_gib: float) -> str | None:
+    """Why there is too little space in one of the folders; None when there is enough."""
+    for folder in folders:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free_gib = shutil.disk_usage(there).free / 2**30
+        if free_gib < min_free_gib:
+            return f"the disk: {free_gib:.1f} GiB free in {there}, min_free_gib is {min_free_gib:g}"
+    return None
+
+
+def deadline(began_s: float, max_hours: float | None, stop_at: str | None) -> float | None:
+    """The earlier of both, in seconds since the epoch; None without either. Raises ConfigError.
+
+    `max_hours` count from `began_s`; `stop_at` is a time like 2026-11-24T07:00.
+    """
+    ends = [] if max_hours is None else [began_s + 3600 * max_hours]
+    if stop_at is not None:
+        try:
+            ends.append(datetime.fromisoformat(stop_at).timestamp())
+        except ValueError as error:
+            raise ConfigError(f"--stop-at {stop_at}: not a time with its day; write 2026-11-24T07:00") from error
+    return min(ends, default=None)
+
+
+def runs_end(now_s: float, deadline_s: float | None) -> float | None:
+    """When the runs stop, so that the queue has ended by the deadline."""
+    return None if deadline_s is None else deadline_s - min(RESERVE_S, RESERVE * max(0.0, deadline_s - now_s))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the queue's folder. Raises RunError: another queue runs in it, or it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".queue.lock").open("a+")
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RunError(
+                f"{folder}: another queue (process {file.read().strip()}) runs in it; wait for it, or stop it with kill"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def mark(folder: Path) -> int:
+    """A descriptor for a run's process to inherit: while it is open, `wait_for_orphans` of another queue waits."""
+    descriptor = os.open(folder / ".runs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def wait_for_orphans(folder: Path, told: Callable[[], int], give_up_s: float = ORPHANS_S) -> None:
+    """Wait until the runs of a queue that was killed have saved and left, as they do, or this one is `told` to stop.
+
+    Raises LaunchError: they do not leave.
+    """
+    end, said = time.monotonic() + give_up_s, False
+    with (folder / ".runs.lock").open("a+") as file:
+        while not told():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise LaunchError(
+                        f"{folder}: runs of an earlier queue are still there after {give_up_s:.0f} s; end the "
+                        f"processes that hold {folder / '.runs.lock'} (fuser names them), then try again"
+                    ) from error
+            if not said:
+                said = True
+                log.info("runs of an earlier queue are saving; waiting for them")
+            time.sleep(0.2)

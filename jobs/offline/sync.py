@@ -1,0 +1,248 @@
+"""Run directories mirrored to a folder or any address of fsspec, and fetched from there on another machine.
+
+<address>/<queue>/<run>/manifest.json       path to size and SHA-256; step and state of the run
+<address>/<queue>/<run>/objects/<sha256>    the files' content
+<address>/<queue>/.queue/...                the same for the queue's journal and logs
+<address>/<queue>/results.zip, .sha256      when the queue has ended
+
+Objects go first, the manifest last: an upload that is cut off leaves the earlier one whole. What is fetched is verified
+beside the run's place and renamed, so that a run is fetched whole or not at all.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segtrain import files
+from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.run import Run
+
+log = logging.getLogger("segtrain.offline")
+
+MANIFEST = "manifest.json"
+OWN, JOURNAL = ".queue", "journal.jsonl"
+LARGE_BYTES = 64 * 2**20  # read at once below this; larger files are of checkpoints, which do not change
+RETRY_S = 60.0  # after a push that failed
+TRIES, PAUSE_S = 3, 5.0  # of the last push
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder on a file system of fsspec."""
+
+    fs: Any
+    path: str
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.fs, f"{self.path.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return str(self.fs.unstrip_protocol(self.path))
+
+
+def place(address: str) -> Place:
+    """The place that an address names. Raises ConfigError: unknown protocol, a package that is missing, no access."""
+    from fsspec.core import url_to_fs  # a tenth of a second
+
+    try:
+        fs, path = url_to_fs(address)
+        fs.makedirs(path, exist_ok=True)
+        return Place(fs, path)
+    except ImportError as error:
+        raise ConfigError(
+            f"sync: {address}: {error}, for example pip install s3fs for s3://, gcsfs for gs://"
+        ) from error
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"sync: {address}: cannot be used ({why[:300]}); name a folder or an address") from error
+
+
+def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
+    """Mirror a run's directory, or `only` these files below a folder; returns the bytes that were sent.
+
+    Raises what the file systems raise, FileNotFoundError too where a checkpoint is pruned meanwhile: the mirror is then
+    as before.
+    """
+    to.fs.invalidate_cache()
+    objects, sent, listed = to / "objects", 0, {}
+    to.fs.makedirs(objects.path, exist_ok=True)
+    try:
+        found_there = to.fs.ls(objects.path, detail=True)
+    except FileNotFoundError:  # a store of objects has no empty folders
+        found_there = []
+    there = {PurePosixPath(info["name"]).name: info["size"] for info in found_there}
+    for file in _files(folder) if only is None else only:
+        content = file.read_bytes() if file.stat().st_size < LARGE_BYTES else None
+        with file.open("rb") as stream:
+            found = hashlib.sha256(content) if content is not None else hashlib.file_digest(stream, "sha256")
+        size, digest = len(content) if content is not None else file.stat().st_size, found.hexdigest()
+        listed[file.relative_to(folder).as_posix()] = {"bytes": size, "sha256": digest}
+        if there.get(digest) == size:
+            continue
+        if content is not None:
+            to.fs.pipe_file((objects / digest).path, content)
+        else:
+            to.fs.put_file(str(file), (objects / digest).path)
+        there[digest], sent = size, sent + size
+    run = Run(folder)
+    about = {"files": listed, "step": run.saved_step(), "finished": run.outcome().get("state") == "finished"}
+    _replace(to / MANIFEST, json.dumps(about, indent=1).encode())
+    for digest in set(there) - {entry["sha256"] for entry in listed.values()}:
+        to.fs.rm_file((objects / digest).path)
+    return sent
+
+
+def fetch(source: Place, folder: Path) -> bool:
+    """Bring a run's directory here if it is missing, or behind the mirror's; whether it was brought.
+
+    Raises DataError: the mirror of it is damaged; RunError: the mirror does not answer.
+    """
+    source.fs.invalidate_cache()
+    if not source.fs.exists((source / MANIFEST).path):
+        return False
+    aside = folder.with_name(f".{folder.name}.fetched")
+    try:
+        about = json.loads(source.fs.cat_file((source / MANIFEST).path))
+        here = Run(folder)
+        if folder.exists() and (here.outcome().get("state") == "finished", here.saved_step()) >= (
+            bool(about["finished"]), int(about["step"])
+        ):  # fmt: skip
+            return False
+        shutil.rmtree(aside, ignore_errors=True)
+        for name, entry in about["files"].items():
+            _bring(source / "objects" / entry["sha256"], aside, name, entry["sha256"])
+    except DataError:
+        raise
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataError(f"{source}: is damaged ({why}); remove it to train the run anew") from error
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RunError(f"{source}: cannot be fetched ({why}); try again when it answers") from error
+    if folder.exists():
+        files.remove_folder(folder)
+    files.rename(aside, folder)
+    return True
+
+
+def _bring(source: Place, aside: Path, name: str, sha256: str) -> None:
+    target = aside / name
+    if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+        raise DataError(f"{source}: its manifest names {name}, which is outside of the run; remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.fs.get_file(source.path, str(target))
+    with target.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            raise DataError(f"{source}: is damaged: {name} is not what was sent; remove it to train the run anew")
+    files.sync_file(target)
+
+
+def put(to: Place, file: Path) -> None:
+    """Mirror a file under its own name, whole or not at all."""
+    aside = (to / f".{file.name}.part").path
+    to.fs.put_file(str(file), aside)
+    to.fs.mv(aside, (to / file.name).path)
+
+
+def _replace(to: Place, content: bytes) -> None:
+    aside = f"{to.path}.part"
+    to.fs.pipe_file(aside, content)
+    to.fs.mv(aside, to.path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What is worth mirroring: no file that is being written, no damaged checkpoint."""
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        if file.is_file() and not any(part.startswith((".", "bad-step-")) for part in parts):
+            yield file
+
+
+def fetch_journal(source: Place, folder: Path) -> None:
+    """Bring the queue's own files to a machine that has none of them. Raises like `fetch`."""
+    if (folder / JOURNAL).exists():
+        return
+    aside = folder / ".queue"
+    if fetch(source / OWN, aside):
+        for file in sorted(aside.rglob("*"), key=lambda file: file.name == JOURNAL):  # the journal last
+            target = folder / file.relative_to(aside)
+            if file.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+        shutil.rmtree(aside)
+
+
+def _push_here(to: Place, folder: Path, queue: Path) -> int:
+    if folder != queue:
+        return push(to / folder.name, folder)
+    own = [*folder.glob("*.jsonl"), *folder.glob("*.txt"), *folder.glob("logs/*.log")]
+    return push(to / OWN, folder, sorted(own))
+
+
+class Mirror:
+    """The mirror of the queue in `folder`, kept by a thread so that no run waits; without a place, nothing."""
+
+    def __init__(self, to: Place | None, folder: Path, every_s: float = 900.0) -> None:
+        self.to, self.folder, self.every_s = to, folder, every_s
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._jobs: dict[Path, Future[int]] = {}
+        self._due: dict[Path, float] = {}  # when to push a run, in monotonic seconds
+
+    def push(self, run: Path) -> None:
+        """Mirror a run, and what the queue says of it, as soon as may be."""
+        self._due |= {run: 0.0, self.folder: 0.0}
+
+    def look(self, at_work: Sequence[Path] = ()) -> None:
+        """Begin what is due, and note what has ended. `at_work`: runs that train, mirrored now and then."""
+        if self.to is None:
+            return
+        now = time.monotonic()
+        for folder in at_work:
+            self._due.setdefault(folder, now + self.every_s)
+        for folder, job in list(self._jobs.items()):
+            if job.done():
+                del self._jobs[folder]
+                if error := job.exception():
+                    log.warning("%s: not mirrored (%s: %s); trying again", folder.name, type(error).__name__, error)
+                    self._due[folder] = min(self._due.get(folder, now + RETRY_S), now + RETRY_S)
+        for folder, at in list(self._due.items()):
+            if at <= now and folder not in self._jobs and folder.is_dir():
+                del self._due[folder]
+                self._jobs[folder] = self._pool.submit(_push_here, self.to, folder, self.folder)
+
+    def flush(self, extra: Sequence[Callable[[Place], object]] = ()) -> list[str]:
+        """Mirror all that is left, and what `extra` puts there; what could not be mirrored, and why."""
+        if self.to is None:
+            return []
+        while self._jobs:
+            time.sleep(0.05)
+            self.look()
+        folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir()]
+        self._due.clear()
+        tasks: list[tuple[str, Callable[[Place], object]]] = [
+            (folder.name, partial(_push_here, folder=folder, queue=self.folder)) for folder in folders
+        ]
+        said = [_tried(name, task, self.to) for name, task in [*tasks, *(("the archive", task) for task in extra)]]
+        return [failure for failure in said if failure]
+
+
+def _tried(name: str, task: Callable[[Place], object], to: Place) -> str | None:
+    """Do it, after a pause again where it fails; the last failure."""
+    failure = ""
+    for left in reversed(range(TRIES)):
+        try:
+            task(to)
+            return None
+        except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
+            failure = f"sync of {name}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
+        if left:
+            time.sleep(PAUSE_S)
+    return failure
