@@ -35,7 +35,7 @@ class Journal:
 
     def write(self, event: str, **values: Any) -> None:
         """Append an entry, durably."""
-        entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "event": event, **values}
+        entry = {"time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "event": event, **values}
         with self.path.open("ab+") as file:
             if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # the entry before was being written when the machine went down

@@ -23,7 +23,7 @@ from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain import files
 from segtrain.config import Config, StopConfig
-from segtrain.errors import EXIT_STOPPED, ConfigError
+from segtrain.errors import EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
 from segtrain.loading import to_yaml
 from segtrain.stop import Stop, deadline_of, reason
 
@@ -120,11 +120,15 @@ class Runner:
         if item.name in self._passed:
             return
         self._passed.add(item.name)
-        if found.state == "refused" and not found.starts:  # it never came to a start that could have told
-            self.journal.write("end", run=item.name, config=item.digest, how="refused", code=2, step=0, why=found.why)
         again = "" if found.state == "held" else "; the others go on"
         log.warning("%s: %s, passed over: %s%s", item.name, found.state, found.why, again)
-        self.journal.write("pass", run=item.name, how=found.state, why=found.why)
+        about = {"run": item.name, "config": item.digest, "how": found.state, "why": found.why}
+        told = {"event": "pass", **about}
+        if any(told.items() <= entry.items() for entry in self.journal.since(DONE)):
+            return  # by a queue that was cut off
+        if found.state == "refused" and not found.starts:  # it never came to a start that could have told
+            self.journal.write("end", **about, code=EXIT_USER_ERROR, step=0)
+        self.journal.write("pass", **about)
 
     def _start_what_is_due(self) -> None:
         for item in list(self._what_is_due()):
