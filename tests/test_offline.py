@@ -230,8 +230,8 @@ def test_a_mistake_on_the_command_line_starts_nothing(tmp_path: Path, mistake: s
 def _call(queue: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     root = str(Path(__file__).resolve().parent.parent)
     return subprocess.run(
-        [sys.executable, "-m", "jobs.offline", str(queue), *arguments], cwd=queue.parent, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": root}, check=False,
+        [sys.executable, "-m", "jobs.offline", str(queue), *arguments], cwd=queue.parent, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": root}, check=False,
     )  # fmt: skip
 
 

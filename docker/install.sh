@@ -1,0 +1,7 @@
+#!/bin/sh
+# What both images install, from the lock file that make, tests and CI use. Without an image, in a clone:
+#   sh docker/install.sh /tmp/venv
+# EXTRAS=[deepspeed] adds an extra. Run from the folder that holds pyproject.toml.
+set -eu
+python3 -m venv "$1"
+"$1/bin/pip" install --no-cache-dir --disable-pip-version-check -q -c constraints.txt -e ".${EXTRAS:-}"
