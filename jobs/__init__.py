@@ -7,6 +7,7 @@ node, meeting                      what runs on every node of a job: torchrun, s
 rank                               what torchrun starts: segtrain.train, whose exit code is written down
 batch                              what the templates in slurm/ ask
 ending, book                       what becomes of a job after a start; what its starts gained
+offline/                           the command for a queue of runs on one machine, left alone
 table                              results.csv, when all runs of an ablation have ended
 scheduler, entry                   squeue, scontrol, scancel; how commands are called
 """

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import machine, words
+from jobs.offline import finish, machine, words
 from jobs.offline.journal import Journal
 from segtrain.errors import LaunchError, RunError
 
+REPORT = finish.report
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -198,6 +199,22 @@ def test_an_archive_that_finds_no_room_is_said_and_counts(
     assert not list((tmp_path / "runs" / "night").glob("*results.zip*"))
 
 
+def test_a_report_that_fails_is_said_and_counts(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-ins' directories hold no scores; the archive is packed all the same."""
+    monkeypatch.undo()
+    StandIns(monkeypatch)
+    monkeypatch.setattr(finish, "report", REPORT)
+    (tmp_path / "runs" / "night").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "report").write_text("in the way")
+    assert command(write(tmp_path, ["a"])) == 1
+    [left] = entries(tmp_path, "left")
+    assert "the report: segtrain: error:" in left["trouble"][0]
+    assert "is a file; name a folder" in left["trouble"][0]
+    assert (tmp_path / "runs" / "night" / "results.zip").exists()
+
+
 @pytest.mark.parametrize(("told", "code"), [("finish", 0), ("1", 1), ("crash", None)])
 def test_the_command_when_done_runs_once_in_any_outcome(
     tmp_path: Path, stand_ins: StandIns, told: str, code: int | None, monkeypatch: pytest.MonkeyPatch
@@ -218,7 +235,7 @@ def test_the_command_when_done_runs_once_in_any_outcome(
 
 
 @pytest.mark.law("L12")
-@pytest.mark.parametrize("mistake", ["--stop-at=07:00", "optim.lrr=1"])
+@pytest.mark.parametrize("mistake", ["--stop-at=07:00", "optim.lrr=1", "--retries=-1"])
 def test_a_mistake_on_the_command_line_starts_nothing(tmp_path: Path, mistake: str) -> None:
     hook = f"touch {tmp_path}/hook"
     done = _call(write(tmp_path), mistake, "--when-done", hook)

@@ -70,6 +70,8 @@ def command(argv: Sequence[str]) -> int:
         arguments.queue, arguments.overrides, at_once=arguments.at_once, processes=arguments.processes,
         retries=arguments.retries, min_free_gib=arguments.min_free_gib, sync=arguments.sync,
     )  # fmt: skip
+    if arguments.max_hours is not None and arguments.max_hours <= 0:
+        parser().error("--max-hours: more than 0")
     machine.deadline(0.0, arguments.max_hours, arguments.stop_at)  # what is wrong with it is said now
     if arguments.dry_run:
         journal = Journal(asked.folder)
@@ -113,10 +115,8 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: sync.
     log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
     why = Runner(asked, journal, stop, mirror, end_s).run()
     found = {item.name: standing(item, journal) for item in asked.items}
-    trouble: list[str] = []
-    if not stop.code():
-        packed = [finish.report(asked), finish.pack(asked, lambda: not stop.code())]
-        trouble = [failure for failure in packed if failure]
+    said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in (finish.report, finish.pack)]
+    trouble = [failure for failure in said if failure]
     if stop.code():
         why = reason(stop.code())
     code = _code(why, found.values(), trouble)

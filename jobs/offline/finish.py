@@ -4,6 +4,8 @@ import logging
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,16 +16,24 @@ from jobs.offline.plan import Plan
 log = logging.getLogger("segtrain.offline")
 
 
-def report(plan: Plan) -> str | None:
+def report(plan: Plan, go_on: Callable[[], bool]) -> str | None:
     """Write the report of the runs that began; why that failed."""
     runs = [str(item.run.root) for item in plan.items if item.cfg and (item.run.root / "config.yaml").exists()]
     if not runs:
         return None
     out = plan.folder / "report"
     command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
-    if done.returncode:
-        return f"the report: {(done.stderr.strip().splitlines() or ['no word of why'])[-1]}"
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        while process.poll() is None:
+            if not go_on():
+                process.kill()
+            time.sleep(0.1)
+        if not go_on():
+            return None
+        if process.returncode:
+            said.seek(0)
+            return f"the report: {(said.read().strip().splitlines() or ['no word of why'])[-1]}"
     log.info("report: %s", out / "index.html")
     return None
 

@@ -61,7 +61,7 @@ class Runner:
         self.why = ""  # it leaves
         self._job = journal.job
         self._made: Submission | None = None
-        self._disk_at = 0.0
+        self._disk_at = float("-inf")
         self._due: list[Item] | None = None  # None: to be found out
         self._passed: set[str] = set()
 
