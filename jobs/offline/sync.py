@@ -112,9 +112,8 @@ def fetch(source: Place, folder: Path) -> bool:
     try:
         about = json.loads(source.fs.cat_file((source / MANIFEST).path))
         here = Run(folder)
-        if folder.exists() and (here.outcome().get("state") == "finished", here.saved_step()) >= (
-            bool(about["finished"]), int(about["step"])
-        ):  # fmt: skip
+        ours = here.saved_step(), here.outcome().get("state") == "finished"
+        if folder.exists() and ours >= (int(about["step"]), bool(about["finished"])):
             return False
         shutil.rmtree(aside, ignore_errors=True)
         for name, entry in about["files"].items():
