@@ -1,6 +1,7 @@
 """A real queue of five runs: one refused, one whose rank is killed, and the queue itself killed and started again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def ranks(config: str) -> list[int]:
 
 @pytest.mark.law("L6")
 @pytest.mark.law("L8")
+@pytest.mark.law("L10")
 def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     tmp_path: Path, tiny: Config, fragile: Config, unbroken: dict[int, dict[str, Any]]
 ) -> None:
@@ -90,6 +92,9 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     assert why == "rank 0 was killed by SIGKILL (by hand, or for want of memory)"
     assert [entry["run"] for entry in entries(tmp_path, "start")].count("cut") == 2
     assert (night / "hook").read_text() == "bye\n"
+    assert re.search(
+        r"a: finished at step \d+, best DSC 0\.\d{4} \(n = 2, 95% CI ", (tmp_path / "said.txt").read_text()
+    )
     for run in (killed, cut):
         assert_same(state_of(run.root), unbroken[1])
     subprocess.run(["sha256sum", "-c", "results.zip.sha256"], cwd=night, check=True)

@@ -204,12 +204,16 @@ class Runner:
         elif how == "stopped" and child.until_s is not None and DEADLINE in why:
             self.why = self.why or DEADLINE
         self.journal.write("end", run=item.name, config=item.digest, how=how, code=code, step=step, why=why)
-        dsc = item.run.result().get("best_dsc")
-        log.info(
-            "%s: %s at step %d%s%s", item.name, how, step, f", best DSC {dsc:.4f}" if dsc is not None else "",
-            f": {why}" if why else "",
-        )  # fmt: skip
+        log.info("%s: %s at step %d%s%s", item.name, how, step, _score(item), f": {why}" if why else "")
         if item.run.root.is_dir():
             self.mirror.push(item.run.root)
         if how == "failed" and standing(item, self.journal).due:
             log.info("%s: tried again", item.name)
+
+
+def _score(item: Item) -> str:
+    """The best mean DSC so far, never without what it is of (L10)."""
+    found = item.run.result()
+    if not found.get("n"):
+        return ""
+    return ", best DSC {best_dsc:.4f} (n = {n}, 95% CI {ci_low:.3f} to {ci_high:.3f})".format(**found)
