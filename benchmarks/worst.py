@@ -1,0 +1,77 @@
+"""The worst patients of two runs of one split, as outlines alone: the data's images are not the project's to show.
+
+python -m benchmarks.worst runs/lgg-fold0-seed42 runs/lgg_best-fold0-seed42 --out worst.png
+
+A row a patient, worst of the second run first: the slice in which the second run has most wrong voxels, the first run's
+prediction on the left, the second's on the right; prediction red, truth green, yellow where they agree.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segtrain.cli import run_command, start_logging
+from segtrain.data.prepare import ensure_store
+from segtrain.pictures import Picture, overlay, sheet
+from segtrain.report.collect import collect
+from segtrain.trained import choose, ensemble_logits
+
+Volumes = tuple[float, NDArray[np.bool_], NDArray[np.bool_]]  # DSC, prediction, truth
+
+
+def volumes(run: Path, patients: Sequence[str]) -> dict[str, Volumes]:
+    """Each patient as the run's last checkpoint segments it, scored as in training."""
+    from segtrain.dist import CPU  # imports torch: seconds
+    from segtrain.evaluate import score_patient
+    from segtrain.losses import make_loss
+
+    chosen = choose([run], "last", [])
+    cfg = chosen[0].cfg
+    store, logits, loss, found = ensure_store(cfg.data), ensemble_logits(chosen, CPU), make_loss("dice"), {}
+    for patient in patients:
+        score, predicted, true = score_patient(
+            logits, loss, store, patient, CPU, cfg.evaluate, False, cfg.data.neighbours
+        )
+        found[patient] = score.scored.dsc, predicted, true
+    return found
+
+
+def outlines(of: Volumes, where: int) -> Picture:
+    _, predicted, true = of
+    return overlay(np.zeros(true.shape[1:]), predicted[where], true[where])
+
+
+def command(argv: Sequence[str]) -> int:
+    """Write the picture and say where it is."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.worst", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs of one split")
+    parser.add_argument("--patients", type=int, default=4, help="how many; default 4")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where the picture goes")
+    arguments = parser.parse_args(list(argv))
+    start_logging()
+    (second,) = collect(arguments.runs[1:])
+    assert second.last is not None, "a finished run was evaluated"
+    table = second.last.by_patient
+    worst = sorted(table, key=lambda patient: table[patient])[: arguments.patients]
+    left, right = (volumes(run, worst) for run in arguments.runs)
+    pictures = []
+    for patient in worst:
+        _, predicted, true = right[patient]
+        where = int((predicted != true).sum((1, 2)).argmax())
+        for run, of in zip(arguments.runs, (left, right), strict=True):
+            name = run.name.partition("-")[0]
+            pictures.append((f"{patient}  {name}  DSC {of[patient][0]:.3f}", outlines(of[patient], where)))
+    Image.fromarray(sheet(pictures, columns=2)).save(arguments.out, optimize=True)
+    print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command, sys.argv[1:]))
