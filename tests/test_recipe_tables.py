@@ -3,12 +3,17 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks import worst
 from benchmarks.recipe import command
 from segtrain.errors import RunError
 from segtrain.loading import from_tree
 from segtrain.metrics import EMPTY_RULE
+from segtrain.pictures import GREEN
+from segtrain.report.collect import collect
 from segtrain.run import Run
 
 # DSC of the fold's two patients, epoch by epoch.
@@ -66,3 +71,17 @@ def test_a_variant_that_is_not_there_is_named(runs: Path, tmp_path: Path) -> Non
     with pytest.raises(RunError, match=r"--of best: no finished run of it; there are .*plain"):
         command([str(runs), "--of", "plain:best", "--out", str(tmp_path / "tables")])
     assert not (tmp_path / "tables").exists()
+
+
+def test_the_worst_patients_are_drawn_as_they_were_scored(trained_run: Run, tmp_path: Path) -> None:
+    (run,) = collect([trained_run.root])
+    assert run.last is not None
+    of_run = worst.volumes(trained_run.root, list(run.last.by_patient))
+    assert {patient: round(dsc, 6) for patient, (dsc, _, _) in of_run.items()} == run.last.by_patient
+    picture = tmp_path / "worst.png"
+    both = [str(trained_run.root)] * 2
+    assert worst.command([*both, "--patients", "1", "--out", str(picture)]) == 0
+    drawn = np.asarray(Image.open(picture).convert("RGB"))
+    half = drawn.shape[1] // 2
+    assert np.array_equal(drawn[18:, :half], drawn[18:, half:]), "one run, twice: the same on both sides"
+    assert (drawn == GREEN).all(axis=2).any(), "the truth"
