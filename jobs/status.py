@@ -5,27 +5,33 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.live import Live
 
-from jobs import scheduler, submission
+from jobs import ranks, scheduler, submission
+from jobs.board import NUMBERS, board
 from jobs.book import Book
 from jobs.entry import main
 from segtrain.errors import EXIT_FINISHED, RunError
 from segtrain.run import Run
 
 QUIET_S = 600.0  # a run without a job and without a word for so long is not running
+TAIL_BYTES = 1 << 16  # of the log, in which trouble is looked for
 EXAMPLES = """\
 examples:
   python -m jobs.status
+  python -m jobs.status --watch
   python -m jobs.status /scratch/runs --json
 
-state: none, pending, running, finished, stopped, diverged, failed; broken off: it ended without a word;
-unreadable: one of its files is broken.
+state: none, pending, running, finished, stopped, diverged, failed; stalled: no progress for watch.stall_s, with where
+each rank stands; broken off: it ended without a word; unreadable: one of its files is broken.
+CPU %: of the run's processes, 100 is one core. RSS: the memory that they hold. GPU %, GPU GiB, W, C: of its GPUs.
 """
 
 
@@ -37,10 +43,15 @@ def command(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="S",
+                        help="stay, and look again every S seconds (default 5) until Ctrl-C")  # fmt: skip
     arguments = parser.parse_args(list(argv))
     if not arguments.runs_dir.is_dir():
         raise RunError(f"{arguments.runs_dir}: no such folder; name the runs_dir that holds the runs")
-    found = list(rows(arguments.runs_dir.absolute(), time.time()))
+    runs_dir = arguments.runs_dir.absolute()
+    if arguments.watch is not None:
+        return _watch(runs_dir, arguments.watch, arguments.json)
+    found = list(rows(runs_dir, time.time()))
     if arguments.json:
         print(json.dumps(found, indent=1))
     elif found:
@@ -48,6 +59,21 @@ def command(argv: Sequence[str]) -> int:
     else:
         print(f"{arguments.runs_dir}: no runs")
     return EXIT_FINISHED
+
+
+def _watch(runs_dir: Path, every_s: float, as_json: bool) -> int:
+    """Draw the table anew until Ctrl-C; as JSON, a line each time."""
+    try:
+        if as_json:
+            while True:
+                print(json.dumps(list(rows(runs_dir, time.time()))), flush=True)
+                time.sleep(every_s)
+        with Live(console=_console(), auto_refresh=False) as live:
+            while True:
+                live.update(board(list(rows(runs_dir, time.time()))), refresh=True)
+                time.sleep(every_s)
+    except KeyboardInterrupt:
+        return EXIT_FINISHED
 
 
 def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
@@ -60,7 +86,7 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
         try:
             jobs |= {made.run(name).root: job for name, job in made.record["runs"].items()}
         except RunError as error:
-            yield _troubled(str(made.root.relative_to(runs_dir)), None, error)
+            yield _unreadable(str(made.root.relative_to(runs_dir)), None, error)
     begun = {file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in runs_dir.glob(pattern)}
     for root in begun - set(jobs):
         if job := _job_of(Run(root)):
@@ -73,12 +99,12 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
         try:
             yield {"run": name, "job": own, **summary(Run(root), own, said, now_s)}
         except (OSError, ValueError, KeyError, TypeError) as error:  # of a file that somebody wrote in, or half of one
-            yield _troubled(name, own, error)
+            yield _unreadable(name, own, error)
 
 
-def _troubled(name: str, job: str | None, error: Exception) -> dict[str, Any]:
+def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
     """The row of what cannot be read."""
-    keys = ("slurm", "epochs", "best_dsc", "last_dsc", "n", "images_per_s", "memory_gib", "eta_s")
+    keys = ("slurm", "epochs", "best_dsc", "last_dsc", "n", "eta_s", "stalled", "trouble", *NUMBERS)
     why = " ".join(f"{type(error).__name__}: {error}".split())
     return {
         "run": name,
@@ -99,25 +125,52 @@ def _job_of(run: Run) -> str | None:
 
 def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[str, Any]:
     """What is known of a run. `said`: what SLURM says of its job."""
-    events = list(_events(run))
-    outcome = run.outcome()
+    events = _events(run)
+    starts = run.starts()
+    began_s = _began_s(starts)
+    outcome, told = run.outcome(), ranks.told_by(run, began_s)
     trained = [event for event in events if event["event"] == "train"]
     scores = [event for event in events if event["event"] == "evaluation"]
     row: dict[str, Any] = {
-        "state": _state(run, outcome, said, events, now_s), "slurm": said,
-        "restarts": max(0, len(run.starts()) - 1), "step": events[-1]["step"] if events else 0,
+        "state": _state(run, outcome, said, events, told, now_s, began_s), "slurm": said,
+        "restarts": max(0, len(starts) - 1), "step": events[-1]["step"] if events else 0,
         "epoch": scores[-1]["epoch"] if scores else 0, "epochs": _epochs(run),
         "best_dsc": max((event["val_dsc"] for event in scores), default=None),
         "last_dsc": scores[-1]["val_dsc"] if scores else None, "n": scores[-1]["n"] if scores else None,
         "images_per_s": trained[-1]["images_per_s"] if trained else None,
         "memory_gib": trained[-1]["memory_gib"] if trained else None,
-        "why": _why(run, job, outcome),
+        "why": _why(run, job, outcome), "trouble": _trouble(run, starts),
     }  # fmt: skip
+    lives = row["state"] == "running"
+    if lives and told:
+        row["step"] = max(row["step"], *(rank["step"] for rank in told))
+    row["stalled"] = ranks.stalled(run, told, now_s) if lives else None
+    if row["stalled"]:
+        row["state"], row["why"] = "stalled", ranks.in_words(row["stalled"])
+    row |= {name: ranks.total(told, name, largest) if lives else None for name, largest in RESOURCES.items()}
     row["eta_s"] = _eta_s(row, scores, events) if row["state"] == "running" else None
     return row
 
 
-def _state(run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], now_s: float) -> str:
+# Of the ranks' resources: whether the largest is told in place of the sum.
+RESOURCES = {
+    "cpu_percent": False, "rss_gib": False, "machine_memory_percent": True, "disk_read_mib_s": False,
+    "disk_write_mib_s": False, "gpu_percent": True, "gpu_memory_gib": True, "gpu_watts": False, "gpu_celsius": True,
+}  # fmt: skip
+
+
+def _began_s(starts: Sequence[Mapping[str, Any]]) -> float:
+    """When the last start began, seconds since the epoch; 0 where that is not known."""
+    try:
+        return datetime.fromisoformat(starts[-1]["time"]).timestamp()
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _state(
+    run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], told: Sequence[Any], now_s: float,
+    began_s: float,
+) -> str:  # fmt: skip
     ending = said == "COMPLETING" or (said == "RUNNING" and outcome.get("state") == "finished")
     if said in scheduler.ALIVE and not (ending and outcome):
         return "running" if said in ("RUNNING", "COMPLETING") else "pending"
@@ -127,7 +180,24 @@ def _state(run: Run, outcome: Mapping[str, Any], said: str | None, events: Seque
         return "failed" if not run.root.exists() else "broken off"
     if not run.root.exists():
         return "none"
-    return "running" if events and now_s - events[-1]["time"] < QUIET_S else "broken off"
+    if told:
+        return "broken off" if ranks.silent(told, now_s) else "running"
+    spoke_s = max(began_s, events[-1]["time"] if events else 0.0)
+    return "running" if now_s - spoke_s < QUIET_S else "broken off"
+
+
+def _trouble(run: Run, starts: Sequence[Mapping[str, Any]]) -> str | None:
+    """The last warning or error that the run's last start logged."""
+    try:
+        with run.log_file.open("rb") as file:
+            file.seek(max(0, run.log_file.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    began = str(starts[-1].get("time", ""))[:19].replace("T", " ") if starts else ""
+    marked = (line for line in reversed(lines) if " warning: " in line or " error: " in line)
+    last = next(marked, None)
+    return None if last is None or last[:19] < began else last
 
 
 def _why(run: Run, job: str | None, outcome: Mapping[str, Any]) -> str:
@@ -148,12 +218,18 @@ def _eta_s(row: Mapping[str, Any], scores: Sequence[Any], events: Sequence[Any])
     return max(0.0, left_s)
 
 
-def _events(run: Run) -> Iterator[dict[str, Any]]:
-    for line in run.metrics.read_text().splitlines() if run.metrics.exists() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:  # the line that is being written
-            continue
+def _events(run: Run) -> list[dict[str, Any]]:
+    try:
+        seen = run.metrics.stat()
+    except OSError:
+        return []
+    return _events_of(run, seen.st_mtime_ns, seen.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _events_of(run: Run, mtime_ns: int, size_bytes: int) -> list[dict[str, Any]]:
+    """Read once as long as the file stays the same: who watches looks again and again."""
+    return run.events()
 
 
 def _epochs(run: Run) -> int | None:
@@ -163,23 +239,12 @@ def _epochs(run: Run) -> int | None:
         return None
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
 def _show(found: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("run", "state", "job", "restarts", "epoch", "best DSC", "images/s", "GiB", "ETA", "why")
-    for row in found:
-        table.add_row(
-            row["run"], row["state"], row["job"] or "", str(row["restarts"]),
-            f"{row['epoch']}/{row['epochs'] or '?'}", _number(row["best_dsc"], 4), _number(row["images_per_s"], 1),
-            _number(row["memory_gib"], 1), _duration(row["eta_s"]), row["why"],
-        )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else time.strftime("%H:%M:%S", time.gmtime(min(seconds, 86399)))
+    _console().print(board(found))
 
 
 if __name__ == "__main__":

@@ -91,12 +91,19 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     handlers[0].addFilter(lambda record: not getattr(record, "file_only", False))
     if file is not None and file.parent.is_dir():  # another node may not see it
         handlers.append(logging.FileHandler(file))
-        handlers[1].setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers[1].setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers[1].addFilter(_marked)
     for old in log.handlers:
         old.close()
     log.handlers = handlers
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
+
+
+def _marked(record: logging.LogRecord) -> bool:
+    """Let `jobs.status` tell a warning from the rest of the log; errors say themselves what they are."""
+    record.mark = "warning: " if record.levelno == logging.WARNING else ""
+    return True
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

@@ -181,6 +181,14 @@ class StopConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WatchConfig:
+    """How often each rank says what it uses, and after how long without progress it writes down where it stands."""
+
+    every_s: float = Field(default=10.0, gt=0)
+    stall_s: float = Field(default=600.0, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DeepSpeedConfig:
     """How engine=deepspeed divides the work; its own JSON is made from the whole config."""
 
@@ -204,6 +212,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     precision: Precision = "fp32"
     engine: EngineName = "ddp"
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
@@ -240,5 +249,7 @@ MAY_DIFFER = frozenset(
         "checkpoint.every_min",
         "checkpoint.keep",
         "stop.deadline",
+        "watch.every_s",
+        "watch.stall_s",
     }
 )

@@ -31,6 +31,8 @@ class Curves:
         for name in self.SCALARS:
             if name in event:
                 self.writer.add_scalar(name, event[name], event["step"], walltime=event["time"])
+        for name, value in event.get("resources", {}).items():
+            self.writer.add_scalar(f"resources/{name}", value, event["step"], walltime=event["time"])
         if "epoch" in event:
             with suppress(OSError):  # none, or cut by a crash of the machine
                 pixels = np.asarray(Image.open(self.run.validation_picture(event["epoch"])))

@@ -36,6 +36,13 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def gpu_uuid(self) -> str | None:
+        """The driver's name of this rank's GPU, None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over ranks, on every rank; not differentiable. Collective."""
         total = tensor.detach().clone()

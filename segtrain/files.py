@@ -23,6 +23,13 @@ def write_text(path: Path, text: str) -> None:
     rename(aside, path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write text that may be lost with the machine; a reader finds the old content or the new one."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table under the keys of its first row; None is an empty cell."""
     text = io.StringIO()

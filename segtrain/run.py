@@ -10,6 +10,7 @@ runs/<name>/
   checkpoints/       step-00001000/, LATEST, BEST
   validation/        epoch-0012.csv and .png
   evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
+  ranks/             what each rank uses, where it stands; its stacks when it stalls
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
   log.txt            what the terminal showed; other ranks' warnings too
   STOP               `touch` it: all ranks save and leave

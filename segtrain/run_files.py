@@ -56,6 +56,18 @@ class RunFiles:
     def lock_file(self) -> Path:
         return self.root.with_name(f".{self.root.name}.lock")
 
+    @property
+    def ranks(self) -> Path:
+        return self.root / "ranks"
+
+    def rank_state(self, rank: int) -> Path:
+        """What a rank says of itself while it trains."""
+        return self.ranks / f"{rank}.json"
+
+    def rank_stacks(self, rank: int) -> Path:
+        """Where it stood when it made no progress."""
+        return self.ranks / f"{rank}.stacks"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 

@@ -36,6 +36,7 @@ from segtrain.optim import lr_at
 from segtrain.pictures import sheet
 from segtrain.run import Run
 from segtrain.stop import Stop, reason
+from segtrain.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.step_s = 0.0  # the longest step since the last save
         self.turn_s, self.turned_at = 0.0, self.saved_at  # the longest patient of an evaluation, the end of the last
+        self.watch = Watch(run, cfg.watch, world.rank, world.size, world.gpu_uuid)
         self._resume()
         self.saver = checkpoint.Saver(run, cfg.checkpoint.keep) if world.is_main else None
 
@@ -95,7 +97,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end. Raises Diverged or Stopped on all ranks alike. Collective."""
         rank, size, pin = self.world.rank, self.world.size, self.world.device.type == "cuda"
-        with Feed(self.store, self.split.train, self.order, self.cfg.data, rank, size, pin) as feed:
+        with self.watch, Feed(self.store, self.split.train, self.order, self.cfg.data, rank, size, pin) as feed:
             batches = feed.batches(self.step, self.total_steps)
             if self.step and self.step % self.order.steps_per_epoch == 0:
                 self._evaluate(feed)  # the run was ended in it, or after it: the result is the same
@@ -115,6 +117,7 @@ class Trainer:
         lr = lr_at(self.step, self.total_steps, self.cfg.optim)
         self.losses.append(self.engine.step(image, mask, lr, self.progress))
         self.step += 1
+        self.watch.progress(self.step, "training")
         self.step_s = max(self.step_s, time.monotonic() - started)
         bar.advance(self.cfg.train.global_batch, loss=self.shown_loss)
         epoch_ends = self.step % self.order.steps_per_epoch == 0
@@ -183,6 +186,7 @@ class Trainer:
         """After each patient of an evaluation: remember how long the longest took, leave if asked to. Collective."""
         now = time.monotonic()
         self.turn_s, self.turned_at = max(self.turn_s, now - self.turned_at), now
+        self.watch.progress(self.step, "evaluating")
         self._check()
 
     def _leave(self, code: int) -> None:
@@ -234,7 +238,9 @@ class Trainer:
         loss, now = sum(values) / len(values), time.monotonic()
         rate = (self.step - self.recorded[0]) * self.cfg.train.global_batch / (now - self.recorded[1])
         self.losses, self.recorded, self.shown_loss = [], (self.step, now), f"{loss:.4f}"
-        self._tell("train", loss=loss, lr=lr, images_per_s=rate, memory_gib=self._memory_gib())
+        if self.curves:
+            use = self.watch.sample()
+            self._tell("train", loss=loss, lr=lr, images_per_s=rate, memory_gib=self._memory_gib(), resources=use)
 
     def _evaluate(self, feed: Feed) -> None:
         """Score the validation patients if it is time to; rank 0 writes it down and marks the best. Collective."""

@@ -97,7 +97,8 @@ def state_of(run: Path) -> dict[str, Any]:
     """All that must not tell a broken run from an unbroken one."""
     last = run / "checkpoints" / (run / "checkpoints" / "LATEST").read_text().strip()
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    told = [{k: v for k, v in e.items() if k not in ("time", "images_per_s", "memory_gib")} for e in events]
+    measured = ("time", "images_per_s", "memory_gib", "resources")
+    told = [{k: v for k, v in e.items() if k not in measured} for e in events]
     outcome = json.loads((run / "outcome.json").read_text())
     return {
         "model": load_file(last / "model.safetensors"),

@@ -1,0 +1,54 @@
+"""The table of all runs that `jobs.status` shows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+# Numbers of a row: their column, digits. A column that no run fills is left out.
+NUMBERS: dict[str, tuple[str, int]] = {
+    "images_per_s": ("images/s", 1),
+    "memory_gib": ("peak GiB", 1),
+    "cpu_percent": ("CPU %", 0),
+    "rss_gib": ("RSS", 1),
+    "machine_memory_percent": ("memory %", 0),
+    "disk_read_mib_s": ("read MiB/s", 1),
+    "disk_write_mib_s": ("write MiB/s", 1),
+    "gpu_percent": ("GPU %", 0),
+    "gpu_memory_gib": ("GPU GiB", 1),
+    "gpu_watts": ("W", 0),
+    "gpu_celsius": ("C", 0),
+}
+STYLES = {"running": "green", "finished": "blue", "stalled": "bold red", "failed": "red", "diverged": "red",
+          "broken off": "yellow", "unreadable": "yellow"}  # fmt: skip
+
+
+def board(found: Sequence[Mapping[str, Any]]) -> Table:
+    """A line a run; the last column says what is wrong."""
+    shown = [name for name in NUMBERS if any(row[name] is not None for row in found)]
+    table = Table("run", "state", "job", "restarts", "epoch", "step", "best DSC", "last DSC", expand=False)
+    for name in shown:
+        table.add_column(NUMBERS[name][0], justify="right")
+    for name in ("ETA", "why"):
+        table.add_column(name)
+    for row in found:
+        table.add_row(
+            row["run"], Text(row["state"], STYLES.get(row["state"], "")), row["job"] or "", str(row["restarts"]),
+            f"{row['epoch']}/{row['epochs'] or '?'}", str(row["step"]), _number(row["best_dsc"], 4),
+            _number(row["last_dsc"], 4), *(_number(row[name], NUMBERS[name][1]) for name in shown),
+            _duration(row["eta_s"]), Text(row["why"] or row["trouble"] or ""),
+        )  # fmt: skip
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    days, rest = divmod(round(seconds), 86400)
+    return (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(rest))
