@@ -29,6 +29,7 @@ TtaName = Literal["none", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 EngineName = Literal["ddp", "deepspeed"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
 
 
@@ -150,6 +151,7 @@ class TrainConfig:
     epochs: int = Field(default=100, ge=1)
     global_batch: int = Field(default=16, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)  # samples per rank in memory at once; default: all
+    on_oom: OnOom = "halve"  # out of memory: halve the micro-batch and accumulate, or fail
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -243,6 +245,7 @@ MAY_DIFFER = frozenset(
         "model.compile",
         "model.checkpoint_activations",
         "train.micro_batch",
+        "train.on_oom",
         "evaluate.batch",
         "evaluate.pictures",
         "evaluate.every_epochs",

@@ -51,4 +51,4 @@ class Stopped(SegtrainError):
     """The run was asked to stop and has saved; the same command goes on from there."""
 
     exit_code = EXIT_STOPPED
-    told_by = "main"
+    told_by: Literal["node", "rank", "main"] = "main"

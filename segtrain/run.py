@@ -10,6 +10,7 @@ runs/<name>/
   checkpoints/       step-00001000/, LATEST, BEST
   validation/        epoch-0012.csv and .png
   evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
+  memory.json        the micro-batch to go on with, where a start was out of memory and could not go on itself
   ranks/             what each rank uses, where it stands; its stacks when it stalls
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
   log.txt            what the terminal showed; other ranks' warnings too
@@ -173,6 +174,10 @@ class Run(RunFiles):
     def write_engine_settings(self, engine: str, settings: Mapping[str, Any]) -> None:
         """What the engine's library is told, in its own words."""
         files.write_json(self.root / f"{engine}.json", settings)
+
+    def remember_shortage(self, found: Mapping[str, Any]) -> None:
+        """Leave to the next start with which micro-batch to go on."""
+        files.write_json(self.memory_file, found)
 
     def write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
         """The overlays of an epoch's evaluation, uint8 [height, width, 3]."""

@@ -57,6 +57,11 @@ class RunFiles:
         return self.root.with_name(f".{self.root.name}.lock")
 
     @property
+    def memory_file(self) -> Path:
+        """The micro-batch that a start that was out of memory leaves to the next."""
+        return self.root / "memory.json"
+
+    @property
     def ranks(self) -> Path:
         return self.root / "ranks"
 
@@ -143,6 +148,13 @@ class RunFiles:
             return list(json.loads((self.root / "environment.json").read_text()))
         except (OSError, ValueError):
             return []
+
+    def shortage(self) -> dict[str, Any] | None:
+        """What a start that was out of memory left to the next, None if there was none."""
+        try:
+            return dict(json.loads(self.memory_file.read_text()))
+        except (OSError, ValueError):
+            return None
 
     def busy(self) -> bool:
         """Whether a process trains in it, as far as this machine can see; not for polling beside a start."""

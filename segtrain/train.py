@@ -146,11 +146,19 @@ def _run(trainer: "Trainer", run: Run, is_main: bool) -> None:
     try:
         trainer.run()
         state = "finished"
+    except RuntimeError as error:
+        told = trainer.fit.explain(error)
+        state, why = ("stopped" if isinstance(told, Stopped) else "failed"), f"{type(told).__name__}: {told}"
+        if told is error:
+            raise
+        raise told from error
     except BaseException as error:
         state = "diverged" if isinstance(error, Diverged) else "stopped" if isinstance(error, Stopped) else "failed"
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
+        if state == "stopped" and trainer.saver:
+            trainer.saver.wait()
         if trainer.curves:
             trainer.curves.close()
         if is_main:

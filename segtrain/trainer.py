@@ -29,6 +29,7 @@ from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.evaluate import Evaluation, evaluate
+from segtrain.fit import Fit
 from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.metrics import EMPTY_RULE
 from segtrain.models import make_model, supervision_ratio
@@ -68,8 +69,7 @@ class Trainer:
         self.cfg, self.run_dir, self.store, self.split, self.world, self.stop = cfg, run, store, split, world, stop
         self.order = make_order(cfg, store, split)
         self.loss, self.engine = trained.loss, trained.engine
-        if world.is_main and self.engine.settings:
-            run.write_engine_settings(cfg.engine, self.engine.settings)
+        self.fit = Fit(cfg, run, self.engine, world)
         self.total_steps = cfg.train.epochs * self.order.steps_per_epoch
         self.step = 0
         self.best_dsc: float | None = None
@@ -96,6 +96,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end. Raises Diverged or Stopped on all ranks alike. Collective."""
+        self.fit.rehearse()
+        if self.world.is_main and self.engine.settings:
+            self.run_dir.write_engine_settings(self.cfg.engine, self.engine.settings)
         rank, size, pin = self.world.rank, self.world.size, self.world.device.type == "cuda"
         with self.watch, Feed(self.store, self.split.train, self.order, self.cfg.data, rank, size, pin) as feed:
             batches = feed.batches(self.step, self.total_steps)
@@ -115,7 +118,7 @@ class Trainer:
         started = time.monotonic()
         image, mask = to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, self.world.device, batch.mix)
         lr = lr_at(self.step, self.total_steps, self.cfg.optim)
-        self.losses.append(self.engine.step(image, mask, lr, self.progress))
+        self.losses.append(self.fit.step(self.step, image, mask, lr, self.progress))
         self.step += 1
         self.watch.progress(self.step, "training")
         self.step_s = max(self.step_s, time.monotonic() - started)
@@ -141,6 +144,7 @@ class Trainer:
             self._refuse_other_data(state)
             self.engine.restore(snapshot.model, snapshot.optimizer, state["engine"])
             self.step, self.best_dsc = state["step"], state["best_dsc"]
+            self.fit.recall(state.get("memory"))
             self.losses = [torch.tensor(value, device=self.world.device) for value in state["losses"]]
             log.info("resuming %s at step %d of %d", self.run_dir.root, self.step, self.total_steps)
         if self.step > self.total_steps:
@@ -209,7 +213,7 @@ class Trainer:
         state = {
             "step": self.step, "epochs": self.epochs_done, "best_dsc": self.best_dsc, "losses": losses, "engine": extra,
             "world_size": self.world.size, "split": self.split.hash, "data": self._data_hash(),
-            "config": asdict(self.cfg),
+            "config": asdict(self.cfg), "memory": self.fit.found,
         }  # fmt: skip
         self.saver.save(self.step, checkpoint.Snapshot(model, moments, state))
 

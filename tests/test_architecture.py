@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"train", "ablate", "networks", "gallery", "scores", "predict", "report"},
     {"trainer", "trained", "scoring", "delivery"},
-    {"evaluate", "bars"},
+    {"evaluate", "bars", "fit"},
     {"engines", "checkpoint"},
     {"tta", "models", "losses", "metrics", "optim", "pictures", "curves", "surface", "watch"},
     {"data"},

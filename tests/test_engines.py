@@ -14,7 +14,7 @@ from torch import nn
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
 from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
-from segtrain.engines.deepspeed import settings_of
+from segtrain.engines.zero import settings_of
 from segtrain.errors import LaunchError
 from segtrain.losses import make_loss
 from segtrain.optim import lr_at

@@ -24,10 +24,20 @@ class Engine(Protocol):
     def settings(self) -> dict[str, Any]:
         """What a library that does the work is told, as its users would write it; empty where there is none."""
 
+    micro_batch: int
+    """Samples of a rank in memory at once; may be made smaller between steps where the engine `recovers`."""
+
+    recovers: bool
+    """Whether a step that raised OutOfMemory has left nothing behind and may be tried again."""
+
+    def rehearse(self) -> None:
+        """Forward and backward of one micro-batch, without a word to other ranks; changes nothing. Raises OutOfMemory
+        (engines.shortage). Before the first step all ranks call it alike."""
+
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
-        `progress` of the run, 0 to 1, is for losses whose weights move.
+        `progress` of the run, 0 to 1, is for losses whose weights move. Raises OutOfMemory on the rank that is short.
         """
 
     def finite(self) -> bool:

@@ -4,9 +4,9 @@ Legend: b this rank's share of the global batch, c channel, h height, w width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segtrain.config import Config, Precision
 from segtrain.dist import World
 from segtrain.engines.average import Average, live
+from segtrain.engines.shortage import OutOfMemory, is_shortage
 from segtrain.losses import Loss
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {
@@ -22,6 +23,7 @@ AUTOCAST: dict[Precision, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+T = TypeVar("T")
 Snapshot = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
 WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features gain nothing from channels_last
 
@@ -31,6 +33,7 @@ class BaseEngine(ABC):
 
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
         self.cfg, self.loss, self.world = cfg, loss, world
+        self.micro_batch = min(cfg.train.micro_batch or cfg.train.global_batch, cfg.train.global_batch // world.size)
         self.dtype = AUTOCAST[cfg.precision]
         set_tf32(cfg.precision == "tf32")
         self.channels_last = not self.flattens and prefers_channels_last(cfg, world.device)
@@ -42,6 +45,8 @@ class BaseEngine(ABC):
 
     average: Average
     flattens = False  # whether weights are laid one behind the other, and so contiguous
+    recovers = False  # whether a step that was out of memory has left nothing behind and may be tried again
+    _before: list[Tensor] | None = None  # running statistics before the step, where it may be tried again
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,8 +91,16 @@ class BaseEngine(ABC):
         """
         self._start(image_bchw[:2])
         self._network.train()
-        size = self.cfg.train.micro_batch or len(image_bchw)
-        micro_batches = list(zip(image_bchw.split(size), mask_bchw.split(size), strict=True))
+        self._remember()
+        loss = self._guarded(lambda: self._gradients(image_bchw, mask_bchw, progress))
+        self._update(lr)
+        self._average_buffers()
+        self.average.update()
+        return loss
+
+    def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float) -> Tensor:
+        """The loss of the global batch, NaN where its sums are not finite; its gradients are left in the network."""
+        micro_batches = list(zip(image_bchw.split(self.micro_batch), mask_bchw.split(self.micro_batch), strict=True))
         total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
         for number, (image, mask) in enumerate(micro_batches, start=1):
             with self._part(last=number == len(micro_batches)):
@@ -99,10 +112,64 @@ class BaseEngine(ABC):
                 finite = total_sums.detach().isfinite().all()
                 # Gradients are averaged over ranks; ours are parts of one loss, not copies of it.
                 self._backward(loss * self.world.size)
-        self._update(lr)
-        self._average_buffers()
-        self.average.update()
         return torch.where(finite, loss.detach(), torch.nan)
+
+    def rehearse(self) -> None:
+        """Forward and backward of one micro-batch on this rank alone, beside as much memory as the moments will take.
+
+        Says nothing to other ranks, since it is the bare network that runs, and changes nothing. Raises OutOfMemory.
+        """
+        size, channels, device = self.cfg.data.image_size, self.cfg.data.channels, self.world.device
+        self._start(torch.zeros(2, channels, size, size, device=device))
+        self._network.train()
+        for module in self._network.modules():
+            if isinstance(module, nn.SyncBatchNorm):  # keeps as much for the backward pass, and does not ask the others
+                module.eval()
+
+        def both_ways() -> None:
+            with unchanged_buffers(self._network):
+                parameters = list(self._network.parameters())
+                moments = [torch.empty_like(p) for p in (*parameters, *parameters)]
+                image = torch.zeros(self.micro_batch, channels, size, size, device=device)
+                with self._autocast():
+                    logits = self._network(image.contiguous(memory_format=self.layout))
+                sums = self.loss.sums(logits, torch.zeros(self.micro_batch, 1, size, size, device=device))
+                self.loss.value(sums, 0.0).backward()
+            del moments
+
+        self._guarded(both_ways)
+        self._drop_gradients()
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises OutOfMemory when memory did not suffice; gradients and running statistics are
+        then as before the step, and what the work held is free again."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            short = " ".join(str(error).split())[:200]
+        # Outside of the except clause: the error's traceback holds all that the work held.
+        self._drop_gradients()
+        for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
+            buffer.copy_(value)
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(short)
+
+    def _remember(self) -> None:
+        """Keep the running statistics, which a forward pass changes, for as long as the step may be tried again."""
+        buffers = list(self._network.buffers())
+        if not self.recovers or not buffers or self.cfg.train.on_oom != "halve":
+            return
+        if self._before is None:
+            self._before = [buffer.clone() for buffer in buffers]
+        else:
+            torch._foreach_copy_(self._before, buffers)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self._network.parameters():
+            parameter.grad = None
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32. Not collective."""
@@ -147,9 +214,11 @@ def copy(tensor: Tensor) -> Tensor:
 def unchanged_buffers(network: nn.Module) -> Iterator[None]:
     """Within, running statistics may change; after it they are as before."""
     before = [b.clone() for b in network.buffers()]
-    yield
-    for buffer, value in zip(network.buffers(), before, strict=True):
-        buffer.copy_(value)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
 
 
 def set_tf32(wanted: bool) -> None:

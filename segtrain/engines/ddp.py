@@ -36,6 +36,7 @@ class DdpEngine(BaseEngine):
             options: dict[str, Any] = {switch: False}
             wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **options)
         self.wrapped, self._settled = wrapped, False
+        self.recovers = world.size == 1  # else the others may be waiting in the middle of the step
         self.forward = wrapped
         if cfg.model.compile:  # it would choose its own layout
             self.forward = torch.compile(wrapped, options={"layout_optimization": self.channels_last})  # type: ignore[assignment]

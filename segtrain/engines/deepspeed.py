@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,50 +22,10 @@ from segtrain.config import Config
 from segtrain.dist import World, be_a_group
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.zero import settings_of
 from segtrain.errors import LaunchError
 from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
-
-# Numbers in a message, and whole weights that ZeRO 3 keeps at a time. DeepSpeed's own (5e8 and 1e9) are for networks of
-# billions: with them its buffers take 2 GB whatever the network, and ZeRO 3 never gives a weight back.
-BUCKET, LIVE = 2**23, 2**24
-
-
-def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration, with `deepspeed.extra` over it."""
-    share = cfg.train.global_batch // world_size
-    micro_batch = min(cfg.train.micro_batch or share, share)
-    zero: dict[str, Any] = {
-        "stage": cfg.deepspeed.zero,
-        "reduce_bucket_size": BUCKET,
-        "allgather_bucket_size": BUCKET,
-        "stage3_prefetch_bucket_size": BUCKET,
-        "stage3_max_live_parameters": LIVE,
-        "stage3_max_reuse_distance": LIVE,
-    }
-    if cfg.deepspeed.offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    made: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": -(-share // micro_batch),
-        "gradient_clipping": cfg.optim.clip_norm or 0.0,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # SGD
-        "zero_force_ds_cpu_optimizer": False,  # it would be compiled for minutes; torch's does the same
-        "steps_per_print": 2**31 - 1,
-    }
-    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(cfg.precision)
-    if dtype:
-        made["torch_autocast"] = {"enabled": True, "dtype": dtype}
-    return _over(made, cfg.deepspeed.extra)
-
-
-def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _over(merged[key], value) if both else value
-    return merged
 
 
 def _hollow(network: nn.Module) -> nn.Module:
@@ -84,13 +45,24 @@ class DeepSpeedEngine(BaseEngine):
             raise LaunchError("engine=deepspeed, but DeepSpeed is not installed; pip install 'segtrain[deepspeed]'")
         super().__init__(cfg, network, loss, world)
         self.engine: Any = None
+        self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
         self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        return settings_of(self.cfg, self.world.size)
+        train = replace(self.cfg.train, micro_batch=self.micro_batch)
+        return settings_of(replace(self.cfg, train=train), self.world.size)
+
+    def rehearse(self) -> None:
+        """As in BaseEngine, on the bare network: DeepSpeed takes the size of a micro-batch when it takes over."""
+        if self.engine is None:
+            self._rehearsing = True
+            try:
+                super().rehearse()
+            finally:
+                self._rehearsing = False
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Go on from a snapshot at the next step. Raises RuntimeError when it is of another network."""
@@ -101,7 +73,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def _start(self, image_bchw: Tensor) -> None:
         """Hand the network over. Collective."""
-        if self.engine is not None:
+        if self.engine is not None or self._rehearsing:
             return
         os.environ.setdefault("DS_ACCELERATOR", self.world.device.type)
         be_a_group(self.world)  # it knows no job of one process

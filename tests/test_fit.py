@@ -1,0 +1,324 @@
+"""Out of memory: the micro-batch is halved, nothing else about the run changes, and no rank is left waiting."""
+
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import FORKSERVER, run_ranks
+from torch import Tensor, nn
+from trainings import assert_same, run_to_end, state_of
+
+from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
+from segtrain.data.sampler import make_order
+from segtrain.data.splits import make_split
+from segtrain.data.store import Store
+from segtrain.dist import World
+from segtrain.engines import Engine, make_engine
+from segtrain.engines.base import BaseEngine
+from segtrain.engines.ddp import DdpEngine
+from segtrain.engines.shortage import is_shortage
+from segtrain.errors import RunError
+from segtrain.fit import Fit, what_changes
+from segtrain.loading import to_yaml
+from segtrain.losses import make_loss
+from segtrain.models import make_model
+from segtrain.run import Run
+
+BATCH = Config(
+    data=replace(Config().data, image_size=32),
+    model=ModelConfig(features=4, norm="batch"),
+    optim=OptimConfig(lr=1e-2, ema=0.9),
+    train=TrainConfig(global_batch=8),
+)
+SHORTAGES = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    "python": MemoryError(),
+}
+
+
+def make(cfg: Config, world: World) -> Engine:
+    return make_engine(cfg, make_model(cfg.model, seed=1), make_loss(cfg.loss), world)
+
+
+def batch(step: int, share: int = 8, px: int = 32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    image = torch.randn(share, 3, px, px, generator=generator)
+    return image, (image.mean(1, keepdim=True) > 0.3).float()
+
+
+def same(one: Engine, other: Engine) -> None:
+    for ours, theirs in zip(one.snapshot()[:2], other.snapshot()[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("when", ["forward", "backward", "second backward"])
+@pytest.mark.parametrize("kind", SHORTAGES)
+def test_a_step_that_was_short_is_taken_again_as_if_it_had_been_smaller_from_the_start(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, when: str
+) -> None:
+    """Bitwise, running statistics of batch norm, moments and averages included."""
+    size = {"forward": 8, "backward": 8, "second backward": 4}[when]  # of what does not fit
+    cfg = replace(BATCH, train=TrainConfig(global_batch=8, micro_batch=None if size == 8 else 4))
+    reference = make(cfg, World())
+    expected = []
+    for step in range(4):
+        if step == 2:
+            reference.micro_batch = size // 2
+        expected.append(reference.step(*batch(step), 1e-2, 0.0).item())
+
+    engine, at, backwards = make(cfg, World()), 0, [0]
+    forward, backward = DdpEngine._forward, DdpEngine._backward
+
+    def short_forward(self: DdpEngine, image: Tensor) -> Tensor:
+        if when == "forward" and at >= 2 and len(image) >= size:
+            forward(self, image)
+            raise SHORTAGES[kind]
+        return forward(self, image)
+
+    def short_backward(self: DdpEngine, loss: Tensor) -> None:
+        backward(self, loss)
+        backwards[0] += 1
+        if when != "forward" and at >= 2 and self.micro_batch >= size and (size == 8 or backwards[0] % 2 == 0):
+            raise SHORTAGES[kind]
+
+    monkeypatch.setattr(DdpEngine, "_forward", short_forward)
+    monkeypatch.setattr(DdpEngine, "_backward", short_backward)
+    fit = Fit(cfg, run, engine, World())
+    losses = []
+    for at in range(4):
+        losses.append(fit.step(at, *batch(at), 1e-2, 0.0).item())  # noqa: PERF401
+    assert losses == expected
+    same(engine, reference)
+    assert fit.found == {"micro_batch": size // 2, "asked": cfg.train.micro_batch, "device": "cpu"}
+    again = Fit(cfg, run, make(cfg, World()), World())
+    assert again.found is None, "that it went on by itself is in its checkpoints alone"
+    again.recall(fit.found)
+    assert again.engine.micro_batch == size // 2
+    again.engine.micro_batch = 8
+    again.recall({**fit.found, "device": "NVIDIA H100"})
+    assert again.engine.micro_batch == 8
+
+
+def test_only_what_means_too_little_memory_is_taken_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(is_shortage(error) for error in SHORTAGES.values())
+    assert not is_shortage(RuntimeError("shapes do not fit"))
+    assert not is_shortage(ValueError("can't allocate memory"))
+
+    def wrong(self: DdpEngine, image: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(DdpEngine, "_forward", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Fit(BATCH, run, make(BATCH, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+
+
+@pytest.mark.law("L12")
+def test_where_nothing_can_be_halved_the_remedy_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(self: DdpEngine, image: Tensor) -> Tensor:
+        raise SHORTAGES["cuda"]
+
+    monkeypatch.setattr(DdpEngine, "_forward", short)
+    with pytest.raises(RunError, match=r"with 1 samples .*2\.00 GiB.*model\.checkpoint_activations=true"):
+        Fit(BATCH, run, make(BATCH, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+    told_not_to = replace(BATCH, train=TrainConfig(global_batch=8, on_oom="fail"))
+    with pytest.raises(RunError, match=r"with 8 samples .*set train\.micro_batch below 8"):
+        Fit(told_not_to, run, make(told_not_to, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+
+
+def test_what_changes_depends_on_the_norm() -> None:
+    assert "batch norm" in what_changes(make_model(ModelConfig(features=4, norm="batch"), seed=0))
+    assert "stay the same" in what_changes(make_model(ModelConfig(features=4, norm="group"), seed=0))
+
+
+def train_under_a_limit(world: World, limited: bool) -> tuple[list[Any], Any]:
+    """Losses, and the micro-batch that was found; `limited`: the process may hardly grow once it is warm."""
+    cfg = replace(BATCH, data=replace(BATCH.data, image_size=128), model=ModelConfig(features=16, norm="group"))
+    engine = make(cfg, world)
+    run = Run(Path("/nonexistent"))
+    fit = Fit(cfg, run, engine, world)
+    losses = [fit.step(0, *batch(0, 2, 128), 1e-2, 0.0).item()]
+    if limited:
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (96 << 20), resource.RLIM_INFINITY))
+    losses.append(fit.step(1, *batch(1, 8, 128), 1e-2, 0.0).item())
+    return losses, fit.found and fit.found["micro_batch"]
+
+
+def test_a_real_allocation_that_the_system_refuses_is_lived_through() -> None:
+    [(free, none)] = run_ranks(1, train_under_a_limit, False)
+    [(limited, found)] = run_ranks(1, train_under_a_limit, True)
+    assert none is None
+    assert found in (1, 2, 4)
+    assert limited == pytest.approx(free, abs=1e-5)
+
+
+def short_in_the_rehearsal(world: World, cfg: Config, whose: int) -> tuple[int, list[float]]:
+    """The micro-batch and the losses of a rank, where one rank cannot take more than two samples."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # so that memory may be refused
+    forward = nn.Module.__call__
+
+    def short(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        if world.rank == whose and torch.is_grad_enabled() and len(inputs) == 1 and len(inputs[0]) > 2:
+            raise SHORTAGES["cpu"]
+        return forward(self, *inputs, **options)
+
+    engine = make(cfg, world)
+    setattr(nn.Module, "__call__", short)  # noqa: B010
+    fit = Fit(cfg, Run(Path("/nonexistent")), engine, world)
+    fit.rehearse()
+    share = 16 // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    losses = []
+    for step in range(2):
+        image, mask = batch(step, 16)
+        losses.append(fit.step(step, image[mine], mask[mine], 1e-2, 0.0).item())
+    return engine.micro_batch, losses
+
+
+@pytest.mark.parametrize(("ranks", "whose"), [(2, 1), (4, 0)])
+def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: int) -> None:
+    cfg = replace(BATCH, train=TrainConfig(global_batch=16))
+    found = run_ranks(ranks, short_in_the_rehearsal, cfg, whose)
+    assert {micro for micro, _ in found} == {2}
+    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
+    assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
+
+
+def test_deepspeed_is_told_what_fits_before_it_takes_over() -> None:
+    pytest.importorskip("deepspeed")
+    cfg = replace(
+        BATCH, train=TrainConfig(global_batch=16), engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2),
+        optim=OptimConfig(lr=1e-2),
+    )  # fmt: skip
+    found = run_ranks(2, short_in_the_rehearsal, cfg, 1)
+    assert {micro for micro, _ in found} == {2}
+    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
+    assert found == run_ranks(2, short_in_the_rehearsal, told, -1)
+
+
+def rank_of_a_training(
+    directory: str, rank: int, ranks: int, port: int, patch: Callable[[int, int, int], None], at: int, extra: list[str]
+) -> None:
+    os.chdir(directory)
+    log = os.open(f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    from segtrain import train
+    from segtrain.launch import leave
+
+    patch(rank, ranks, at)
+    leave(train.main(["--config", "given.yaml", *extra]))
+
+
+def at_step(at: int, then: Callable[[BaseEngine], None]) -> None:
+    """Have `then` called after each backward pass from step `at` of the run on."""
+    step, backward, now = Fit.step, DdpEngine._backward, [0]
+
+    def counted(self: Fit, number: int, *arguments: Any) -> Tensor:
+        now[0] = number
+        return step(self, number, *arguments)
+
+    def watched(self: DdpEngine, loss: Tensor) -> None:
+        backward(self, loss)
+        if now[0] >= at:
+            then(self)
+
+    setattr(Fit, "step", counted)  # noqa: B010
+    setattr(DdpEngine, "_backward", watched)  # noqa: B010
+
+
+def short_on_the_last(rank: int, ranks: int, at: int) -> None:
+    def then(engine: BaseEngine) -> None:
+        if rank == ranks - 1 and engine.micro_batch > 1:
+            raise SHORTAGES["cuda"]
+
+    at_step(at, then)
+
+
+def killed_on_all(rank: int, ranks: int, at: int) -> None:
+    at_step(at, lambda engine: os._exit(9))
+
+
+def short_and_killed_later(rank: int, ranks: int, at: int) -> None:
+    short_on_the_last(rank, ranks, at)
+    at_step(at + 3, lambda engine: os._exit(9))
+
+
+def start(
+    directory: Path, cfg: Config, ranks: int, patch: Callable[[int, int, int], None], at: int, *extra: str
+) -> list[int | None]:
+    """The exit codes of a start whose ranks are patched."""
+    directory.mkdir(exist_ok=True)
+    (directory / "given.yaml").write_text(to_yaml(cfg))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        FORKSERVER.Process(
+            target=rank_of_a_training, args=(str(directory), rank, ranks, port, patch, at, list(extra))
+        ) for rank in range(ranks)
+    ]  # fmt: skip
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert not process.is_alive(), "a rank is left waiting"
+    return [process.exitcode for process in processes]
+
+
+def steps_an_epoch(cfg: Config, store: Store) -> int:
+    return make_order(cfg, store, make_split(cfg.data, store)).steps_per_epoch
+
+
+@pytest.mark.law("L8")
+@pytest.mark.law("L6")
+def test_a_rank_that_is_short_in_the_middle_of_a_step_takes_all_out_and_the_next_start_goes_on(
+    tiny: Config, tiny_store: Store, tmp_path: Path
+) -> None:
+    cfg = replace(tiny, train=TrainConfig(epochs=2, global_batch=4))
+    at = steps_an_epoch(cfg, tiny_store) + 2
+    began = time.monotonic()
+    assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [75, 75]
+    assert time.monotonic() - began < 40
+    run = Run(tmp_path / "short" / "runs" / "tiny")
+    outcome = run.outcome()
+    assert outcome["state"] == "stopped"
+    assert f"rank 1 was out of memory at step {at} (CUDA out of memory" in outcome["reason"]
+    assert json.loads(run.memory_file.read_text())["micro_batch"] == 1
+    assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [0, 0]
+    assert start(tmp_path / "killed", cfg, 2, killed_on_all, at) == [9, 9]
+    assert start(tmp_path / "killed", cfg, 2, killed_on_all, 10**9, "train.micro_batch=1") == [0, 0]
+    assert_same(state_of(run.root), state_of(tmp_path / "killed" / "runs" / "tiny"))
+
+
+@pytest.mark.law("L6")
+def test_a_run_that_was_short_is_resumed_as_if_it_had_been_left_alone(fragile: Config, tmp_path: Path) -> None:
+    at = 4
+    assert start(tmp_path / "whole", fragile, 1, short_on_the_last, at) == [0]
+    assert start(tmp_path / "killed", fragile, 1, short_and_killed_later, at) == [9]
+    run = Run(tmp_path / "killed" / "runs" / "fragile")
+    assert not run.memory_file.exists()
+    assert start(tmp_path / "killed", fragile, 1, short_on_the_last, at) == [0]
+    assert_same(state_of(run.root), state_of(tmp_path / "whole" / "runs" / "fragile"))
+    log = (tmp_path / "whole" / "runs" / "fragile" / "log.txt").read_text()
+    assert "warning: out of memory with 8 samples of a rank at once (CUDA out of memory" in log
+    assert "going on with 4, 2 times a step: the global batch stays 8; losses and weights stay the same" in log
+    alone = state_of(run_to_end(tmp_path / "alone", fragile, 1))
+    losses = [[e["loss"] for e in state["events"] if e["event"] == "train"]
+              for state in (alone, state_of(run.root))]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert losses[1] != losses[0], "it did train in smaller micro-batches"
