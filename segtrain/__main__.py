@@ -7,6 +7,7 @@ from segtrain import ablate, networks, predict, scores, train
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.display import show_table
+from segtrain.doctor import command as doctor
 from segtrain.launch import leave
 from segtrain.report import command as report
 
@@ -53,6 +54,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (scores.command, "score a checkpoint, or an ensemble, patient by patient"),
     "predict": (predict.command, "masks and pictures of a folder of patients"),
     "report": (report.command, "write one page about a run or an ablation: tables, verdicts, figures"),
+    "doctor": (doctor.command, "check this machine, and what a config needs, before the hours are spent"),
     "networks": (networks.command, "list the networks: parameters, work an image, norm"),
 }
 

@@ -25,11 +25,13 @@ EVALUATION_KEYS = (
 
 
 def parse(
-    prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str], folder: str | None = None
-) -> argparse.Namespace:
+    prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str], folder: str | None = None,
+    options: Mapping[str, tuple[type, str, str]] | None = None,
+) -> argparse.Namespace:  # fmt: skip
     """Arguments of a command that takes `--config F`, boolean `flags` (with their help) and `key=value` overrides.
 
-    With `folder`, the help of `--out DIR`, it takes this too, and cannot do without it.
+    With `folder`, the help of `--out DIR`, it takes this too, and cannot do without it. `options` have a value: its
+    type, its name, their help.
     """
     keys = "".join(f"  {line}\n" for line in to_yaml(Config()).splitlines())
     parser = argparse.ArgumentParser(
@@ -41,6 +43,8 @@ def parse(
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
     for flag, text in flags.items():
         parser.add_argument(flag, action="store_true", help=text)
+    for option, (kind, name, text) in (options or {}).items():
+        parser.add_argument(option, type=kind, metavar=name, help=text)
     if folder is not None:
         parser.add_argument("--out", type=Path, metavar="DIR", required=True, help=folder)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")

@@ -22,7 +22,7 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 # From the top down; a module imports only from layers below its own, or beside it within one package.
 LAYERS: list[set[str]] = [
     {"__main__"},
-    {"train", "ablate", "networks", "gallery", "scores", "predict", "report"},
+    {"train", "ablate", "networks", "gallery", "scores", "predict", "report", "doctor"},
     {"trainer", "trained", "scoring", "delivery"},
     {"evaluate", "bars", "fit"},
     {"engines", "checkpoint"},

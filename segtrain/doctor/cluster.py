@@ -1,0 +1,40 @@
+"""Whether SLURM is here and answers. Training needs none; `jobs.submit` and `jobs.ablate` do."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from segtrain.doctor.finding import Finding, failure, ok, warning
+
+COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
+TIMEOUT_S = 10
+
+
+def check() -> Iterator[Finding]:
+    """Its commands, its queue, its accounting."""
+    there = [name for name in COMMANDS if shutil.which(name)]
+    if not there:
+        yield ok("scheduler", "no SLURM on this machine; only jobs.submit and jobs.ablate would need it")
+        return
+    if missing := [name for name in COMMANDS if name not in there]:
+        yield failure("scheduler", f"{', '.join(missing)}: not found beside {there[0]}", "add SLURM's bin to PATH")
+        return
+    if trouble := _trouble("squeue", "-h", "-u", str(os.getuid())):
+        yield warning("scheduler", f"squeue: {trouble}", "jobs cannot be submitted now; ask who runs the cluster")
+        return
+    yield ok("scheduler", "SLURM answers")
+    if trouble := _trouble("sacct", "-n", "-X", "-S", "now"):
+        yield warning("accounting", f"sacct: {trouble}", "jobs.status will not know how jobs ended that left no word")
+    else:
+        yield ok("accounting", "sacct answers")
+
+
+def _trouble(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except OSError as error:
+        return str(error.strerror)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {TIMEOUT_S} s"
+    return (" ".join(done.stderr.split())[:200] or f"code {done.returncode}") if done.returncode else None

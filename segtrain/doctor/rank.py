@@ -1,0 +1,48 @@
+"""One of the ranks that `segtrain doctor` starts: adds up with the others, then waits to be stopped."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+from segtrain.config import DeviceName
+from segtrain.launch import leave
+from segtrain.stop import Stop
+
+WAIT_S = 120.0
+NUMBERS = 4 * 2**20  # float32: 16 MiB
+
+
+def main(folder: str, device: str) -> int:
+    """Write down ready-<rank>.json with the sum, and told-<rank>.json at the signal."""
+    stop = Stop()
+    stop.listen()
+    import torch
+
+    from segtrain.dist import join
+
+    with join(cast(DeviceName, device), threads=1) as world:
+        mine = torch.full((NUMBERS,), float(world.rank + 1), device=world.device)
+        world.sum(mine)  # connections are made at the first
+        began = time.monotonic()
+        total = float(world.sum(mine)[-1])
+        told = {"rank": world.rank, "sum": total, "seconds": time.monotonic() - began, "device": str(world.device)}
+        _write(Path(folder, f"ready-{world.rank}.json"), told)
+        end = time.monotonic() + WAIT_S
+        while not stop.code() and time.monotonic() < end:
+            time.sleep(0.02)
+        if stop.code():
+            _write(Path(folder, f"told-{world.rank}.json"), {"rank": world.rank, "time": time.time()})
+    return 0
+
+
+def _write(file: Path, tree: dict[str, object]) -> None:
+    aside = file.with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps(tree))
+    aside.replace(file)
+
+
+if __name__ == "__main__":
+    leave(main(*sys.argv[1:]))
