@@ -1,6 +1,7 @@
 """What SLURM is asked and told: squeue, scontrol, scancel. Without SLURM there are no jobs."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ from segtrain.errors import LaunchError
 TIMEOUT_S = 30
 RETRY_S, PAUSE_S = 60.0, 5.0
 ABSENT = 127  # the code for a program that is not there
+OWN = re.compile(r"\d+(_\d+)?")  # a job's id; torchrun's own may begin with a digit too
 UNKNOWN = "UNKNOWN"  # squeue does not answer
 ALIVE = frozenset(
     {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED"}
@@ -39,7 +41,7 @@ def queued(jobs: Iterable[str]) -> dict[str, str]:
 
     SLURM is not asked if none of `jobs` is one of its own: they ran without it.
     """
-    if not any(job[:1].isdigit() for job in jobs):
+    if not any(OWN.fullmatch(job) for job in jobs):
         return {}
     lines, trouble = _queue("-u", str(os.getuid()), "-o", "%i|%T")
     if trouble:
@@ -61,9 +63,9 @@ def state_of(job: str) -> str | None:
 
 def accounted(jobs: list[str]) -> Mapping[str, str]:
     """What the accounting says of jobs: id to state; empty where there is no accounting."""
-    if not jobs:
+    if not (own := [job for job in jobs if OWN.fullmatch(job)]):
         return {}
-    lines = _lines("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State")
+    lines = _lines("sacct", "-n", "-X", "-P", "-j", ",".join(own), "-o", "JobID,State")
     return {job: state.split()[0] for job, _, state in (line.partition("|") for line in lines) if state}
 
 

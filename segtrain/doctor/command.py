@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.cli import config_of, parse
+from segtrain.cli import config_of, parse, start_logging
 from segtrain.config import Config
 from segtrain.data.sampler import make_order
 from segtrain.data.sources import make_source
@@ -41,6 +41,7 @@ def command(argv: Sequence[str]) -> int:
         "segtrain doctor", "Check this machine for a config before the hours are spent.", EXAMPLES,
         {"--json": "for programs"}, argv, options=options,
     )  # fmt: skip
+    start_logging()
     began, cfg, found = time.monotonic(), config_of(arguments), []
     ranks = arguments.nproc or _usual_ranks(cfg)
     if ranks < 1 or cfg.train.global_batch % ranks:

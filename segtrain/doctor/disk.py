@@ -62,8 +62,8 @@ def durable(what: str, scratch: Path) -> Finding:
     except OSError as error:
         return failure(check, f"{scratch.parent}: {error.strerror}", "use a local disk or a POSIX file system")
     took_s = time.monotonic() - began
-    kept = file.read_text() == "2\n" and all((scratch / f"folder-{turn}" / "part").exists() for turn in range(3))
-    if not kept:
+    made = [file, *(scratch / f"folder-{turn}" / "part" for turn in range(3))]
+    if not all(path.exists() for path in made) or file.read_text() != "2\n":
         return failure(check, f"{scratch.parent}: what was renamed is not there", "use a POSIX file system")
     said = f"{scratch.parent}: {1000 * took_s:.0f} ms for three of each"
     return ok(check, said) if took_s < SLOW_S else warning(check, said, "checkpoints will be slow; use a faster disk")

@@ -1,6 +1,7 @@
 """What a few measured steps say about the whole run: the micro-batch that fits, hours, cost, bytes on disk."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,8 @@ def trial(cfg: Config, ranks: int) -> tuple[list[dict[str, Any]], str]:
         file.write_text(to_yaml(cfg))
         command = [sys.executable, "-m", "segtrain.doctor.trial", str(file), str(ranks)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_S, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_S, check=False,
+                                  env={**os.environ, "TMPDIR": folder})  # fmt: skip
         except subprocess.TimeoutExpired as late:
             said = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
             return _lines(said), f"no step in {TRIAL_S:.0f} s"
@@ -69,7 +71,8 @@ def check(
     else:
         yield gpu_memory(cfg, share, fitting[-1], lines)
     if work is not None:
-        yield time_and_cost(cfg, ranks, work, fitting[-1], price)
+        asked = cfg.train.micro_batch or share
+        yield time_and_cost(cfg, ranks, work, next((n for n in fitting[::-1] if n["size"] <= asked), fitting[0]), price)
 
 
 def cpu_memory(cfg: Config, share: int, ranks: int, lines: Sequence[dict[str, Any]], free_bytes: float) -> Finding:
@@ -80,9 +83,8 @@ def cpu_memory(cfg: Config, share: int, ranks: int, lines: Sequence[dict[str, An
     base = last["peak_bytes"] - slope * last["size"]
     room = KEPT * free_bytes / ranks
     needed = base + slope * asked
-    said = (
-        f"{needed / GIB:.1f} GiB a rank with {asked} samples at once ({_how(asked, last)}), {room / GIB:.1f} GiB there"
-    )
+    how = "measured" if last["size"] >= asked else f"told from steps of up to {last['size']}"
+    said = f"{needed / GIB:.1f} GiB a rank with {asked} samples at once ({how}), {room / GIB:.1f} GiB there"
     if needed <= room:
         return ok("memory", said)
     fits = next((size for size in _halves(asked) if base + slope * size <= room), 0)
@@ -93,8 +95,8 @@ def cpu_memory(cfg: Config, share: int, ranks: int, lines: Sequence[dict[str, An
         )  # fmt: skip
     return failure(
         "memory", f"{said}: the system would kill the training",
-        f"train.micro_batch={fits} ({-(-share // fits)} times a step keep the global batch of {cfg.train.global_batch}), "
-        "or fewer ranks",
+        f"train.micro_batch={fits} ({-(-share // fits)} times a step: train.global_batch={cfg.train.global_batch} "
+        "stays), or fewer ranks",
     )  # fmt: skip
 
 
@@ -113,7 +115,10 @@ def gpu_memory(cfg: Config, share: int, found: dict[str, Any], lines: Sequence[d
 def time_and_cost(cfg: Config, ranks: int, work: Work, line: dict[str, Any], price: float | None) -> Finding:
     """Of all epochs, training and scoring; without the start and what a slow disk adds."""
     steps = max(1, work.train_slices // cfg.train.global_batch) * cfg.train.epochs
-    step_s = line["step_s"] / line["size"] * (cfg.train.global_batch // ranks)
+    share = cfg.train.global_batch // ranks
+    step_s = line["step_s"] / line["size"] * share
+    if (cfg.train.micro_batch or share) < share:
+        step_s *= 4 / 3  # a pass forward before the others gathers the loss's sums
     scorings = -(-cfg.train.epochs // cfg.evaluate.every_epochs)
     scoring_s = scorings * work.validation_slices * line["score_s"] / line["size"] / ranks
     total_s = steps * step_s + scoring_s

@@ -60,7 +60,7 @@ def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD)
         with log.open("w") as said:
             torchrun = subprocess.Popen(
                 [*command, folder, cfg.device], stdout=said, stderr=said, start_new_session=True,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env={"OMP_NUM_THREADS": "1", **os.environ, "TMPDIR": folder},  # torchrun leaves folders there
             )  # fmt: skip
         try:
             ready = _wait(folder, "ready", ranks, START_S, torchrun)
@@ -86,9 +86,12 @@ def _wait(folder: str, what: str, ranks: int, limit_s: float, process: subproces
 
 def _all_reduce(ready: Sequence[Any], ranks: int, log: Path) -> Finding:
     if len(ready) < ranks:
-        words = [line for line in log.read_text().splitlines() if "Error" in line] or ["no word"]
-        return failure("all-reduce", f"{ranks - len(ready)} of {ranks} ranks did not get through: {words[-1][:200]}",
-                       "see that message; try NCCL_DEBUG=INFO, or GLOO_SOCKET_IFNAME=lo on one machine")  # fmt: skip
+        words = [line for line in log.read_text().splitlines() if "Error" in line and "ChildFailed" not in line]
+        word = words[-1][:200] if words else "no word"
+        return failure(
+            "all-reduce", f"{ranks - len(ready)} of {ranks} ranks did not get through: {word}",
+            "see that message; try NCCL_DEBUG=INFO, or GLOO_SOCKET_IFNAME=lo on one machine",
+        )  # fmt: skip
     if wrong := [rank for rank in ready if rank["sum"] != ranks * (ranks + 1) / 2]:
         return failure("all-reduce", f"rank {wrong[0]['rank']} got {wrong[0]['sum']}", "do not train on this machine")
     took, device = max(rank["seconds"] for rank in ready), ready[0]["device"]
@@ -99,8 +102,8 @@ def _signals(told: Sequence[Any], ranks: int, asked_s: float, grace_s: float) ->
     if len(told) < ranks:
         return failure(
             "signals",
-            f"{ranks - len(told)} of {ranks} ranks heard nothing of torchrun's SIGTERM in {grace_s:.0f} s, and could not "
-            "save before they are killed",
+            f"{ranks - len(told)} of {ranks} ranks heard nothing of torchrun's SIGTERM in {grace_s:.0f} s: they could "
+            "not save before they are killed",
             "start torchrun itself, not a script that keeps signals to itself (use exec)",
         )
     took_s = max(rank["time"] for rank in told) - asked_s

@@ -1,0 +1,314 @@
+"""Each check of `segtrain doctor`, where all is well and where it is not; nothing is left behind."""
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from segtrain import files
+from segtrain.config import Config, DataConfig, DeepSpeedConfig, TrainConfig
+from segtrain.data.store import Store
+from segtrain.doctor import cluster, command, disk, forecast, software, talk
+from segtrain.doctor.finding import Finding
+from segtrain.loading import to_yaml
+
+GIB = 2**30
+
+
+def states(found: Iterator[Finding]) -> dict[str, str]:
+    return {finding.check: finding.state for finding in found}
+
+
+def segtrain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "segtrain", "doctor", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_the_whole_doctor_on_a_machine_that_can_train(tiny: Config, tiny_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "given.yaml").write_text(to_yaml(tiny))
+    (tmp_path / "temporary").mkdir()
+    before = {process.pid for process in psutil.process_iter()}
+    left = sorted(tiny_store.path.parent.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "segtrain", "doctor", "--config", "given.yaml", "--json", "--price-per-hour", "3600"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PATH": str(Path(sys.executable).parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert not told["will_fail"]
+    found = {finding["check"]: finding for finding in told["findings"]}
+    assert {
+        "python", "packages", "device", "port", "all-reduce", "signals", "scheduler", "data", "memory", "forecast",
+        "data.store: space", "data.store: rename and fsync", "data.store: locks", "runs_dir: space",
+        "runs_dir: rename and fsync", "runs_dir: locks",
+    } <= found.keys()  # fmt: skip
+    assert "2 ranks on cpu: right" in found["all-reduce"]["said"]
+    assert "measured" in found["memory"]["said"]
+    slices = sum(patient.slices for patient in tiny_store.patients.values())
+    assert sum(int(word) for word in found["data"]["said"].split() if word.isdigit()) == 10 + slices
+    assert "costs about" in found["forecast"]["said"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.yaml", "temporary"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert sorted(tiny_store.path.parent.iterdir()) == left
+    mine = [p for p in psutil.process_iter(["pid", "cmdline"]) if p.info["pid"] not in before]
+    assert not [p for p in mine if "segtrain.doctor" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(talk, "check", lambda *_: iter([]))
+    monkeypatch.setattr(forecast, "trial", lambda *_: ([], "no such network"))
+    overrides = ["data.source=lgg", f"data.root={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs", "--nproc", "2"]
+    assert command.command([*overrides, f"data.store={tmp_path}/prepared"]) == 2
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{tmp_path}/nowhere" in shown.replace(" ", "").replace("/nowhere", "/nowhere") or "nowhere" in shown
+    assert "->" in shown
+    assert "no step can be taken: no such network" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert software.python((3, 11)).state == software.python((3, 13)).state == "ok"
+    assert software.python((3, 10)).state == software.python((3, 14)).state == "failure"
+    assert software.packages().state == "ok"
+    wanted = ["torch>=99", "no-such-package>=1", "numpy>=1", "deepspeed>=99 ; extra == 'deepspeed'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    found = software.packages()
+    assert found.state == "failure"
+    assert "torch" in found.said
+    assert "no-such-package is missing" in found.said
+    assert "numpy" not in found.said
+    assert "deepspeed" not in found.said
+
+
+def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert states(software.devices(Config(device="cpu"))) == {"device": "ok"}
+    assert states(software.devices(Config(device="cuda")))["device"] == "failure"
+    assert states(software.devices(Config(device="cpu", precision="tf32")))["precision"] == "failure"
+    monkeypatch.setattr(software, "_cpu_flags", lambda: "flags: avx2")
+    assert states(software.devices(Config(device="cpu", precision="bf16")))["precision"] == "warning"
+    monkeypatch.setattr(software, "_cpu_flags", lambda: "flags: amx_bf16")
+    assert "precision" not in states(software.devices(Config(device="cpu", precision="bf16")))
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert states(software.devices(Config()))["device"] == "warning"
+
+
+def test_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config(engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert software.deepspeed(cfg).state == "failure"
+    monkeypatch.undo()
+    pytest.importorskip("deepspeed")
+    assert software.deepspeed(cfg).state == "ok"
+
+
+def test_a_port_that_is_taken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        found = states(talk.ports())
+        assert found["port"] == "failure"
+        monkeypatch.delenv("MASTER_PORT")
+        monkeypatch.setattr(talk, "DEFAULT_PORT", port)
+        assert states(talk.ports())["port"] == "warning"
+    assert states(talk.ports()) == {"port": "ok"}
+
+
+READY = """
+import json, os, signal, sys, time
+rank = int(os.environ["RANK"])
+{prelude}
+open(os.path.join(sys.argv[1], f"ready-{{rank}}.json"), "w").write(
+    json.dumps({{"rank": rank, "sum": {total}, "seconds": 0.1, "device": "cpu"}}))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("prelude", "total", "expected"),
+    [
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 1, {"all-reduce": "ok", "signals": "failure"}),
+        ("", 7, {"all-reduce": "failure", "signals": "failure"}),
+        ("raise RuntimeError('no route')", 1, {"all-reduce": "failure"}),
+    ],
+)
+def test_ranks_that_are_deaf_or_cannot_add_are_found_and_ended(
+    tmp_path: Path, prelude: str, total: int, expected: dict[str, str]
+) -> None:
+    script = tmp_path / "a_child_of_this_test.py"
+    script.write_text(READY.format(prelude=prelude, total=total))
+    began = time.monotonic()
+    found = list(talk.check(Config(device="cpu"), 1, 1.0, child=(str(script),)))
+    assert {finding.check: finding.state for finding in found} == expected
+    assert all(finding.remedy for finding in found if finding.state == "failure")
+    if "no route" in prelude:
+        assert "RuntimeError: no route" in found[0].said
+    assert time.monotonic() - began < 30
+    alive = [p for p in psutil.process_iter(["cmdline"]) if str(script) in " ".join(p.info["cmdline"] or [])]
+    assert not alive
+
+
+def test_folders_that_cannot_be_written_or_have_no_room(
+    tmp_path: Path, as_nobody: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writable, closed = tmp_path / "open", tmp_path / "closed"
+    os.seteuid(0) if os.getuid() == 0 else None
+    for folder, mode in ((writable, 0o777), (closed, 0o555)):
+        folder.mkdir()
+        folder.chmod(mode)
+    there = writable / "not" / "yet"
+    good = states(disk.check("runs_dir", there, 1))
+    assert good == {f"runs_dir: {what}": "ok" for what in ("space", "rename and fsync", "locks")}
+    assert list(writable.iterdir()) == []
+    os.seteuid(65534) if os.getuid() == 0 else None  # root may write anywhere
+    assert states(disk.check("runs_dir", closed / "runs", 1))["runs_dir: write"] == "failure"
+
+    def small(free: int, inodes: int = 5) -> Any:
+        return lambda folder: SimpleNamespace(f_bavail=free, f_frsize=1, f_files=9, f_favail=inodes)
+
+    for vfs, state in ((small(99), "failure"), (small(150), "warning"), (small(200), "ok"), (small(200, 0), "failure")):
+        monkeypatch.setattr(os, "statvfs", vfs)
+        assert disk.space("data.store", tmp_path, 100).state == state
+
+
+def test_a_file_system_that_does_not_keep_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder() -> Path:
+        made = tmp_path / str(len(list(tmp_path.iterdir())))
+        made.mkdir()
+        return made
+
+    def refuse(*_: Any) -> None:
+        raise OSError(22, "Invalid argument")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", refuse)
+        assert disk.durable("runs_dir", folder()).state == "failure"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "rename", lambda old, new: None)
+        assert disk.durable("runs_dir", folder()).state == "failure"
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "SLOW_S", 0.0)
+        assert disk.durable("runs_dir", folder()).state == "warning"
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda *_: None)
+        found = disk.locks("runs_dir", folder())
+        assert (found.state, "a second process" in found.said) == ("failure", True)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "HOLD", "raise SystemExit(1)")
+        assert "cannot be taken" in disk.locks("runs_dir", folder()).said
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_free", lambda file: False)
+        assert "a killed process keeps" in disk.locks("runs_dir", folder()).said
+
+
+def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def programs(**codes: int) -> None:
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for name, code in codes.items():
+            file = tmp_path / name
+            file.write_text(f"#!/bin/sh\necho no answer >&2\nexit {code}\n")
+            file.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert states(cluster.check()) == {"scheduler": "ok"}
+    programs(sbatch=0, squeue=0)
+    [found] = cluster.check()
+    assert (found.state, "scancel" in found.said) == ("failure", True)
+    whole = dict.fromkeys(cluster.COMMANDS, 0)
+    programs(**{**whole, "squeue": 1})
+    [found] = cluster.check()
+    assert (found.state, "no answer" in found.said) == ("warning", True)
+    programs(**whole, sacct=1)
+    assert states(cluster.check()) == {"scheduler": "ok", "accounting": "warning"}
+    programs(**whole, sacct=0)
+    assert states(cluster.check()) == {"scheduler": "ok", "accounting": "ok"}
+
+
+def lines(*sizes: int, base: float = 1.0, each: float = 0.5) -> list[dict[str, Any]]:
+    """As measured on a CPU: GiB that a process and each of its samples take."""
+    return [
+        {"device": "cpu", "parameters": 10, "size": n, "step_s": 0.5 * n, "score_s": 0.1 * n,
+         "peak_bytes": (base + each * n) * GIB, "fits": True} for n in sizes
+    ]  # fmt: skip
+
+
+def test_the_largest_micro_batch_is_told_from_small_steps() -> None:
+    cfg = Config(train=TrainConfig(global_batch=32))
+    for free_gib, state, said in (
+        (20.0, "ok", "9.0 GiB"), (19.9, "failure", "train.micro_batch=8 (2 times"),
+        (6.0, "failure", "train.micro_batch=2 (8 times"), (2.0, "failure", "fewer ranks, a smaller"),
+    ):  # fmt: skip
+        found = forecast.cpu_memory(cfg, 16, 2, lines(2, 4), free_gib * GIB)
+        assert found.state == state, free_gib
+        assert said in found.said + found.remedy
+    asked = replace(cfg, train=TrainConfig(global_batch=32, micro_batch=4))
+    assert forecast.cpu_memory(asked, 16, 2, lines(2, 4), 7 * GIB).state == "ok"
+
+
+def test_what_does_not_fit_a_gpu_is_halved_or_refused() -> None:
+    cfg = Config(train=TrainConfig(global_batch=16))
+    short = {"device": "cuda", "size": 16, "fits": False, "parameters": 10}
+    fits = {**lines(8)[0], "device": "cuda"}
+    assert states(forecast.check(cfg, 1, None, [fits], "", None)) == {"memory": "ok"}
+    [found] = forecast.check(cfg, 1, None, [short, fits], "", None)
+    assert (found.state, "train.micro_batch=8 (2 times" in found.remedy) == ("warning", True)
+    told_not_to = Config(train=TrainConfig(global_batch=16, on_oom="fail"))
+    assert states(forecast.check(told_not_to, 1, None, [short, fits], "", None)) == {"memory": "failure"}
+    [found] = forecast.check(cfg, 1, None, [short], "", None)
+    assert (found.state, found.said) == ("failure", "not even one sample fits")
+
+
+def test_hours_and_cost_are_told_from_a_step() -> None:
+    """Independently: 2000 // 20 steps of 5 x 0.5 s an epoch; 400 slices scored at 0.1 s by four ranks."""
+    cfg = Config(train=TrainConfig(epochs=10, global_batch=20))
+    work = forecast.Work(2000, 400, exact=True)
+    found = forecast.time_and_cost(cfg, 4, work, lines(5)[0], 2.0)
+    seconds = 10 * 260
+    assert f"about {seconds // 60}:{seconds % 60:02} for 10 epochs: 1000 steps of 2.50 s (8.0 images/s)" in found.said
+    assert f"about {2 * seconds / 3600:.2f} at 2 an hour" in found.said
+    accumulated = replace(cfg, train=replace(cfg.train, micro_batch=1))
+    assert "steps of 3.33 s" in forecast.time_and_cost(accumulated, 4, work, lines(1)[0], None).said
+
+
+def test_a_trial_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
+    monkeypatch.setattr(forecast, "TRIAL_S", 0.01)
+    assert forecast.trial(tiny, 1) == ([], "no step in 0 s")
+    monkeypatch.undo()
+    killed = subprocess.CompletedProcess([], -9, '{"size": 2}\n', "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    assert forecast.trial(tiny, 1) == ([{"size": 2}], "ended by signal 9 (out of memory?)")
+
+
+def test_data_that_is_not_prepared_is_read_and_estimated(tmp_path: Path, tiny: Config, tiny_store: Store) -> None:
+    found, work, needed = command.data(replace(tiny, data=replace(tiny.data, store=str(tmp_path))), 2)
+    assert (found.state, needed > 0) == ("ok", True)
+    assert work is not None
+    real = sum(patient.slices for patient in tiny_store.patients.values())
+    assert work.train_slices + work.validation_slices == pytest.approx(real, rel=0.3)
+    shared = replace(tiny, train=TrainConfig(global_batch=6))
+    assert command.data(shared, 4)[0].state == "failure"
+    assert command.data(replace(tiny, data=DataConfig(source="lgg", root=str(tmp_path))), 1)[0].state == "failure"
+
+
+def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused(tmp_path: Path) -> None:
+    done = segtrain(tmp_path, "--nproc", "3")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "train.global_batch=16 cannot be shared" in done.stderr
