@@ -7,15 +7,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-# Numbers of a row: their column, digits. A column that no run fills is left out.
+# Numbers of a row: their column, digits. A column that no run fills is left out; one without a name is for JSON alone.
 NUMBERS: dict[str, tuple[str, int]] = {
     "images_per_s": ("images/s", 1),
     "memory_gib": ("peak GiB", 1),
     "cpu_percent": ("CPU %", 0),
     "rss_gib": ("RSS", 1),
-    "machine_memory_percent": ("memory %", 0),
-    "disk_read_mib_s": ("read MiB/s", 1),
-    "disk_write_mib_s": ("write MiB/s", 1),
+    "machine_memory_percent": ("", 0),
+    "disk_read_mib_s": ("", 1),
+    "disk_write_mib_s": ("", 1),
     "gpu_percent": ("GPU %", 0),
     "gpu_memory_gib": ("GPU GiB", 1),
     "gpu_watts": ("W", 0),
@@ -27,12 +27,15 @@ STYLES = {"running": "green", "finished": "blue", "stalled": "bold red", "failed
 
 def board(found: Sequence[Mapping[str, Any]]) -> Table:
     """A line a run; the last column says what is wrong."""
-    shown = [name for name in NUMBERS if any(row[name] is not None for row in found)]
-    table = Table("run", "state", "job", "restarts", "epoch", "step", "best DSC", "last DSC", expand=False)
+    shown = [name for name, (title, _) in NUMBERS.items() if title and any(row[name] is not None for row in found)]
+    table = Table("run", "state")
+    table.add_column("job", max_width=9, no_wrap=True)  # torchrun's are long
+    for name in ("restarts", "epoch", "step", "best DSC", "last DSC"):
+        table.add_column(name, justify="right")
     for name in shown:
         table.add_column(NUMBERS[name][0], justify="right")
-    for name in ("ETA", "why"):
-        table.add_column(name)
+    table.add_column("ETA", justify="right")
+    table.add_column("why", min_width=20, overflow="fold")
     for row in found:
         table.add_row(
             row["run"], Text(row["state"], STYLES.get(row["state"], "")), row["job"] or "", str(row["restarts"]),

@@ -27,18 +27,19 @@ class Meter:
         self.process = psutil.Process()
         self.gpu = gpu_reader(gpu_uuid) if gpu_uuid else None
         psutil.cpu_percent()  # its first answer is about nothing
-        self.at_s, self.before = time.monotonic(), self._counters()
+        self.at_s, self.before = time.monotonic(), _counters(self._tree())
 
     def read(self) -> Usage:
         """Since the last reading."""
-        now_s, counters = time.monotonic(), self._counters()
+        tree = self._tree()  # asks for every process of the machine: once
+        now_s, counters = time.monotonic(), _counters(tree)
         passed_s = max(now_s - self.at_s, 1e-3)
         # A child that has ended takes its counts along.
         rates = {key: max(0.0, value - self.before.get(key, value)) / passed_s for key, value in counters.items()}
         self.at_s, self.before = now_s, counters
         memory = psutil.virtual_memory()
         found = {
-            **rates, "rss_gib": sum(_of(p, lambda p: float(p.memory_info().rss)) for p in self._tree()) / GIB,
+            **rates, "rss_gib": sum(_of(p, lambda p: float(p.memory_info().rss)) for p in tree) / GIB,
             "machine_cpu_percent": psutil.cpu_percent(), "machine_memory_percent": memory.percent,
             **(self.gpu() if self.gpu else {}),
         }  # fmt: skip
@@ -50,19 +51,19 @@ class Meter:
         except psutil.Error:
             return [self.process]
 
-    def _counters(self) -> Usage:
-        """What only grows, in units whose growth a second is the unit of its name."""
-        tree = self._tree()
-        found = {"cpu_percent": 100 * sum(_of(p, lambda p: float(sum(p.cpu_times()[:2]))) for p in tree)}
-        with suppress(psutil.Error, OSError, AttributeError):  # not told in some containers
-            self.process.io_counters()
-            found["disk_read_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().read_bytes)) for p in tree) / MIB
-            found["disk_write_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().write_bytes)) for p in tree) / MIB
-        with suppress(OSError):
-            cards = [card for name, card in psutil.net_io_counters(pernic=True).items() if name != "lo"]
-            found["net_received_mib_s"] = sum(card.bytes_recv for card in cards) / MIB
-            found["net_sent_mib_s"] = sum(card.bytes_sent for card in cards) / MIB
-        return found
+
+def _counters(tree: list[psutil.Process]) -> Usage:
+    """What only grows, in units whose growth a second is the unit of its name."""
+    found = {"cpu_percent": 100 * sum(_of(p, lambda p: float(sum(p.cpu_times()[:2]))) for p in tree)}
+    with suppress(psutil.Error, OSError, AttributeError):  # not told in some containers
+        tree[0].io_counters()
+        found["disk_read_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().read_bytes)) for p in tree) / MIB
+        found["disk_write_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().write_bytes)) for p in tree) / MIB
+    with suppress(OSError):
+        cards = [card for name, card in psutil.net_io_counters(pernic=True).items() if name != "lo"]
+        found["net_received_mib_s"] = sum(card.bytes_recv for card in cards) / MIB
+        found["net_sent_mib_s"] = sum(card.bytes_sent for card in cards) / MIB
+    return found
 
 
 def _of(process: psutil.Process, value: Callable[[psutil.Process], float]) -> float:

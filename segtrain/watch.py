@@ -27,7 +27,7 @@ from segtrain.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 1.0  # a reading is good for so long: shorter intervals say little
+FRESH_S = 2.0  # a reading is good for so long: shorter intervals say little
 
 
 class Watch:
