@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -21,12 +22,13 @@ NUMBERS: dict[str, tuple[str, int]] = {
     "gpu_watts": ("W", 0),
     "gpu_celsius": ("C", 0),
 }
+WIDTH = 30  # of what stands in the last column
 STYLES = {"running": "green", "finished": "blue", "stalled": "bold red", "failed": "red", "diverged": "red",
           "broken off": "yellow", "unreadable": "yellow"}  # fmt: skip
 
 
-def board(found: Sequence[Mapping[str, Any]]) -> Table:
-    """A line a run; the last column says what is wrong."""
+def board(found: Sequence[Mapping[str, Any]]) -> Group:
+    """A line a run, whose last column says what is wrong; below the table, what is too long for it."""
     shown = [name for name, (title, _) in NUMBERS.items() if title and any(row[name] is not None for row in found)]
     table = Table("run", "state")
     table.add_column("job", max_width=9, no_wrap=True)  # torchrun's are long
@@ -35,15 +37,20 @@ def board(found: Sequence[Mapping[str, Any]]) -> Table:
     for name in shown:
         table.add_column(NUMBERS[name][0], justify="right")
     table.add_column("ETA", justify="right")
-    table.add_column("why", min_width=20, overflow="fold")
+    table.add_column("why", overflow="fold")
+    below = []
     for row in found:
+        why = row["why"] or row["trouble"] or ""
+        if len(why) > WIDTH:
+            below.append(Text.assemble((row["run"], "bold"), f": {why}"))
+            why = why[: why.find(";") if 0 < why.find(";") < WIDTH else WIDTH - 1] + "…"
         table.add_row(
             row["run"], Text(row["state"], STYLES.get(row["state"], "")), row["job"] or "", str(row["restarts"]),
             f"{row['epoch']}/{row['epochs'] or '?'}", str(row["step"]), _number(row["best_dsc"], 4),
             _number(row["last_dsc"], 4), *(_number(row[name], NUMBERS[name][1]) for name in shown),
-            _duration(row["eta_s"]), Text(row["why"] or row["trouble"] or ""),
+            _duration(row["eta_s"]), Text(why),
         )  # fmt: skip
-    return table
+    return Group(table, *below)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -37,4 +37,5 @@ def _trouble(*command: str) -> str | None:
         return str(error.strerror)
     except subprocess.TimeoutExpired:
         return f"no answer in {TIMEOUT_S} s"
-    return (" ".join(done.stderr.split())[:200] or f"code {done.returncode}") if done.returncode else None
+    words = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
+    return words[-1][:200].removeprefix(f"{command[0]}: ") if done.returncode else None
