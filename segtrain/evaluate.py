@@ -17,6 +17,7 @@ from segtrain.data.augment import to_device
 from segtrain.data.store import Store, with_neighbours
 from segtrain.display import Progress
 from segtrain.dist import World
+from segtrain.engines.shortage import is_shortage
 from segtrain.losses import Loss
 from segtrain.metrics import Counts, Summary, count, drop_small, largest_component, summarise
 from segtrain.pictures import Picture, overlay
@@ -151,13 +152,23 @@ def predict_volume(
     """Probabilities [s, h, w] of a prepared volume; `watch` sees each batch's logits and mask [b, 1, h, w]."""
     channels_shwc = with_neighbours(image_shwc, neighbours)
     probability_shw = np.empty(mask_shw.shape, np.float32)
-    for start in range(0, len(image_shwc), cfg.batch):
-        part = slice(start, start + cfg.batch)
-        image, mask = to_device(torch.from_numpy(channels_shwc[part]), torch.from_numpy(mask_shw[part]), None, device)
-        with torch.inference_mode():
-            output = logits(image)
-            watch(output, mask)
-            probability_shw[part] = mean_probability(logits, image, output, cfg.tta)[:, 0].cpu().numpy()
+    start, size = 0, cfg.batch
+    while start < len(image_shwc):
+        part = slice(start, start + size)
+        try:
+            image, mask = to_device(
+                torch.from_numpy(channels_shwc[part]), torch.from_numpy(mask_shw[part]), None, device
+            )
+            with torch.inference_mode():
+                output = logits(image)
+                probability_shw[part] = mean_probability(logits, image, output, cfg.tta)[:, 0].cpu().numpy()
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error) or size == 1:
+                raise
+            size = (size + 1) // 2  # of this patient alone; nobody waits in the middle of one
+            continue
+        watch(output, mask)
+        start += size
     return probability_shw
 
 

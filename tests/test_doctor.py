@@ -110,13 +110,26 @@ def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(software.devices(Config()))["device"] == "warning"
 
 
-def test_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     cfg = Config(engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert software.deepspeed(cfg).state == "failure"
     monkeypatch.undo()
-    pytest.importorskip("deepspeed")
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
     assert software.deepspeed(cfg).state == "ok"
+    assert capfd.readouterr().out == "", "it may not print into the JSON"
+    monkeypatch.setattr(software, "OPS", "raise RuntimeError('no nvcc')")
+    found = software.deepspeed(cfg)
+    assert (found.state, "no nvcc" in found.said) == ("failure", True)
+
+
+def test_without_torch_nothing_but_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    wanted = ["torch-is-not-here>=1"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    assert states(command.findings(Config(), 1, 1.0, None)) == {"packages": "failure"}
 
 
 def test_a_port_that_is_taken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

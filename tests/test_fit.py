@@ -26,6 +26,7 @@ from segtrain.engines.base import BaseEngine
 from segtrain.engines.ddp import DdpEngine
 from segtrain.engines.shortage import is_shortage
 from segtrain.errors import RunError
+from segtrain.evaluate import score_patient
 from segtrain.fit import Fit, what_changes
 from segtrain.loading import to_yaml
 from segtrain.losses import make_loss
@@ -134,6 +135,31 @@ def test_where_nothing_can_be_halved_the_remedy_is_named(run: Run, monkeypatch: 
     told_not_to = replace(BATCH, train=TrainConfig(global_batch=8, on_oom="fail"))
     with pytest.raises(RunError, match=r"with 8 samples .*set train\.micro_batch below 8"):
         Fit(told_not_to, run, make(told_not_to, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+
+
+def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny_store: Store) -> None:
+    network, loss, sizes = make_model(tiny.model, seed=3).eval(), make_loss("dice"), []
+
+    def short(image: Tensor) -> Tensor:
+        sizes.append(len(image))
+        if len(image) > 5:
+            raise SHORTAGES["cuda"]
+        return torch.as_tensor(network(image.contiguous()))
+
+    def wrong(image: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    patient = sorted(tiny_store.patients)[0]
+    scored = [
+        score_patient(logits, loss, tiny_store, patient, World().device, tiny.evaluate, draw=False)[0]
+        for logits in (lambda image: network(image.contiguous()), short)
+    ]
+    assert scored[1].scored == scored[0].scored
+    assert scored[1].loss_sums == pytest.approx(scored[0].loss_sums, rel=1e-5)
+    assert sizes[:3] == [16, 8, 4]
+    assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices
+    with pytest.raises(RuntimeError, match="shapes"):
+        score_patient(wrong, loss, tiny_store, patient, World().device, tiny.evaluate, draw=False)
 
 
 def test_what_changes_depends_on_the_norm() -> None:

@@ -1,5 +1,6 @@
 """The command `segtrain doctor`: checks the machine and the config before hours are spent."""
 
+import importlib.util
 import json
 import sys
 import time
@@ -62,6 +63,9 @@ def command(argv: Sequence[str]) -> int:
 
 def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> Iterator[Finding]:
     """All checks, each as soon as it is done."""
+    if importlib.util.find_spec("torch") is None:
+        yield software.packages()
+        return
     yield from software.check(cfg)
     yield from talk.ports()
     yield from talk.check(cfg, ranks, grace_s)
@@ -108,6 +112,8 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
 
 
 def _usual_ranks(cfg: Config) -> int:
+    if importlib.util.find_spec("torch") is None:
+        return 1
     import torch
 
     gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
