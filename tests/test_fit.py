@@ -42,6 +42,7 @@ BATCH = Config(
 SHORTAGES = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    "c++": RuntimeError("std::bad_alloc"),
     "onednn": RuntimeError("could not create a primitive"),
     "python": MemoryError(),
 }

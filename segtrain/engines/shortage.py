@@ -4,7 +4,13 @@ import torch
 
 # Of torch's allocator on the CPU, of oneDNN, of cuDNN and cuBLAS, which ask for memory by themselves.
 PRIMITIVE = "could not create a primitive"  # at the end: more words behind it mean that oneDNN cannot do such a thing
-WORDS = ("can't allocate memory", "could not create a memory object", "ALLOC_FAILED", "CUDA error: out of memory")
+WORDS = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "could not create a memory object",
+    "ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
 
 
 class OutOfMemory(Exception):
