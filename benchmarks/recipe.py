@@ -29,6 +29,10 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
         found = []
         for parent, child in pairs:
             theirs, own = scores(groups[parent], which), scores(groups[child], which)
+            both = theirs.keys() & own.keys()
+            if not both:
+                raise RunError(f"--of {parent}:{child}: no patient, fold and seed in common; train both on one fold")
+            theirs, own = ({unit: of[unit] for unit in both} for of in (theirs, own))
             each = list(paired(own, theirs).values())
             of = {"parent": _mean(theirs), "child": _mean(own), "difference": summarise(each)}
             better = sum(value > 0 for value in each)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from segtrain.cli import run_command, start_logging
 from segtrain.data.prepare import ensure_store
+from segtrain.errors import RunError
 from segtrain.pictures import Picture, overlay, sheet
 from segtrain.report.collect import collect
 from segtrain.trained import choose, ensemble_logits
@@ -32,6 +33,8 @@ def volumes(run: Path, patients: Sequence[str]) -> dict[str, Volumes]:
 
     chosen = choose([run], "last", [])
     cfg = chosen[0].cfg
+    if others := sorted(set(patients) - chosen[0].validation):
+        raise RunError(f"{run}: does not validate on {others[0]}; name two runs of one split")
     store, logits, loss, found = ensure_store(cfg.data), ensemble_logits(chosen, CPU), make_loss("dice"), {}
     for patient in patients:
         score, predicted, true = score_patient(

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segtrain.metrics import EMPTY_RULE, summarise
 from segtrain.pictures import Picture
 
+LONGEST = 48  # letters of a patient's name
 SCALE = 2  # drawn at twice the size, for sharp text
 WIDTH, BAR, GAP, TOP, BOTTOM, RIGHT = (SCALE * px for px in (900, 16, 5, 64, 66, 64))
 BLUE, GREY, RED, GREEN, INK, FAINT = (70, 120, 180), (185, 185, 185), (214, 40, 40), (24, 140, 60), "black", "#dddddd"
@@ -30,7 +31,8 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
     bottom = TOP + len(ordered) * (BAR + GAP)
     canvas = Image.new("RGB", (WIDTH, bottom + BOTTOM), "white")
     draw = ImageDraw.Draw(canvas)
-    left = round(max(draw.textlength(bar.patient, small) for bar in ordered)) + 16 * SCALE
+    names = [_short(bar.patient) for bar in ordered]
+    left = round(max(draw.textlength(name, small) for name in names)) + 16 * SCALE
 
     def x(value: float) -> int:
         return round(left + value * (WIDTH - RIGHT - left))
@@ -38,10 +40,10 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
     for tick in np.linspace(0, 1, 6):
         draw.line([(x(tick), TOP - GAP), (x(tick), bottom)], fill=FAINT, width=SCALE)
         draw.text((x(tick), bottom + 4 * SCALE), f"{tick:.1f}", INK, small, anchor="ma")
-    for place, bar in enumerate(ordered):
+    for place, (bar, name) in enumerate(zip(ordered, names, strict=True)):
         y = TOP + place * (BAR + GAP)
         draw.rectangle([left, y, x(bar.dsc), y + BAR], fill=GREY if bar.seen else BLUE)
-        draw.text((left - 6 * SCALE, y + BAR // 2), bar.patient, INK, small, anchor="rm")
+        draw.text((left - 6 * SCALE, y + BAR // 2), name, INK, small, anchor="rm")
         draw.text((x(1) + 8 * SCALE, y + BAR // 2), f"{bar.dsc:.3f}", INK, small, anchor="lm")
     draw.text((12 * SCALE, 8 * SCALE), title, INK, font)
     new = [bar.dsc for bar in bars if not bar.seen]  # in the table's order, on which the interval's last digit depends
@@ -55,3 +57,8 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
     draw.text((x(0.5), bottom + 20 * SCALE), "DSC of the whole volume, as delivered", INK, small, anchor="ma")
     draw.text((12 * SCALE, bottom + 44 * SCALE), rule, INK, small)
     return np.asarray(canvas)
+
+
+def _short(name: str) -> str:
+    """A folder's name may be longer than the picture is wide; both its ends tell it apart."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"

@@ -88,6 +88,7 @@ class Delivery:
 @contextmanager
 def delivery(out: Path, inputs: Inputs, probabilities: bool) -> Iterator[Delivery]:
     """A delivery aside, which becomes `out` when all of it is written; nothing is left of it otherwise."""
+    out = out.resolve()  # "." has no name to put beside
     aside = out.with_name(f".{out.name}.writing")
     try:
         shutil.rmtree(aside, ignore_errors=True)

@@ -11,6 +11,8 @@ SegtrainError                 a user's error (code 2); everything else keeps its
 
 from typing import Literal
 
+# The remedy for a patient that is of no use; predict takes no data.skip_bad.
+LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3

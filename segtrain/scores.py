@@ -22,7 +22,18 @@ from segtrain.display import Progress, show_table
 from segtrain.errors import ConfigError, DataError, LaunchError, RunError
 from segtrain.metrics import Summary, summarise
 from segtrain.run import write_evaluation
-from segtrain.scoring import MASK_RULES, METRICS, SURFACE_RULES, GeometryName, Row, Rules, Task, column, rows_of
+from segtrain.scoring import (
+    MASK_RULES,
+    METRICS,
+    RATIO_RULE,
+    SURFACE_RULES,
+    GeometryName,
+    Row,
+    Rules,
+    Task,
+    column,
+    rows_of,
+)  # fmt: skip
 from segtrain.surface import SOURCE
 from segtrain.trained import Chosen, choose, ensemble_logits
 
@@ -218,12 +229,26 @@ def summary_of(rows: Sequence[Row], chosen: Sequence[Chosen], store: Store, rule
         "settings": {k: v for k, v in asdict(cfg.evaluate).items() if k not in ("every_epochs", "pictures")},
         "geometries": {geometry: places[geometry] for geometry in rules.geometries},
         "empty_masks": MASK_RULES[rules.masks],
+        "empty_ratios": RATIO_RULE,
         "empty_surfaces": SURFACE_RULES[rules.surfaces],
+        "chosen_on": _chosen_on(unseen, chosen),
         "surface_distances": f"{SOURCE}, whole volumes, in voxels of the geometry that the row is of",
         "not_trained_on": {name: _summary(unseen, name) for name in names},
         "trained_on": {name: _summary(seen, name) for name in names} if seen else None,
         **{column("dsc_by", geometry): _by_stratum(unseen, geometry) for geometry in rules.geometries},
     }  # fmt: skip
+
+
+def _chosen_on(rows: Sequence[Row], chosen: Sequence[Chosen]) -> str | None:
+    """What must be said where an epoch was chosen by the scores of the very patients that are scored."""
+    scored = {row["patient"] for row in rows}
+    best = [one.run.root.name for one in chosen if one.is_best and scored & one.validation]
+    if not best:
+        return None
+    return (
+        f"{', '.join(best)}: the best epoch was chosen on patients that are scored here, so the mean is too good; "
+        "nobody chose --checkpoint last"
+    )
 
 
 def _by_stratum(rows: Sequence[Row], geometry: GeometryName) -> dict[str, Any]:
@@ -268,8 +293,10 @@ def _show(summary: dict[str, Any]) -> None:
         if summary["trained_on"]:
             title = f"Trained on, so no measure of new patients, {where}: {what}"
             show_table(title, _lines(summary["trained_on"], names), HEADER)
-    for key in ("empty_masks", "empty_surfaces", "surface_distances"):
+    for key in ("empty_masks", "empty_ratios", "empty_surfaces", "surface_distances"):
         log.info("%s: %s", key.replace("_", " "), summary[key])
+    if summary["chosen_on"]:
+        log.warning("%s", summary["chosen_on"])
 
 
 def _lines(found: dict[str, Any], names: dict[str, str]) -> list[tuple[str, ...]]:

@@ -38,6 +38,8 @@ SURFACE_RULES: dict[EmptySurfaces, str] = {
     "leave_out": "mask or prediction empty: no surface, the cell stays empty and the patient is not in the mean",
     "worst": "mask or prediction empty: the volume's diagonal and surface Dice 0; both empty: 0 and surface Dice 1",
 }
+# Whatever the rules: these ratios have no value there. With leave_out a patient without lesion is in no mean at all.
+RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,9 @@ def numbers(kept_shw: Volume, all_components_shw: Volume, true_shw: Volume, rule
         "dsc_all_components": everything.dsc if told else None,
         "iou": (c.tp / union if union else 1.0) if told else None,
         "sensitivity": c.tp / lesion if lesion else None,
-        "precision": c.tp / predicted if predicted else None,
+        "precision": c.tp / predicted if predicted and told else None,
         **_distances(kept_shw, true_shw, rules),
-        "false_positive_slices": int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum()),
+        "false_positive_slices": int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum()) if told else None,
     }  # fmt: skip
 
 

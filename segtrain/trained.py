@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtrain.config import Config
+from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, RunError
 from segtrain.loading import flatten, load_config
 from segtrain.run import Run
@@ -37,6 +38,12 @@ class Chosen:
     folder: Path
     train: frozenset[str]
     validation: frozenset[str]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether its epoch was chosen by the scores of the run's validation patients."""
+        pointer = self.run.best_pointer
+        return pointer.exists() and pointer.read_text().strip() == self.folder.name
 
 
 def choose(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[Chosen]:
@@ -84,7 +91,8 @@ def _folder(run: Run, which: str) -> Path:
 
 
 def load_network(chosen: Chosen, device: "torch.device") -> tuple["nn.Module", Mapping[str, Any]]:
-    """The network with the checkpoint's weights, in evaluation mode, and the checkpoint's state. Raises RunError."""
+    """The network with the checkpoint's weights, in evaluation mode, and the checkpoint's state. Raises RunError, also
+    where the run's split.json names other patients than the checkpoint was trained by (L1)."""
     from segtrain import checkpoint
     from segtrain.models import make_model
 
@@ -95,6 +103,11 @@ def load_network(chosen: Chosen, device: "torch.device") -> tuple["nn.Module", M
     except (checkpoint.CorruptCheckpoint, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{chosen.folder}: cannot be used ({reason}); choose another with --checkpoint") from error
+    if snapshot.state["split"] != hash_of(chosen.train, chosen.validation):
+        raise RunError(
+            f"{chosen.run.root}: its split.json is not the split that {chosen.folder.name} was trained by, so nobody "
+            "can say who was trained on; bring the file back"
+        )
     return network.to(device).eval().requires_grad_(False), snapshot.state
 
 

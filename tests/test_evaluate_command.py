@@ -19,6 +19,7 @@ from trainings import run_to_end
 from segtrain import checkpoint
 from segtrain.cli import run_command
 from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from segtrain.data.splits import hash_of
 from segtrain.dist import World
 from segtrain.engines import make_engine
 from segtrain.losses import DeepSupervision, Loss, make_loss
@@ -90,7 +91,8 @@ def test_logits_are_bitwise_those_of_the_engine(tiny: Config, run: Run, change: 
     image = torch.randn(3, cfg.data.channels, 32, 32, generator=generator)
     for _ in range(2):
         engine.step(image, (image[:, :1] > 1).float(), 1e-3)
-    checkpoint.publish(run.checkpoint(2), checkpoint.Snapshot(*engine.snapshot()))
+    model, moments, _ = engine.snapshot()
+    checkpoint.publish(run.checkpoint(2), checkpoint.Snapshot(model, moments, {"split": hash_of((), ())}))
     with engine.averaged():
         theirs = engine.logits(image)
     chosen = Chosen(run, cfg, run.checkpoint(2), frozenset(), frozenset())
@@ -159,6 +161,19 @@ def test_an_ensemble_has_trained_on_what_any_member_has(trained_run: Run, tmp_pa
     file = tmp_path / "patients.json"
     file.write_text(json.dumps(sides["validation"]))
     assert "2 of the 2 patients" in refused(trained_run.root, other.root, "--split", file)
+
+
+@pytest.mark.law("L1")
+def test_another_split_than_the_checkpoint_was_trained_by_is_refused(
+    trained_run: Run, tmp_path: Path, refused: Any
+) -> None:
+    """Else its training patients would be scored as if they were new."""
+    other = Run(tmp_path / "other")
+    shutil.copytree(trained_run.root, other.root)
+    sides = trained_run.split()
+    swapped = {**sides, "train": [*sides["validation"], *sides["train"][2:]], "validation": sides["train"][:2]}
+    (other.root / "split.json").write_text(json.dumps(swapped))
+    assert "is not the split that step-" in refused(other.root)
 
 
 def edit(run: Run, old: str, new: str) -> None:

@@ -18,7 +18,7 @@ from segtrain.data.preprocess import preprocess
 from segtrain.errors import ConfigError
 from segtrain.run import Run
 from segtrain.scores import PATIENTS_A_WORKER, _workers
-from segtrain.scoring import MASK_RULES, SURFACE_RULES, Rules, numbers
+from segtrain.scoring import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
 from segtrain.surface import NAMES
 from segtrain.workers import AHEAD, in_order
 
@@ -90,7 +90,7 @@ def test_empty_volumes_score_as_the_rules_say(masks: Any, surfaces: Any, predict
     dsc = agree if true or masks == "score" else None
     assert (row["dsc"], row["dsc_all_components"], row["iou"]) == (dsc, dsc, dsc)
     assert row["sensitivity"] == (agree if true else None)
-    assert row["precision"] == (agree if predicted else None)
+    assert row["precision"] == (agree if predicted and dsc is not None else None)
     if predicted and true:
         distance, dice = 0.0, 1.0
     elif surfaces == "leave_out" or (not true and masks == "leave_out"):
@@ -98,7 +98,7 @@ def test_empty_volumes_score_as_the_rules_say(masks: Any, surfaces: Any, predict
     else:
         distance, dice = (0.0, 1.0) if predicted == true else (math.sqrt(4**2 + 6**2 + 12**2), 0.0)
     assert [row[name] for name in NAMES] == [distance, distance, dice, dice]
-    assert row["false_positive_slices"] == int(predicted and not true)
+    assert row["false_positive_slices"] == (int(predicted and not true) if dsc is not None else None)
 
 
 def test_the_rules_are_said(trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +106,8 @@ def test_the_rules_are_said(trained_run: Run, tmp_path: Path, capsys: pytest.Cap
     assert scores.command([*arguments, "--empty-masks", "leave_out", "--empty-surfaces", "worst"]) == 0
     said = capsys.readouterr().err
     assert MASK_RULES["leave_out"] in said
+    assert RATIO_RULE in said
+    assert "the best epoch was chosen on patients that are scored here" in said
     assert SURFACE_RULES["worst"] in said
     rows = table(tmp_path / "scores.csv")
     assert {row["precision"] for row in rows} == {""}, "nothing is so sure, or this test says nothing"

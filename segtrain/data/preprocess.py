@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.errors import DataError
+from segtrain.errors import LEAVE_OUT, DataError
 
 BACKGROUND = 0.1  # of the volume's maximum
 PERCENTILES = (10, 99)
@@ -56,18 +56,15 @@ def preprocess(image_shwc: NDArray[np.uint8], mask_shw: NDArray[np.uint8], size_
     source_shape = mask_shw.shape
     if source_shape[0] < 3:
         raise DataError(
-            f"{where}: {source_shape[0]} slice(s), but 3 are needed (the first and last are dropped); "
-            "set data.skip_bad=true"
+            f"{where}: {source_shape[0]} slice(s), but 3 are needed (the first and last are dropped); {LEAVE_OUT}"
         )
     image, mask = image_shwc[1:-1], mask_shw[1:-1]
     if image.max() == image.min():
-        raise DataError(
-            f"{where}: constant volume (every voxel is {image.max()}); export it again or set data.skip_bad=true"
-        )
+        raise DataError(f"{where}: constant volume (every voxel is {image.max()}); export it again or {LEAVE_OUT}")
     image, mask, box = _crop(image, mask)
     if not mask.any():
         raise DataError(
-            f"{where}: no lesion voxel in the mask, so no slice weight and no DSC; remove it or set data.skip_bad=true"
+            f"{where}: no lesion voxel in the mask, so no slice weight and no DSC; remove it or {LEAVE_OUT}"
         )
     pad = _square_padding(image.shape[1], image.shape[2])
     scaled_cshw = _resize(image, pad, size_px)
@@ -142,14 +139,14 @@ def _normalise(image_cshw: NDArray[np.float32], where: str) -> NDArray[np.float3
     """float32 [slice, size, size, channel]: percentiles of the whole volume to 0..1, then z-scored per channel."""
     low, high = np.percentile(image_cshw, PERCENTILES)
     if high <= low:
-        raise DataError(f"{where}: constant volume between its percentiles {PERCENTILES}; set data.skip_bad=true")
+        raise DataError(f"{where}: constant volume between its percentiles {PERCENTILES}; {LEAVE_OUT}")
     np.clip(image_cshw, low, high, out=image_cshw)
     image_cshw -= np.float32(low)
     image_cshw /= np.float32(high - low)
     for channel, plane in enumerate(image_cshw):
         mean, std = plane.mean(dtype=np.float64), plane.std(dtype=np.float64)
         if std == 0:
-            raise DataError(f"{where}: channel {channel} is constant; export it again or set data.skip_bad=true")
+            raise DataError(f"{where}: channel {channel} is constant; export it again or {LEAVE_OUT}")
         plane -= np.float32(mean)
         plane /= np.float32(std)
     return np.ascontiguousarray(image_cshw.transpose(1, 2, 3, 0))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segtrain.config import DataConfig, PhantomConfig
 from segtrain.data.phantom import phantom_patient
-from segtrain.errors import DataError
+from segtrain.errors import LEAVE_OUT, DataError
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
@@ -149,9 +149,7 @@ class LggSource:
         folder = self.root / patient
         images, masks = self._named(folder)
         if not images:
-            raise DataError(
-                f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or set data.skip_bad=true"
-            )
+            raise DataError(f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or {LEAVE_OUT}")
         for number in sorted(images.keys() | masks.keys()):
             if number not in masks and (masks or self.masks_needed):
                 raise DataError(f"{images[number]}: slice {number} has no mask; add {patient}_{number}_mask.tif")
@@ -163,7 +161,7 @@ class LggSource:
         if missing:
             raise DataError(
                 f"{folder}: slice {missing[0]} is missing (numbers go from 1 to {max(images)}); "
-                "restore it or set data.skip_bad=true"
+                f"restore it or {LEAVE_OUT}"
             )
         return images, masks
 
@@ -215,7 +213,7 @@ def read_slice(path: Path, channels: int) -> NDArray[np.uint8]:
         except Exception as error:  # Pillow raises a dozen kinds on broken files, SyntaxError among them
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{path}: not a readable {kind} ({reason[:80]}); copy the file again or set data.skip_bad=true"
+                f"{path}: not a readable {kind} ({reason[:80]}); copy the file again or {LEAVE_OUT}"
             ) from error
     right = array.ndim == 3 and array.shape[2] == channels if channels > 1 else array.ndim == 2
     if not right:

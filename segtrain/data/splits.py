@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ import numpy as np
 from segtrain.config import DataConfig
 from segtrain.data.store import Store, StoredPatient
 from segtrain.errors import DataError
+
+
+def hash_of(train: Iterable[str], validation: Iterable[str]) -> str:
+    """SHA-256 of both sides, each sorted."""
+    return hashlib.sha256(json.dumps([sorted(train), sorted(validation)]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Split:
     @property
     def hash(self) -> str:
         """SHA-256 of both sides: the identity of the split in checkpoints and scores."""
-        return hashlib.sha256(json.dumps([self.train, self.validation]).encode()).hexdigest()
+        return hash_of(self.train, self.validation)
 
     def to_json(self) -> dict[str, Any]:
         return {"hash": self.hash, "train": list(self.train), "validation": list(self.validation)}
