@@ -225,3 +225,8 @@ def test_the_chart_says_what_the_lines_are_of() -> None:
     start, end = np.flatnonzero(axis > 20)[[0, -1]]
     place = [float(np.flatnonzero(line > line.max() / 2).mean() - start) / (end - start) for line in (red, green)]
     assert place == pytest.approx([0.5, 0.4], abs=0.005)
+
+
+def test_a_name_longer_than_the_chart_keeps_its_ends() -> None:
+    long = Bar("first" + 200 * "x" + "last", 0.8, False)
+    assert chart([long], "patients").shape == chart([Bar("p", 0.8, False)], "patients").shape
