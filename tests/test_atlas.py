@@ -189,6 +189,17 @@ def test_the_worst_stay_where_the_page_has_no_room(
     assert atlas.left_out == len(made.cards) - 1 == 1
 
 
+@pytest.mark.law("L12")
+def test_no_atlas_is_said_where_not_even_one_patient_has_room(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atlas_module, "ATLAS_MB", 1e-6)
+    assert command([str(trained_run.root), "--out", str(tmp_path / "out")]) == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "no room for a patient in 1e-06 MB" in report
+    assert "to the last digit" not in report
+
+
 def test_links_lead_to_a_patients_place_also_beside_an_atlas_that_failed(trained_run: Run, tmp_path: Path) -> None:
     for name in ("base-seed1", "other-seed1"):
         shutil.copytree(trained_run.root, tmp_path / "runs" / name)

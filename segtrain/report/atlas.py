@@ -112,6 +112,8 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
         if sum(made.pictures.size for made in cards) + card.pictures.size > room:
             break
         cards.append(card)
+    if not cards:
+        raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
     from segtrain.checkpoint import weights_sha256  # imports torch: seconds
 
     evaluation = asdict(chosen.cfg.evaluate)
