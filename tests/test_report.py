@@ -244,10 +244,12 @@ def test_what_cannot_be_reported_is_said_and_nothing_is_written(ablation: Path, 
         ([ablation], out, "basis", "--baseline basis: no finished run of it; choose one of"),
         ([ablation], out, "lost", "--baseline lost: no finished run"),
         ([ablation], ablation, None, "name another folder"),
+        ([ablation / "base-fold0-seed1"], ablation, None, "holds the run base-fold0-seed1; name another folder"),
+        ([ablation], ablation / "up-fold0-seed1", "base", "holds the run up-fold0-seed1"),
         ([ablation], file, None, "is a file"),
         ([ablation], file / "below", None, "cannot be written"),
     ):
         with pytest.raises(RunError, match=re.escape(words)):
             make(paths, target, baseline=baseline)
     assert not out.exists()
-    assert not (ablation / "index.html").exists()
+    assert not list(ablation.rglob("index.html"))

@@ -69,6 +69,7 @@ def make(
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out}: is a file; name a folder")
     runs = collect.collect(paths)
+    _refuse_among_runs(out, [run.run.root for run in runs])
     first, groups = collect.by_variant(runs, baseline)
     rows = compare({variant: collect.scores(own) for variant, own in groups.items()}, first) if groups else []
     if len(rows) > 1:
@@ -81,6 +82,13 @@ def make(
         return page.write(out, language, found, rows, groups, say)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def _refuse_among_runs(out: Path, roots: Sequence[Path]) -> None:
+    """An ablation keeps its own `results.csv` beside its runs."""
+    for root in roots:
+        if out.resolve() in (root.resolve(), root.parent.resolve()):
+            raise RunError(f"--out {out}: holds the run {root.name}; name another folder, for example {out / 'report'}")
 
 
 def _make_folder(out: Path) -> None:
