@@ -194,6 +194,22 @@ def test_names_without_a_variant_are_variants_and_doubled_names_get_their_folder
     assert len({run.variant for run in runs}) == len(runs) == 3
 
 
+def test_doubled_names_get_as_many_folders_as_they_need(tmp_path: Path) -> None:
+    for above, shift in (("a", 0.0), ("b", 0.05)):
+        train(tmp_path / above / "runs" / "dice-seed1", shift)
+    runs = collect([tmp_path / "a" / "runs", tmp_path / "b" / "runs"])
+    found = {run.variant: scores([run])["patient0", None, 1] for run in runs}
+    assert found == {"a/runs/dice": 0.7, "b/runs/dice": 0.75}
+
+
+@pytest.mark.law("L10")
+def test_one_score_does_not_stand_in_for_another(ablation: Path, tmp_path: Path) -> None:
+    train(ablation / "up-fold0-seed01", 0.1)
+    with pytest.raises(RunError, match=r"patient0 was scored by another run of up, fold and seed; leave one"):
+        make([ablation], tmp_path / "out", baseline="base")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_set_aside_is_left_out_and_a_damaged_one_says_so(ablation: Path, tmp_path: Path) -> None:
     shutil.copytree(ablation / "up-fold0-seed1", ablation / "up-fold0-seed1.1")
     Run(ablation / "base-fold1-seed1").validation_table(3).write_text("patient,dsc\nother0,no number\n")

@@ -3,9 +3,10 @@
 import logging
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,15 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
         if not below:
             raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
         roots += [root for root in below if root not in roots]
-    doubled = {name for name, times in Counter(root.name for root in roots).items() if times > 1}
-    runs = [_read(Run(root), f"{root.parent.name}/{root.name}" if doubled else root.name) for root in roots]
+    runs = [_read(Run(root), name) for root, name in zip(roots, _names(roots), strict=True)]
     runs += [_planned(root, line) for root, line in not_begun(roots, [path.absolute() for path in paths])]
     return sorted(runs, key=lambda run: (not run.begun, run.begun))
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """The runs' names, with as many of the folders above them as make them differ."""
+    parts = next(n for n in count(1) if len({root.parts[-n:] for root in roots}) == len(roots))
+    return [str(Path(*root.parts[-parts:])) for root in roots]
 
 
 def _planned(root: Path, line: Mapping[str, str]) -> Collected:
@@ -186,11 +192,18 @@ def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, di
 
 
 def scores(runs: Sequence[Collected], which: str = "last") -> Scores:
-    """Every patient's DSC by its fold and seed, at the `last` or the `best` epoch of these runs of one variant."""
+    """Every patient's DSC by its fold and seed, at the `last` or the `best` epoch of these runs of one variant.
+
+    Raises RunError: two of them score a patient in one fold and with one seed.
+    """
     found: dict[Unit, float] = {}
     for run in runs:
         evaluation: Evaluation = getattr(run, which)
-        found |= {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
+        own = {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
+        if twice := sorted(own.keys() & found.keys(), key=str):
+            again = f"patient {twice[0][0]} was scored by another run of {run.variant}, fold and seed"
+            raise RunError(f"{run.run.root}: {again}; leave one of the two out")
+        found |= own
     return found
 
 
