@@ -1,7 +1,9 @@
 """Run directories as training leaves them, made without training."""
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,10 @@ BEST_IS_FIRST = (0.9, 0.5, 0.7)  # mean DSC by epoch
 def train(root: Path, shift: float = 0.0, state: str = "finished", patients: tuple[str, ...] = PATIENTS) -> Run:
     """A run directory as training leaves it: three epochs, pictures, an end."""
     run = Run(root)
-    cfg = from_tree({"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}, "test")
+    tree: dict[str, Any] = {"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}
+    for key, value in re.findall(r"-(fold|seed)(\d+)", root.name):
+        tree |= {"seed": int(value)} if key == "seed" else {"data": {"split": "kfold", "fold": int(value)}}
+    cfg = from_tree(tree, "test")
     run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], False, 1, "cpu")
     for epoch, dsc in enumerate(BEST_IS_FIRST, start=1):
         for step in (epoch * 10 - 5, epoch * 10):

@@ -22,6 +22,7 @@ from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.command import command, make
 from segtrain.report.cost import Cost, cost
 from segtrain.report.figures import Series, lines
+from segtrain.report.statistics import compare
 from segtrain.report.texts import TEXTS
 from segtrain.run import Run
 
@@ -140,6 +141,44 @@ def test_the_table_of_an_ablation(ablation: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "out" / name).read_text().startswith("<svg xmlns=") for name in drawings)
 
 
+@pytest.mark.law("L10")
+def test_how_a_variant_was_paired_is_said(ablation: Path, tmp_path: Path) -> None:
+    """By the config where the name says nothing; by patients' means where no fold and seed is common."""
+    train(ablation / "up-fold1-seed7", 0.1, patients=("other0", "other1"))
+    (ablation / "up-fold1-seed7").rename(ablation / "unnamed")
+    train(ablation / "alone-fold0-seed3", 0.05)
+    make([ablation], tmp_path / "out", baseline="base")
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())}
+    assert {name: (row["pairs"], row["paired_by"]) for name, row in rows.items()} == {
+        "base": ("", ""), "up": ("6", "fold and seed"), "unnamed": ("2", "patients' means"),
+        "alone": ("6", "patients' means"),
+    }  # fmt: skip
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "| 6 (fold and seed) |" in table
+    assert "| 6 (patients' means) |" in table
+    unnamed, up = (next(run for run in collect([ablation]) if run.variant == name) for name in ("unnamed", "up"))
+    assert (unnamed.fold, unnamed.seed, up.fold, up.seed) == (1, 7, 0, 1)
+
+
+def test_two_names_that_say_nothing_are_paired_by_their_configs(tmp_path: Path) -> None:
+    for name, shift in (("one-seed1", 0.0), ("two-seed1", 0.05), ("three-seed2", 0.05)):
+        train(tmp_path / name, shift).root.rename(tmp_path / name[:3])
+    _, groups = by_variant(collect([tmp_path]), "one")
+    rows = compare({variant: scores(own) for variant, own in groups.items()}, "one")
+    pairings = {row.variant: row.difference.pairing for row in rows if row.difference}
+    assert pairings == {"two": "fold and seed", "thr": "patients' means"}
+
+
+@pytest.mark.parametrize(("name", "misnamed"), [("up-fold0-seed1", 0), ("up-fold1-seed1", 1), ("up-fold0-seed2", 1)])
+def test_a_name_that_the_config_contradicts_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, misnamed: int
+) -> None:
+    train(tmp_path / "up-fold0-seed1").root.rename(tmp_path / name)
+    report = make([tmp_path], tmp_path / "out").with_name("report.md").read_text()
+    assert report.count(f"the name's count: {name}.") == misnamed
+    assert caplog.text.count("trained on fold 0 with seed 1; the name's count") == misnamed
+
+
 @pytest.mark.parametrize("language", list(TEXTS))
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_page_stands_alone(ablation: Path, tmp_path: Path, language: str, whole: bool) -> None:
@@ -190,7 +229,7 @@ def test_names_without_a_variant_are_variants_and_doubled_names_get_their_folder
     shutil.copytree(ablation / "up-fold0-seed1", tmp_path / "again" / "up-fold0-seed1")
     runs = collect([tmp_path / "mine", ablation / "up-fold0-seed1", tmp_path / "again", tmp_path / "mine"])
     variants = {(run.variant.split("/")[-1], run.fold, run.seed) for run in runs}
-    assert variants == {("mine", None, None), ("up", 0, 1)}
+    assert variants == {("mine", None, 42), ("up", 0, 1)}
     assert len({run.variant for run in runs}) == len(runs) == 3
 
 

@@ -62,6 +62,15 @@ def test_the_interval_of_differences_by_hand() -> None:
     assert (difference.summary.ci_low, difference.summary.ci_high) == (0.0, 0.75)
 
 
+@pytest.mark.parametrize(("seeds", "pairing"), [((1, 1), "fold and seed"), ((1, 2), "patients' means"),
+                                                ((None, None), "patients' means")])  # fmt: skip
+def test_a_difference_says_its_pairing(seeds: tuple[int | None, int | None], pairing: str) -> None:
+    one, other = (scores_of([0.2, 0.3], seed=seed) for seed in seeds)
+    difference = compare({"one": one, "other": other}, "one")[1].difference
+    assert difference is not None
+    assert difference.pairing == pairing
+
+
 def test_a_verdict_needs_both_the_test_and_the_interval() -> None:
     """Six small gains against one large loss: the ranks lean one way, the mean's interval reaches over 0; and back."""
     base = np.full(12, 0.5)

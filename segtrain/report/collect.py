@@ -55,6 +55,7 @@ class Collected:
     variant: str
     fold: int | None = None
     seed: int | None = None
+    misnamed: bool = False  # the name gives another fold or seed than the config; the name's count
     config: Config | None = None
     begun: str = ""
     state: str = "running"
@@ -134,12 +135,22 @@ def _read(run: Run, name: str) -> Collected:
             raise ValueError(f"it ended as {state!r}, which no run does")
         found = replace(found, state=state, reason=outcome.get("reason") or "")
         found = replace(found, **_events(run))
-        return replace(found, config=run.config())
+        return _with_config(found, run.config())
     except (OSError, ValueError, KeyError, yaml.YAMLError, ConfigError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("%s: %s", run.root, why)
         # An old run's config need not load any more; its scores are scores.
         return replace(found, reason=why, state=found.state if isinstance(error, ConfigError) else "unreadable")
+
+
+def _with_config(run: Collected, cfg: Config) -> Collected:
+    """Fold and seed are the config's where the name has none."""
+    fold = cfg.data.fold if cfg.data.split == "kfold" else run.fold
+    misnamed = run.fold not in (None, fold) or run.seed not in (None, cfg.seed)
+    if misnamed:
+        log.warning("%s: trained on fold %s with seed %d; the name's count", run.run.root, fold, cfg.seed)
+    seed = cfg.seed if run.seed is None else run.seed
+    return replace(run, config=cfg, fold=fold if run.fold is None else run.fold, seed=seed, misnamed=misnamed)
 
 
 def _events(run: Run) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def _result(
     warnings = []
     if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
         warnings.append(say("phantom"))
+    if misnamed := [run.name for run in runs if run.misnamed]:
+        warnings.append(say("misnamed", runs=", ".join(misnamed)))
     if not rows:
         return Section("result", say("result"), notes, [*warnings, say("nothing")])
     notes.append(say("chosen_epoch"))
@@ -114,7 +116,8 @@ def _result(
 def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say) -> Table:
     several = len(rows) > 1
     heads = [say("variant"), *([say("settings")] if several else []), say("n"), say("mean_ci"), say("best_mean")]
-    heads += [say("difference_ci", baseline=rows[0].variant), say("p_holm"), say("verdict")] if several else []
+    if several:
+        heads += [say("difference_ci", baseline=rows[0].variant), say("pairs"), say("p_holm"), say("verdict")]
     heads += [say("hours"), say("gpu_hours"), say("speed")]
     lines = []
     for row in rows:
@@ -123,11 +126,17 @@ def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], sa
         line = [_word(row.variant), *([_word(settings)] if several else []), _number(row.summary.n, "d")]
         line += [_with_ci(row.summary, ""), _number(summarise(list(per_patient(scores(own, "best")).values())).mean)]
         if several:
-            found = row.difference
-            line += [_with_ci(found.summary, "+"), _number(found.p_holm, ".3f")] if found else [_word(""), _word("")]
-            line.append(_word(verdict(row, say)))
+            line += [*_difference(row, say), _word(verdict(row, say))]
         lines.append([*line, *_costs(own)])
     return Table("variants", heads, lines)
+
+
+def _difference(row: Row, say: Say) -> list[Cell]:
+    """The difference, its pairs and how they were made, p."""
+    if (found := row.difference) is None:
+        return [_word("")] * 3
+    pairs = Cell(f"{found.summary.n} ({say(found.pairing)})", found.summary.n)
+    return [_with_ci(found.summary, "+"), pairs, _number(found.p_holm, ".3f")]
 
 
 def verdict(row: Row, say: Say) -> str:

@@ -25,7 +25,7 @@ PICTURES_MB = 12  # of that, as base64
 WIDEST_PX = 1024
 COLUMNS = (
     "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "difference", "difference_ci_low", "difference_ci_high",
-    "pairs", "p", "p_holm", "verdict", "hours", "gpu_hours", "images_per_s",
+    "pairs", "paired_by", "p", "p_holm", "verdict", "hours", "gpu_hours", "images_per_s",
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def results(rows: Sequence[Row], groups: Mapping[str, Sequence[Collected]]) -> s
         rates = [run.images_per_s for run in groups[row.variant] if run.images_per_s is not None]
         numbers: list[float | str] = [found.mean, found.ci_low, found.ci_high, found.median]
         numbers += [pair.mean, pair.ci_low, pair.ci_high] if pair else [""] * 3
-        tests = [pair.n, f"{other.p:.6g}", f"{other.p_holm:.6g}"] if pair and other else [""] * 3
+        tests = [pair.n, other.pairing, f"{other.p:.6g}", f"{other.p_holm:.6g}"] if pair and other else [""] * 4
         shown = [f"{number:.6f}" if isinstance(number, float) else number for number in numbers]
         table.writerow([row.variant, found.n, *shown, *tests, row.verdict, *(f"{hours:.4f}" for hours in spent),
                         f"{statistics.median(rates):.2f}" if rates else ""])  # fmt: skip

@@ -14,6 +14,7 @@ ALPHA = 0.05  # of all verdicts of one report together
 
 Unit = tuple[str, int | None, int | None]  # patient, fold, seed
 Scores = Mapping[Unit, float]
+Pairing = Literal["fold and seed", "patients' means"]
 Verdict = Literal["baseline", "better", "worse", "not distinguishable", "no patient in common"]
 
 
@@ -25,6 +26,7 @@ class Difference:
     p: float  # Wilcoxon signed-rank, two-sided
     p_holm: float  # corrected for the number of variants compared
     verdict: Verdict
+    pairing: Pairing
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,15 @@ def paired(scores: Scores, baseline: Scores) -> dict[str, float]:
     A seed that only one of the two has is left out, so a failed run does not tilt the other seeds' pairs. Where no
     fold and seed are common, the patients' means are compared.
     """
-    if common := scores.keys() & baseline.keys():
+    if common := _common(scores, baseline):
         return per_patient({unit: scores[unit] - baseline[unit] for unit in common})
     own, theirs = per_patient(scores), per_patient(baseline)
     return {patient: own[patient] - theirs[patient] for patient in own if patient in theirs}
+
+
+def _common(scores: Scores, baseline: Scores) -> set[Unit]:
+    """What both scored; runs of unknown seeds are not of one."""
+    return {(patient, fold, seed) for patient, fold, seed in scores.keys() & baseline.keys() if seed is not None}
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
@@ -89,8 +96,9 @@ def compare(variants: Mapping[str, Scores], baseline: str) -> list[Row]:
     for variant, scores in variants.items():
         differences = list(paired(scores, variants[baseline]).values()) if variant != baseline else []
         if differences:
-            p = wilcoxon_p(differences)
-            found[variant] = Difference(summarise(differences), p, p, "not distinguishable")
+            p, same = wilcoxon_p(differences), _common(scores, variants[baseline])
+            pairing: Pairing = "fold and seed" if same else "patients' means"
+            found[variant] = Difference(summarise(differences), p, p, "not distinguishable", pairing)
     corrected = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
     rows = []
     for variant, scores in variants.items():

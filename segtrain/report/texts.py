@@ -12,6 +12,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "title": "Training report",
         "overview": "Runs: {runs} (finished: {counted}, not begun: {waiting}). Variants: {variants}. Validation patients: {patients}.",
         "phantom": "Phantom patients, made by the program: the numbers say nothing about real patients.",
+        "misnamed": "The name gives another fold or seed than the config; the name's count: {runs}.",
         "verdicts": "Compared with {baseline}: {better} better, {worse} worse, {rest} not distinguishable.",
         "too_few": "With so few common patients the test cannot find any difference, however large.",
         "nothing": "No run is finished, so there is nothing to compare yet.",
@@ -19,6 +20,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "dropped": "Runs that do not count", "method": "How to read this",
         "variant": "variant", "settings": "differs in", "n": "n", "mean_ci": "mean DSC, last epoch [95% CI]",
         "difference_ci": "difference to {baseline} [95% CI]", "p_holm": "p (Holm)", "verdict": "verdict",
+        "pairs": "pairs (by)", "fold and seed": "fold and seed", "patients' means": "patients' means",
         "best_mean": "mean DSC, best epoch*", "hours": "hours", "gpu_hours": "GPU hours", "speed": "images/s", "run": "run", "fold": "fold",
         "seed": "seed", "state": "state", "epochs": "epochs", "last": "last epoch", "best": "best epoch*",
         "epoch": "epoch", "reason": "reason", "patient": "patient", "slices": "slices", "voxels": "voxels",
@@ -64,7 +66,8 @@ TEXTS: dict[Language, dict[str, str]] = {
         " They say what other patients could give, not what another seed could; the seeds are in the table of runs.",
         "method_mean": "A patient's DSC is averaged over seeds, then over patients. Empty volumes: {rule}.",
         "empty_rule": EMPTY_RULE,
-        "method_test": "Differences are paired: the same patient, fold and seed."
+        "method_test": "Differences are paired: the same patient, fold and seed; where a variant shares no fold and seed with the baseline,"
+        " each patient's means are compared, and its pairs say so."
         " Verdict: Wilcoxon signed-rank, two-sided, Holm's correction over {m} variants, p at most {alpha:g}, and the interval excludes 0.",
         "method_baseline": "The baseline is {baseline}: as asked for, or else the variant whose training began first.",
         "method_hours": "Hours: at work, from each start to its last step, without the waiting between starts. GPU hours: times the number"
@@ -74,6 +77,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "title": "训练报告",
         "overview": "训练：{runs} 次（已完成 {counted} 次，尚未开始 {waiting} 次）。方案：{variants} 个。验证患者：{patients} 名。",
         "phantom": "数据为程序生成的模拟患者：这些数字不代表真实患者。",
+        "misnamed": "以下训练的名称与其配置中的折或种子不一致，以名称为准：{runs}。",
         "verdicts": "与 {baseline} 相比：{better} 个更好，{worse} 个更差，{rest} 个无法区分。",
         "too_few": "共同患者太少：无论差异多大，检验都无法发现。",
         "nothing": "还没有已完成的训练，暂无可比较的结果。",
@@ -81,6 +85,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "dropped": "未计入的训练", "method": "阅读说明",
         "variant": "方案", "settings": "不同的设置", "n": "n", "mean_ci": "平均 DSC，最后一轮 [95% CI]",
         "difference_ci": "与 {baseline} 之差 [95% CI]", "p_holm": "p（Holm 校正）", "verdict": "结论",
+        "pairs": "配对数（配对方式）", "fold and seed": "同折、同种子", "patients' means": "患者平均值",
         "best_mean": "平均 DSC，最佳轮*", "hours": "小时", "gpu_hours": "GPU 小时", "speed": "图像/秒", "run": "训练", "fold": "折",
         "seed": "种子", "state": "状态", "epochs": "轮数", "last": "最后一轮", "best": "最佳轮*",
         "epoch": "轮", "reason": "原因", "patient": "患者", "slices": "切片数", "voxels": "体素数",
@@ -123,7 +128,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_ci": "区间：95%，对患者做百分位自助法（固定种子）。它反映换一批患者的变化，不反映换一个训练种子的变化：种子见训练表。",
         "method_mean": "每名患者的 DSC 先对种子取平均，再对患者取平均。空体积规则：{rule}。",
         "empty_rule": "真值与预测均为空时 DSC 为 1；仅其中之一为空时 DSC 为 0",
-        "method_test": "差值为配对：同一患者、同一折、同一种子。结论：双侧 Wilcoxon 符号秩检验，对 {m} 个方案做 Holm 校正，"
+        "method_test": "差值为配对：同一患者、同一折、同一种子；若某方案与基线没有共同的折与种子，则比较每名患者的平均值，并在配对数中注明。结论：双侧 Wilcoxon 符号秩检验，对 {m} 个方案做 Holm 校正，"
         "p 不超过 {alpha:g} 且区间不含 0。",
         "method_baseline": "基线为 {baseline}：由用户指定，否则为最先开始训练的方案。",
         "method_hours": "小时：实际工作时间，即每次启动到其最后一步，不含启动之间的等待。GPU 小时：再乘以 GPU 数，CPU 上为 0。方案为其各次训练之和。图像/秒：全部 GPU 合计的中位数。",
