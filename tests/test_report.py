@@ -141,6 +141,39 @@ def test_the_table_of_an_ablation(ablation: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "out" / name).read_text().startswith("<svg xmlns=") for name in drawings)
 
 
+def cells(report: str, table: str, row: str) -> dict[str, str]:
+    """A line of a table of the Markdown report, by its heads."""
+    lines = [[cell.strip() for cell in line.split(" | ")] for line in report.split(f"## {table}\n")[1].splitlines()]
+    heads = next(line for line in lines if len(line) > 1)
+    (found,) = [line for line in lines if line[0] == f"| {row}"]
+    return dict(zip([head.lstrip("| ") for head in heads], found, strict=True))
+
+
+@pytest.mark.law("L10")
+def test_no_mean_and_no_difference_is_without_its_n_and_interval(ablation: Path, tmp_path: Path) -> None:
+    """Of the variant that is better, wherever the report gives it: tables, figures, results.csv."""
+    make([ablation], tmp_path / "out", baseline="base")
+    report = (tmp_path / "out" / "report.md").read_text()
+    of_best, of_last = (summarise([dsc + 0.05 + 0.01 * k for k in range(6)]) for dsc in (0.9, 0.7))
+    best, last = (f"{one.mean:.4f} \\[{one.ci_low:.3f}, {one.ci_high:.3f}\\]" for one in (of_best, of_last))
+    line = cells(report, "Result", "up")
+    assert line["difference to base \\[95% CI\\]"] == "+0.0500 \\[+0.050, +0.050\\]"
+    assert (line["pairs (by)"], line["verdict"]) == ("6 (fold and seed)", "better (n = 6)")
+    heads = [f"mean DSC, {which} \\[95% CI\\]" for which in ("last epoch", "best epoch\\*")]
+    assert [line[head] for head in heads] == [last, best]
+    line = cells(report, "Runs", "up-fold0-seed1")
+    assert [line[head] for head in ("n", *heads)] == ["6", last, f"{best} (epoch 1)"]
+    row = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))[1]
+    found = [float(row[key]) for key in ("best_mean_dsc", "best_ci_low", "best_ci_high")]
+    assert found == pytest.approx([of_best.mean, of_best.ci_low, of_best.ci_high], abs=1e-6)
+    assert row["empty_masks"] == EMPTY_RULE
+    make([ablation / "up-fold0-seed1"], tmp_path / "one")
+    words = f"{last.replace(chr(92), '')}, n = 6"
+    for file, label in (("out/figures/strip.svg", "up: "), ("one/figures/bars.svg", "mean ")):
+        assert f">{label}{words}<" in (tmp_path / file).read_text()
+    assert ">up: better (n = 6)<" in (tmp_path / "out" / "figures" / "forest.svg").read_text()
+
+
 @pytest.mark.law("L10")
 def test_how_a_variant_was_paired_is_said(ablation: Path, tmp_path: Path) -> None:
     """By the config where the name says nothing; by patients' means where no fold and seed is common."""

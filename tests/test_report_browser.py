@@ -220,7 +220,8 @@ def column(opened: Page, table: str, head: str) -> list[str]:
 
 
 def test_tables_sort_by_click_and_by_key(opened: Page) -> None:
-    table, head = "#table-variants", opened.get_by_role("button", name="mean DSC, last epoch")
+    table = "#table-variants"
+    head = opened.locator(table).get_by_role("button", name="mean DSC, last epoch")
     before = column(opened, table, "mean DSC, last")
     head.click()
     up = column(opened, table, "mean DSC, last")

@@ -15,9 +15,10 @@ import yaml
 from segtrain.ablation import Member, differences
 from segtrain.config import Config
 from segtrain.errors import ConfigError, RunError
+from segtrain.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
 from segtrain.report.planned import not_begun
-from segtrain.report.statistics import Scores, Unit
+from segtrain.report.statistics import Scores, Unit, per_patient
 from segtrain.run import Run
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,11 @@ def scores(runs: Sequence[Collected], which: str = "last") -> Scores:
             raise RunError(f"{run.run.root}: {again}; leave one of the two out")
         found |= own
     return found
+
+
+def best_epoch(runs: Sequence[Collected]) -> Summary:
+    """Over the patients of these runs of one variant, each at its run's best epoch."""
+    return summarise(list(per_patient(scores(runs, "best")).values()))
 
 
 def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from segtrain.metrics import EMPTY_RULE, Summary, summarise
 from segtrain.report import figures
 from segtrain.report.atlas import Atlas
-from segtrain.report.collect import Collected, Point, changes, scores
+from segtrain.report.collect import Collected, Evaluation, Point, best_epoch, changes, scores
 from segtrain.report.figures import Figure, Interval, Series
 from segtrain.report.statistics import ALPHA, Row, can_find, per_patient
 from segtrain.report.texts import TEXTS, Language
@@ -124,7 +124,7 @@ def _variants(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], sa
         own, first = groups[row.variant], groups[rows[0].variant][0]
         settings = " ".join(f"{key}={value}" for key, value in changes(own[0], first).items())
         line = [_word(row.variant), *([_word(settings)] if several else []), _number(row.summary.n, "d")]
-        line += [_with_ci(row.summary, ""), _number(summarise(list(per_patient(scores(own, "best")).values())).mean)]
+        line += [_with_ci(row.summary), _with_ci(best_epoch(own))]
         if several:
             line += [*_difference(row, say), _word(verdict(row, say))]
         lines.append([*line, *_costs(own)])
@@ -136,7 +136,7 @@ def _difference(row: Row, say: Say) -> list[Cell]:
     if (found := row.difference) is None:
         return [_word("")] * 3
     pairs = Cell(f"{found.summary.n} ({say(found.pairing)})", found.summary.n)
-    return [_with_ci(found.summary, "+"), pairs, _number(found.p_holm, ".3f")]
+    return [_with_ci(found.summary, sign="+"), pairs, _number(found.p_holm, ".3f")]
 
 
 def verdict(row: Row, say: Say) -> str:
@@ -155,11 +155,13 @@ def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas
     by_variant = {variant: per_patient(scores(runs)) for variant, runs in groups.items()}
     first, links = next(iter(groups.values())), _links(atlases)
     if len(groups) > 1:
-        drawn = {"strip": figures.strip(say("strip"), by_variant, "DSC")}
+        labelled = {f"{name}: {_mean(summarise(list(own.values())))}": own for name, own in by_variant.items()}
+        drawn = {"strip": figures.strip(say("strip"), labelled, "DSC")}
     else:
-        of_all = summarise(list(next(iter(by_variant.values())).values()))
-        mean, median = (say("mean"), of_all.mean), (say("median"), of_all.median)
-        drawn = {"bars": figures.bars(say("bars"), next(iter(by_variant.values())), mean, median)}
+        own = next(iter(by_variant.values()))
+        of_all = summarise(list(own.values()))
+        mean, median = f"{say('mean')} {_mean(of_all)}", f"{say('median')} {of_all.median:.4f}"
+        drawn = {"bars": figures.bars(say("bars"), own, (mean, of_all.mean), (median, of_all.median))}
     if len(groups) == len(first) == 1 and first[0].last and first[0].best:
         counts = ("slices", "voxels", "tp", "fp", "fn")
         heads = [say(key) for key in ("patient", *counts, "dsc_last", "dsc_best")]
@@ -236,16 +238,21 @@ def _series(runs: Sequence[Collected], first: Iterable[str], key: str) -> Iterat
 
 
 def _runs(runs: Sequence[Collected], say: Say) -> Section:
-    keys = ("run", "variant", "fold", "seed", "state", "epochs", "last", "best", "hours", "gpu_hours", "speed")
+    keys = ["run", "variant", "fold", "seed", "state", "epochs", "n", "mean_ci", "best_mean"]
+    keys += ["hours", "gpu_hours", "speed"]
     lines = []
     for run in runs:
         line = [_word(run.name), _word(run.variant), _number(run.fold, "d"), _number(run.seed, "d")]
         line += [_word(say(run.state)), _number(run.last.epoch if run.last else None, "d")]
-        line.append(_number(run.last.dsc if run.last else None))
-        best = f"{run.best.dsc:.4f} ({say('epoch')} {run.best.epoch})" if run.best else ""
-        line.append(Cell(best, run.best.dsc if run.best else ""))
+        line.append(_number(len(run.last.by_patient) if run.last else None, "d"))
+        line.append(_with_ci(_of_run(run.last)) if run.last else _word(""))
+        line.append(_with_ci(_of_run(run.best), f" ({say('epoch')} {run.best.epoch})") if run.best else _word(""))
         lines.append([*line, *_costs([run])])
     return Section("runs", say("runs"), tables=[Table("runs", [say(key) for key in keys], lines)])
+
+
+def _of_run(evaluation: Evaluation) -> Summary:
+    return summarise(list(evaluation.by_patient.values()))
 
 
 def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
@@ -271,6 +278,10 @@ def _costs(runs: Sequence[Collected]) -> list[Cell]:
     ]
 
 
+def _mean(found: Summary) -> str:
+    return f"{_with_ci(found).text}, n = {found.n}"
+
+
 def _word(text: str) -> Cell:
     return Cell(text, text)
 
@@ -279,6 +290,6 @@ def _number(value: float | None, form: str = ".4f") -> Cell:
     return Cell("", "") if value is None or math.isnan(value) else Cell(format(value, form), value)
 
 
-def _with_ci(found: Summary, sign: str) -> Cell:
+def _with_ci(found: Summary, more: str = "", sign: str = "") -> Cell:
     interval = "" if math.isnan(found.ci_low) else f" [{found.ci_low:{sign}.3f}, {found.ci_high:{sign}.3f}]"
-    return Cell(f"{found.mean:{sign}.4f}{interval}", found.mean)
+    return Cell(f"{found.mean:{sign}.4f}{interval}{more}", found.mean)

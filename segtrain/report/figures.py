@@ -135,7 +135,7 @@ def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str)
 
 
 def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], median: tuple[str, float]) -> Figure:
-    """A bar a patient, worst first, with lines at the mean and the median and their words."""
+    """A bar a patient, worst first, with lines at the mean and the median: what to say of each, and where it is."""
     left, top, right = 190, 6, WIDTH - 46
     bottom = top + LINE * len(patients)
     x = _scale(0, 1, left, right)
@@ -149,11 +149,11 @@ def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], med
             .format(left, at + 3, x(dsc) - left, PALETTE[5], patient)
         )  # fmt: skip
         parts.append(_text(right + 6, at + 14, f"{dsc:.3f}"))
-    for row, ((word, value), dash, place) in enumerate(((mean, "none", 1), (median, "5 3", 2))):
+    for row, ((words, value), dash, place) in enumerate(((mean, "none", 1), (median, "5 3", 2))):
         parts.append(_line(x(value), top, x(value), bottom, colour(place), 2, dash))
         at = bottom + 56 + row * LINE
         parts.append(_line(left, at - 4, left + 30, at - 4, colour(place), 2, dash))
-        parts.append(_text(left + 38, at, f"{word} {value:.3f}"))
+        parts.append(_text(left + 38, at, words))
     return _svg(title, bottom + 84, parts)
 
 

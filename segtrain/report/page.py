@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from segtrain import files
-from segtrain.report.collect import Collected
+from segtrain.report.collect import Collected, best_epoch
 from segtrain.report.content import Say, Section, Table
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
@@ -24,8 +24,9 @@ LIMIT_MB = 15  # of the page: mail takes it
 PICTURES_MB = 12  # of that, as base64
 WIDEST_PX = 1024
 COLUMNS = (
-    "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "difference", "difference_ci_low", "difference_ci_high",
-    "pairs", "paired_by", "p", "p_holm", "verdict", "hours", "gpu_hours", "images_per_s",
+    "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "best_mean_dsc", "best_ci_low", "best_ci_high",
+    "difference", "difference_ci_low", "difference_ci_high", "pairs", "paired_by", "p", "p_holm", "verdict", "hours",
+    "gpu_hours", "images_per_s", "empty_masks",
 )  # fmt: skip
 
 
@@ -120,15 +121,17 @@ def results(rows: Sequence[Row], groups: Mapping[str, Sequence[Collected]]) -> s
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for row in rows:
-        found, other = row.summary, row.difference
+        found, best, other = row.summary, best_epoch(groups[row.variant]), row.difference
         pair = other.summary if other else None
         costs = [run.cost for run in groups[row.variant] if run.cost]
         spent = [sum(one.hours for one in costs), sum(one.gpu_hours for one in costs)]
         rates = [run.images_per_s for run in groups[row.variant] if run.images_per_s is not None]
+        rules = dict.fromkeys(run.empty_rule for run in groups[row.variant])
         numbers: list[float | str] = [found.mean, found.ci_low, found.ci_high, found.median]
+        numbers += [best.mean, best.ci_low, best.ci_high]
         numbers += [pair.mean, pair.ci_low, pair.ci_high] if pair else [""] * 3
         tests = [pair.n, other.pairing, f"{other.p:.6g}", f"{other.p_holm:.6g}"] if pair and other else [""] * 4
         shown = [f"{number:.6f}" if isinstance(number, float) else number for number in numbers]
         table.writerow([row.variant, found.n, *shown, *tests, row.verdict, *(f"{hours:.4f}" for hours in spent),
-                        f"{statistics.median(rates):.2f}" if rates else ""])  # fmt: skip
+                        f"{statistics.median(rates):.2f}" if rates else "", " / ".join(rules)])  # fmt: skip
     return text.getvalue()
