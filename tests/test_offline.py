@@ -40,6 +40,19 @@ def test_all_runs_finish_in_order_and_the_same_command_has_nothing_to_do(tmp_pat
     assert [entry["why"] for entry in entries(tmp_path, "left")] == ["done", "done"]
 
 
+@pytest.mark.law("L10")
+def test_a_score_of_one_patient_is_told_without_an_interval(
+    tmp_path: Path, stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_ins.words["a"] = ["single"]
+    assert command(write(tmp_path)) == 0
+    assert stand_ins.names == ["a", "b"]
+    assert "a: finished at step 1, best DSC 0.5000 (n = 1, no CI)" in capsys.readouterr().err
+    assert words.score({}) == ""
+    many = {"n": 6, "best_dsc": 0.86864, "ci_low": 0.8321, "ci_high": 0.9049}
+    assert words.score(many) == "0.8686 (n = 6, 95% CI 0.832 to 0.905)"
+
+
 @pytest.mark.parametrize(
     ("told", "retries", "starts", "code"),
     [

@@ -19,6 +19,7 @@ from jobs.offline import finish, machine, plan, sync
 from jobs.offline.journal import DONE, Journal, Standing, standing
 from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
+from jobs.offline.words import score
 from segtrain.cli import start_logging
 from segtrain.display import FILE_ONLY
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, DataError
@@ -155,16 +156,22 @@ def _code(why: str, found: Iterable[Standing], trouble: Sequence[str]) -> int:
 
 def _show(asked: Plan, found: Mapping[str, Standing], title: str) -> None:
     table = Table(
-        "run", "state", "starts", "processes", "retries", "epochs", "best DSC (95% CI, n)", "why", title=title,
+        "run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why", title=title,
         title_justify="left",
     )  # fmt: skip
     for item in asked.items:
         result = item.run.result() if item.cfg else {}
-        dsc = "{best_dsc:.4f} ({ci_low:.3f} to {ci_high:.3f}, {n})".format(**result) if result.get("n") else ""
         epochs = f"{result.get('epochs', 0)}/{item.cfg.train.epochs}" if item.cfg else ""
         one = found[item.name]
         table.add_row(
-            item.name, one.state, str(one.starts), str(item.processes), str(item.retries), epochs, dsc, one.why
+            item.name,
+            one.state,
+            str(one.starts),
+            str(item.processes),
+            str(item.retries),
+            epochs,
+            score(result),
+            one.why,
         )
     with contextlib.suppress(OSError):  # the terminal is gone
         Console(width=None if sys.stdout.isatty() else 160).print(table)

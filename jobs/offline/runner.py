@@ -18,7 +18,7 @@ from jobs.offline import machine
 from jobs.offline.journal import DONE, Journal, Standing, standing
 from jobs.offline.plan import Item, Plan
 from jobs.offline.sync import Mirror
-from jobs.offline.words import how_of, last_words, tail
+from jobs.offline.words import how_of, last_words, score, tail
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain import files
@@ -204,16 +204,10 @@ class Runner:
         elif how == "stopped" and child.until_s is not None and DEADLINE in why:
             self.why = self.why or DEADLINE
         self.journal.write("end", run=item.name, config=item.digest, how=how, code=code, step=step, why=why)
-        log.info("%s: %s at step %d%s%s", item.name, how, step, _score(item), f": {why}" if why else "")
+        best = score(item.run.result())
+        said = (f", best DSC {best}" if best else "") + (f": {why}" if why else "")
+        log.info("%s: %s at step %d%s", item.name, how, step, said)
         if item.run.root.is_dir():
             self.mirror.push(item.run.root)
         if how == "failed" and standing(item, self.journal).due:
             log.info("%s: tried again", item.name)
-
-
-def _score(item: Item) -> str:
-    """The best mean DSC so far, never without what it is of (L10)."""
-    found = item.run.result()
-    if not found.get("n"):
-        return ""
-    return ", best DSC {best_dsc:.4f} (n = {n}, 95% CI {ci_low:.3f} to {ci_high:.3f})".format(**found)

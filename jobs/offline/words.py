@@ -1,8 +1,10 @@
-"""Why a start ended as it did, in one line, from what it left behind: the ranks' own words, its book, its log."""
+"""What is said of a start, in one line: what its run has come to; why it ended as it did, from what it left behind: the
+ranks' own words, its book, its log."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jobs.book import Book
 from jobs.ending import told_in
@@ -20,6 +22,15 @@ CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection res
 def how_of(code: int) -> str:
     """finished, refused, diverged, stopped or failed."""
     return HOW.get(code, "failed")
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """The best mean DSC of a `Run.result`, never without what it is of (L10); "" before the first evaluation."""
+    if not result.get("n"):
+        return ""
+    known = result["ci_low"] is not None  # one patient alone has no interval
+    interval = "95% CI {ci_low:.3f} to {ci_high:.3f}".format(**result) if known else "no CI"
+    return f"{result['best_dsc']:.4f} (n = {result['n']}, {interval})"
 
 
 def last_words(code: int, start_folder: Path, book: Book, job: str, log_tail: str) -> str:
