@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import finish, machine, words
+from jobs.offline import finish, machine, runner, words
 from jobs.offline.journal import Journal
 from segtrain.errors import LaunchError, RunError
 
@@ -245,6 +246,36 @@ def test_the_command_when_done_runs_once_in_any_outcome(
     for line in ("when done: out", "when done: err", "when done: ended with exit code 3"):
         assert line in said
     assert ("ZeroDivisionError" in said) == (told == "crash")
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_queue_that_breaks_leaves_no_run_behind(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    """What it asks for when done is done after that: it may switch the machine off."""
+    ready = tmp_path / "runs" / ".jobs" / "night" / "stand-ins" / "a" / "ready"
+
+    def full(*_: object) -> str:
+        if ready.exists():
+            raise OSError(28, "No space left on device")
+        return ""
+
+    monkeypatch.setattr(machine, "scarce", full)
+    monkeypatch.setattr(runner, "DISK_EVERY_S", 0.0)
+    monkeypatch.setattr(runner, "GONE_S", 0.5 if deaf else 30.0)
+    stand_ins.words["a"] = ["deaf" if deaf else "gain"]
+    left: list[list[psutil.Process]] = []
+
+    def note(*_: object) -> None:
+        left.append([p for p in psutil.Process().children() if str(tmp_path) in " ".join(p.cmdline())])
+
+    monkeypatch.setattr(finish, "run_when_done", note)
+    with pytest.raises(OSError, match="No space left"):
+        command(write(tmp_path), "--when-done", "poweroff")
+    assert left == [[]]
+    saved = (tmp_path / "runs" / "night" / "a" / "checkpoints" / "step-00000001").exists()
+    assert saved == (not deaf)
 
 
 @pytest.mark.law("L12")

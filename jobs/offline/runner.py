@@ -66,7 +66,17 @@ class Runner:
         self._passed: set[str] = set()
 
     def run(self) -> str:
-        """Run the queue to its end; why it ended: `done`, a reason of segtrain.stop, or the disk."""
+        """Run the queue to its end; why it ended: `done`, a reason of segtrain.stop, or the disk.
+
+        Whatever it raises, no run is left behind: the machine may be switched off next.
+        """
+        try:
+            return self._loop()
+        except BaseException:
+            self._end_them()
+            raise
+
+    def _loop(self) -> str:
         while True:
             for child in [child for child in self.children if child.process.poll() is not None]:
                 self._ended(child)
@@ -104,6 +114,19 @@ class Runner:
             elif time.monotonic() - child.asked_s > GONE_S:
                 log.warning("%s: did not leave in %.0f s; killed", child.item.name, GONE_S)
                 child.process.kill()
+
+    def _end_them(self) -> None:
+        """Have all save and leave; kill those that have not in `GONE_S`."""
+        processes, end = [child.process for child in self.children], time.monotonic() + GONE_S
+        try:
+            for process in processes:
+                process.terminate()
+            while any(process.poll() is None for process in processes) and time.monotonic() < end:
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
     def _what_is_due(self) -> list[Item]:
         """The runs to be started, in order; says once of each run that it is passed over, and why."""
