@@ -69,7 +69,7 @@ class StandIns:
         self.words: dict[str, list[str]] = {}
         self.began: list[tuple[str, Mapping[str, str]]] = []
         monkeypatch.setattr(executors, "start", self._start)
-        monkeypatch.setattr(finish, "report", lambda *_: None)
+        monkeypatch.setattr(finish, "report", lambda *_, **__: None)
         monkeypatch.setattr(runner, "LOOK_EVERY_S", 0.02)
 
     def _start(

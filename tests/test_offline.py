@@ -11,12 +11,13 @@ from collections import namedtuple
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import finish, machine, runner, words
+from jobs.offline import finish, machine, plan, runner, words
 from jobs.offline.journal import Journal
 from segtrain.errors import LaunchError, RunError
 
@@ -135,13 +136,16 @@ def test_the_queues_stop_file_stops_it(tmp_path: Path, stand_ins: StandIns) -> N
 
 @pytest.mark.parametrize("budget", ["max-hours", "stop-at"])
 def test_the_time_budget_ends_the_queue_in_time_with_all_saved(
-    tmp_path: Path, stand_ins: StandIns, budget: str
+    tmp_path: Path, stand_ins: StandIns, budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(finish, "report", lambda *_, deadline_s: given.append(deadline_s))
     queue, began = write(tmp_path), time.time()
     stand_ins.words["a"] = ["gain", "finish"]
-    until = {"max-hours": str(2 / 3600), "stop-at": (datetime.now() + timedelta(seconds=2)).isoformat()}
+    until = {"max-hours": str(10 / 3600), "stop-at": (datetime.now() + timedelta(seconds=10)).isoformat()}
     assert command(queue, f"--{budget}", until[budget], "--when-done", f"touch {tmp_path}/hook") == 75
-    assert 1.0 < time.time() - began < 20, "the run would go on for a minute"
+    assert 5.0 < time.time() - began < 50, "the run would go on for a minute"
+    assert began + 8 < given[0] < began + 30, "the report is told when all has to have ended"
     assert ends(tmp_path) == [("a", "stopped")]
     assert entries(tmp_path, "end")[0]["step"] == 1
     assert entries(tmp_path, "left")[0]["why"] == "the deadline"
@@ -227,6 +231,25 @@ def test_a_report_that_fails_is_said_and_counts(
     assert "the report: segtrain: error:" in left["trouble"][0]
     assert "is a file; name a folder" in left["trouble"][0]
     assert (tmp_path / "runs" / "night" / "results.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("left_s", "tries"), [(None, ["atlas"]), (3600, ["atlas"]), (4, ["atlas", "none"]), (1, ["none"]), (-9, ["none"])]
+)
+def test_a_report_leaves_its_atlas_out_rather_than_miss_the_deadline(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, left_s: int | None, tries: list[str]
+) -> None:
+    """A stand-in: its atlas takes 3 s, all else nothing."""
+    command(queue := write(tmp_path, ["a"]))
+    script, said = tmp_path / "report.sh", tmp_path / "said"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *--no-atlas) echo none >>{said};; *) echo atlas >>{said}; exec sleep 3;; esac\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(finish, "sys", SimpleNamespace(executable=str(script)))
+    monkeypatch.setattr(finish, "LEAST_S", 1.0)
+    assert REPORT(plan.load(queue, []), lambda: True, left_s and time.time() + left_s) is None
+    assert said.read_text().split() == tries
 
 
 @pytest.mark.parametrize(("told", "code"), [("finish", 0), ("1", 1), ("crash", None)])

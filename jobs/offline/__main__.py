@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -111,12 +112,13 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: sync.
     journal = Journal(asked.folder)
     journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(asked.items))
     began_s = journal.began_s()
-    end_s = machine.runs_end(began_s, machine.deadline(began_s, arguments.max_hours, arguments.stop_at))
+    deadline_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at)
     stop.watch(asked.folder / "STOP", None)
     log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
-    why = Runner(asked, journal, stop, mirror, end_s).run()
+    why = Runner(asked, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
     found = {item.name: standing(item, journal) for item in asked.items}
-    said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in (finish.report, finish.pack)]
+    tasks = (partial(finish.report, deadline_s=deadline_s), finish.pack)
+    said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in tasks]
     trouble = [failure for failure in said if failure]
     if stop.code():
         why = reason(stop.code())

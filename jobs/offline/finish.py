@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,27 +15,50 @@ from jobs.offline.plan import Plan
 
 log = logging.getLogger("segtrain.offline")
 
+LEAST_S = 60.0  # that a report is given, late as it may be; without an atlas it takes seconds
 
-def report(plan: Plan, go_on: Callable[[], bool]) -> str | None:
-    """Write the report of the runs that began; why that failed."""
+
+def report(plan: Plan, go_on: Callable[[], bool], deadline_s: float | None = None) -> str | None:
+    """Write the report of the runs that began; why that failed.
+
+    With a deadline, in seconds since the epoch, it may take half of what is left: the archive comes after it.
+    The atlas, which predicts for minutes where there is no GPU, is left out when it does not fit.
+    """
     runs = [str(item.run.root) for item in plan.items if item.cfg and (item.run.root / "config.yaml").exists()]
     if not runs:
         return None
-    out = plan.folder / "report"
-    command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(out)]
+    command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(plan.folder / "report")]
+    tries: list[list[str]] = [[]] if deadline_s is None or _half_s(deadline_s) >= LEAST_S else []
+    for options in [*tries, ["--no-atlas"]]:
+        limit_s = None if deadline_s is None else max(LEAST_S, _half_s(deadline_s))
+        ended, failure = _reported([*command, *options], go_on, limit_s)
+        if ended or not go_on():
+            break
+        log.info("report: not ready after %.0f s of the time that is left", limit_s)
+    if failure is None and go_on():
+        log.info("report: %s", plan.folder / "report" / "index.html")
+    return failure if go_on() else None
+
+
+def _half_s(deadline_s: float) -> float:
+    """Half of the time until then."""
+    return (deadline_s - time.time()) / 2
+
+
+def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float | None) -> tuple[bool, str | None]:
+    """Whether the command ended by itself, and why it failed."""
+    end = time.monotonic() + (limit_s or float("inf"))
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
         while process.poll() is None:
-            if not go_on():
+            if not go_on() or time.monotonic() > end:
                 process.kill()
+                process.wait()
+                return False, f"the report: not ready after {limit_s} s"
             time.sleep(0.1)
-        if not go_on():
-            return None
-        if process.returncode:
-            said.seek(0)
-            return f"the report: {(said.read().strip().splitlines() or ['no word of why'])[-1]}"
-    log.info("report: %s", out / "index.html")
-    return None
+        said.seek(0)
+        last = (said.read().strip().splitlines() or ["no word of why"])[-1]
+    return True, f"the report: {last}" if process.returncode else None
 
 
 def pack(plan: Plan, go_on: Callable[[], bool]) -> str | None:
