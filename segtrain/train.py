@@ -25,6 +25,7 @@ from segtrain.run import Run
 from segtrain.stop import Stop, deadline_of, reason
 
 if TYPE_CHECKING:
+    from segtrain.checkpoint import Saver
     from segtrain.dist import World
     from segtrain.trainer import Trainer
 
@@ -157,8 +158,8 @@ def _run(trainer: "Trainer", run: Run, is_main: bool) -> None:
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if state == "stopped" and trainer.saver:
-            trainer.saver.wait()
+        if trainer.saver:
+            _wait_for(trainer.saver)  # the process may leave without joining its threads
         if trainer.curves:
             trainer.curves.close()
         if is_main:
@@ -166,6 +167,14 @@ def _run(trainer: "Trainer", run: Run, is_main: bool) -> None:
     if is_main:
         assert trainer.best_dsc is not None, "the last epoch is always evaluated"
         _last_words(run, trainer.best_dsc)
+
+
+def _wait_for(saver: "Saver") -> None:
+    """Have the checkpoint that is being written be whole; how the run ended stays what is told of it."""
+    try:
+        saver.wait()
+    except Exception:
+        log.exception("the last checkpoint was not written; the one before is kept")
 
 
 def _first_words(cfg: Config, run: Run, store: Store, split: Split, world_size: int, device: str) -> None:

@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from snapshots import FILES, newest_of, same, save, snapshot
 
-from segtrain import checkpoint, files
+from segtrain import checkpoint, files, train
 from segtrain.checkpoint import Saver, Snapshot, read
-from segtrain.errors import RunError
+from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.run import Run
+from segtrain.trainer import Trainer
 
 
 @pytest.mark.law("L7")
@@ -210,6 +212,51 @@ def test_saving_does_not_hold_up_the_loop(run: Run, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.law("L7")
+class Ending:
+    """A training that hands a checkpoint to a slow writer and ends a step later."""
+
+    def __init__(self, run: Run, error: Exception) -> None:
+        self.saver, self.error, self.curves = Saver(run, keep=1), error, None
+        self.fit, self.step, self.epochs_done, self.best_dsc = self, 2, 0, 0.5
+
+    def run(self) -> None:
+        self.saver.save(1, snapshot(1))
+        raise self.error
+
+    def explain(self, error: Exception) -> Exception:
+        return error
+
+
+@pytest.mark.law("L7")
+@pytest.mark.parametrize("error", [Diverged("nan"), RunError("no memory"), RuntimeError("a bug"), Stopped("told to")])
+def test_however_a_run_ends_what_it_handed_to_the_writer_is_whole(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As the process leaves right after, without joining any thread."""
+    publish = checkpoint.publish
+
+    def slow(folder: Path, content: Snapshot) -> None:
+        time.sleep(0.5)
+        publish(folder, content)
+
+    monkeypatch.setattr(checkpoint, "publish", slow)
+    with pytest.raises(type(error)):
+        train._run(cast("Trainer", Ending(run, error)), run, is_main=True)
+    assert same(read(run.checkpoint(1)), snapshot(1))
+    assert run.latest_pointer.read_text() == "step-00000001\n"
+    assert run.outcome()["reason"] == f"{type(error).__name__}: {error}"
+
+
+def test_a_writer_that_fails_at_the_end_hides_no_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(folder: Path, content: Snapshot) -> None:
+        raise ValueError("a bug of the writer")
+
+    monkeypatch.setattr(checkpoint, "publish", broken)
+    with pytest.raises(Diverged):
+        train._run(cast("Trainer", Ending(run, Diverged("nan"))), run, is_main=True)
+    assert run.outcome()["state"] == "diverged"
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_the_newest_and_the_best_are_kept(run: Run, keep: int) -> None:
     saver = Saver(run, keep)
