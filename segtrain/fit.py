@@ -50,6 +50,8 @@ class Fit:
 
     def rehearse(self) -> None:
         """Find what fits before the first step, where a shortage in it could not be mended. Collective."""
+        if self.halves:
+            self._agree()
         if not self.halves or self.engine.recovers or not may_run_short(self.world.device):
             return
         while True:
@@ -62,6 +64,13 @@ class Fit:
             if not ranks:
                 return
             self._halve(short or f"rank {ranks - 1} was short")
+
+    def _agree(self) -> None:
+        """Go on with the smallest micro-batch of all ranks: what was found is recalled on its kind of device alone.
+        Collective."""
+        smallest = -self.world.largest(-self.engine.micro_batch)[0]
+        if smallest < self.engine.micro_batch:
+            self._take(smallest)
 
     def step(self, number: int, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float) -> Tensor:
         """`Engine.step`. Raises Stopped when memory ran out and the same command can go on; RunError when nothing can.

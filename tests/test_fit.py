@@ -224,6 +224,25 @@ def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: i
     assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
 
 
+def recalled_on_mixed_devices(world: World, whose: int, found: dict[str, Any] | None) -> tuple[int, Any]:
+    """The micro-batch of a rank, and what it would have the next start know; one rank's device is of another kind."""
+    if world.rank == whose:
+        setattr(Fit, "_device", lambda self: "NVIDIA H100")  # noqa: B010
+    fit = Fit(BATCH, Run(Path("/nonexistent")), make(BATCH, world), world)
+    fit.recall(found)
+    fit.rehearse()
+    return fit.engine.micro_batch, fit.found
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+def test_ranks_on_unlike_devices_go_on_with_what_fits_all(whose: int) -> None:
+    found = {"micro_batch": 2, "asked": None, "device": "cpu"}
+    both = run_ranks(2, recalled_on_mixed_devices, whose, found)
+    assert both[1 - whose] == (2, found)
+    assert both[whose] == (2, {**found, "device": "NVIDIA H100"})
+    assert run_ranks(2, recalled_on_mixed_devices, whose, None) == [(4, None)] * 2
+
+
 def test_deepspeed_is_told_what_fits_before_it_takes_over() -> None:
     pytest.importorskip("deepspeed")
     cfg = replace(
