@@ -181,6 +181,31 @@ def test_a_damaged_mirror_is_named_and_leaves_what_is_here(place: sync.Place, ni
         sync.fetch(place / "trained", tmp_path / "new" / "trained")
 
 
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("further", ["here", "there"])
+def test_a_run_of_another_config_takes_no_run_s_place(
+    place: sync.Place, night: Path, tmp_path: Path, further: str
+) -> None:
+    run, home = Run(night / "trained"), Run(tmp_path / "other" / "trained")
+    shutil.copytree(run.root, home.root)
+    behind = run if further == "here" else home
+    shutil.rmtree(behind.checkpoints)
+    (behind.root / "outcome.json").unlink()
+    sync.push(place / "trained", run.root)
+    text = (home.root / sync.CONFIG).read_text()
+    (home.root / sync.CONFIG).write_text(
+        text.replace("\noptim:\n", "\noptim:\n  clip_norm: 7.5\n").replace("  clip_norm: null\n", "")
+    )
+    before = tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)
+    for task in (sync.fetch, sync.push):
+        with pytest.raises(DataError, match=r"mirrors a run that has optim\.clip_norm=None, not 7\.5 as "):
+            task(place / "trained", home.root)
+    assert (tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)) == before
+    (home.root / sync.CONFIG).write_text(f"# from another machine\n{text}")
+    assert sync.fetch(place / "trained", home.root) == (further == "there")
+    sync.push(place / "trained", home.root)
+
+
 def test_what_is_further_here_is_kept(place: sync.Place, night: Path) -> None:
     run = Run(night / "trained")
     sync.push(place / "trained", run.root)

@@ -21,13 +21,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from segtrain import files
 from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.loading import first_difference, from_tree
 from segtrain.run import Run
 
 log = logging.getLogger("segtrain.offline")
 
 MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
 OWN, JOURNAL = ".queue", "journal.jsonl"
 LARGE_BYTES = 64 * 2**20  # read at once below this; larger files are of checkpoints, which do not change
 RETRY_S = 60.0  # after a push that failed
@@ -69,9 +73,10 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
     """Mirror a run's directory, or `only` these files below a folder; returns the bytes that were sent.
 
     Raises what the file systems raise, FileNotFoundError too where a checkpoint is pruned meanwhile: the mirror is then
-    as before.
+    as before. Raises DataError: the mirror is of a run with another config.
     """
     to.fs.invalidate_cache()
+    _refuse_another(to, folder)
     objects, sent, listed = to / "objects", 0, {}
     to.fs.makedirs(objects.path, exist_ok=True)
     try:
@@ -103,7 +108,7 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
 def fetch(source: Place, folder: Path) -> bool:
     """Bring a run's directory here if it is missing, or behind the mirror's; whether it was brought.
 
-    Raises DataError: the mirror of it is damaged; RunError: the mirror does not answer.
+    Raises DataError: the mirror of it is damaged, or of a run with another config; RunError: it does not answer.
     """
     source.fs.invalidate_cache()
     if not source.fs.exists((source / MANIFEST).path):
@@ -111,6 +116,7 @@ def fetch(source: Place, folder: Path) -> bool:
     aside = folder.with_name(f".{folder.name}.fetched")
     try:
         about = json.loads(source.fs.cat_file((source / MANIFEST).path))
+        _refuse_another(source, folder)
         here = Run(folder)
         ours = here.saved_step(), here.outcome().get("state") == "finished"
         if folder.exists() and ours >= (int(about["step"]), bool(about["finished"])):
@@ -130,6 +136,32 @@ def fetch(source: Place, folder: Path) -> bool:
         files.remove_folder(folder)
     files.rename(aside, folder)
     return True
+
+
+def _refuse_another(place: Place, folder: Path) -> None:
+    """Raise DataError where mirror and folder hold runs of two configs: one would take the other's place."""
+    here = folder / CONFIG
+    if not here.exists():
+        return
+    ours = hashlib.sha256(here.read_bytes()).hexdigest()
+    try:
+        digest = json.loads(place.fs.cat_file((place / MANIFEST).path))["files"][CONFIG]["sha256"]
+        content = place.fs.cat_file((place / "objects" / digest).path) if digest != ours else b""
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return  # nothing is mirrored, or it is damaged: fetching says so, pushing mends it
+    if digest == ours or hashlib.sha256(content).hexdigest() != digest:
+        return
+    try:
+        different = first_difference(Run(folder).config(), from_tree(yaml.safe_load(content), where=str(place)))
+    except (ConfigError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise DataError(f"{place}: cannot be compared with {folder} ({why}); remove one of the two") from error
+    if different:
+        key, mine, theirs = different
+        raise DataError(
+            f"{place}: mirrors a run that has {key}={theirs}, not {mine} as {folder} has; give the run another name, "
+            "or --sync another address, or remove one of the two"
+        )
 
 
 def _bring(source: Place, aside: Path, name: str, sha256: str) -> None:
