@@ -19,6 +19,7 @@ from queues import StandIns, command, ends, entries, write
 
 from jobs.offline import finish, machine, plan, runner, words
 from jobs.offline.journal import Journal
+from segtrain.doctor import disk
 from segtrain.errors import LaunchError, RunError
 
 REPORT = finish.report
@@ -205,6 +206,24 @@ def test_too_little_space_stops_the_queue_with_all_saved(
     assert (tmp_path / "hook").exists()
     ready.unlink()
     assert command(queue) == 0
+
+
+def test_space_under_a_folder_that_may_not_be_looked_at_is_that_of_the_one_above(
+    tmp_path: Path, as_nobody: None
+) -> None:
+    closed = tmp_path / "closed"
+    os.seteuid(0) if os.getuid() == 0 else None
+    closed.mkdir()
+    closed.chmod(0)
+    os.seteuid(65534) if os.getuid() == 0 else None  # root may look anywhere
+    try:
+        assert machine.scarce([closed / "of" / "another"], 0.0) is None
+        assert f"free in {closed}," in str(machine.scarce([closed / "of" / "another"], 1e9))
+        found = {finding.check: finding.state for finding in disk.check("data.store", closed / "of" / "another", 1)}
+        assert found == {"data.store: space": "ok", "data.store: write": "failure"}
+    finally:
+        os.seteuid(0) if os.getuid() == 0 else None
+        closed.chmod(0o755)
 
 
 def test_an_archive_that_finds_no_room_is_said_and_counts(

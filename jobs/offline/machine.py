@@ -35,9 +35,10 @@ def gpus() -> list[str]:
 
 
 def scarce(folders: Sequence[Path], min_free_gib: float) -> str | None:
-    """Why there is too little space in one of the folders; None when there is enough."""
+    """Why there is too little space in one of the folders; None when there is enough. Of one that is not there, or that
+    may not be looked at, the nearest one above it is asked."""
     for folder in folders:
-        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        there = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # noqa: PTH110 (which raises there)
         free_gib = shutil.disk_usage(there).free / 2**30
         if free_gib < min_free_gib:
             return f"the disk: {free_gib:.1f} GiB free in {there}, min_free_gib is {min_free_gib:g}"
