@@ -146,6 +146,33 @@ def cut_after(place: sync.Place, count: int) -> sync.Place:
 
 
 @pytest.mark.law("L7")
+def test_a_large_file_that_grows_is_sent_as_it_was_when_it_was_hashed(
+    place: sync.Place, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(night / "trained")
+    before = tree(run.root)
+    digest = hashlib.file_digest
+
+    def hashed_while_it_grows(stream: Any, name: str) -> Any:
+        found = digest(stream, name)
+        with run.log_file.open("a") as log:
+            log.write("one more line\n" * 5000)
+        return found
+
+    monkeypatch.setattr(sync, "LARGE_BYTES", 100)
+    monkeypatch.setattr(hashlib, "file_digest", hashed_while_it_grows)
+    sync.push(place / "trained", run.root)
+    monkeypatch.undo()
+    home = tmp_path / "home" / "trained"
+    home.parent.mkdir()
+    assert sync.fetch(place / "trained", home), "the log is whole, as it was"
+    now = tree(home)
+    log = now.pop("log.txt")
+    assert run.log_file.read_bytes().startswith(log)
+    assert {**now, "log.txt": before["log.txt"]} == before
+
+
+@pytest.mark.law("L7")
 def test_an_upload_that_is_cut_off_never_replaces_a_whole_one(place: sync.Place, night: Path, tmp_path: Path) -> None:
     run = Run(night / "trained")
     sync.push(place / "trained", run.root)

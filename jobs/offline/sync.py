@@ -10,12 +10,16 @@ beside the run's place and renamed, so that a run is fetched whole or not at all
 """
 
 import hashlib
+import io
 import json
 import logging
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -33,7 +37,7 @@ log = logging.getLogger("segtrain.offline")
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 OWN, JOURNAL = ".queue", "journal.jsonl"
-LARGE_BYTES = 64 * 2**20  # read at once below this; larger files are of checkpoints, which do not change
+LARGE_BYTES, BUFFER_BYTES = 64 * 2**20, 4 * 2**20  # read at once below the first, by the second above it
 RETRY_S = 60.0  # after a push that failed
 TRIES, PAUSE_S = 3, 5.0  # of the last push
 
@@ -85,17 +89,17 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
         found_there = []
     there = {PurePosixPath(info["name"]).name: info["size"] for info in found_there}
     for file in _files(folder) if only is None else only:
-        content = file.read_bytes() if file.stat().st_size < LARGE_BYTES else None
-        with file.open("rb") as stream:
-            found = hashlib.sha256(content) if content is not None else hashlib.file_digest(stream, "sha256")
-        size, digest = len(content) if content is not None else file.stat().st_size, found.hexdigest()
-        listed[file.relative_to(folder).as_posix()] = {"bytes": size, "sha256": digest}
-        if there.get(digest) == size:
-            continue
-        if content is not None:
-            to.fs.pipe_file((objects / digest).path, content)
-        else:
-            to.fs.put_file(str(file), (objects / digest).path)
+        name = file.relative_to(folder)
+        with _still(file, grows=name.parts[0] != "checkpoints") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.seek(0, os.SEEK_END)
+            listed[name.as_posix()] = {"bytes": size, "sha256": digest}
+            if there.get(digest) == size:
+                continue
+            if isinstance(stream, io.BytesIO):
+                to.fs.pipe_file((objects / digest).path, stream.getvalue())
+            else:
+                to.fs.put_file(stream.name, (objects / digest).path)
         there[digest], sent = size, sent + size
     run = Run(folder)
     about = {"files": listed, "step": run.saved_step(), "finished": run.outcome().get("state") == "finished"}
@@ -103,6 +107,25 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
     for digest in set(there) - {entry["sha256"] for entry in listed.values()}:
         to.fs.rm_file((objects / digest).path)
     return sent
+
+
+@contextmanager
+def _still(file: Path, grows: bool) -> Iterator[Any]:
+    """What a file holds now, open for reading, which does not change between its hash and its upload: a small one from
+    memory, a large one that `grows` (log, curves) from a copy."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size < LARGE_BYTES:
+            yield io.BytesIO(stream.read(size))
+        elif not grows:
+            yield stream
+        else:
+            with tempfile.NamedTemporaryFile(prefix=".sync-", dir=file.parent) as copy:
+                while part := stream.read(min(size - copy.tell(), BUFFER_BYTES)):
+                    copy.write(part)
+                copy.flush()
+                copy.seek(0)
+                yield copy
 
 
 def fetch(source: Place, folder: Path) -> bool:
