@@ -127,7 +127,7 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     """What is known of a run. `said`: what SLURM says of its job."""
     events = _events(run)
     starts = run.starts()
-    began_s = _began_s(starts)
+    began_s = _began_s(starts) or _opened_s(run)
     outcome, told = run.outcome(), ranks.told_by(run, began_s)
     trained = [event for event in events if event["event"] == "train"]
     scores = [event for event in events if event["event"] == "evaluation"]
@@ -164,6 +164,14 @@ def _began_s(starts: Sequence[Mapping[str, Any]]) -> float:
     try:
         return datetime.fromisoformat(starts[-1]["time"]).timestamp()
     except (IndexError, KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _opened_s(run: Run) -> float:
+    """When its directory was opened, for a first start that has not written down when it began; 0 before that."""
+    try:
+        return (run.root / "config.yaml").stat().st_mtime
+    except OSError:
         return 0.0
 
 

@@ -255,7 +255,7 @@ def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, t
 def test_the_status_tells_runs_that_end_from_runs_that_go_on(tmp_path: Path) -> None:
     run = begun(tmp_path, 40)
     run.checkpoints.parent.joinpath("config.yaml").write_text("train: {epochs: 10}\n")
-    assert status.summary(run, None, None, time.time())["state"] == "broken off"
+    assert status.summary(run, None, None, time.time() + status.QUIET_S + 1)["state"] == "broken off"
     for epoch in (1, 2):
         run.record("train", 20 * epoch, images_per_s=5.0, memory_gib=1.0)
         run.record("evaluation", 20 * epoch, epoch=epoch, val_dsc=0.1 * epoch, n=4)

@@ -192,6 +192,15 @@ def test_a_run_that_makes_progress_is_never_stalled_and_its_resources_are_shown(
     assert not (run.root / "ranks" / ".0.json.tmp").exists()
 
 
+def test_a_run_whose_directory_is_just_being_made_is_running(run: Run) -> None:
+    config = run.root / "config.yaml"
+    config.write_text("train: {epochs: 10}\n")
+    assert row_of(run.root.parent, time.time())["state"] == "running"
+    assert row_of(run.root.parent, time.time() + status.QUIET_S + 1)["state"] == "broken off"
+    (run.root / "environment.json").write_text(json.dumps([{"time": "2026-11-02T10:00:00+0000"}]))
+    assert row_of(run.root.parent, time.time())["state"] == "broken off", "what it says itself comes first"
+
+
 def test_the_last_trouble_of_this_start_is_shown_not_that_of_an_earlier_one(run: Run) -> None:
     (run.root / "config.yaml").write_text("train: {epochs: 10}\n")
     lines = [
