@@ -39,19 +39,21 @@ def test_a_meter_reads_the_work_of_the_process_and_of_its_children() -> None:
     meter = Meter()
     small = meter.read()
     before, started = os.times(), time.monotonic()
-    burn(0.4)
+    burn(1.5)
     after, passed = os.times(), time.monotonic() - started
     used = (after.user + after.system - before.user - before.system) / passed * 100
-    assert meter.read()["cpu_percent"] == pytest.approx(used, rel=0.2)
+    assert meter.read()["cpu_percent"] == pytest.approx(used, rel=0.3)
     ballast = bytearray(os.urandom(1)) * (200 << 20)
     grown = meter.read()
     assert grown["rss_gib"] - small["rss_gib"] == pytest.approx(len(ballast) / 2**30, abs=0.02)
     child = multiprocessing.get_context("fork").Process(target=burn, args=(30.0,))
     child.start()
     try:
-        meter.read()
-        time.sleep(0.5)
-        assert meter.read()["cpu_percent"] > 20, "the child works, this process sleeps"
+        used, end = 0.0, time.monotonic() + 20
+        while used <= 20 and time.monotonic() < end:
+            time.sleep(0.5)
+            used = meter.read()["cpu_percent"]
+        assert used > 20, "the child works, this process sleeps"
     finally:
         child.kill()
         child.join()
@@ -133,10 +135,19 @@ def row_of(runs_dir: Path, now_s: float) -> dict[str, Any]:
     return row
 
 
+def both_stand(row: dict[str, Any]) -> bool:
+    """Whether a row is stalled, and both ranks have written down where they hang, or wait for the one that does."""
+    if row.get("state") != "stalled" or len(row["stalled"]["ranks"]) < 2:
+        return False
+    waiting, hanging = (rank["stack"] for rank in row["stalled"]["ranks"])
+    waits = any(frame.startswith("_train_step (") for frame in waiting)
+    return waits and bool(hanging) and hanging[0].startswith("hang_here (tests/test_watch.py:")
+
+
 def test_a_run_with_a_rank_that_hangs_is_stalled_and_says_where_each_rank_stands(
     tiny: Config, tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = replace(tiny, watch=WatchConfig(every_s=0.3, stall_s=1.5))
+    cfg = replace(tiny, watch=WatchConfig(every_s=0.3, stall_s=5.0))
     (tmp_path / "given.yaml").write_text(to_yaml(cfg))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -145,16 +156,16 @@ def test_a_run_with_a_rank_that_hangs_is_stalled_and_says_where_each_rank_stands
     for process in processes:
         process.start()
     try:
-        runs_dir, end = tmp_path / "runs", time.monotonic() + 60
+        runs_dir, end = tmp_path / "runs", time.monotonic() + 90
         states: set[str] = set()
-        while "stalled" not in states and time.monotonic() < end:
+        row: dict[str, Any] = {}
+        while not both_stand(row) and time.monotonic() < end:
             time.sleep(0.2)
-            states |= {row["state"] for row in status.rows(runs_dir, time.time())} if runs_dir.exists() else set()
-        time.sleep(2.0)  # until both have written down where they stand
-        row = row_of(runs_dir, time.time())
-        assert (row["state"], states) == ("stalled", {"running", "stalled"}), (tmp_path / "rank-0.log").read_text()
+            for row in status.rows(runs_dir, time.time()) if runs_dir.exists() else ():
+                states.add(row["state"])
+        assert both_stand(row), (row, (tmp_path / "rank-0.log").read_text())
+        assert "running" in states
         waiting, hanging = row["stalled"]["ranks"]
-        assert hanging["stack"][0].startswith("hang_here (tests/test_watch.py:")
         assert any(frame.startswith("_train_step (segtrain/trainer.py:") for frame in hanging["stack"])
         assert any(frame.startswith("_train_step (segtrain/trainer.py:") for frame in waiting["stack"])
         assert re.search(r"rank 1 last heard of at step \d, \w+: hang_here \(tests/test_watch.py:", row["why"])
@@ -176,15 +187,15 @@ def test_a_run_that_makes_progress_is_never_stalled_and_its_resources_are_shown(
 ) -> None:
     (run.root / "config.yaml").write_text("train: {epochs: 10}\n")
     run.record("train", 1, images_per_s=5.0, memory_gib=1.0)
-    with Watch(run, WatchConfig(every_s=0.1, stall_s=0.5)) as watch:
+    with Watch(run, WatchConfig(every_s=0.1, stall_s=4.0)) as watch:
         for step in range(2, 12):
-            time.sleep(0.1)
+            time.sleep(0.5)
             watch.progress(step, "training")
+        assert run.rank_stacks(0).read_text() == ""
         time.sleep(0.2)
         row = row_of(run.root.parent, time.time())
         assert (row["state"], row["stalled"], row["step"]) == ("running", None, 11)
         assert row["rss_gib"] > 0.9 * psutil.Process().memory_info().rss / 2**30
-        assert run.rank_stacks(0).read_text() == ""
         assert status.command([str(run.root.parent)]) == 0
         assert "RSS" in capsys.readouterr().out
         assert status.command(["--json", str(run.root.parent)]) == 0
