@@ -148,8 +148,10 @@ READY = """
 import json, os, signal, sys, time
 rank = int(os.environ["RANK"])
 {prelude}
-open(os.path.join(sys.argv[1], f"ready-{{rank}}.json"), "w").write(
-    json.dumps({{"rank": rank, "sum": {total}, "seconds": 0.1, "device": "cpu"}}))
+ready = os.path.join(sys.argv[1], f"ready-{{rank}}.json")
+with open(f"{{ready}}.tmp", "w") as file:
+    json.dump({{"rank": rank, "sum": {total}, "seconds": 0.1, "device": "cpu"}}, file)
+os.replace(f"{{ready}}.tmp", ready)
 time.sleep(60)
 """
 

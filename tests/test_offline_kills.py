@@ -82,7 +82,7 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     assert cut.result()["state"] != "finished", "it was to be cut off"
 
     queue = start(tmp_path, "--at-once", "2", "--when-done", "echo bye >> hook")
-    assert queue.wait(timeout=200) == 1, (tmp_path / "said.txt").read_text()
+    assert queue.wait(timeout=500) == 1, (tmp_path / "said.txt").read_text()
     told = ends(tmp_path)
     assert [end for end in told if end[0] in ("killed", "bad")] == [
         ("bad", "refused"), ("killed", "failed"), ("killed", "finished"),
