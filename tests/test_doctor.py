@@ -1,6 +1,5 @@
 """Each check of `segtrain doctor`, where all is well and where it is not; nothing is left behind."""
 
-import fcntl
 import importlib.metadata
 import importlib.util
 import json
@@ -180,6 +179,19 @@ def test_ranks_that_are_deaf_or_cannot_add_are_found_and_ended(
     assert not alive
 
 
+@pytest.mark.parametrize("asked", ["HOLD", "TAKE"])
+def test_locks_that_are_never_answered_are_found_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(disk, asked, "import time; time.sleep(60)")
+    monkeypatch.setattr(disk, "ANSWER_S", 2.0)
+    began = time.monotonic()
+    found = disk.locks("runs_dir", tmp_path)
+    assert (found.state, found.check) == ("failure", "runs_dir: locks")
+    assert "gave no answer in 2 s" in found.said
+    assert time.monotonic() - began < 20
+
+
 def test_folders_that_cannot_be_written_or_have_no_room(
     tmp_path: Path, as_nobody: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +234,7 @@ def test_a_file_system_that_does_not_keep_its_word(tmp_path: Path, monkeypatch: 
         patch.setattr(disk, "SLOW_S", 0.0)
         assert disk.durable("runs_dir", folder()).state == "warning"
     with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", lambda *_: None)
+        patch.setattr(disk, "TAKE", "")
         found = disk.locks("runs_dir", folder())
         assert (found.state, "a second process" in found.said) == ("failure", True)
     with monkeypatch.context() as patch:

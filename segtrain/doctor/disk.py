@@ -1,7 +1,7 @@
 """Whether store and run directory have room, and keep what the project takes for granted: rename, fsync, locks."""
 
-import fcntl
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,8 @@ from segtrain.doctor.finding import Finding, failure, ok, warning
 
 SLOW_S = 2.0  # for a few small files made durable
 HOLD = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"  # noqa: E501
+TAKE = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+ANSWER_S = 10.0  # of a file system that is asked for a lock
 GIB = 2**30
 
 
@@ -74,30 +76,33 @@ def locks(what: str, scratch: Path) -> Finding:
     check, file = f"{what}: locks", scratch / "lock"
     file.touch()
     remedy = "two jobs could train in one run unnoticed; mount it with locks (flock), or use another file system"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE)
     try:
-        assert holder.stdout is not None, "it is piped"
-        if holder.stdout.readline().strip() != "held":
-            return failure(check, f"{scratch.parent}: a lock cannot be taken", remedy)
-        if _free(file):
-            return failure(check, f"{scratch.parent}: a second process got a lock that is held", remedy)
-    finally:
-        holder.kill()
-        holder.wait()
-        if holder.stdout:
-            holder.stdout.close()
-    end = time.monotonic() + 2
-    while not _free(file):
-        if time.monotonic() > end:
-            return failure(check, f"{scratch.parent}: a killed process keeps its lock", "use another file system")
-        time.sleep(0.05)
+        try:
+            assert holder.stdout is not None, "it is piped"
+            answers, _, _ = select.select([holder.stdout], [], [], ANSWER_S)
+            if not answers:
+                raise subprocess.TimeoutExpired(holder.args, ANSWER_S)
+            if holder.stdout.readline().strip() != b"held":
+                return failure(check, f"{scratch.parent}: a lock cannot be taken", remedy)
+            if _free(file):
+                return failure(check, f"{scratch.parent}: a second process got a lock that is held", remedy)
+        finally:
+            holder.kill()
+            if holder.stdout:
+                holder.stdout.close()
+            holder.wait(ANSWER_S)
+        end = time.monotonic() + 2
+        while not _free(file):
+            if time.monotonic() > end:
+                return failure(check, f"{scratch.parent}: a killed process keeps its lock", "use another file system")
+            time.sleep(0.05)
+    except subprocess.TimeoutExpired:  # NFS asks a server, and for ever
+        return failure(check, f"{scratch.parent}: asked for a lock, it gave no answer in {ANSWER_S:g} s", remedy)
     return ok(check, f"{scratch.parent}: one process at a time, free when its holder is killed")
 
 
 def _free(file: Path) -> bool:
-    with file.open("rb") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
+    """Whether a process of its own gets the lock. Raises TimeoutExpired."""
+    asked = [sys.executable, "-S", "-c", TAKE, str(file)]
+    return subprocess.run(asked, stderr=subprocess.DEVNULL, timeout=ANSWER_S, check=False).returncode == 0
