@@ -20,6 +20,7 @@ from test_offline import stand_ins
 from trainings import Job, assert_same, run_to_end, state_of
 
 from jobs.offline import archive, sync
+from jobs.offline import mirror as mirrors
 from segtrain import checkpoint, scores
 from segtrain.config import Config
 from segtrain.errors import ConfigError, DataError, RunError
@@ -276,7 +277,7 @@ def test_another_machine_goes_on_where_the_first_was_reclaimed(
 
 
 def test_a_run_that_trains_is_mirrored_now_and_then(tmp_path: Path, trained_run: Run) -> None:
-    mirror = sync.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
+    mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
     for _ in range(3):  # it is noted, begun, done
         mirror.look([trained_run.root])
     assert mirror.flush() == []
@@ -290,7 +291,7 @@ def test_a_mirror_that_does_not_answer_holds_up_no_run_and_is_said(
         raise Broken("no route")
 
     monkeypatch.setattr(sync, "push", push)
-    monkeypatch.setattr(sync, "PAUSE_S", 0.0)
+    monkeypatch.setattr(mirrors, "PAUSE_S", 0.0)
     assert command(write(tmp_path), "--sync", str(tmp_path / "bucket")) == 1
     assert ends(tmp_path) == [("a", "finished"), ("b", "finished")]
     assert "sync of a: Broken: no route" in capsys.readouterr().err

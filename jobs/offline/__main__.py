@@ -18,6 +18,7 @@ from rich.table import Table
 from jobs.entry import main
 from jobs.offline import finish, machine, plan, sync
 from jobs.offline.journal import DONE, Journal, Standing, standing
+from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
 from jobs.offline.words import score
@@ -88,7 +89,7 @@ def command(argv: Sequence[str]) -> int:
         start_logging(asked.folder / "log.txt")
         with _afterwards(arguments.when_done, asked.folder, stop):
             machine.wait_for_orphans(asked.folder, stop.code)
-            mirror = sync.Mirror(place, asked.folder, 60 * asked.spec.sync_every_min)
+            mirror = Mirror(place, asked.folder, 60 * asked.spec.sync_every_min)
             return _queue(asked, arguments, stop, mirror)
 
 
@@ -105,7 +106,7 @@ def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[Non
             finish.run_when_done(when_done, folder)
 
 
-def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: sync.Mirror) -> int:
+def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirror) -> int:
     """Everything between the locks; the exit code."""
     if mirror.to is not None:
         asked = _fetched(asked, mirror.to, stop)

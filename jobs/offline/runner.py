@@ -16,8 +16,8 @@ from jobs import executors, submission
 from jobs.book import Book
 from jobs.offline import machine
 from jobs.offline.journal import DONE, Journal, Standing, standing
+from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Item, Plan
-from jobs.offline.sync import Mirror
 from jobs.offline.words import how_of, last_words, score, tail
 from jobs.resources import Resources
 from jobs.submission import Submission
