@@ -48,7 +48,7 @@ class Meter:
     def _tree(self) -> list[psutil.Process]:
         try:
             return [self.process, *self.process.children(recursive=True)]
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return [self.process]
 
 

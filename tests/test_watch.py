@@ -59,6 +59,14 @@ def test_a_meter_reads_the_work_of_the_process_and_of_its_children() -> None:
         child.join()
 
 
+def test_a_machine_that_does_not_tell_of_children_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied: '/proc/1/stat'")
+
+    monkeypatch.setattr(psutil.Process, "children", refuse)
+    assert Meter().read()["rss_gib"] > 0
+
+
 def test_a_gpu_is_read_through_nvml_and_what_it_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):
         pass
