@@ -276,6 +276,21 @@ def test_another_machine_goes_on_where_the_first_was_reclaimed(
         assert place.fs.cat_file((place / "night" / name).path) == (night / name).read_bytes()
 
 
+def test_a_journal_that_was_being_fetched_when_the_queue_was_killed_is_brought(
+    place: sync.Place, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "logs").mkdir(parents=True)
+    own = [first / "journal.jsonl", first / "log.txt", first / "logs" / "a.log"]
+    for file in own:
+        file.write_text(file.name)
+    sync.push(place / sync.OWN, first, own)
+    sync.fetch(place / sync.OWN, second / sync.OWN)
+    (second / sync.OWN / "log.txt").rename(second / "log.txt")
+    sync.fetch_journal(place, second)
+    assert tree(second) == tree(first)
+
+
 def test_a_run_that_trains_is_mirrored_now_and_then(tmp_path: Path, trained_run: Run) -> None:
     mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
     for _ in range(3):  # it is noted, begun, done

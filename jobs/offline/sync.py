@@ -217,7 +217,8 @@ def fetch_journal(source: Place, folder: Path) -> None:
     if (folder / JOURNAL).exists():
         return
     aside = folder / ".queue"
-    if fetch(source / OWN, aside):
+    fetch(source / OWN, aside)
+    if aside.exists():  # just now, or by a start that was killed while it moved them
         for file in sorted(aside.rglob("*"), key=lambda file: file.name == JOURNAL):  # the journal last
             target = folder / file.relative_to(aside)
             if file.is_file() and not target.exists():
