@@ -23,6 +23,7 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"train", "ablate", "networks", "gallery", "scores", "predict", "report", "doctor"},
+    {"summaries"},
     {"trainer", "trained", "scoring", "delivery"},
     {"evaluate", "bars", "fit"},
     {"engines", "checkpoint"},

@@ -136,7 +136,8 @@ def _difference(row: Row, say: Say) -> list[Cell]:
     if (found := row.difference) is None:
         return [_word("")] * 3
     pairs = Cell(f"{found.summary.n} ({say(found.pairing)})", found.summary.n)
-    return [_with_ci(found.summary, sign="+"), pairs, _number(found.p_holm, ".3f")]
+    p = Cell("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}", found.p_holm)
+    return [_with_ci(found.summary, sign="+"), pairs, p]
 
 
 def verdict(row: Row, say: Say) -> str:
