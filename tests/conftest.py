@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import shutil
+import signal
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,10 +16,13 @@ import pytest
 import torch
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import settings
+from made_runs import train
 from PIL import Image
 from predictions import IMAGE, MASK, lgg_mask, predict, write_patient
+from queues import StandIns
 from trainings import run_to_end, state_of
 
+from jobs.offline import machine
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
@@ -210,3 +215,39 @@ def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)
     return run
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
+    handlers = {number: signal.getsignal(number) for number in (1, 2, 10, 12, 15)}
+    monkeypatch.setattr(machine, "gpus", list)
+    yield StandIns(monkeypatch)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def night(tmp_path: Path, trained_run: Run) -> Path:
+    """A queue's folder with a real run, whose best checkpoint is not the last one, and what lies about."""
+    folder = tmp_path / "night"
+    shutil.copytree(trained_run.root, folder / "trained")
+    run = Run(folder / "trained")
+    shutil.copytree(run.checkpoint(run.saved_step()), run.checkpoint(1))
+    run.best_pointer.write_text("step-00000001\n")
+    shutil.copytree(run.checkpoint(run.saved_step()), run.checkpoint(2))
+    (folder / ".queue.lock").touch()
+    (folder / "results.zip.sha256").touch()
+    (folder / "logs").mkdir()
+    (folder / "logs" / "trained.log").write_text("said")
+    return folder
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Path:
+    folder = tmp_path / "loss"
+    train(folder / "base-fold0-seed1")
+    train(folder / "base-fold1-seed1", patients=("other0", "other1"))
+    train(folder / "up-fold0-seed1", 0.05)
+    train(folder / "lost-fold0-seed1", -0.3, "diverged")
+    train(folder / "slow-fold0-seed1", -0.3, "running")
+    return folder

@@ -129,3 +129,9 @@ def test_every_builtin_config_loads_and_opens_with_its_command() -> None:
         assert loading.load_config(path, overrides).name == path.stem
         assert path.read_text().startswith("# torchrun ")
         assert f"--config configs/{path.name}" in path.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_what_tests_and_measures_is_small_too(folder: str) -> None:
+    long = {path.name for path in (ROOT / folder).rglob("*.py") if len(path.read_text().splitlines()) > 300}
+    assert not long, "a file over 300 lines hides a second idea"

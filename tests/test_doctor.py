@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ import psutil
 import pytest
 
 from segtrain import files
-from segtrain.config import Config, DataConfig, DeepSpeedConfig, TrainConfig
+from segtrain.config import Config, DeepSpeedConfig
 from segtrain.data.store import Store
 from segtrain.doctor import cluster, command, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding
@@ -267,72 +266,6 @@ def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(cluster.check()) == {"scheduler": "ok", "accounting": "warning"}
     programs(**whole, sacct=0)
     assert states(cluster.check()) == {"scheduler": "ok", "accounting": "ok"}
-
-
-def lines(*sizes: int, base: float = 1.0, each: float = 0.5) -> list[dict[str, Any]]:
-    """As measured on a CPU: GiB that a process and each of its samples take."""
-    return [
-        {"device": "cpu", "parameters": 10, "size": n, "step_s": 0.5 * n, "score_s": 0.1 * n,
-         "peak_bytes": (base + each * n) * GIB, "fits": True} for n in sizes
-    ]  # fmt: skip
-
-
-def test_the_largest_micro_batch_is_told_from_small_steps() -> None:
-    cfg = Config(train=TrainConfig(global_batch=32))
-    for free_gib, state, said in (
-        (20.0, "ok", "9.0 GiB"), (19.9, "failure", "train.micro_batch=8 (2 times"),
-        (6.0, "failure", "train.micro_batch=2 (8 times"), (2.0, "failure", "fewer ranks, a smaller"),
-    ):  # fmt: skip
-        found = forecast.cpu_memory(cfg, 16, 2, lines(2, 4), free_gib * GIB)
-        assert found.state == state, free_gib
-        assert said in found.said + found.remedy
-    asked = replace(cfg, train=TrainConfig(global_batch=32, micro_batch=4))
-    assert forecast.cpu_memory(asked, 16, 2, lines(2, 4), 7 * GIB).state == "ok"
-
-
-def test_what_does_not_fit_a_gpu_is_halved_or_refused() -> None:
-    cfg = Config(train=TrainConfig(global_batch=16))
-    short = {"device": "cuda", "size": 16, "fits": False, "parameters": 10}
-    fits = {**lines(8)[0], "device": "cuda"}
-    assert states(forecast.check(cfg, 1, None, [fits], "", None)) == {"memory": "ok"}
-    [found] = forecast.check(cfg, 1, None, [short, fits], "", None)
-    assert (found.state, "train.micro_batch=8 (2 times" in found.remedy) == ("warning", True)
-    told_not_to = Config(train=TrainConfig(global_batch=16, on_oom="fail"))
-    assert states(forecast.check(told_not_to, 1, None, [short, fits], "", None)) == {"memory": "failure"}
-    [found] = forecast.check(cfg, 1, None, [short], "", None)
-    assert (found.state, found.said) == ("failure", "not even one sample fits")
-
-
-def test_hours_and_cost_are_told_from_a_step() -> None:
-    """Independently: 2000 // 20 steps of 5 x 0.5 s an epoch; 400 slices scored at 0.1 s by four ranks."""
-    cfg = Config(train=TrainConfig(epochs=10, global_batch=20))
-    work = forecast.Work(2000, 400, exact=True)
-    found = forecast.time_and_cost(cfg, 4, work, lines(5)[0], 2.0)
-    seconds = 10 * 260
-    assert f"about {seconds // 60}:{seconds % 60:02} for 10 epochs: 1000 steps of 2.50 s (8.0 images/s)" in found.said
-    assert f"about {2 * seconds / 3600:.2f} at 2 an hour" in found.said
-    accumulated = replace(cfg, train=replace(cfg.train, micro_batch=1))
-    assert "steps of 3.33 s" in forecast.time_and_cost(accumulated, 4, work, lines(1)[0], None).said
-
-
-def test_a_trial_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
-    monkeypatch.setattr(forecast, "TRIAL_S", 0.01)
-    assert forecast.trial(tiny, 1) == ([], "no step in 0 s")
-    monkeypatch.undo()
-    killed = subprocess.CompletedProcess([], -9, '{"size": 2}\n', "")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
-    assert forecast.trial(tiny, 1) == ([{"size": 2}], "ended by signal 9 (out of memory?)")
-
-
-def test_data_that_is_not_prepared_is_read_and_estimated(tmp_path: Path, tiny: Config, tiny_store: Store) -> None:
-    found, work, needed = command.data(replace(tiny, data=replace(tiny.data, store=str(tmp_path))), 2)
-    assert (found.state, needed > 0) == ("ok", True)
-    assert work is not None
-    real = sum(patient.slices for patient in tiny_store.patients.values())
-    assert work.train_slices + work.validation_slices == pytest.approx(real, rel=0.3)
-    shared = replace(tiny, train=TrainConfig(global_batch=6))
-    assert command.data(shared, 4)[0].state == "failure"
-    assert command.data(replace(tiny, data=DataConfig(source="lgg", root=str(tmp_path))), 1)[0].state == "failure"
 
 
 def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused(tmp_path: Path) -> None:

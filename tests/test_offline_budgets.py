@@ -1,0 +1,158 @@
+"""The queue's budgets of time and space, and what they leave for report and archive. With stand-ins for trainings."""
+
+import json
+import os
+import shutil
+import time
+from collections import namedtuple
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from queues import StandIns, command, ends, entries, write
+
+from jobs.offline import finish, machine, plan
+from jobs.offline.journal import Journal
+from segtrain.doctor import disk
+
+REPORT = finish.report
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.mark.parametrize("budget", ["max-hours", "stop-at"])
+def test_the_time_budget_ends_the_queue_in_time_with_all_saved(
+    tmp_path: Path, stand_ins: StandIns, budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(finish, "report", lambda *_, deadline_s: given.append(deadline_s))
+    queue, began = write(tmp_path), time.time()
+    stand_ins.words["a"] = ["gain", "finish"]
+    until = {"max-hours": str(10 / 3600), "stop-at": (datetime.now() + timedelta(seconds=10)).isoformat()}
+    assert command(queue, f"--{budget}", until[budget], "--when-done", f"touch {tmp_path}/hook") == 75
+    assert 5.0 < time.time() - began < 50, "the run would go on for a minute"
+    assert began + 8 < given[0] < began + 30, "the report is told when all has to have ended"
+    assert ends(tmp_path) == [("a", "stopped")]
+    assert entries(tmp_path, "end")[0]["step"] == 1
+    assert entries(tmp_path, "left")[0]["why"] == "the deadline"
+    assert (tmp_path / "hook").exists()
+    assert (tmp_path / "runs" / "night" / "results.zip").exists(), "what there is comes home"
+    assert command(queue) == 0, "the same command goes on"
+
+
+def test_the_runs_are_told_when_the_queue_ends(tmp_path: Path, stand_ins: StandIns) -> None:
+    """So that each stops by what its own steps and saves take."""
+    end = datetime.now().astimezone() + timedelta(hours=10)
+    runs = [
+        {"config": "base.yaml", "name": "own", "overrides": {"stop.deadline": "1h"}},
+        {"config": "base.yaml", "name": "later", "overrides": {"stop.deadline": "11h"}},
+    ]
+    command(write(tmp_path, runs=runs), "--stop-at", end.isoformat())
+    given = {name: json.dumps(_config(tmp_path, name)["stop"]["deadline"]) for name in ("own", "later")}
+    assert given["own"] == '"1h"'
+    told = datetime.fromisoformat(json.loads(given["later"]))
+    assert 299 < (end - told).total_seconds() < 302, "kept for report, archive and sync"
+
+
+def _config(folder: Path, name: str) -> dict[str, dict[str, str]]:
+    import yaml
+
+    found: dict[str, dict[str, str]] = yaml.safe_load((folder / "runs" / "night" / name / "config.yaml").read_text())
+    return found
+
+
+def test_a_kill_does_not_renew_the_hours(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    times = iter(["2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00", "2026-01-01T02:00:00+00:00"])
+    for event, values in [("begin", {}), ("left", {"why": "SIGTERM"}), ("begin", {})]:
+        journal.write(event, **values)
+        journal.entries[-1]["time"] = next(times)
+    first = datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp()
+    assert journal.began_s() == first
+    journal.write("left", why="the deadline")
+    journal.write("begin")
+    assert journal.began_s() > first
+    assert machine.deadline(first, 2, None) == first + 7200
+    assert machine.deadline(first, 2, "2026-01-01T01:00:00+00:00") == first + 3600
+
+
+def test_too_little_space_stops_the_queue_with_all_saved(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, gib = write(tmp_path, min_free_gib=3), 2**30
+    ready = tmp_path / "runs" / ".jobs" / "night" / "stand-ins" / "a" / "ready"
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(real.total, 0, 2 * gib if ready.exists() else 4 * gib))
+    monkeypatch.setattr("jobs.offline.runner.DISK_EVERY_S", 0.1)
+    stand_ins.words["a"] = ["gain", "finish"]
+    assert command(queue, "--when-done", f"touch {tmp_path}/hook") == 75
+    assert ends(tmp_path) == [("a", "stopped")]
+    assert "2.0 GiB free" in entries(tmp_path, "left")[0]["why"]
+    assert (tmp_path / "hook").exists()
+    ready.unlink()
+    assert command(queue) == 0
+
+
+def test_space_under_a_folder_that_may_not_be_looked_at_is_that_of_the_one_above(
+    tmp_path: Path, as_nobody: None
+) -> None:
+    closed = tmp_path / "closed"
+    os.seteuid(0) if os.getuid() == 0 else None
+    closed.mkdir()
+    closed.chmod(0)
+    os.seteuid(65534) if os.getuid() == 0 else None  # root may look anywhere
+    try:
+        assert machine.scarce([closed / "of" / "another"], 0.0) is None
+        assert f"free in {closed}," in str(machine.scarce([closed / "of" / "another"], 1e9))
+        found = {finding.check: finding.state for finding in disk.check("data.store", closed / "of" / "another", 1)}
+        assert found == {"data.store: space": "ok", "data.store: write": "failure"}
+    finally:
+        os.seteuid(0) if os.getuid() == 0 else None
+        closed.chmod(0o755)
+
+
+def test_an_archive_that_finds_no_room_is_said_and_counts(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 100))
+    assert command(write(tmp_path)) == 1
+    [left] = entries(tmp_path, "left")
+    assert "the archive: needs" in left["trouble"][0]
+    assert not list((tmp_path / "runs" / "night").glob("*results.zip*"))
+
+
+def test_a_report_that_fails_is_said_and_counts(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-ins' directories hold no scores; the archive is packed all the same."""
+    monkeypatch.undo()
+    StandIns(monkeypatch)
+    monkeypatch.setattr(finish, "report", REPORT)
+    (tmp_path / "runs" / "night").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "report").write_text("in the way")
+    assert command(write(tmp_path, ["a"])) == 1
+    [left] = entries(tmp_path, "left")
+    assert "the report: segtrain: error:" in left["trouble"][0]
+    assert "is a file; name a folder" in left["trouble"][0]
+    assert (tmp_path / "runs" / "night" / "results.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("left_s", "tries"), [(None, ["atlas"]), (3600, ["atlas"]), (4, ["atlas", "none"]), (1, ["none"]), (-9, ["none"])]
+)
+def test_a_report_leaves_its_atlas_out_rather_than_miss_the_deadline(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, left_s: int | None, tries: list[str]
+) -> None:
+    """A stand-in: its atlas takes 3 s, all else nothing."""
+    command(queue := write(tmp_path, ["a"]))
+    script, said = tmp_path / "report.sh", tmp_path / "said"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *--no-atlas) echo none >>{said};; *) echo atlas >>{said}; exec sleep 3;; esac\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(finish, "sys", SimpleNamespace(executable=str(script)))
+    monkeypatch.setattr(finish, "LEAST_S", 1.0)
+    assert REPORT(plan.load(queue, []), lambda: True, left_s and time.time() + left_s) is None
+    assert said.read_text().split() == tries

@@ -1,0 +1,256 @@
+"""A queue's mirror: runs sent and fetched whole or not at all, and another machine that goes on from it."""
+
+import hashlib
+import itertools
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from queues import StandIns, command, ends, entries, write
+from trainings import Job, assert_same, run_to_end, state_of
+
+from jobs.offline import mirror as mirrors
+from jobs.offline import sync
+from segtrain import checkpoint
+from segtrain.config import Config
+from segtrain.errors import ConfigError, DataError
+from segtrain.run import Run
+
+
+@pytest.fixture(params=["memory", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sync.Place]:
+    address = f"memory://{tmp_path.name}/results" if request.param == "memory" else str(tmp_path / "bucket" / "results")
+    yield sync.place(address)
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_a_run_comes_back_as_it_was_sent_moments_included(place: sync.Place, night: Path, tmp_path: Path) -> None:
+    run = night / "trained"
+    sent = sync.push(place / "trained", run)
+    assert sent > 0
+    assert sync.push(place / "trained", run) == 0, "nothing is sent twice"
+    home = tmp_path / "other" / "trained"
+    home.parent.mkdir()
+    assert sync.fetch(place / "trained", home)
+    assert tree(home) == tree(run)
+    (run / "checkpoints" / "bad-step-00000002-1").mkdir()
+    (run / "checkpoints" / "bad-step-00000002-1" / "state.json").write_text("damaged")
+    (run / ".metrics.jsonl.tmp").touch()
+    assert sync.push(place / "trained", run) == 0, "what is damaged, or being written, stays here"
+    assert checkpoint.newest(Run(home))
+    assert not sync.fetch(place / "trained", home), "it is here already"
+    assert not sync.fetch(place / "unknown", home.with_name("unknown"))
+
+
+class Broken(Exception):
+    """The connection is cut."""
+
+
+def cut_after(place: sync.Place, count: int) -> sync.Place:
+    """The place, whose file system fails after so many writes, the last one half done."""
+    left = iter(range(count))
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(place.fs, name)
+
+        def pipe_file(self, path: str, content: bytes) -> None:
+            if next(left, None) is None:
+                place.fs.pipe_file(path, content[: len(content) // 2])
+                raise Broken
+            place.fs.pipe_file(path, content)
+
+    return sync.Place(Failing(), place.path)
+
+
+@pytest.mark.law("L7")
+def test_a_large_file_that_grows_is_sent_as_it_was_when_it_was_hashed(
+    place: sync.Place, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(night / "trained")
+    before = tree(run.root)
+    digest = hashlib.file_digest
+
+    def hashed_while_it_grows(stream: Any, name: str) -> Any:
+        found = digest(stream, name)
+        with run.log_file.open("a") as log:
+            log.write("one more line\n" * 5000)
+        return found
+
+    monkeypatch.setattr(sync, "LARGE_BYTES", 100)
+    monkeypatch.setattr(hashlib, "file_digest", hashed_while_it_grows)
+    sync.push(place / "trained", run.root)
+    monkeypatch.undo()
+    home = tmp_path / "home" / "trained"
+    home.parent.mkdir()
+    assert sync.fetch(place / "trained", home), "the log is whole, as it was"
+    now = tree(home)
+    log = now.pop("log.txt")
+    assert run.log_file.read_bytes().startswith(log)
+    assert {**now, "log.txt": before["log.txt"]} == before
+
+
+@pytest.mark.law("L7")
+def test_an_upload_that_is_cut_off_never_replaces_a_whole_one(place: sync.Place, night: Path, tmp_path: Path) -> None:
+    run = Run(night / "trained")
+    sync.push(place / "trained", run.root)
+    before = tree(run.root)
+    shutil.copytree(run.checkpoint(1), run.checkpoint(9999))
+    for count in itertools.count():
+        for file in (run.log_file, run.metrics, run.checkpoint(9999) / "state.json"):
+            file.write_text(f"{file.name} {count}" * 50)
+        try:
+            sync.push(cut_after(place / "trained", count), run.root)
+            break
+        except Broken:
+            home = tmp_path / f"home-{count}" / "trained"
+            home.parent.mkdir()
+            assert sync.fetch(place / "trained", home)
+            assert tree(home) == before
+    assert count == 4, "three files and the manifest were cut off once each"
+    assert sync.fetch(place / "trained", home), "now it is ahead"
+    assert tree(home) == tree(run.root)
+
+
+@pytest.mark.law("L12")
+def test_a_damaged_mirror_is_named_and_leaves_what_is_here(place: sync.Place, night: Path, tmp_path: Path) -> None:
+    run = Run(night / "trained")
+    sync.push(place / "trained", run.root)
+    digest = hashlib.sha256((run.root / "config.yaml").read_bytes()).hexdigest()
+    place.fs.pipe_file((place / "trained" / "objects" / digest).path, b"other")
+    with pytest.raises(DataError, match=r"is damaged: config\.yaml is not what was sent"):
+        sync.fetch(place / "trained", tmp_path / "new" / "trained")
+    assert not (tmp_path / "new" / "trained").exists()
+    place.fs.pipe_file((place / "trained" / sync.MANIFEST).path, b'{"files"')
+    with pytest.raises(DataError, match="is damaged"):
+        sync.fetch(place / "trained", tmp_path / "new" / "trained")
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("further", ["here", "there"])
+def test_a_run_of_another_config_takes_no_run_s_place(
+    place: sync.Place, night: Path, tmp_path: Path, further: str
+) -> None:
+    run, home = Run(night / "trained"), Run(tmp_path / "other" / "trained")
+    shutil.copytree(run.root, home.root)
+    behind = run if further == "here" else home
+    shutil.rmtree(behind.checkpoints)
+    (behind.root / "outcome.json").unlink()
+    sync.push(place / "trained", run.root)
+    text = (home.root / sync.CONFIG).read_text()
+    (home.root / sync.CONFIG).write_text(
+        text.replace("\noptim:\n", "\noptim:\n  clip_norm: 7.5\n").replace("  clip_norm: null\n", "")
+    )
+    before = tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)
+    for task in (sync.fetch, sync.push):
+        with pytest.raises(DataError, match=r"mirrors a run that has optim\.clip_norm=None, not 7\.5 as "):
+            task(place / "trained", home.root)
+    assert (tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)) == before
+    (home.root / sync.CONFIG).write_text(f"# from another machine\n{text}")
+    assert sync.fetch(place / "trained", home.root) == (further == "there")
+    sync.push(place / "trained", home.root)
+
+
+def test_what_is_further_here_is_kept(place: sync.Place, night: Path) -> None:
+    run = Run(night / "trained")
+    sync.push(place / "trained", run.root)
+    run.checkpoint(10_000).mkdir()
+    (run.root / "outcome.json").unlink()  # more epochs were asked for
+    before = tree(run.root)
+    assert not sync.fetch(place / "trained", run.root)
+    assert tree(run.root) == before
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("address", ["nowhere://x", "/dev/null/x"])
+def test_an_address_that_cannot_be_used_is_said_at_once(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match=f"sync: {address}"):
+        command(write(tmp_path), "--sync", address)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_machine_goes_on_where_the_first_was_reclaimed(
+    tmp_path: Path, stand_ins: StandIns, place: sync.Place
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    address = str(place)
+    stand_ins.words |= {"bad": ["1"], "b": ["parent"]}
+    assert command(write(first, ["a", "bad", "b", "c"]), "--sync", address) == 75
+    assert stand_ins.names == ["a", "bad", "bad", "b"]
+    stand_ins.began.clear()
+    stand_ins.words["b"] = ["finish"]
+    assert command(write(second, ["a", "bad", "b", "c"]), "--sync", address) == 1
+    assert stand_ins.names == ["b", "c"], "a is finished; bad was tried as often as told"
+    assert [entry["step"] for entry in entries(second, "start")][-2:] == [1, 0]
+    assert ends(second)[: len(ends(first))] == ends(first), "the journal came too"
+    night = second / "runs" / "night"
+    assert (night / "a" / "metrics.jsonl").read_bytes() == (
+        first / "runs" / "night" / "a" / "metrics.jsonl"
+    ).read_bytes()
+    for name in ("results.zip", "results.zip.sha256"):
+        assert place.fs.cat_file((place / "night" / name).path) == (night / name).read_bytes()
+
+
+def test_a_journal_that_was_being_fetched_when_the_queue_was_killed_is_brought(
+    place: sync.Place, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "logs").mkdir(parents=True)
+    own = [first / "journal.jsonl", first / "log.txt", first / "logs" / "a.log"]
+    for file in own:
+        file.write_text(file.name)
+    sync.push(place / sync.OWN, first, own)
+    sync.fetch(place / sync.OWN, second / sync.OWN)
+    (second / sync.OWN / "log.txt").rename(second / "log.txt")
+    sync.fetch_journal(place, second)
+    assert tree(second) == tree(first)
+
+
+def test_a_run_that_trains_is_mirrored_now_and_then(tmp_path: Path, trained_run: Run) -> None:
+    mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
+    for _ in range(3):  # it is noted, begun, done
+        mirror.look([trained_run.root])
+    assert mirror.flush() == []
+    assert sync.fetch(sync.place(str(tmp_path / "bucket")) / trained_run.root.name, tmp_path / "home")
+
+
+def test_a_mirror_that_does_not_answer_holds_up_no_run_and_is_said(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def push(*_: Any) -> int:
+        raise Broken("no route")
+
+    monkeypatch.setattr(sync, "push", push)
+    monkeypatch.setattr(mirrors, "PAUSE_S", 0.0)
+    assert command(write(tmp_path), "--sync", str(tmp_path / "bucket")) == 1
+    assert ends(tmp_path) == [("a", "finished"), ("b", "finished")]
+    assert "sync of a: Broken: no route" in capsys.readouterr().err
+
+
+@pytest.mark.law("L6")
+def test_a_run_that_moved_to_another_machine_ends_bitwise_like_one_that_stayed(
+    tmp_path: Path, fragile: Config, unbroken: dict[int, dict[str, Any]]
+) -> None:
+    job, place = Job(tmp_path / "first", fragile, 1), sync.place(str(tmp_path / "bucket"))
+    run = Run(tmp_path / "first" / "runs" / fragile.name)
+    while not run.metrics.exists() and job.processes[0].is_alive():
+        time.sleep(0.01)
+    job.kill(0, number=signal.SIGTERM)
+    assert job.wait() == [75], job.output()
+    sync.push(place / "moved", run.root)
+    home = tmp_path / "second" / "runs" / fragile.name
+    home.parent.mkdir(parents=True)
+    assert sync.fetch(place / "moved", home)
+    assert_same(state_of(run_to_end(tmp_path / "second", fragile, 1)), unbroken[1])

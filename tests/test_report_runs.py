@@ -1,0 +1,151 @@
+"""Which runs a report counts, under which names, what they cost, and how they are paired."""
+
+import csv
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from made_runs import HOSTILE, PATIENTS, train
+
+from segtrain.ablation import COLUMNS
+from segtrain.errors import RunError
+from segtrain.files import csv_text
+from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.command import make
+from segtrain.report.cost import Cost, cost
+from segtrain.report.statistics import compare
+from segtrain.run import Run
+
+
+def test_what_a_run_costs() -> None:
+    """Two starts an hour of waiting apart, by hand; what a kill undid left no event."""
+    starts = [
+        {"time": "2026-01-01T10:00:00+0000", "world_size": 4, "device": "cuda:0"},
+        {"time": "2026-01-01T12:00:00+0000", "world_size": 2, "device": "cuda:0"},
+        {"time": "2026-01-01T15:00:00+0200", "world_size": 8, "device": "cpu"},
+    ]
+    ten = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
+    events = [{"time": ten + 3600 * hours} for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
+    assert cost(starts, events) == Cost(hours=1.0 + 0.5 + 0.75, gpu_hours=4 * 1.0 + 2 * 0.5)
+    assert cost(starts, []) == Cost(0.0, 0.0)
+
+
+def test_runs_that_have_not_begun_are_listed(ablation: Path, tmp_path: Path) -> None:
+    row = dict.fromkeys(COLUMNS, "")
+    names = ("base-fold0-seed1", "up-fold1-seed1", "gone-fold0-seed1", "../evil")
+    states = ("finished", "none", "finished", "none")
+    lines = [row | {"run": n, "variant": n[:4], "fold": "1", "seed": "1", "state": s}
+             for n, s in zip(names, states, strict=True)]  # fmt: skip
+    (ablation / "results.csv").write_text(csv_text(lines))
+    make([tmp_path], tmp_path / "out", baseline="base")
+    found = {run.name: run for run in collect([tmp_path]) if run.state == "none"}
+    assert set(found) == {"up-fold1-seed1", "gone-fold0-seed1"}
+    assert not any(run.counts for run in found.values())
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Runs: 7 (finished: 3, not begun: 2)" in report
+    assert "| up-fold1-seed1 | not begun | listed in results.csv, never begun |" in report
+    assert "| gone-fold0-seed1 | not begun | listed as finished, but " in report
+    alone = collect([ablation / "base-fold0-seed1"])
+    assert [run.name for run in alone] == ["base-fold0-seed1"], "who asks for one run is told of that one"
+    (ablation / "results.csv").write_text("run,variant\nsomething,else\n")
+    assert len(collect([ablation])) == 5, "a table that is none of an ablation's"
+
+
+def test_what_counts_and_which_epoch(ablation: Path) -> None:
+    runs = collect([ablation])
+    baseline, groups = by_variant(runs, "base")
+    assert (baseline, {name: len(own) for name, own in groups.items()}) == ("base", {"base": 2, "up": 1})
+    states = {run.variant: (run.state, run.reason) for run in runs if not run.counts}
+    assert states == {"lost": ("diverged", f"loss is nan {HOSTILE}"), "slow": ("running", "")}
+    up = groups["up"][0]
+    assert up.last is not None
+    assert up.best is not None
+    assert (up.best.epoch, up.last.epoch, up.images_per_s) == (1, 3, 17.5)
+    assert scores([up]) == pytest.approx({(p, 0, 1): 0.75 + 0.01 * place for place, p in enumerate(PATIENTS)})
+    assert up.curves is not None
+    assert up.curves["loss"] == [
+        (1.0, (1 / 5 + 1 / 10) / 2),
+        (2.0, (1 / 15 + 1 / 20) / 2),
+        (3.0, (1 / 25 + 1 / 30) / 2),
+    ]
+
+
+@pytest.mark.law("L10")
+def test_how_a_variant_was_paired_is_said(ablation: Path, tmp_path: Path) -> None:
+    """By the config where the name says nothing; by patients' means where no fold and seed is common."""
+    train(ablation / "up-fold1-seed7", 0.1, patients=("other0", "other1"))
+    (ablation / "up-fold1-seed7").rename(ablation / "unnamed")
+    train(ablation / "alone-fold0-seed3", 0.05)
+    make([ablation], tmp_path / "out", baseline="base")
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())}
+    assert {name: (row["pairs"], row["paired_by"]) for name, row in rows.items()} == {
+        "base": ("", ""), "up": ("6", "fold and seed"), "unnamed": ("2", "patients' means"),
+        "alone": ("6", "patients' means"),
+    }  # fmt: skip
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "| 6 (fold and seed) |" in table
+    assert "| 6 (patients' means) |" in table
+    unnamed, up = (next(run for run in collect([ablation]) if run.variant == name) for name in ("unnamed", "up"))
+    assert (unnamed.fold, unnamed.seed, up.fold, up.seed) == (1, 7, 0, 1)
+
+
+def test_two_names_that_say_nothing_are_paired_by_their_configs(tmp_path: Path) -> None:
+    for name, shift in (("one-seed1", 0.0), ("two-seed1", 0.05), ("three-seed2", 0.05)):
+        train(tmp_path / name, shift).root.rename(tmp_path / name[:3])
+    _, groups = by_variant(collect([tmp_path]), "one")
+    rows = compare({variant: scores(own) for variant, own in groups.items()}, "one")
+    pairings = {row.variant: row.difference.pairing for row in rows if row.difference}
+    assert pairings == {"two": "fold and seed", "thr": "patients' means"}
+
+
+@pytest.mark.parametrize(("name", "misnamed"), [("up-fold0-seed1", 0), ("up-fold1-seed1", 1), ("up-fold0-seed2", 1)])
+def test_a_name_that_the_config_contradicts_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, misnamed: int
+) -> None:
+    train(tmp_path / "up-fold0-seed1").root.rename(tmp_path / name)
+    report = make([tmp_path], tmp_path / "out").with_name("report.md").read_text()
+    assert report.count(f"the name's count: {name}.") == misnamed
+    assert caplog.text.count("trained on fold 0 with seed 1; the name's count") == misnamed
+
+
+def test_names_without_a_variant_are_variants_and_doubled_names_get_their_folder(
+    ablation: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "mine")
+    shutil.copytree(ablation / "up-fold0-seed1", tmp_path / "again" / "up-fold0-seed1")
+    runs = collect([tmp_path / "mine", ablation / "up-fold0-seed1", tmp_path / "again", tmp_path / "mine"])
+    variants = {(run.variant.split("/")[-1], run.fold, run.seed) for run in runs}
+    assert variants == {("mine", None, 42), ("up", 0, 1)}
+    assert len({run.variant for run in runs}) == len(runs) == 3
+
+
+def test_doubled_names_get_as_many_folders_as_they_need(tmp_path: Path) -> None:
+    for above, shift in (("a", 0.0), ("b", 0.05)):
+        train(tmp_path / above / "runs" / "dice-seed1", shift)
+    runs = collect([tmp_path / "a" / "runs", tmp_path / "b" / "runs"])
+    found = {run.variant: scores([run])["patient0", None, 1] for run in runs}
+    assert found == {"a/runs/dice": 0.7, "b/runs/dice": 0.75}
+
+
+@pytest.mark.law("L10")
+def test_one_score_does_not_stand_in_for_another(ablation: Path, tmp_path: Path) -> None:
+    train(ablation / "up-fold0-seed01", 0.1)
+    with pytest.raises(RunError, match=r"patient0 was scored by another run of up, fold and seed; leave one"):
+        make([ablation], tmp_path / "out", baseline="base")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_set_aside_is_left_out_and_a_damaged_one_says_so(ablation: Path, tmp_path: Path) -> None:
+    shutil.copytree(ablation / "up-fold0-seed1", ablation / "up-fold0-seed1.1")
+    Run(ablation / "base-fold1-seed1").validation_table(3).write_text("patient,dsc\nother0,no number\n")
+    Run(ablation / "base-fold0-seed1").validation_picture(3).write_bytes(b"cut")
+    with Run(ablation / "up-fold0-seed1").metrics.open("a") as file:
+        file.write('{"event": "tra')
+    (ablation / "up-fold0-seed1" / "config.yaml").write_text("of_the_past: 1\n")
+    make([ablation], tmp_path / "out", baseline="base")
+    rows = {run.name: run for run in collect([ablation])}
+    assert "up-fold0-seed1.1" not in rows
+    assert rows["base-fold1-seed1"].state == "unreadable"
+    assert "no number" in rows["base-fold1-seed1"].reason
+    assert rows["up-fold0-seed1"].counts, "scores stay scores when a config no longer loads"
