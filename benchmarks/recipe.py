@@ -4,8 +4,6 @@ python -m benchmarks.recipe runs/recipe_search --of reference:cosine cosine:ema 
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,14 +93,6 @@ def cost(groups: Groups) -> list[dict[str, Any]]:
     ]
 
 
-def as_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(lines)
-    return text.getvalue()
-
-
 def command(argv: Sequence[str]) -> int:
     """Write the tables and print the differences."""
     parser = argparse.ArgumentParser(
@@ -121,8 +111,8 @@ def command(argv: Sequence[str]) -> int:
     of_pairs = differences(groups, pairs)
     tables = {"differences": of_pairs, "quality": quality(groups), "patients": patients(groups), "cost": cost(groups)}
     for name, lines in tables.items():
-        files.write_text(arguments.out / f"{name}.csv", as_csv(lines))
-    print(as_csv(of_pairs), end="")
+        files.write_text(arguments.out / f"{name}.csv", files.csv_text(lines))
+    print(files.csv_text(of_pairs), end="")
     return 0
 
 
