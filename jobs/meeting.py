@@ -3,13 +3,13 @@
 import contextlib
 import json
 import random
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segtrain import files
+from segtrain.launch import port_taken
 
 PORTS = range(20_000, 30_000)  # below the ephemeral ports: no outgoing connection takes one in between
 BEAT_EVERY_S = 5.0
@@ -28,20 +28,9 @@ class Endpoint:
 def free_port(host: str) -> int:
     """A port that nobody listens at, on any address of this host."""
     for port in random.SystemRandom().sample(PORTS, 200):
-        if not taken(port):
+        if not port_taken(port):
             return port
     raise OSError(f"no free port on {host} among 200 of {PORTS.start} to {PORTS.stop - 1}")
-
-
-def taken(port: int) -> bool:
-    """Whether somebody on this host holds the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
 
 
 @dataclass

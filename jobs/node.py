@@ -19,11 +19,11 @@ from types import FrameType
 from jobs import scheduler
 from jobs.book import Book
 from jobs.ending import Ended, settle, told_in
-from jobs.meeting import Endpoint, Meeting, free_port, taken
+from jobs.meeting import Endpoint, Meeting, free_port
 from jobs.rank import CODES
 from jobs.submission import Submission
 from segtrain.errors import SegtrainError
-from segtrain.launch import LOCAL_JOB, LOCAL_RESTART, env_int, signal_when_parent_dies
+from segtrain.launch import LOCAL_JOB, LOCAL_RESTART, env_int, port_taken, signal_when_parent_dies
 
 log = logging.getLogger("jobs")
 
@@ -131,7 +131,7 @@ class Start:
             endpoint = self.meeting.offer(attempt, free_port(self.place.host))
             code = self._torchrun(endpoint, attempt)
             ranks, _ = told_in(self.meeting.folder)
-            if not code or ranks or self.asked.name or not (self.place.nodes > 1 and taken(endpoint.port)):
+            if not code or ranks or self.asked.name or not (self.place.nodes > 1 and port_taken(endpoint.port)):
                 break
             log.warning("port %d was taken by another process in between; trying another", endpoint.port)
         gone = self.meeting.missing(attempt, REPORT_S) if code and not ranks else []

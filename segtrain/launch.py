@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -32,6 +33,17 @@ def restarted() -> bool:
     """Whether the launcher started this same command before: SLURM requeued the job, or torchrun its workers."""
     counts = (LOCAL_RESTART, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(env_int(name, 0) > 0 for name in counts)
+
+
+def port_taken(port: int) -> bool:
+    """Whether somebody on this host holds the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
 
 
 def signal_when_parent_dies(number: signal.Signals) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.launch import env_int
+from segtrain.launch import env_int, port_taken
 
 CHILD = ("-m", "segtrain.doctor.rank")
 START_S = 90.0  # for torchrun and the ranks
@@ -23,7 +23,7 @@ DEFAULT_PORT = 29500  # of torchrun without --standalone
 def ports() -> Iterator[Finding]:
     """Whether the port that the environment names, or torchrun's own, is free, and the machine can talk to itself."""
     asked = env_int("MASTER_PORT", 0)
-    if not _can_bind(asked or DEFAULT_PORT):
+    if port_taken(asked or DEFAULT_PORT):
         said = f"port {asked or DEFAULT_PORT} is taken"
         if asked:
             yield failure("port", f"{said}, and MASTER_PORT names it", "set MASTER_PORT to a free one")
@@ -40,16 +40,6 @@ def ports() -> Iterator[Finding]:
         yield failure(
             "loopback", f"127.0.0.1 does not answer ({error})", "ranks of one machine talk through it: bring lo up"
         )
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD) -> Iterator[Finding]:
