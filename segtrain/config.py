@@ -4,6 +4,8 @@ Imports no torch: login nodes and job scripts load configurations in millisecond
 """
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import field
 from datetime import date
 from typing import Annotated, Any, Literal, get_args
@@ -190,13 +192,22 @@ class WatchConfig:
     stall_s: float = Field(default=600.0, gt=0)
 
 
+def _numbers(value: Any) -> Any:
+    """JSON knows 5e7 as a number, YAML 1.1 as text; what is written for DeepSpeed's JSON is meant as JSON."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(below) for key, below in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return int(float(value)) if float(value).is_integer() else float(value)
+    return [_numbers(below) for below in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True, config=STRICT)
 class DeepSpeedConfig:
     """How engine=deepspeed divides the work; its own JSON is made from the whole config."""
 
     zero: Literal[0, 1, 2, 3] = 2  # 1: moments in parts, 2: gradients too, 3: weights too
     offload: bool = False  # moments and the update on the CPU (zero 1 to 3)
-    extra: dict[str, Any] = field(default_factory=dict)  # keys of DeepSpeed's JSON, over ours
+    extra: Annotated[dict[str, Any], BeforeValidator(_numbers)] = field(default_factory=dict)  # of its JSON, over ours
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,5 +1,6 @@
 """The config: overrides, errors that name key, value and remedy, the round trip through YAML."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does() -> None:
         load_config(None, one)
     for enough in ("data.image_size=64", "model.depth=4", "train.micro_batch=2", "model.norm=instance"):
         load_config(None, [*one, enough])
+
+
+def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
+    cfg = load_config(None, ["deepspeed.extra={buckets: {size: 5e7, group: 1E+3}, x: [2e-3, 1e4x, 7, 1.0]}"])
+    wanted = {"buckets": {"size": 50_000_000, "group": 1000}, "x": [2e-3, "1e4x", 7, 1.0]}
+    assert json.dumps(cfg.deepspeed.extra) == json.dumps(wanted)
+    assert load_config(None, ["deepspeed.extra.train.steps=3e2"]).deepspeed.extra == {"train": {"steps": 300}}
+
 
 
 @pytest.mark.law("L12")
