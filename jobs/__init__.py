@@ -8,6 +8,6 @@ rank                               what torchrun starts: segtrain.train, whose e
 batch                              what the templates in slurm/ ask
 ending, book                       what becomes of a job after a start; what its starts gained
 offline/                           the command for a queue of runs on one machine, left alone
-table                              results.csv, when all runs of an ablation have ended
+table                              results.csv and report, when all runs of an ablation have ended
 scheduler, entry                   squeue, scontrol, scancel; how commands are called
 """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs import executors, resources, submission
+from jobs import executors, resources, submission, table
 from jobs.entry import main
 from jobs.submit import add_options, placed, waiting
 from segtrain.ablate import write_results
@@ -20,7 +20,8 @@ examples:
   python -m jobs.ablate configs/ablation/loss.yaml --executor local data.root=/data/kaggle_3m
 
 One job of an array for each run that is neither finished nor in the queue, so the same command again submits what is
-missing or has failed. Another job brings <runs_dir>/<name of the spec>/results.csv up to date when all have ended.
+missing or has failed. When all have ended, another job brings <runs_dir>/<name of the spec>/results.csv up to date and
+makes the report beside it, report/index.html.
 """
 
 
@@ -55,13 +56,14 @@ def command(argv: Sequence[str]) -> int:
     names = [member.cfg.name for member in due]
     if arguments.executor == "local":
         code = executors.run_here(made, names)
-        print(f"Results: {write_results(members)}")
+        print(f"Results: {table.write(str(made.root))}")
         return code
     jobs = executors.submit(made, names, arguments.max_parallel)
     for name, job in jobs.items():
         print(f"Submitted job {job}: {Path(members[0].cfg.runs_dir) / name}")
-    table = executors.submit_table(made, jobs)
-    print(f"Results, when all have ended (job {table}): {Path(members[0].cfg.runs_dir) / 'results.csv'}")
+    last = executors.submit_table(made, jobs)
+    page = Path(members[0].cfg.runs_dir) / table.REPORT / "index.html"
+    print(f"Results and report, when all have ended (job {last}): {page}")
     return EXIT_FINISHED
 
 

@@ -28,6 +28,7 @@ from segtrain.launch import LOCAL_JOB, LOCAL_RESTART
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
 MAX_NAME = 60
+REPORT_MIN = 60  # the job that makes it asks for this, or for as long as a run gets
 
 
 class _Sbatch(submitit.SlurmExecutor):
@@ -64,12 +65,13 @@ def submit(submission: Submission, names: Sequence[str], max_parallel: int = 0) 
 
 
 def submit_table(submission: Submission, jobs: Mapping[str, str]) -> str:
-    """Submit the job that writes the table of results when those have ended; returns its id. Raises LaunchError."""
+    """Submit the job that writes table and report when those have ended; returns its id. Raises LaunchError."""
     asked = replace(
-        submission.resources, nodes=1, gpus_per_node=0, cpus_per_node=1, time="15",
+        submission.resources, nodes=1, gpus_per_node=0, cpus_per_node=1,
+        time=str(min(REPORT_MIN, submission.resources.minutes)),
         dependency=f"afterany:{next(iter(jobs.values())).partition('_')[0]}",
     )  # fmt: skip
-    made = _executor(submission, f"{submission.record['name']}-results", asked, 0)
+    made = _executor(submission, f"{submission.record['name']}-report", asked, 0)
     return _handed_over(lambda: [made.submit(table.write, str(submission.root))])[0]
 
 

@@ -28,7 +28,7 @@ from segtrain.loading import to_yaml
 from segtrain.run import Run
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout, or an earlier snapshot
-PARTS = {"segtrain": "*.py", "jobs": "*.py", "configs": "*.yaml"}
+PARTS = ("segtrain", "jobs", "configs")
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,9 @@ def _claim(runs_dir: str, name: str) -> Submission:
 
 
 def _take_snapshot(folder: Path) -> None:
-    for part, pattern in PARTS.items():
-        for file in (HOME / part).rglob(pattern):
-            target = folder / part / file.relative_to(HOME / part)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+    """All that the packages consist of, the report's templates too."""
+    for part in PARTS:
+        shutil.copytree(HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def submissions(runs_dir: Path) -> Iterator[Submission]:

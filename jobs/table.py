@@ -1,18 +1,38 @@
-"""The job that comes after an ablation's: the table of results, for whatever ended and however it ended."""
+"""The job that comes after an ablation's: table and report, of whatever ended and however it ended."""
 
+import logging
 from pathlib import Path
 
 from jobs.submission import Submission
 from segtrain.ablate import write_results
 from segtrain.ablation import Member
+from segtrain.cli import start_logging
+from segtrain.errors import SegtrainError
 from segtrain.loading import load_config
+from segtrain.report.command import make
+
+log = logging.getLogger("segtrain.jobs")
+
+REPORT = "report"  # beside the runs
 
 
 def write(root: str) -> str:
-    """Bring the results of the submission in `root` up to date; returns the path of the table."""
+    """Bring results.csv of the submission in `root` up to date, then the report; returns the path of the page.
+
+    The report comes twice: at once without the atlas, which predicts for minutes and may not fit into the job.
+    """
+    start_logging()
     submission = Submission(Path(root))
     members = [
         Member(row["variant"], row["fold"], row["seed"], load_config(submission.config(row["name"])))
         for row in submission.record["members"]
     ]
-    return str(write_results(members))
+    table = write_results(members)
+    finished = {member.variant for member in members if member.run.finished(member.cfg)}
+    baseline = members[0].variant if members[0].variant in finished else None
+    try:
+        make([table.parent], table.with_name(REPORT), baseline=baseline)
+        return str(make([table.parent], table.with_name(REPORT), baseline=baseline, atlas_of=()))
+    except SegtrainError as error:  # no run has begun, say; the table stands
+        log.warning("no report: %s", error)
+        return str(table)

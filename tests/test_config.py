@@ -86,7 +86,6 @@ def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
     assert load_config(None, ["deepspeed.extra.train.steps=3e2"]).deepspeed.extra == {"train": {"steps": 300}}
 
 
-
 @pytest.mark.law("L12")
 @pytest.mark.parametrize("content", [None, "a: [", "- 1\n", "\xff\xfe"])
 def test_a_bad_file_is_named(tmp_path: Path, content: str | None) -> None:

@@ -35,8 +35,13 @@ def submitted(said: str) -> dict[str, str]:
 
 
 def table_of(said: str) -> str:
-    """The job that writes the table."""
+    """The job that writes table and report."""
     return said.split("(job ")[1].split(")")[0]
+
+
+def shown(lab: Lab) -> str:
+    """The report's page."""
+    return (lab.runs / "loss" / "report" / "index.html").read_text()
 
 
 @pytest.mark.law("L12")
@@ -65,7 +70,8 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
 
     lab.until("the array ends", over, 300)
     assert most == 2
-    assert lab.until_over(table) == "COMPLETED"
+    assert lab.until_over(table, 300) == "COMPLETED"
+    assert victim in shown(lab)
     failed = sorted(run for run, row in rows(lab).items() if row["state"] != "finished")
     assert failed == [victim, "jaccard-fold0-seed42", "jaccard-fold1-seed42"]
     assert [lab.shown(jobs[run], "ExitCode") for run in failed if run.startswith("jaccard")] == ["2:0", "2:0"]
@@ -74,9 +80,11 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     spec.write_text(SPEC.replace(", precision: tf32", ""))
     said = lab.jobs(*command)
     assert sorted(submitted(said)) == failed
-    assert lab.until_over(table_of(said), 200) == "COMPLETED"
+    assert lab.until_over(table_of(said), 300) == "COMPLETED"
     assert {row["state"] for row in rows(lab).values()} == {"finished"}
     assert all(row["best_dsc"] and row["n"] for row in rows(lab).values())
+    assert all(loss in shown(lab) for loss in LOSSES)
+    assert 'class="card' in shown(lab)
     assert "Nothing to submit" in lab.jobs(*command)
 
 

@@ -1,0 +1,72 @@
+"""What follows an ablation's jobs: table and report, made by the snapshot that went with them."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trainings import run_to_end
+
+from jobs import executors, submission, table
+from jobs.resources import Resources
+from jobs.submission import Submission
+from segtrain.ablation import Member, expand
+from segtrain.config import Config
+from segtrain.loading import to_yaml
+
+SPEC = "name: loss\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}, focal: {loss: focal}}\nseeds: [7]\n"
+
+
+@pytest.fixture
+def members(tmp_path: Path, tiny: Config) -> list[Member]:
+    (tmp_path / "base.yaml").write_text(to_yaml(tiny))
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    return expand(tmp_path / "spec.yaml", [f"runs_dir={tmp_path / 'runs'}"])[1]
+
+
+@pytest.fixture
+def made(tmp_path: Path, members: list[Member]) -> Submission:
+    rows = [{"name": m.cfg.name, "variant": m.variant, "fold": m.fold, "seed": m.seed} for m in members]
+    asked = Resources(time="0-00:20:00")
+    members[0].run.root.parent.mkdir(parents=True)
+    return submission.create(str(tmp_path / "runs"), "loss", [m.cfg for m in members], asked, members=rows)
+
+
+def test_the_snapshot_makes_table_and_report(tmp_path: Path, members: list[Member], made: Submission) -> None:
+    for member in members[1:]:  # the baseline's failed
+        run_to_end(tmp_path, member.cfg, 1)
+    code = "from segtrain.report import page; from jobs import table; "
+    code += f"print(page.__file__, table.write({str(made.root)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=200, check=True,
+        env=os.environ | {"PYTHONPATH": str(made.code), "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+    page = tmp_path / "runs" / "loss" / table.REPORT / "index.html"
+    assert done.stdout.split() == [str(made.code / "segtrain/report/page.py"), str(page)]
+    with (tmp_path / "runs" / "loss" / "results.csv").open() as file:
+        states = {row["variant"]: row["state"] for row in csv.DictReader(file)}
+    assert states == {"dice": "none", "bce": "finished", "focal": "finished"}
+    text = page.read_text()
+    assert all(member.cfg.name in text for member in members)
+    assert 'class="card' in text, "the atlas of the runs that finished"
+
+
+def test_without_any_run_the_table_stands_alone(members: list[Member], made: Submission) -> None:
+    written = table.write(str(made.root))
+    assert Path(written).name == "results.csv"
+    assert Path(written).read_text().count("none") == len(members)
+
+
+def test_the_report_asks_for_no_more_time_than_a_run(made: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Resources] = []
+
+    def executor(made: Submission, name: str, resources: Resources, most: int) -> None:
+        asked.append(resources)
+        raise RuntimeError("sbatch: error: enough")
+
+    monkeypatch.setattr(executors, "_executor", executor)
+    with pytest.raises(RuntimeError):
+        executors.submit_table(made, {"dice-seed7": "12_0"})
+    assert (asked[0].minutes, asked[0].dependency, asked[0].gpus_per_node) == (20, "afterany:12", 0)
