@@ -1,6 +1,6 @@
 """What a process with its children, its machine and its GPU use. Imports no torch.
 
-A GPU is read through NVML (`pip install 'segtrain[gpu]'`), which asks the driver and makes no device wait.
+A GPU is read through NVML, which asks the driver and makes no device wait.
 """
 
 import time
@@ -75,11 +75,12 @@ def _of(process: psutil.Process, value: Callable[[psutil.Process], float]) -> fl
 
 
 def gpu_reader(uuid: str) -> Callable[[], Usage] | None:
-    """What reads the GPU of this UUID (`GPU-...`), which CUDA_VISIBLE_DEVICES does not renumber; None without NVML."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
+    """What reads the GPU of this UUID (`GPU-...`), which CUDA_VISIBLE_DEVICES does not renumber.
+
+    None where the driver has no NVML for it.
+    """
+    import pynvml  # where there is a GPU
+
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid.encode())

@@ -108,6 +108,22 @@ def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(software.devices(Config()))["device"] == "warning"
 
 
+def test_a_gpu_that_tells_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties",
+        lambda index: SimpleNamespace(name="H100", total_memory=80 * GIB, uuid=f"{index}"),
+    )
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr(software, "gpu_reader", lambda uuid: None if uuid == "GPU-1" else dict)
+    found = {finding.check: finding for finding in software.devices(Config())}
+    assert found["device"].said.startswith("2 GPU(s): H100 80 GiB, H100 80 GiB")
+    assert found["watching"].state == "warning"
+    assert "GPU 1:" in found["watching"].said
+    monkeypatch.setattr(software, "gpu_reader", lambda uuid: dict)
+    assert set(states(software.devices(Config()))) == {"device"}
+
+
 def test_deepspeed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     cfg = Config(engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
+from segtrain.usage import gpu_reader
 
 PYTHONS = (3, 11), (3, 13)
 OPS = (
@@ -70,6 +71,9 @@ def devices(cfg: Config) -> Iterator[Finding]:
         yield ok("device", f"{gpus} GPU(s): {said}; CUDA {torch.version.cuda}")
         if not dist.is_nccl_available():
             yield failure("backend", "torch has no NCCL", "install torch's CUDA build")
+        if silent := [str(index) for index, device in enumerate(named) if gpu_reader(f"GPU-{device.uuid}") is None]:
+            yield warning("watching", f"NVML tells nothing of GPU {', '.join(silent)}: use, power and temperature are "
+                          "not recorded", "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)")  # fmt: skip
     elif cfg.device == "cuda":
         yield failure("device", "device=cuda, but torch sees no GPU", "check nvidia-smi and torch.version.cuda")
     elif shutil.which("nvidia-smi"):
