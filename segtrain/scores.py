@@ -1,13 +1,14 @@
 """The command `segtrain evaluate`: a checkpoint's, or an ensemble's, scores patient by patient, and their means."""
 
 import argparse
+import csv
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from segtrain.display import Progress
 from segtrain.errors import ConfigError, DataError, LaunchError, RunError
 from segtrain.run import write_evaluation
 from segtrain.scoring import MASK_RULES, SURFACE_RULES, GeometryName, Row, Rules, Task, rows_of
-from segtrain.summaries import show, summary_of
+from segtrain.summaries import how, show, summary_of
 from segtrain.trained import Chosen, choose, ensemble_logits
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ One process predicts, others score (--workers); evaluate.batch=64 is faster on a
 geometry that the column is of: prepared, or original_...
 """
 PATIENTS_A_WORKER = 32
+SPLITS = ("validation", "train", "all")
 GEOMETRIES: dict[str, tuple[GeometryName, ...]] = {
     "prepared": ("prepared",), "original": ("original",), "both": ("prepared", "original"),
 }  # fmt: skip
@@ -58,6 +60,7 @@ def command(argv: Sequence[str]) -> int:
     _refuse_training(patients, trained_on, arguments.include_training)
     rules = Rules(GEOMETRIES[arguments.geometry], arguments.empty_masks, arguments.empty_surfaces)
     workers = _workers(arguments.workers, len(patients))
+    _refuse_other_scores(folder, patients, how(chosen[0].cfg, rules))
     rows = score(chosen, store, patients, trained_on, rules, workers)
     summary = summary_of(rows, chosen, store, rules)
     write_evaluation(folder, [_cells(row) for row in rows], summary)
@@ -94,7 +97,9 @@ def _folder(arguments: argparse.Namespace, chosen: Sequence[Chosen]) -> Path:
         return Path(arguments.out)
     if len(chosen) > 1:
         raise ConfigError(f"an ensemble of {len(chosen)} runs belongs to none of them; say where with --out DIR")
-    split = arguments.split if arguments.split in ("validation", "train", "all") else Path(arguments.split).stem
+    split = Path(arguments.split).stem
+    if split in SPLITS and arguments.split not in SPLITS:
+        split += "-file"  # of a file's patients, whatever it is called
     checkpoint = f"step-{arguments.checkpoint}" if arguments.checkpoint.isdecimal() else arguments.checkpoint
     return chosen[0].run.evaluation(split, checkpoint)
 
@@ -135,6 +140,22 @@ def _from_file(path: Path) -> set[str]:
             f"--split {path}: neither validation, train nor all, nor a readable file of patients ({error}); "
             'write ["A", "B"]'
         ) from error
+
+
+def _refuse_other_scores(folder: Path, patients: Sequence[str], asked: Mapping[str, Any]) -> None:
+    """Scores are replaced by the same scores anew; never by those of others, or by those of another way."""
+    try:
+        with (folder / "scores.csv").open(newline="") as file:
+            there = {row["patient"] for row in csv.DictReader(file)}
+        summary = json.loads((folder / "summary.json").read_text())
+        before = {key: summary[key] for key in asked}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none that could be lost
+    other = [f"{key}: {before[key]}" for key in asked if before[key] != asked[key]]
+    if there != set(patients):
+        other = [f"{len(there)} patients, {len(there & set(patients))} of these {len(patients)}"]
+    if other:
+        raise RunError(f"{folder}: holds other scores ({other[0]}); name another folder with --out, or remove it")
 
 
 def _refuse_training(patients: Sequence[str], trained_on: frozenset[str], included: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segtrain.config import Config
 from segtrain.data.store import Store
 from segtrain.display import show_table
 from segtrain.metrics import Summary, summarise
@@ -19,6 +20,15 @@ log = logging.getLogger(__name__)
 
 TERTILES = ("small", "medium", "large")
 HEADER = ("", "n", "mean", "95% CI", "median", "quartiles")
+
+
+def how(cfg: Config, rules: Rules) -> dict[str, Any]:
+    """What makes scores of the same patients and weights other scores; part of the summary."""
+    return {
+        "settings": {k: v for k, v in asdict(cfg.evaluate).items() if k not in ("every_epochs", "batch", "pictures")},
+        "empty_masks": MASK_RULES[rules.masks],
+        "empty_surfaces": SURFACE_RULES[rules.surfaces],
+    }
 
 
 def summary_of(rows: Sequence[Row], chosen: Sequence[Chosen], store: Store, rules: Rules) -> dict[str, Any]:
@@ -35,11 +45,9 @@ def summary_of(rows: Sequence[Row], chosen: Sequence[Chosen], store: Store, rule
         "data": store.label,
         "image_size": cfg.data.image_size,
         "runs": [{"run": str(one.run.root.resolve()), "checkpoint": one.folder.name} for one in chosen],
-        "settings": {k: v for k, v in asdict(cfg.evaluate).items() if k not in ("every_epochs", "pictures")},
         "geometries": {geometry: places[geometry] for geometry in rules.geometries},
-        "empty_masks": MASK_RULES[rules.masks],
+        **how(cfg, rules),
         "empty_ratios": RATIO_RULE,
-        "empty_surfaces": SURFACE_RULES[rules.surfaces],
         "chosen_on": _chosen_on(unseen, chosen),
         "surface_distances": f"{SOURCE}, whole volumes, in voxels of the geometry that the row is of",
         "not_trained_on": {name: _summary(unseen, name) for name in names},

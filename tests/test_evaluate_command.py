@@ -30,6 +30,8 @@ from segtrain.scoring import METRICS
 from segtrain.surface import NAMES, surface_scores
 from segtrain.trained import Chosen, member_logits
 
+Capture = pytest.CaptureFixture[str]
+
 
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
@@ -144,6 +146,25 @@ def test_a_file_of_patients_is_no_way_round(trained_run: Run, tmp_path: Path, re
     file.write_text(json.dumps({"train": split["train"], "validation": split["validation"]}))
     rows, _ = evaluated(tmp_path / "out", trained_run.root, "--split", file)
     assert [row["patient"] for row in rows] == split["validation"]
+
+
+@pytest.mark.law("L12")
+def test_scores_are_not_replaced_by_others(trained_run: Run, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(trained_run.root, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    given = [str(tmp_path / "run"), "--geometry", "prepared"]
+    few = tmp_path / "validation.json"
+    few.write_text(json.dumps(trained_run.split()["validation"][:1]))
+    for arguments in ([], ["--split", str(few)], []):  # of others beside it, the same again
+        assert command([*given, *arguments]) == 0
+    folder = tmp_path / "run" / "evaluation"
+    counts = {path.parent.name: len(table(path)) for path in folder.glob("*/scores.csv")}
+    assert counts == {"validation-best": 2, "validation-file-best": 1}
+    before = (folder / "validation-best" / "summary.json").read_bytes()
+    several = ["--out", str(folder / "validation-best"), "--split", str(few)]
+    for arguments in (["evaluate.tta=flips"], ["--empty-masks", "leave_out"], several):
+        assert run_command(command, [*given, *arguments]) == 2
+        assert "validation-best: holds other scores" in capsys.readouterr().err
+    assert (folder / "validation-best" / "summary.json").read_bytes() == before
 
 
 @pytest.mark.law("L1")
