@@ -1,18 +1,26 @@
 """Put the results of a run of the benchmarks into the documents, so that no figure is typed by hand.
 
 python -m benchmarks.publish bench.json
+python -m benchmarks.publish engines.json    # of `python -m benchmarks engines --json engines.json`
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "bench.json"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+README = DOCS.parent / "README.md"
+RESULTS = DOCS / "bench.json"
+ENGINES = DOCS / "engines.json"
 HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
 BEGIN, END = "<!-- benchmarks: begin (python -m benchmarks.publish) -->\n", "<!-- benchmarks: end -->"
+# File of results -> documents, each with the columns that it shows and whether only of lines with a target.
+PLACES: dict[Path, dict[Path, tuple[tuple[str, ...], bool]]] = {
+    RESULTS: {README: (HEADINGS, True), DOCS / "performance.md": (HEADINGS, False)},
+    ENGINES: {DOCS / "engines.md": (("what", "ours", "value"), False)},
+}
 
 
 def cells(line: Mapping[str, Any]) -> list[str]:
@@ -21,11 +29,13 @@ def cells(line: Mapping[str, Any]) -> list[str]:
     return [*(str(line[heading]) for heading in HEADINGS[:-1]), words[line["met"]]]
 
 
-def markdown(results: Mapping[str, Any], targets_only: bool) -> str:
+def markdown(results: Mapping[str, Any], columns: Sequence[str], targets_only: bool) -> str:
     """The table of all lines, or of those with a target, under a line about the machine."""
     where, data = results["machine"], results["data"]
-    lines = [cells(line) for line in results["lines"] if line["target"] or not targets_only]
-    table = [list(HEADINGS), ["---"] * len(HEADINGS), *lines]
+    lines = [
+        dict(zip(HEADINGS, cells(line), strict=True)) for line in results["lines"] if line["target"] or not targets_only
+    ]
+    table = [columns, ["---"] * len(columns), *([line[column] for column in columns] for line in lines)]
     about = (
         f"{where['cores']} cores of {where['cpu']} ({where['vector_units']}), torch {where['torch']}, {data} "
         f"patients, medians of up to {results['repeat']}:"
@@ -33,12 +43,12 @@ def markdown(results: Mapping[str, Any], targets_only: bool) -> str:
     return f"{about}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
 
 
-def documents(results: Mapping[str, Any]) -> dict[Path, str]:
-    """Each document with a place for the table, as it should be."""
+def documents(file: Path, results: Mapping[str, Any]) -> dict[Path, str]:
+    """Each document with a place for the table of `file`, as it should be."""
     found = {}
-    for path, targets_only in ((ROOT / "README.md", True), (ROOT / "docs" / "performance.md", False)):
+    for path, (columns, targets_only) in PLACES[file].items():
         before, rest = path.read_text().split(BEGIN)
-        found[path] = before + BEGIN + markdown(results, targets_only) + END + rest.split(END, 1)[1]
+        found[path] = before + BEGIN + markdown(results, columns, targets_only) + END + rest.split(END, 1)[1]
     return found
 
 
@@ -48,9 +58,11 @@ def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_text())
     if results["tiny"]:
         sys.exit(f"{sys.argv[1]}: the figures of --tiny mean nothing; run the benchmarks whole")
-    for path, text in documents(results).items():
+    rows = {line["row"] for line in results["lines"]}
+    file = ENGINES if rows == {"engines"} else RESULTS
+    for path, text in documents(file, results).items():
         path.write_text(text)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

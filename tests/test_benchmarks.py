@@ -59,8 +59,11 @@ def test_the_plain_step_has_the_same_losses() -> None:
 
 
 def test_the_documents_show_the_figures_that_were_measured() -> None:
-    for path, text in publish.documents(json.loads(publish.RESULTS.read_text())).items():
-        assert path.read_text() == text, f"{path}: not of docs/bench.json; python -m benchmarks.publish docs/bench.json"
+    for file in publish.PLACES:
+        for path, text in publish.documents(file, json.loads(file.read_text())).items():
+            assert path.read_text() == text, (
+                f"{path}: not of {file.name}; python -m benchmarks.publish docs/{file.name}"
+            )
 
 
 def test_a_row_runs_and_writes_json(tmp_path: Path) -> None:
