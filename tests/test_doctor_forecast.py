@@ -4,13 +4,15 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from test_doctor import GIB, states
 
 from segtrain.config import Config, DataConfig, TrainConfig
 from segtrain.data.store import Store
-from segtrain.doctor import command, forecast
+from segtrain.doctor import command, forecast, trial
+from segtrain.engines.shortage import OutOfMemory
 
 
 def lines(*sizes: int, base: float = 1.0, each: float = 0.5) -> list[dict[str, Any]]:
@@ -31,20 +33,44 @@ def test_the_largest_micro_batch_is_told_from_small_steps() -> None:
         assert found.state == state, free_gib
         assert said in found.said + found.remedy
     asked = replace(cfg, train=TrainConfig(global_batch=32, micro_batch=4))
-    assert forecast.cpu_memory(asked, 16, 2, lines(2, 4), 7 * GIB).state == "ok"
+    found = forecast.cpu_memory(asked, 16, 2, lines(2, 4), 7 * GIB)
+    assert (found.state, "fit" in found.said) == ("ok", False)
+    assert forecast.cpu_memory(asked, 16, 2, lines(2, 4), 12 * GIB).said.endswith("; up to 8 would fit")
 
 
 def test_what_does_not_fit_a_gpu_is_halved_or_refused() -> None:
     cfg = Config(train=TrainConfig(global_batch=16))
     short = {"device": "cuda", "size": 16, "fits": False, "parameters": 10}
-    fits = {**lines(8)[0], "device": "cuda"}
-    assert states(forecast.check(cfg, 1, None, [fits], "", None)) == {"memory": "ok"}
+    fits, whole, little = ({**line, "device": "cuda"} for line in lines(8, 16, 2))
+    assert states(forecast.check(cfg, 1, None, [whole], "", None)) == {"memory": "ok"}
+    asked = Config(train=TrainConfig(global_batch=16, micro_batch=2))
+    [found] = forecast.check(asked, 1, None, [short, fits, little], "", None)
+    assert (found.state, found.said) == ("ok", "2.0 GiB with 2 samples at once (measured); up to 8 fit, in 5.0 GiB")
     [found] = forecast.check(cfg, 1, None, [short, fits], "", None)
     assert (found.state, "train.micro_batch=8 (2 times" in found.remedy) == ("warning", True)
     told_not_to = Config(train=TrainConfig(global_batch=16, on_oom="fail"))
     assert states(forecast.check(told_not_to, 1, None, [short, fits], "", None)) == {"memory": "failure"}
     [found] = forecast.check(cfg, 1, None, [short], "", None)
     assert (found.state, found.said) == ("failure", "not even one sample fits")
+
+
+def test_the_trial_goes_down_to_what_fits_then_to_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that holds five samples, of which there is none here."""
+
+    def measured(cfg: Config, engine: object, size: int, device: object) -> tuple[float, float]:
+        if size > 5:
+            raise OutOfMemory
+        return 1.0, 1.0
+
+    monkeypatch.setattr(trial, "_measure", measured)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda: None)
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: GIB)
+    for asked, tried in ((None, [16, 8, 4]), (8, [16, 8, 4]), (3, [16, 8, 4, 3]), (4, [16, 8, 4])):
+        cfg = Config(train=TrainConfig(global_batch=16, micro_batch=asked))
+        assert [line["size"] for line in trial.on_gpu(cfg, Mock(), 16)] == tried
+    monkeypatch.setattr(trial, "_measure", Mock(side_effect=OutOfMemory))
+    assert [line["size"] for line in trial.on_gpu(Config(), Mock(), 4)] == [4, 2, 1]
 
 
 def test_hours_and_cost_are_told_from_a_step() -> None:

@@ -69,7 +69,7 @@ def check(
     if device_is_cpu:
         yield cpu_memory(cfg, share, ranks, fitting, available_bytes())
     else:
-        yield gpu_memory(cfg, share, fitting[-1], lines)
+        yield gpu_memory(cfg, share, lines)
     if work is not None:
         asked = cfg.train.micro_batch or share
         yield time_and_cost(cfg, ranks, work, next((n for n in fitting[::-1] if n["size"] <= asked), fitting[0]), price)
@@ -85,8 +85,9 @@ def cpu_memory(cfg: Config, share: int, ranks: int, lines: Sequence[dict[str, An
     needed = base + slope * asked
     how = "measured" if last["size"] >= asked else f"told from steps of up to {last['size']}"
     said = f"{needed / GIB:.1f} GiB a rank with {asked} samples at once ({how}), {room / GIB:.1f} GiB there"
+    fits = next((size for size in (share, *_halves(share)) if base + slope * size <= room), 0)
     if needed <= room:
-        return ok("memory", said)
+        return ok("memory", said if fits <= asked else f"{said}; up to {fits} would fit")
     fits = next((size for size in _halves(asked) if base + slope * size <= room), 0)
     if not fits:
         return failure(
@@ -100,16 +101,21 @@ def cpu_memory(cfg: Config, share: int, ranks: int, lines: Sequence[dict[str, An
     )  # fmt: skip
 
 
-def gpu_memory(cfg: Config, share: int, found: dict[str, Any], lines: Sequence[dict[str, Any]]) -> Finding:
-    """The micro-batch that was measured to fit."""
-    said = f"{found['peak_bytes'] / GIB:.1f} GiB with {found['size']} samples at once (measured)"
-    if len(lines) == 1:
+def gpu_memory(cfg: Config, share: int, lines: Sequence[dict[str, Any]]) -> Finding:
+    """What was measured to fit: of the sizes tried the largest, and the one that the config asks for."""
+    asked = min(cfg.train.micro_batch or share, share)
+    fitting = [line for line in lines if line["fits"]]
+    largest, used = fitting[0], fitting[-1]
+    said = f"{used['peak_bytes'] / GIB:.1f} GiB with {used['size']} samples at once (measured)"
+    if largest["size"] > used["size"]:
+        return ok("memory", f"{said}; up to {largest['size']} fit, in {largest['peak_bytes'] / GIB:.1f} GiB")
+    if largest["size"] >= asked:
         return ok("memory", said)
-    times = f"{-(-share // found['size'])} times a step keep the global batch of {cfg.train.global_batch}"
-    remedy = f"set train.micro_batch={found['size']} ({times})"
+    times = f"{-(-share // largest['size'])} times a step keep the global batch of {cfg.train.global_batch}"
+    remedy = f"set train.micro_batch={largest['size']} ({times})"
     if cfg.train.on_oom == "halve":
-        return warning("memory", f"{said}; {lines[0]['size']} do not fit: the training will halve", remedy)
-    return failure("memory", f"{said}; {lines[0]['size']} do not fit", remedy)
+        return warning("memory", f"{said}; {asked} do not fit: the training will halve", remedy)
+    return failure("memory", f"{said}; {asked} do not fit", remedy)
 
 
 def time_and_cost(cfg: Config, ranks: int, work: Work, line: dict[str, Any], price: float | None) -> Finding:

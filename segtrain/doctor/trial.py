@@ -63,27 +63,25 @@ def on_cpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]
 
 
 def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]]:
-    """From what the config asks for down to what fits."""
+    """From a rank's whole share of the batch down to what fits; then what the config asks for, if that is less."""
     import torch
 
     from segtrain.engines.shortage import OutOfMemory
 
-    device = torch.device("cuda")
-    size = min(cfg.train.micro_batch or share, share)
-    while True:
+    device, size = torch.device("cuda"), share
+    asked = min(cfg.train.micro_batch or share, share)
+    while size:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
             step_s, score_s = _measure(cfg, engine, size, device)
         except OutOfMemory:
             yield {"size": size, "fits": False}
-            if size == 1:
-                return
-            size = (size + 1) // 2
+            size = (size + 1) // 2 if size > 1 else 0
             continue
         peak = torch.cuda.max_memory_reserved()
         yield {"size": size, "step_s": step_s, "score_s": score_s, "peak_bytes": peak, "fits": True}
-        return
+        size = asked if asked < size else 0
 
 
 def _engine(cfg: Config, device: "torch.device") -> "Engine":
