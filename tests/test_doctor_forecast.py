@@ -38,6 +38,20 @@ def test_the_largest_micro_batch_is_told_from_small_steps() -> None:
     assert forecast.cpu_memory(asked, 16, 2, lines(2, 4), 12 * GIB).said.endswith("; up to 8 would fit")
 
 
+def test_a_gpu_that_the_batch_leaves_over_adds_up_too(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:
+    """Six GPUs, a batch of 16: four ranks train, six talk."""
+    cfg, talked, tried = replace(tiny, train=TrainConfig(global_batch=16)), Mock(return_value=[]), Mock()
+    tried.return_value = lines(4), ""
+    monkeypatch.setattr(command, "_gpus", lambda cfg: 6)
+    monkeypatch.setattr(command.talk, "check", talked)
+    monkeypatch.setattr(command.forecast, "trial", tried)
+    for module, name in ((command.software, "check"), (command.talk, "ports"), (command.cluster, "check")):
+        monkeypatch.setattr(module, name, Mock(return_value=[]))
+    assert "failure" not in states(command.findings(cfg, command._usual_ranks(cfg), 1.0, None)).values()
+    assert talked.call_args.args[1] == 6
+    assert tried.call_args.args[1] == 4
+
+
 def test_what_does_not_fit_a_gpu_is_halved_or_refused() -> None:
     cfg = Config(train=TrainConfig(global_batch=16))
     short = {"device": "cuda", "size": 16, "fits": False, "parameters": 10}

@@ -68,7 +68,7 @@ def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> It
         return
     yield from software.check(cfg)
     yield from talk.ports()
-    yield from talk.check(cfg, ranks, grace_s)
+    yield from talk.check(cfg, max(ranks, _gpus(cfg)), grace_s)  # every device, also one that the batch leaves over
     yield from cluster.check()
     said, work, store_bytes = data(cfg, ranks)
     yield said
@@ -111,13 +111,17 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     return ok("data", said), work, needed
 
 
-def _usual_ranks(cfg: Config) -> int:
-    if importlib.util.find_spec("torch") is None:
-        return 1
+def _gpus(cfg: Config) -> int:
+    if cfg.device == "cpu" or importlib.util.find_spec("torch") is None:
+        return 0
     import torch
 
-    gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
-    wanted = range(min(gpus or 2, cfg.train.global_batch), 0, -1)
+    return torch.cuda.device_count()
+
+
+def _usual_ranks(cfg: Config) -> int:
+    """As many as there are GPUs, or two, as far as they share the batch evenly."""
+    wanted = range(min(_gpus(cfg) or 2, cfg.train.global_batch), 0, -1)
     return next(ranks for ranks in wanted if cfg.train.global_batch % ranks == 0)
 
 
