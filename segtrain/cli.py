@@ -126,5 +126,5 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
             print(f"segtrain: {kind}{where}{error}", file=sys.stderr, flush=True)
             log.error("%s%s", kind, error, extra=FILE_ONLY)
         elif error.exit_code == EXIT_USER_ERROR:
-            time.sleep(2)
+            time.sleep(4)
         return error.exit_code

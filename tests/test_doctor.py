@@ -39,7 +39,6 @@ def segtrain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_whole_doctor_on_a_machine_that_can_train(tiny: Config, tiny_store: Store, tmp_path: Path) -> None:
     (tmp_path / "given.yaml").write_text(to_yaml(tiny))
     (tmp_path / "temporary").mkdir()
-    before = {process.pid for process in psutil.process_iter()}
     left = sorted(tiny_store.path.parent.iterdir())
     done = subprocess.run(
         [sys.executable, "-m", "segtrain", "doctor", "--config", "given.yaml", "--json", "--price-per-hour", "3600"],
@@ -63,8 +62,8 @@ def test_the_whole_doctor_on_a_machine_that_can_train(tiny: Config, tiny_store: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.yaml", "temporary"]
     assert list((tmp_path / "temporary").iterdir()) == []
     assert sorted(tiny_store.path.parent.iterdir()) == left
-    mine = [p for p in psutil.process_iter(["pid", "cmdline"]) if p.info["pid"] not in before]
-    assert not [p for p in mine if "segtrain.doctor" in " ".join(p.info["cmdline"] or [])]
+    mine = [p for p in psutil.process_iter(["environ"]) if str(tmp_path) in (p.info["environ"] or {}).get("TMPDIR", "")]
+    assert not mine
 
 
 def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
@@ -166,7 +165,7 @@ ready = os.path.join(sys.argv[1], f"ready-{{rank}}.json")
 with open(f"{{ready}}.tmp", "w") as file:
     json.dump({{"rank": rank, "sum": {total}, "seconds": 0.1, "device": "cpu"}}, file)
 os.replace(f"{{ready}}.tmp", ready)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -189,7 +188,7 @@ def test_ranks_that_are_deaf_or_cannot_add_are_found_and_ended(
     assert all(finding.remedy for finding in found if finding.state == "failure")
     if "no route" in prelude:
         assert "RuntimeError: no route" in found[0].said
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 200, "it does not wait for who sleeps"
     alive = [p for p in psutil.process_iter(["cmdline"]) if str(script) in " ".join(p.info["cmdline"] or [])]
     assert not alive
 
@@ -210,6 +209,7 @@ def test_locks_that_are_never_answered_are_found_in_time(
 def test_folders_that_cannot_be_written_or_have_no_room(
     tmp_path: Path, as_nobody: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(disk, "SLOW_S", 60.0)
     writable, closed = tmp_path / "open", tmp_path / "closed"
     os.seteuid(0) if os.getuid() == 0 else None
     for folder, mode in ((writable, 0o777), (closed, 0o555)):

@@ -11,7 +11,7 @@ from test_doctor import GIB, states
 
 from segtrain.config import Config, DataConfig, TrainConfig
 from segtrain.data.store import Store
-from segtrain.doctor import command, forecast, trial
+from segtrain.doctor import cluster, command, forecast, software, talk, trial
 from segtrain.engines.shortage import OutOfMemory
 
 
@@ -43,9 +43,9 @@ def test_a_gpu_that_the_batch_leaves_over_adds_up_too(monkeypatch: pytest.Monkey
     cfg, talked, tried = replace(tiny, train=TrainConfig(global_batch=16)), Mock(return_value=[]), Mock()
     tried.return_value = lines(4), ""
     monkeypatch.setattr(command, "_gpus", lambda cfg: 6)
-    monkeypatch.setattr(command.talk, "check", talked)
-    monkeypatch.setattr(command.forecast, "trial", tried)
-    for module, name in ((command.software, "check"), (command.talk, "ports"), (command.cluster, "check")):
+    monkeypatch.setattr(talk, "check", talked)
+    monkeypatch.setattr(forecast, "trial", tried)
+    for module, name in ((software, "check"), (talk, "ports"), (cluster, "check")):
         monkeypatch.setattr(module, name, Mock(return_value=[]))
     assert "failure" not in states(command.findings(cfg, command._usual_ranks(cfg), 1.0, None)).values()
     assert talked.call_args.args[1] == 6
@@ -117,3 +117,14 @@ def test_data_that_is_not_prepared_is_read_and_estimated(tmp_path: Path, tiny: C
     shared = replace(tiny, train=TrainConfig(global_batch=6))
     assert command.data(shared, 4)[0].state == "failure"
     assert command.data(replace(tiny, data=DataConfig(source="lgg", root=str(tmp_path))), 1)[0].state == "failure"
+
+
+def test_a_container_s_page_cache_is_memory_that_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(forecast, "CGROUPS", ((str(tmp_path), "most", "now", "inactive_file"), ("/no", "a", "b", "c")))
+    machine = forecast.available_bytes()
+    (tmp_path / "most").write_text("9000\n")
+    (tmp_path / "now").write_text("8000\n")
+    (tmp_path / "memory.stat").write_text("active_file 100\ninactive_file 5000\n")
+    assert forecast.available_bytes() == 6000
+    (tmp_path / "most").write_text("max\n")
+    assert forecast.available_bytes() == pytest.approx(machine, rel=0.5)

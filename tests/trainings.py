@@ -1,5 +1,6 @@
 """Start real trainings, rank by rank, in processes that can be killed at any moment; compare what they leave behind."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -45,7 +46,8 @@ class Job:
         for rank in ranks:
             pid = self.processes[rank].pid
             if pid is not None and self.processes[rank].is_alive():
-                os.kill(pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it may end at this moment
+                    os.kill(pid, number)
 
     def give_up(self, after_s: float) -> None:
         """Kill what is still there after the time."""
@@ -70,11 +72,23 @@ class Job:
         return "\n".join(file.read_text()[-3000:] for file in sorted(self.directory.glob("rank-*.log")))
 
 
+def gone(pid: int | str) -> bool:
+    """Whether a process has ended, even where nobody collects what is left of it (a container without an init)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+PORTS = itertools.count(15000 + os.getpid() % 1500 * 10)  # below those that connections take for themselves
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("itertools.count has no end")
 
 
 def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:

@@ -21,9 +21,10 @@ TRIAL_S = 180.0
 KEPT = 0.9  # of the memory that is available, the rest is for others
 MOMENTS = 3  # copies of the weights in a checkpoint, the weights included
 GIB = 2**30
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"), (
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-)  # fmt: skip
+CGROUPS = (  # folder, limit, use (with the page cache), what of that cache is given up when it is needed
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,11 @@ def checkpoint_bytes(cfg: Config, parameters: int) -> int:
 def available_bytes() -> float:
     """Memory that new processes of this machine, or of this container, can have."""
     free = float(psutil.virtual_memory().available)
-    for limit, used in CGROUPS:
+    for folder, limit, used, cache in CGROUPS:
         try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            most, now = (int(Path(folder, name).read_text()) for name in (limit, used))
+            stat = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            free = min(free, most - now + int(stat.get(cache, 0)))
         except (OSError, ValueError):  # another version, or `max`
             continue
     return free

@@ -36,6 +36,8 @@ def end_early(directory: Path, cfg: Config, number: int) -> None:
     metrics = directory / "runs" / cfg.name / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
         time.sleep(0.005)
+    if number == signal.SIGKILL:  # all at once: a survivor would leave by itself
+        job.kill(*range(RANKS), number=signal.SIGSTOP)
     job.kill(*range(RANKS), number=number)
     codes = job.wait(30)
     assert codes == [75 if number == signal.SIGTERM else -number] * RANKS, job.output()

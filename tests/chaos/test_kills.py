@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import Job, assert_same, delays, run_to_end, state_of
+from trainings import Job, assert_same, delays, gone, run_to_end, state_of
 
-from segtrain.config import Config
+from segtrain.config import Config, OptimConfig
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 SPREAD_S = 0.1 if "CHAOS_KILLS" in os.environ else 1.5  # in the short form runs end after a few kills
@@ -79,25 +79,26 @@ def test_a_killed_job_leaves_no_process_and_no_port(fragile: Config, tmp_path: P
     ]
     job.kill(0, 1)
     job.wait(5)
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert all(map(gone, children))
     again = Job(tmp_path, fragile, 2, port=job.port)
     assert again.wait() == [0, 0], again.output()
 
 
 @pytest.mark.law("L6")
 @pytest.mark.law("L5")
-def test_a_run_that_changes_its_world_size_on_the_way_stays_within_l5(
-    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path
-) -> None:
-    run_through_kills(tmp_path, fragile, "job", [2, 1], seed=5)
-    ours, theirs = state_of(tmp_path / "runs" / "fragile"), unbroken[1]
+def test_a_run_that_changes_its_world_size_on_the_way_stays_within_l5(fragile: Config, tmp_path: Path) -> None:
+    """With SGD: where a gradient is all but 0, Adam takes a step by its sign, which rounding decides."""
+    cfg = replace(fragile, optim=OptimConfig(name="sgd", lr=0.05))
+    run_through_kills(tmp_path / "broken", cfg, "job", [2, 1], seed=5)
+    ours = state_of(tmp_path / "broken" / "runs" / "fragile")
+    theirs = state_of(run_to_end(tmp_path / "alone", cfg, 1))
     assert [e["step"] for e in ours["events"]] == [e["step"] for e in theirs["events"]]
     for mine, other in zip(ours["events"], theirs["events"], strict=True):
         for name in ("loss", "val_loss"):
             if name in other:
-                assert mine[name] == pytest.approx(other[name], abs=2e-3)
+                assert mine[name] == pytest.approx(other[name], abs=1e-4)
     for name, tensor in theirs["model"].items():
-        assert torch.allclose(ours["model"][name].float(), tensor.float(), atol=2e-2), name
+        assert torch.allclose(ours["model"][name].float(), tensor.float(), atol=1e-3), name
 
 
 @pytest.mark.law("L7")
