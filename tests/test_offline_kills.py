@@ -1,5 +1,6 @@
 """A real queue of five runs: one refused, one whose rank is killed, and the queue itself killed and started again."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,37 +25,54 @@ from segtrain.run import Run
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
-    with (folder / "said.txt").open("ab") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "jobs.offline", "queue.yaml", *options], cwd=folder, stdout=said, stderr=said,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+# Read by every Python that the queue starts: at their second event the runs `killed` and `cut` wait, once, for SIGTERM
+# or their end, so that what happens to them then happens in the middle of their training, however slow this machine is.
+HOLD = """
+import os, pathlib, signal, sys, time
 
-
-def wait_for(what: Callable[[], object], queue: "subprocess.Popen[bytes]", folder: Path) -> None:
-    end = time.monotonic() + 120
-    while not what():
-        assert queue.poll() is None, (folder / "said.txt").read_text()
-        assert time.monotonic() < end
+def hold(event, arguments):
+    if event != "open" or arguments[1] != "a" or not str(arguments[0]).endswith(HELD):
+        return
+    metrics = pathlib.Path(arguments[0])
+    pid = metrics.parent.with_suffix(".pid")
+    if not metrics.exists() or pid.exists():
+        return
+    pid.with_suffix(".part").write_text(str(os.getpid()))
+    pid.with_suffix(".part").rename(pid)
+    told, handler = [], signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *given: (told.append(given), handler(*given)))
+    while not told:
         time.sleep(0.01)
 
+HELD = ("/killed/metrics.jsonl", "/cut/metrics.jsonl")
+sys.addaudithook(hold)
+"""
 
-def ranks(config: str) -> list[int]:
-    """The processes that train with a config's file of that name, their launcher apart."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_text().split("\0")
-        except OSError:  # it has ended
-            continue
-        if (
-            "jobs.rank" in words
-            and "torch.distributed.run" not in words
-            and any(word.endswith(config) for word in words)
-        ):
-            found.append(int(file.parent.name))
-    return found
+
+@contextlib.contextmanager
+def started(folder: Path, *options: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """The queue's process, which does not outlive a test that fails."""
+    paths = os.pathsep.join((str(folder), str(ROOT)))
+    with (folder / "said.txt").open("ab") as said:
+        queue = subprocess.Popen(
+            [sys.executable, "-m", "jobs.offline", "queue.yaml", *options], cwd=folder, stdout=said, stderr=said,
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        yield queue
+    finally:
+        queue.kill()
+        queue.wait()
+
+
+def held(run: Run, queue: "subprocess.Popen[bytes]", folder: Path) -> int:
+    """The process that trains a run, once it waits."""
+    pid, end = run.root.with_suffix(".pid"), time.monotonic() + 300
+    while not pid.exists():
+        assert queue.poll() is None, (folder / "said.txt").read_text()
+        assert time.monotonic() < end, (folder / "said.txt").read_text()
+        time.sleep(0.01)
+    return int(pid.read_text())
 
 
 @pytest.mark.law("L6")
@@ -69,20 +87,19 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     runs: list[dict[str, Any]] = [{"name": name, "config": f"{base}.yaml"} for name, base in names.items()]
     runs[2]["overrides"] = {"optim.lrr": 1}
     (tmp_path / "queue.yaml").write_text(yaml.safe_dump({"name": "night", "runs": runs, "min_free_gib": 0.1}))
+    (tmp_path / "sitecustomize.py").write_text(HOLD)
     night = tmp_path / "runs" / "night"
     killed, cut = Run(night / "killed"), Run(night / "cut")
 
-    queue = start(tmp_path, "--when-done", "echo early > hook")
-    wait_for(killed.metrics.exists, queue, tmp_path)
-    [rank] = ranks(f"{tmp_path.name}/runs/.jobs/night/001/configs/killed.yaml")
-    os.kill(rank, signal.SIGKILL)
-    wait_for(cut.metrics.exists, queue, tmp_path)
-    queue.kill()
-    queue.wait()
+    with started(tmp_path, "--when-done", "echo early > hook") as queue:
+        os.kill(held(killed, queue, tmp_path), signal.SIGKILL)
+        held(cut, queue, tmp_path)
+        queue.kill()
+        queue.wait()
     assert cut.result()["state"] != "finished", "it was to be cut off"
 
-    queue = start(tmp_path, "--at-once", "2", "--when-done", "echo bye >> hook")
-    assert queue.wait(timeout=500) == 1, (tmp_path / "said.txt").read_text()
+    with started(tmp_path, "--at-once", "2", "--when-done", "echo bye >> hook") as queue:
+        assert queue.wait(timeout=600) == 1, (tmp_path / "said.txt").read_text()
     told = ends(tmp_path)
     assert [end for end in told if end[0] in ("killed", "bad")] == [
         ("bad", "refused"), ("killed", "failed"), ("killed", "finished"),
