@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import os
 import shutil
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import fsspec
 import pytest
 from queues import StandIns, command, ends, entries, write
-from trainings import Job, assert_same, run_to_end, state_of
+from ranks import FORKSERVER
+from trainings import assert_same, run_to_end, state_of
 
 from jobs.offline import mirror as mirrors
 from jobs.offline import sync
-from segtrain import checkpoint
+from segtrain import checkpoint, train
 from segtrain.config import Config
 from segtrain.errors import ConfigError, DataError
+from segtrain.loading import to_yaml
 from segtrain.run import Run
 
 
@@ -239,16 +242,32 @@ def test_a_mirror_that_does_not_answer_holds_up_no_run_and_is_said(
     assert "sync of a: Broken: no route" in capsys.readouterr().err
 
 
+def told_to_stop(directory: Path) -> None:
+    """Train, and get SIGTERM at the second event: in the middle, however slow this machine is."""
+    record = Run.record
+
+    def in_the_middle(run: Run, *of_event: Any, **values: Any) -> dict[str, Any]:
+        if run.metrics.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return record(run, *of_event, **values)
+
+    Run.record = in_the_middle  # type: ignore[method-assign]
+    os.chdir(directory)
+    sys.exit(train.main(["--config", "given.yaml"]))
+
+
 @pytest.mark.law("L6")
 def test_a_run_that_moved_to_another_machine_ends_bitwise_like_one_that_stayed(
     tmp_path: Path, fragile: Config, unbroken: dict[int, dict[str, Any]]
 ) -> None:
-    job, place = Job(tmp_path / "first", fragile, 1), sync.place(str(tmp_path / "bucket"))
-    run = Run(tmp_path / "first" / "runs" / fragile.name)
-    while not run.metrics.exists() and job.processes[0].is_alive():
-        time.sleep(0.01)
-    job.kill(0, number=signal.SIGTERM)
-    assert job.wait() == [75], job.output()
+    place, first = sync.place(str(tmp_path / "bucket")), tmp_path / "first"
+    first.mkdir()
+    (first / "given.yaml").write_text(to_yaml(fragile))
+    process = FORKSERVER.Process(target=told_to_stop, args=(first,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 75
+    run = Run(first / "runs" / fragile.name)
     sync.push(place / "moved", run.root)
     home = tmp_path / "second" / "runs" / fragile.name
     home.parent.mkdir(parents=True)
