@@ -246,10 +246,10 @@ def told_to_stop(directory: Path) -> None:
     """Train, and get SIGTERM at the second event: in the middle, however slow this machine is."""
     record = Run.record
 
-    def in_the_middle(run: Run, *of_event: Any, **values: Any) -> dict[str, Any]:
-        if run.metrics.exists():
+    def in_the_middle(self: Run, event: str, step: int, **values: Any) -> dict[str, Any]:
+        if self.metrics.exists():
             os.kill(os.getpid(), signal.SIGTERM)
-        return record(run, *of_event, **values)
+        return record(self, event, step, **values)
 
     Run.record = in_the_middle  # type: ignore[method-assign]
     os.chdir(directory)

@@ -125,7 +125,7 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
         why = reason(stop.code())
     code = _code(why, found.values(), trouble)
     journal.write("left", why=why, code=code, trouble=trouble)
-    unsent = mirror.flush(finish.files_of(asked) if not stop.code() else [])
+    unsent = mirror.flush(finish.files_of(asked) if not stop.code() else [], deadline_s, stop.code)
     for line in (*trouble, *unsent):
         log.warning("%s", line)
     if why != DONE:

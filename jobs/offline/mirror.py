@@ -1,18 +1,24 @@
-"""The mirror of a queue while its runs train: pushed to by a thread, tried again, brought up to date at the end."""
+"""The mirror of a queue while its runs train: pushed to by a thread, tried again, brought up to date at the end.
+
+A store that hangs holds up neither the runs nor the queue's end.
+"""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from jobs.offline import sync
+from jobs.offline import patience, sync
 
 log = logging.getLogger("segtrain.offline")
 
 RETRY_S = 60.0  # after a push that failed
 TRIES, PAUSE_S = 3, 5.0  # of the last push
+LAST_S = 3600.0  # that the last push of all may take where there is no deadline,
+LEAST_S = 60.0  # where there is one, late as it may be,
+TOLD_S = 300.0  # and after the queue was told to stop
 
 
 def _push_here(to: sync.Place, folder: Path, queue: Path) -> int:
@@ -27,8 +33,7 @@ class Mirror:
 
     def __init__(self, to: sync.Place | None, folder: Path, every_s: float = 900.0) -> None:
         self.to, self.folder, self.every_s = to, folder, every_s
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        self._jobs: dict[Path, Future[int]] = {}
+        self._job: tuple[Path, Future[int]] | None = None  # one at a time
         self._due: dict[Path, float] = {}  # when to push a run, in monotonic seconds
 
     def push(self, run: Path) -> None:
@@ -42,42 +47,70 @@ class Mirror:
         now = time.monotonic()
         for folder in at_work:
             self._due.setdefault(folder, now + self.every_s)
-        for folder, job in list(self._jobs.items()):
-            if job.done():
-                del self._jobs[folder]
-                if error := job.exception():
-                    log.warning("%s: not mirrored (%s: %s); trying again", folder.name, type(error).__name__, error)
-                    self._due[folder] = min(self._due.get(folder, now + RETRY_S), now + RETRY_S)
-        for folder, at in list(self._due.items()):
-            if at <= now and folder not in self._jobs and folder.is_dir():
+        if not self._at_work():
+            due = [folder for folder, at in self._due.items() if at <= now and folder.is_dir()]
+            for folder in due[:1]:
                 del self._due[folder]
-                self._jobs[folder] = self._pool.submit(_push_here, self.to, folder, self.folder)
+                self._job = folder, patience.begin(partial(_push_here, self.to, folder, self.folder))
 
-    def flush(self, extra: Sequence[Callable[[sync.Place], object]] = ()) -> list[str]:
-        """Mirror all that is left, and what `extra` puts there; what could not be mirrored, and why."""
+    def _at_work(self) -> bool:
+        """Whether a push is at work; one that has failed is due again."""
+        if self._job is None:
+            return False
+        folder, job = self._job
+        if not job.done():
+            return True
+        self._job = None
+        if error := job.exception():
+            log.warning("%s: not mirrored (%s: %s); trying again", folder.name, type(error).__name__, error)
+            again = time.monotonic() + RETRY_S
+            self._due[folder] = min(self._due.get(folder, again), again)
+        return False
+
+    def flush(
+        self, extra: Sequence[Callable[[sync.Place], object]] = (), until_s: float | None = None,
+        told: Callable[[], int] = lambda: 0,
+    ) -> list[str]:  # fmt: skip
+        """Mirror all that is left, and what `extra` puts there; what could not be mirrored, and why.
+
+        It is given up at `until_s`, in seconds since the epoch, or soon after this process was `told` to stop.
+        """
         if self.to is None:
             return []
-        while self._jobs:
-            time.sleep(0.05)
-            self.look()
-        folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir()]
+        left_s = LAST_S if until_s is None else max(LEAST_S, until_s - time.time())
+        half, limit = patience.limit(left_s / 2, told, TOLD_S / 2), patience.limit(left_s, told, TOLD_S)
+        self._wait(half)
+        slow = self._job[0] if self._job else None  # goes on beside the others
+        folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir() and folder != slow]
         self._due.clear()
-        tasks: list[tuple[str, Callable[[sync.Place], object]]] = [
-            (folder.name, partial(_push_here, folder=folder, queue=self.folder)) for folder in folders
-        ]
-        said = [_tried(name, task, self.to) for name, task in [*tasks, *(("the archive", task) for task in extra)]]
+        said = [_tried(folder.name, partial(_push_here, self.to, folder, self.folder), limit) for folder in folders]
+        said += [_tried("the archive", partial(task, self.to), limit) for task in extra]
+        self._wait(limit)
+        if self._job:
+            said.append(f"sync of {self._job[0].name}: {limit()}")
+        elif slow and slow in self._due:  # it has failed after all
+            said.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
         return [failure for failure in said if failure]
 
+    def _wait(self, limit: patience.Limit) -> None:
+        """Wait for the push at work."""
+        while self._at_work() and not limit():
+            time.sleep(patience.LOOK_EVERY_S)
 
-def _tried(name: str, task: Callable[[sync.Place], object], to: sync.Place) -> str | None:
-    """Do it, after a pause again where it fails; the last failure."""
+
+def _tried(name: str, task: Callable[[], object], limit: patience.Limit) -> str | None:
+    """Do it, after a pause again where it fails, as long as the limit allows; the last failure."""
     failure = ""
     for left in reversed(range(TRIES)):
+        if late := limit():
+            return f"sync of {name}: {failure or late}"
         try:
-            task(to)
+            patience.call(task, limit)
             return None
+        except patience.Unanswered as error:
+            return f"sync of {name}: {error}"
         except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
-            failure = f"sync of {name}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
+            failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if left:
-            time.sleep(PAUSE_S)
-    return failure
+            patience.pause(PAUSE_S, limit)
+    return f"sync of {name}: {failure}"

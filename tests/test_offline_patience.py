@@ -1,0 +1,86 @@
+"""A store that never answers holds up neither the queue's end nor the process's."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from queues import StandIns, command, entries, write
+
+from jobs.offline import mirror as mirrors
+from jobs.offline import patience, sync
+from segtrain.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Every push hangs; whether one does."""
+    begun, over = threading.Event(), threading.Event()
+
+    def push(*_: object) -> int:
+        begun.set()
+        over.wait()
+        return 0
+
+    monkeypatch.setattr(sync, "push", push)
+    yield begun
+    over.set()
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("budget", [[], ["--max-hours", str(2 / 3600)]])
+def test_a_queue_whose_store_hangs_ends_and_runs_the_command_when_done(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, hung: threading.Event,
+    capsys: pytest.CaptureFixture[str], budget: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(mirrors, "LEAST_S" if budget else "LAST_S", 1.0)
+    code = command(
+        write(tmp_path), "--sync", str(tmp_path / "bucket"), "--when-done", f"touch {tmp_path}/hook", *budget
+    )
+    assert code in ((1, 75) if budget else (1,))  # the runs need not fit into two seconds
+    assert hung.is_set()
+    assert (tmp_path / "hook").exists()
+    said = capsys.readouterr().err
+    assert "sync of night: no answer in " in said
+    assert "sync of the archive: no answer in " in said
+    assert len(entries(tmp_path, "left")) == 1
+
+
+def test_a_push_that_hangs_does_not_keep_the_others_from_the_mirror(
+    tmp_path: Path, trained_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, over = sync.push, threading.Event()
+    monkeypatch.setattr(sync, "push", lambda to, folder, *of: over.wait() if folder.name == "bad" else push(to, folder))
+    (tmp_path / "bad").mkdir()
+    place = sync.place(str(tmp_path / "bucket"))
+    sent = (tmp_path / "bucket" / trained_run.root.name / sync.MANIFEST).exists
+    limits = iter([lambda: "half of the time is over", lambda: "no answer" if sent() else ""])
+    monkeypatch.setattr(patience, "limit", lambda *_: next(limits))
+    mirror = mirrors.Mirror(place, tmp_path)
+    mirror.push(tmp_path / "bad")
+    mirror.look()
+    mirror.push(trained_run.root)
+    assert mirror.flush() == ["sync of bad: no answer"]
+    assert sync.fetch(place / trained_run.root.name, tmp_path / "home")
+    over.set()
+
+
+def test_a_queue_that_is_told_to_stop_waits_for_no_mirror_any_longer(
+    tmp_path: Path, hung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits is what a stop leaves, and is the same whether that came before or meanwhile."""
+    monkeypatch.setattr(mirrors, "TOLD_S", 0.2)
+    mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path)
+    for told in (lambda: 1, lambda: int(hung.is_set())):
+        hung.clear()
+        assert mirror.flush(told=told) == [f"sync of {tmp_path.name}: no answer in 0 s after it was told to stop"]
+
+
+def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
+    code = "import time; from jobs.offline import patience; patience.begin(lambda: time.sleep(600)); print('left')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, b"left\n")
