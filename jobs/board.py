@@ -44,11 +44,11 @@ def board(found: Sequence[Mapping[str, Any]]) -> Group:
         if len(why) > WIDTH:
             below.append(Text.assemble((row["run"], "bold"), f": {why}"))
             why = why[: why.find(";") if 0 < why.find(";") < WIDTH else WIDTH - 1] + "…"
+        numbers = (_number(row[name], NUMBERS[name][1]) for name in shown)
         table.add_row(
-            row["run"], Text(row["state"], STYLES.get(row["state"], "")), row["job"] or "", str(row["restarts"]),
-            f"{row['epoch']}/{row['epochs'] or '?'}", str(row["step"]), _number(row["best_dsc"], 4),
-            _number(row["last_dsc"], 4), *(_number(row[name], NUMBERS[name][1]) for name in shown),
-            _duration(row["eta_s"]), Text(why),
+            Text(row["run"]), Text(row["state"], STYLES.get(row["state"], "")), Text(row["job"] or ""),
+            str(row["restarts"]), f"{row['epoch']}/{row['epochs'] or '?'}", str(row["step"]),
+            _number(row["best_dsc"], 4), _number(row["last_dsc"], 4), *numbers, _duration(row["eta_s"]), Text(why),
         )  # fmt: skip
     return Group(table, *below)
 

@@ -12,9 +12,11 @@ from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from segtrain import files
 from segtrain.ablation import COLUMNS, Member, Spec, differences, expand
+from segtrain.display import as_title
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED
 from segtrain.loading import to_yaml
 
@@ -53,13 +55,13 @@ def command(argv: Sequence[str]) -> int:
 def _list(spec: Spec, members: Sequence[Member]) -> None:
     title = f"{spec.name}: {len(members)} runs in {members[0].cfg.runs_dir}"
     table = Table(
-        "run", "state", "best DSC", f"differs from {members[0].variant} in", title=title, title_justify="left"
+        "run", "state", "best DSC", f"differs from {members[0].variant} in", title=as_title(title), title_justify="left"
     )
     for member in members:
         result = member.run.result()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
         dsc = f"{result['best_dsc']:.4f}" if result.get("best_dsc") is not None else ""
-        table.add_row(member.cfg.name, result["state"], dsc, changes)
+        table.add_row(*map(Text, (member.cfg.name, result["state"], dsc, changes)))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

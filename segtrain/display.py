@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,10 @@ class Progress:
         self.bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
             self.bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
@@ -78,9 +79,14 @@ def duration(seconds: float) -> str:
 
 def show_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
     """Print rows, each as long as `header`, on standard output; the first column names what the row is about."""
-    table = Table(title=title, show_header=any(header), title_justify="left")
+    table = Table(title=as_title(title), show_header=any(header), title_justify="left")
     for place, name in enumerate(header):
-        table.add_column(name, style="bold" if place == 0 else None, no_wrap=place == 0)
+        table.add_column(Text(name), style="bold" if place == 0 else None, no_wrap=place == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def as_title(words: str) -> Text:
+    """A table's title that is shown as it is: rich takes the brackets of a plain string for markup."""
+    return Text(words, "table.title")

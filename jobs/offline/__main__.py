@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.entry import main
 from jobs.offline import finish, machine, plan, sync
@@ -23,7 +24,7 @@ from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
 from jobs.offline.words import score
 from segtrain.cli import start_logging
-from segtrain.display import FILE_ONLY
+from segtrain.display import FILE_ONLY, as_title
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, DataError
 from segtrain.stop import Stop, reason
 
@@ -159,23 +160,14 @@ def _code(why: str, found: Iterable[Standing], trouble: Sequence[str]) -> int:
 
 def _show(asked: Plan, found: Mapping[str, Standing], title: str) -> None:
     table = Table(
-        "run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why", title=title,
+        "run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why", title=as_title(title),
         title_justify="left",
     )  # fmt: skip
     for item in asked.items:
-        result = item.run.result() if item.cfg else {}
+        result, one = item.run.result() if item.cfg else {}, found[item.name]
         epochs = f"{result.get('epochs', 0)}/{item.cfg.train.epochs}" if item.cfg else ""
-        one = found[item.name]
-        table.add_row(
-            item.name,
-            one.state,
-            str(one.starts),
-            str(item.processes),
-            str(item.retries),
-            epochs,
-            score(result),
-            one.why,
-        )
+        numbers = (str(one.starts), str(item.processes), str(item.retries), epochs, score(result))
+        table.add_row(*map(Text, (item.name, one.state, *numbers, one.why)))
     with contextlib.suppress(OSError):  # the terminal is gone
         Console(width=None if sys.stdout.isatty() else 160).print(table)
 

@@ -1,0 +1,65 @@
+"""What the terminal's tables show is what was said: brackets in the words of a failure are no markup."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from queues import StandIns, command, write
+from rich.console import Console
+
+from jobs.board import NUMBERS, board
+from segtrain import ablate
+from segtrain.display import show_table
+
+WORDS = ("[/pytorch/x.cc:81] Timed out", "[enforce fail at alloc_cpu.cpp:117]", "[bold]")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("words", WORDS)
+def test_the_queue_s_table_shows_the_words_of_a_failure(
+    tmp_path: Path, stand_ins: StandIns, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.offline.runner.last_words", lambda *_: words)
+    monkeypatch.setattr("jobs.offline.machine.scarce", lambda *_: None)
+    stand_ins.words["a"] = ["1"]
+    assert command(write(tmp_path, ["a"], retries=0)) == 1
+    assert words in capsys.readouterr().out
+    monkeypatch.setattr("jobs.offline.machine.scarce", lambda *_: words)
+    assert command(write(tmp_path, ["b"])) == 75
+    assert f"night: {words}" in capsys.readouterr().out, "the title says why it stopped"
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_other_tables_show_names_and_values_as_they_are(
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_table(f"of {words}", [(f"patient {words}", f"value {words}")], ("", f"column {words}"))
+    said = capsys.readouterr().out
+    for what in ("of", "patient", "value", "column"):
+        assert f"{what} {words}" in said
+    row: dict[str, Any] = dict.fromkeys([*NUMBERS, "best_dsc", "last_dsc", "eta_s", "trouble"])
+    row |= {"run": f"run {words}", "state": "failed", "job": "[/j]", "restarts": 0, "epoch": 1, "epochs": 2, "step": 3}
+    Console().print(board([row | {"why": words}]))
+    said = capsys.readouterr().out
+    assert f"run {words}" in said
+    assert "[/j]" in said
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_an_ablation_s_list_shows_its_settings_as_they_are(
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)  # else 160 columns
+    (tmp_path / "base.yaml").write_text("device: cpu\n")
+    (tmp_path / "spec.yaml").write_text(
+        f"name: s\nbase: base.yaml\nvariants: {{a: {{}}, b: {{data.store: '/d/{words}'}}}}\n"
+    )
+    assert ablate.command([str(tmp_path / "spec.yaml"), f"runs_dir=/r/{words}", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"data.store=/d/{words}" in said
+    assert f"in /r/{words}/s" in said
