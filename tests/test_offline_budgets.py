@@ -8,13 +8,16 @@ from collections import namedtuple
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from made_runs import train
 from queues import StandIns, command, ends, entries, write
 
 from jobs.offline import finish, machine, plan, runner
 from jobs.offline.journal import Journal
 from segtrain.doctor import disk
+from segtrain.loading import to_yaml
 
 REPORT = finish.report
 
@@ -148,6 +151,35 @@ def test_a_report_that_fails_is_said_and_counts(
     assert "the report: segtrain: error:" in left["trouble"][0]
     assert "is a file; name a folder" in left["trouble"][0]
     assert (tmp_path / "runs" / "night" / "results.zip").exists()
+
+
+@pytest.mark.law("L12")
+def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: Path, stand_ins: StandIns) -> None:
+    """With runs that were trained before, one to its end; a stand-in gets them killed, refuses, and stops the queue."""
+    runs: list[dict[str, Any]] = [{"config": "base.yaml", "name": name} for name in ("done", "killed", "b", "c", "d")]
+    runs.append({"config": "base.yaml", "name": "typo", "overrides": {"optim.lrr": 1}})
+    queue = write(tmp_path, runs=runs, retries=0)
+    asked = plan.load(queue, [])
+    for item in asked.items[:2]:
+        assert item.cfg is not None
+        of_run = train(item.run.root, state="finished" if item.name == "done" else "running")
+        (of_run.root / "config.yaml").write_text(to_yaml(item.cfg))
+        of_run.metrics.write_text(of_run.metrics.read_text().replace('"n": 6', '"n": 6, "ci_low": 0.1, "ci_high": 0.9'))
+    stand_ins.words |= {"killed": ["kill"], "b": ["2"], "c": ["parent"]}
+    assert command(queue) == 75
+    assert stand_ins.names == ["killed", "b", "c"]
+    assert finish.tell(asked, lambda: True, Journal(asked.folder), "SIGTERM") is None
+    assert REPORT(asked, lambda: True) is None
+    said = (asked.folder / "report" / "report.md").read_text()
+    for line in (
+        "| killed | failed | its launcher was killed by signal 9 |",
+        "| b | not begun | ValueError: it broke |",
+        "| d | not begun | the queue stopped before it: SIGTERM |",
+        "| typo | not begun | ",
+        "base.yaml: unknown key optim.lrr",
+    ):
+        assert line in said, said
+    assert "Runs: 6 (finished: 1, not begun: 4)" in said
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from segtrain.files import csv_text
 from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.command import make
 from segtrain.report.cost import Cost, cost
+from segtrain.report.planned import OF_QUEUE, write_queue
 from segtrain.report.statistics import compare
 from segtrain.run import Run
 
@@ -50,6 +51,39 @@ def test_runs_that_have_not_begun_are_listed(ablation: Path, tmp_path: Path) -> 
     assert [run.name for run in alone] == ["base-fold0-seed1"], "who asks for one run is told of that one"
     (ablation / "results.csv").write_text("run,variant\nsomething,else\n")
     assert len(collect([ablation])) == 5, "a table that is none of an ablation's"
+
+
+def queue_says(folder: Path, *lines: tuple[str, str, str, str]) -> None:
+    write_queue(folder, [dict(zip(OF_QUEUE, line, strict=True)) for line in lines])
+
+
+def test_what_a_queue_says_of_its_runs_is_told(ablation: Path, tmp_path: Path) -> None:
+    """Of one that never began, of one that was killed; not of one that has been started again since."""
+    later = datetime.now(UTC).isoformat()
+    bad, killed = ablation / "bad-fold0-seed1", ablation / "slow-fold0-seed1"
+    queue_says(
+        ablation, (bad.name, "refused", later, "optim.lrr: no such key"), ("../evil", "refused", later, "evil"),
+        (killed.name, "failed", later, "killed by SIGKILL"), ("up-fold0-seed1", "failed", later, "long ago"),
+    )  # fmt: skip
+    for asked in ([ablation], [killed, bad, ablation / "up-fold0-seed1"]):
+        make(asked, tmp_path / "out")
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert f"| {bad.name} | not begun | optim.lrr: no such key |" in report
+        assert f"| {killed.name} | failed | killed by SIGKILL |" in report
+        assert "long ago" not in report, "it has finished, whatever was said"
+        assert "evil" not in report
+    assert [run.variant for run in collect([ablation]) if run.state == "none"] == ["bad"]
+    queue_says(ablation, (killed.name, "due", later, "killed by SIGKILL"))
+    [again] = collect([killed])
+    assert (again.state, again.reason) == ("running", "killed by SIGKILL")
+    queue_says(ablation, (killed.name, "failed", "2020-01-01T00:00:00+00:00", "killed by SIGKILL"))
+    [again] = collect([killed])
+    assert (again.state, again.reason) == ("running", ""), "it was started again since"
+    with pytest.raises(RunError, match="no run is there"):
+        collect([killed, bad])
+    queue_says(ablation, (bad.name, "refused", later, "optim.lrr: no such key"))
+    with pytest.raises(RunError, match="has not begun"):
+        collect([bad])
 
 
 def test_what_counts_and_which_epoch(ablation: Path) -> None:

@@ -119,7 +119,8 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
     why = Runner(asked, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
     found = {item.name: standing(item, journal) for item in asked.items}
-    tasks = (partial(finish.report, deadline_s=deadline_s), finish.pack)
+    tell = partial(finish.tell, journal=journal, why=why)
+    tasks = (tell, partial(finish.report, deadline_s=deadline_s), finish.pack)
     said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in tasks]
     trouble = [failure for failure in said if failure]
     if stop.code():

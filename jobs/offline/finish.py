@@ -1,4 +1,4 @@
-"""The end of a queue: report, archive, the last of the mirror, the command when done."""
+"""The end of a queue: what each run has come to, report, archive, the last of the mirror, the command when done."""
 
 import logging
 import shutil
@@ -11,22 +11,47 @@ from functools import partial
 from pathlib import Path
 
 from jobs.offline import archive, sync
+from jobs.offline.journal import Journal, standing
 from jobs.offline.plan import Plan
+from segtrain.report import planned
 
 log = logging.getLogger("segtrain.offline")
 
 LEAST_S = 60.0  # that a report is given, late as it may be; without an atlas it takes seconds
 
 
+def tell(plan: Plan, go_on: Callable[[], bool], journal: Journal, why: str) -> str | None:
+    """Leave beside the runs what each has come to, for the report: those that never began could not write it down.
+
+    `why`: the queue ends. Returns why it could not be written.
+    """
+    lines = []
+    for item in plan.items:
+        one = standing(item, journal)
+        ended = [
+            entry["time"] for entry in journal.entries if entry["event"] == "end" and entry.get("run") == item.name
+        ]
+        before = f"the queue stopped before it: {why}" if one.due else ""
+        words = (item.name, one.state, ended[-1] if ended else "", one.why or before)
+        lines.append(dict(zip(planned.OF_QUEUE, words, strict=True)))
+    try:
+        planned.write_queue(plan.folder, lines)
+    except OSError as error:
+        return f"{plan.folder / planned.QUEUE}: {error}"
+    return None
+
+
 def report(plan: Plan, go_on: Callable[[], bool], deadline_s: float | None = None) -> str | None:
-    """Write the report of the runs that began; why that failed.
+    """Write the report of the runs, as soon as one of them began; why that failed.
 
     With a deadline, in seconds since the epoch, it may take half of what is left: the archive comes after it.
     The atlas, which predicts for minutes where there is no GPU, is left out when it does not fit.
     """
-    runs = [str(item.run.root) for item in plan.items if item.cfg and (item.run.root / "config.yaml").exists()]
-    if not runs:
+    begun = [item for item in plan.items if (plan.folder / item.name / "config.yaml").exists()]
+    if not begun:
         return None
+    told = (plan.folder / planned.QUEUE).exists()
+    runs = [str(plan.folder / item.name) for item in (plan.items if told else begun)]
     command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(plan.folder / "report")]
     tries: list[list[str]] = [[]] if deadline_s is None or _half_s(deadline_s) >= LEAST_S else []
     for options in [*tries, ["--no-atlas"]]:

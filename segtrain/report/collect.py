@@ -17,7 +17,7 @@ from segtrain.config import Config
 from segtrain.errors import ConfigError, RunError
 from segtrain.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
-from segtrain.report.planned import not_begun
+from segtrain.report.planned import end_told, listed, not_begun
 from segtrain.report.statistics import Scores, Unit, per_patient
 from segtrain.run import Run
 
@@ -33,6 +33,7 @@ STATES = (
     "unreadable",
     "none",
 )  # the last two: the report's own
+UNTOLD = ("running", "stopped")  # a start may have ended since without a word
 Point = tuple[float, float]
 
 
@@ -82,15 +83,17 @@ class Collected:
 def collect(paths: Sequence[Path]) -> list[Collected]:
     """The runs in and below `paths`, in the order in which they began, then those that have not.
 
-    Raises RunError: a path without any.
+    Raises RunError: a path without any; none of them has begun.
     """
     roots: list[Path] = []
     for path in paths:
         below = list(_runs_below(path)) if path.is_dir() else []
-        if not below:
+        if not below and not listed(path.absolute()):
             raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
         roots += [root for root in below if root not in roots]
-    runs = [_read(Run(root), name) for root, name in zip(roots, _names(roots), strict=True)]
+    if not roots:
+        raise RunError(f"{paths[0]}: has not begun; wait until it has been evaluated once")
+    runs = [_as_told(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
     runs += [_planned(root, line) for root, line in not_begun(roots, [path.absolute() for path in paths])]
     return sorted(runs, key=lambda run: (not run.begun, run.begun))
 
@@ -102,10 +105,31 @@ def _names(roots: Sequence[Path]) -> list[str]:
 
 
 def _planned(root: Path, line: Mapping[str, str]) -> Collected:
-    """A run that has not begun, or whose directory is gone; as the ablation's table has it."""
-    fold, seed = (int(line[key]) if line[key].isdecimal() else None for key in ("fold", "seed"))
+    """A run that has not begun, or whose directory is gone; as the tables beside it have it."""
+    variant, fold, seed = _by_name(line["run"])
+    if "variant" in line:  # in an ablation's table
+        variant = line["variant"]
+        fold, seed = (int(line[key]) if line[key].isdecimal() else None for key in ("fold", "seed"))
     gone = "" if line["state"] == "none" else f"listed as {line['state']}, but {root} is not there"
-    return Collected(Run(root), line["run"], line["variant"], fold, seed, state="none", reason=gone)
+    return Collected(Run(root), line["run"], variant, fold, seed, state="none", reason=line.get("why") or gone)
+
+
+def _as_told(run: Collected) -> Collected:
+    """With the reason that a queue has, where the run could not write down how its last start ended."""
+    told = end_told(run.run.root, str(run.run.starts()[-1].get("time", ""))) if run.state in UNTOLD else None
+    if told is None:
+        return run
+    state = "failed" if told["state"] == "refused" else told["state"]
+    if state in ("failed", "diverged"):
+        return replace(run, state=state, reason=told["why"])
+    return replace(run, reason=run.reason or told["why"])
+
+
+def _by_name(name: str) -> tuple[str, int | None, int | None]:
+    """Variant, fold and seed, as far as the name says them."""
+    if not (parts := NAME.fullmatch(name)):
+        return name, None, None
+    return parts["variant"], None if parts["fold"] is None else int(parts["fold"]), int(parts["seed"])
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
@@ -124,12 +148,7 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 def _read(run: Run, name: str) -> Collected:
     """What the run holds; one that cannot be read says why, and does not count."""
-    parts = NAME.fullmatch(name)
-    fold, seed = (parts["fold"], parts["seed"]) if parts else (None, None)
-    found = Collected(
-        run, name, variant=parts["variant"] if parts else name, fold=None if fold is None else int(fold),
-        seed=None if seed is None else int(seed), begun=str(run.starts()[0].get("time", "")),
-    )  # fmt: skip
+    found = Collected(run, name, *_by_name(name), begun=str(run.starts()[0].get("time", "")))
     try:
         outcome = run.outcome()
         if (state := outcome.get("state", "running")) not in STATES:
