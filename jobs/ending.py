@@ -9,6 +9,7 @@ from jobs.book import Book
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR
 
 EXIT_BUG = 1
+FOR_GOOD = (EXIT_USER_ERROR, EXIT_DIVERGED)  # the first that a rank left with is the start's, whatever the others did
 STOP_FILE = "the STOP file"  # a reason of segtrain.stop
 
 
@@ -20,7 +21,7 @@ class Ended:
     ranks: Sequence[int]
     asked: str | None = None  # the signal that it was asked to stop by
     lost: Sequence[str] = ()  # nodes that fell silent
-    words: Sequence[str] = ()  # the ranks' own messages
+    words: Sequence[str] = ()  # the messages of the ranks that decide
 
     @property
     def code(self) -> int:
@@ -30,7 +31,7 @@ class Ended:
         """
         if self.launcher == 0:
             return EXIT_FINISHED
-        for code in (EXIT_USER_ERROR, EXIT_DIVERGED):
+        for code in FOR_GOOD:
             if code in self.ranks:
                 return code
         if EXIT_STOPPED in self.ranks or self.asked or self.lost:
@@ -50,7 +51,7 @@ def settle(book: Book, job: str, ended: Ended) -> tuple[int, str]:
     """Send the job back into the queue if it is worth it; returns its exit code and what became of it, in words."""
     if ended.code != EXIT_STOPPED:
         how = "finished" if ended.code == EXIT_FINISHED else "failed"
-        book.end(job, how, ended.why)
+        book.end(job, how, "; ".join(ended.words) or ended.why)
         return ended.code, ended.why
     how, why = _come_back(book, job, ended)
     book.end(job, how, why)
@@ -76,7 +77,12 @@ def _come_back(book: Book, job: str, ended: Ended) -> tuple[str, str]:
 
 
 def told_in(folder: Path) -> tuple[list[int], list[str]]:
-    """The exit codes and the messages that the ranks of a start wrote down (rank.py)."""
+    """The exit codes that the ranks of a start wrote down (rank.py), and their messages: each once.
+
+    Where ranks failed for good, their messages alone: the others' is that they were told to stop.
+    """
     told = [file.read_text().partition("\n") for file in sorted(folder.glob("rank-*"))]
     left = [(int(code), words) for code, _, words in told if code.isdigit()]
-    return [code for code, _ in left], [words for _, words in left if words]
+    codes = [code for code, _ in left]
+    first = next((code for code in FOR_GOOD if code in codes), None)
+    return codes, list(dict.fromkeys(words for code, words in left if words and first in (None, code)))

@@ -128,18 +128,18 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     events = _events(run)
     starts = run.starts()
     began_s = _began_s(starts) or _opened_s(run)
-    outcome, told = run.outcome(), ranks.told_by(run, began_s)
+    outcome, told, booked = run.outcome(), ranks.told_by(run, began_s), Book(run).entries(job)
     trained = [event for event in events if event["event"] == "train"]
     scores = [event for event in events if event["event"] == "evaluation"]
     row: dict[str, Any] = {
-        "state": _state(run, outcome, said, events, told, now_s, began_s), "slurm": said,
+        "state": _state(run, outcome, said, events, told, booked, now_s, began_s), "slurm": said,
         "restarts": max(0, len(starts) - 1), "step": events[-1]["step"] if events else 0,
         "epoch": scores[-1]["epoch"] if scores else 0, "epochs": _epochs(run),
         "best_dsc": max((event["val_dsc"] for event in scores), default=None),
         "last_dsc": scores[-1]["val_dsc"] if scores else None, "n": scores[-1]["n"] if scores else None,
         "images_per_s": trained[-1]["images_per_s"] if trained else None,
         "memory_gib": trained[-1]["memory_gib"] if trained else None,
-        "why": _why(run, job, outcome), "trouble": _trouble(run, starts),
+        "why": _why(booked, outcome), "trouble": _trouble(run, starts),
     }  # fmt: skip
     lives = row["state"] == "running"
     if lives and told:
@@ -176,8 +176,8 @@ def _opened_s(run: Run) -> float:
 
 
 def _state(
-    run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], told: Sequence[Any], now_s: float,
-    began_s: float,
+    run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], told: Sequence[Any],
+    booked: Sequence[Mapping[str, Any]], now_s: float, began_s: float,
 ) -> str:  # fmt: skip
     ending = said == "COMPLETING" or (said == "RUNNING" and outcome.get("state") == "finished")
     if said in scheduler.ALIVE and not (ending and outcome):
@@ -187,7 +187,7 @@ def _state(
     if said:  # it ended, and did not say how
         return "failed" if not run.root.exists() else "broken off"
     if not run.root.exists():
-        return "none"
+        return "failed" if booked and booked[-1].get("how") == "failed" else "none"
     if told:
         return "broken off" if ranks.silent(told, now_s) else "running"
     spoke_s = max(began_s, events[-1]["time"] if events else 0.0)
@@ -208,12 +208,16 @@ def _trouble(run: Run, starts: Sequence[Mapping[str, Any]]) -> str | None:
     return None if last is None or last[:19] < began else last
 
 
-def _why(run: Run, job: str | None, outcome: Mapping[str, Any]) -> str:
-    """What is worth saying: why it failed, stopped or was given up."""
-    last = next((entry for entry in reversed(Book(run).entries(job)) if entry["event"] == "end"), None)
-    if last and last["how"] in ("given up", "failed"):
+def _why(booked: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> str:
+    """What is worth saying: why it failed, stopped or was given up.
+
+    The run itself knows best why it failed; a start that was refused before it opened the run is in the book alone.
+    """
+    last = next((entry for entry in reversed(booked) if entry["event"] == "end"), {"how": None})
+    reason = "" if outcome.get("state") in (None, "finished") else str(outcome.get("reason") or "")
+    if last["how"] == "given up" or (last["how"] == "failed" and not (reason and outcome["state"] != "stopped")):
         return f"{last['how']}: {last['why']}"
-    return "" if outcome.get("state") in (None, "finished") else str(outcome.get("reason") or "")
+    return reason
 
 
 def _eta_s(row: Mapping[str, Any], scores: Sequence[Any], events: Sequence[Any]) -> float | None:
