@@ -59,6 +59,26 @@ def test_without_any_run_the_table_stands_alone(members: list[Member], made: Sub
     assert Path(written).read_text().count("none") == len(members)
 
 
+def test_runs_that_cannot_be_read_cost_the_others_nothing(
+    tmp_path: Path, members: list[Member], made: Submission
+) -> None:
+    """The baseline's config is empty, another run's outcome is cut off."""
+    for member in members[:2]:
+        member.run.root.mkdir(parents=True)
+    (members[0].run.root / "config.yaml").write_text("")
+    (members[1].run.root / "config.yaml").write_text(to_yaml(members[1].cfg))
+    (members[1].run.root / "outcome.json").write_text('{"state": "fin')
+    run_to_end(tmp_path, members[2].cfg, 1)
+    page = Path(table.write(str(made.root)))
+    assert page == tmp_path / "runs" / "loss" / table.REPORT / "index.html"
+    assert members[2].cfg.name in page.read_text()
+    with (tmp_path / "runs" / "loss" / "results.csv").open() as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    assert [rows[variant]["state"] for variant in ("dice", "bce", "focal")] == ["running", "unreadable", "finished"]
+    assert rows["bce"]["run"] == members[1].cfg.name
+    assert float(rows["focal"]["best_dsc"]) > 0
+
+
 def test_the_report_asks_for_no_more_time_than_a_run(made: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Resources] = []
 
