@@ -1,17 +1,19 @@
 """Submit an ablation as one array, or what is missing of it: `python -m jobs.ablate SPEC`."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs import executors, resources, submission, table
+from jobs import executors, resources, scheduler, submission, table
 from jobs.entry import main
+from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
 from segtrain.ablate import write_results
 from segtrain.ablation import Member, expand
-from segtrain.errors import EXIT_FINISHED
+from segtrain.errors import EXIT_FINISHED, LaunchError
 
 EXAMPLES = """\
 examples:
@@ -21,7 +23,7 @@ examples:
 
 One job of an array for each run that is neither finished nor in the queue, so the same command again submits what is
 missing or has failed. When all have ended, another job brings <runs_dir>/<name of the spec>/results.csv up to date and
-makes the report beside it, report/index.html.
+makes the report beside it, report/index.html. Where SLURM refuses that job, the command that makes the report is told.
 """
 
 
@@ -48,9 +50,11 @@ def command(argv: Sequence[str]) -> int:
         return EXIT_FINISHED
     executors.check(arguments.executor, asked)
     print(f"{spec.name}: {len(members)} runs, {len(members) - len(busy) - len(due)} finished, {len(busy)} in the queue")
-    members[0].run.root.parent.mkdir(parents=True, exist_ok=True)
+    folder = members[0].run.root.parent
+    folder.mkdir(parents=True, exist_ok=True)
     if not due:
         print(f"Nothing to submit. Results: {write_results(members)}")
+        _catch_up(_newest(runs_dir, spec.name), folder, busy)
         return EXIT_FINISHED
     made = submission.create(runs_dir, spec.name, [m.cfg for m in members], asked, members=[_row(m) for m in members])
     names = [member.cfg.name for member in due]
@@ -60,11 +64,46 @@ def command(argv: Sequence[str]) -> int:
         return code
     jobs = executors.submit(made, names, arguments.max_parallel)
     for name, job in jobs.items():
-        print(f"Submitted job {job}: {Path(members[0].cfg.runs_dir) / name}")
-    last = executors.submit_table(made, jobs)
-    page = Path(members[0].cfg.runs_dir) / table.REPORT / "index.html"
-    print(f"Results and report, when all have ended (job {last}): {page}")
+        print(f"Submitted job {job}: {folder / name}")
+    _have_it_reported(made, busy | jobs, folder)
     return EXIT_FINISHED
+
+
+def _have_it_reported(made: Submission, jobs: Mapping[str, str], folder: Path) -> None:
+    """Submit the job that comes after those; where SLURM refuses it, say so and how to do without: the runs are in."""
+    try:
+        last = executors.submit_table(made, jobs)
+    except LaunchError as error:  # a partition that takes no job without GPUs, say
+        print(f"segtrain: warning: the runs are submitted, no job for the report is: {error}", file=sys.stderr)
+        print(f"When all have ended: {_by_hand(folder)}")
+        return
+    made.keep(report=last)
+    print(f"Results and report, when all have ended (job {last}): {_page(folder)}")
+
+
+def _catch_up(made: Submission | None, folder: Path, busy: Mapping[str, str]) -> None:
+    """Where no job waits to make the report: submit it if runs are busy, else say how to make what is not there."""
+    job = made.record.get("report") if made else None
+    if job and job in scheduler.queued([job]):
+        return
+    if made and busy:
+        _have_it_reported(made, busy, folder)
+    elif not _page(folder).exists():
+        print(f"There is no report yet: {_by_hand(folder)}")
+
+
+def _newest(runs_dir: str, name: str) -> Submission | None:
+    """The newest submission under that name whose jobs SLURM or this machine took."""
+    found = [made for _, made in submission.of_name(Path(runs_dir), name).values()]
+    return max(found, key=lambda made: made.root, default=None)
+
+
+def _page(folder: Path) -> Path:
+    return folder / table.REPORT / "index.html"
+
+
+def _by_hand(folder: Path) -> str:
+    return shlex.join(["segtrain", "report", str(folder), "--out", str(folder / table.REPORT)])
 
 
 def _row(member: Member) -> dict[str, object]:

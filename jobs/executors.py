@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -66,10 +67,11 @@ def submit(submission: Submission, names: Sequence[str], max_parallel: int = 0) 
 
 def submit_table(submission: Submission, jobs: Mapping[str, str]) -> str:
     """Submit the job that writes table and report when those have ended; returns its id. Raises LaunchError."""
+    arrays = sorted({re.split("[_ ]", job)[0] for job in jobs.values()})
     asked = replace(
         submission.resources, nodes=1, gpus_per_node=0, cpus_per_node=1,
         time=str(min(REPORT_MIN, submission.resources.minutes)),
-        dependency=f"afterany:{next(iter(jobs.values())).partition('_')[0]}",
+        dependency=f"afterany:{':'.join(arrays)}",
     )  # fmt: skip
     made = _executor(submission, f"{submission.record['name']}-report", asked, 0)
     return _handed_over(lambda: [made.submit(table.write, str(submission.root))])[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trainings import run_to_end
 
-from jobs import executors, submission, table
+from jobs import ablate, executors, submission, table
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.ablation import Member, expand
@@ -90,3 +90,84 @@ def test_the_report_asks_for_no_more_time_than_a_run(made: Submission, monkeypat
     with pytest.raises(RuntimeError):
         executors.submit_table(made, {"dice-seed7": "12_0"})
     assert (asked[0].minutes, asked[0].dependency, asked[0].gpus_per_node) == (20, "afterany:12", 0)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SLURM's commands: `queue` is what squeue lists; sbatch takes no report while `strict` exists."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    scripts = {
+        "squeue": f"cat {folder}/queue",
+        "srun": "",
+        "sbatch": f"""if grep -q job-name=loss-report "$1"; then
+            if [ -e {folder}/strict ]; then echo "sbatch: error: Job requires GPUs" >&2; exit 1; fi
+            cat "$1" >> {folder}/reports; echo Submitted batch job 99
+        else echo >> {folder}/arrays; echo Submitted batch job $((11 + $(wc -l < {folder}/arrays))); fi""",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "queue").touch()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return folder
+
+
+def finish(member: Member) -> None:
+    """As if it had been trained."""
+    member.run.root.mkdir(parents=True)
+    (member.run.root / "config.yaml").write_text(to_yaml(member.cfg))
+    member.run.end("finished", 4, member.cfg.train.epochs, None, 0.5)
+
+
+def test_a_report_job_that_is_refused_is_caught_up_on_and_costs_the_array_nothing(
+    tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]
+    folder = tmp_path / "runs" / "loss"
+    by_hand = f"segtrain report {folder} --out {folder / 'report'}"
+    (cluster / "strict").touch()
+    assert ablate.command(arguments) == 0
+    told = capsys.readouterr()
+    assert told.out.count("Submitted job 12_") == len(members)
+    assert f"When all have ended: {by_hand}\n" in told.out
+    assert "the runs are submitted, no job for the report is: sbatch refused the job" in told.err
+    assert "Job requires GPUs" in told.err
+
+    (cluster / "strict").unlink()
+    (cluster / "queue").write_text("12_0|RUNNING\n12_1|PENDING\n")
+    finish(members[2])
+    assert ablate.command(arguments) == 0
+    assert f"(job 99): {folder / 'report' / 'index.html'}\n" in capsys.readouterr().out
+    assert "#SBATCH --dependency=afterany:12\n" in (cluster / "reports").read_text()
+    (cluster / "queue").write_text("12_0|RUNNING\n12_1|PENDING\n99|PENDING\n")
+    assert ablate.command(arguments) == 0
+    assert "(job 99)" not in capsys.readouterr().out
+    assert (cluster / "reports").read_text().count("job-name") == 1
+
+    (cluster / "queue").write_text("12_1|PENDING\n99|PENDING\n")  # the first has failed, and is submitted again
+    assert ablate.command(arguments) == 0
+    assert "#SBATCH --dependency=afterany:12:13\n" in (cluster / "reports").read_text()
+
+    (cluster / "queue").write_text("99|PENDING\n")
+    for member in members[:2]:
+        finish(member)
+    capsys.readouterr()
+    assert ablate.command(arguments) == 0
+    assert "There is no report" not in capsys.readouterr().out, "a job is about to make it"
+
+
+def test_an_ablation_that_is_finished_without_a_report_says_how_to_make_it(
+    tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for member in members:
+        finish(member)
+    arguments = [str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]
+    folder = tmp_path / "runs" / "loss"
+    assert ablate.command(arguments) == 0
+    assert f"There is no report yet: segtrain report {folder} --out {folder / 'report'}" in capsys.readouterr().out
+    (folder / "report").mkdir()
+    (folder / "report" / "index.html").touch()
+    assert ablate.command(arguments) == 0
+    assert "There is no report" not in capsys.readouterr().out
