@@ -20,6 +20,7 @@ from submitit.helpers import clean_env
 
 from jobs import node, scheduler, table
 from jobs.book import Book
+from jobs.ending import STOP_FILE
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain import files
@@ -116,7 +117,10 @@ def _executor(submission: Submission, name: str, resources: Resources, max_paral
 
 
 def run_here(submission: Submission, names: Sequence[str]) -> int:
-    """Train the runs on this machine, one after the other, each started again while it gains steps; the worst code."""
+    """Train the runs on this machine, one after the other, each started again while it gains steps; the worst code.
+
+    A signal and the STOP file of a run end them all.
+    """
     worst = EXIT_FINISHED
     told: list[int] = []
     for name in names:
@@ -124,18 +128,27 @@ def run_here(submission: Submission, names: Sequence[str]) -> int:
         submission.keep(runs=submission.record["runs"] | {name: job})
         for restart in itertools.count():
             code = _run_once(submission, name, (job, restart), told)
-            if code != EXIT_STOPPED or told or not _again(submission, name):
+            if code != EXIT_STOPPED or told or not _again(_last(submission, name)):
                 break
-        if told:
+        if told or (code == EXIT_STOPPED and _by_stop_file(_last(submission, name))):
             return code
         worst = worst if code == EXIT_FINISHED else code
     return worst
 
 
-def _again(submission: Submission, name: str) -> bool:
+def _again(last: Mapping[str, Any]) -> bool:
     """Whether a run that stopped by itself (its own deadline) goes on: not by the user's STOP file, nor in vain."""
-    entries = Book(submission.run(name)).entries()
-    return bool(entries) and entries[-1]["how"] == "stopped" and "STOP file" not in entries[-1]["why"]
+    return last.get("how") == "stopped" and not _by_stop_file(last)
+
+
+def _by_stop_file(last: Mapping[str, Any]) -> bool:
+    """Whether the user stopped the run, and with it what comes after."""
+    return last.get("how") == "stopped" and STOP_FILE in last["why"]
+
+
+def _last(submission: Submission, name: str) -> Mapping[str, Any]:
+    """What was written last in a run's book of starts."""
+    return next(reversed(Book(submission.run(name)).entries()), {})
 
 
 def _run_once(submission: Submission, name: str, start_of: tuple[str, int], told: list[int]) -> int:
