@@ -6,6 +6,7 @@ anew.
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from segtrain.errors import RunError
 from segtrain.run import Run
 
+KEYS = {"start": {"job", "step"}, "end": {"job", "how", "why"}}  # of an entry, by its event
 PATIENCE = 3  # starts in a row without a new step in the checkpoints
 
 
@@ -75,13 +77,19 @@ class Book:
         return self.folder / "starts.jsonl"
 
     def _read(self) -> Iterator[dict[str, Any]]:
-        for line in self._file.read_text().splitlines() if self._file.exists() else []:
+        """The entries that are whole."""
+        for line in self._file.read_text(errors="replace").splitlines() if self._file.exists() else []:
             try:
-                yield json.loads(line)
+                entry = json.loads(line)
             except ValueError:  # the line that was being written when the job was killed
                 continue
+            if isinstance(entry, dict) and entry.keys() >= KEYS.get(str(entry.get("event")), {"no event"}):
+                yield entry
 
     def _write(self, **entry: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n")
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n"
+        with self._file.open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = "\n" + line  # after one that was being written when the job was killed
+            file.write(line.encode())

@@ -22,7 +22,10 @@ from segtrain.errors import EXIT_FINISHED, RunError
 from segtrain.run import Run
 
 QUIET_S = 600.0  # a run without a job and without a word for so long is not running
+DAY_S = 86400.0
 TAIL_BYTES = 1 << 16  # of the log, in which trouble is looked for
+# What reading a file raises that somebody wrote in, or that is half of one.
+BROKEN = (RunError, OSError, ValueError, LookupError, TypeError, AttributeError)
 EXAMPLES = """\
 examples:
   python -m jobs.status
@@ -46,6 +49,8 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="S",
                         help="stay, and look again every S seconds (default 5) until Ctrl-C")  # fmt: skip
     arguments = parser.parse_args(list(argv))
+    if arguments.watch is not None and not 0 < arguments.watch <= DAY_S:
+        parser.error(f"--watch {arguments.watch:g}: give seconds, more than 0 and at most {DAY_S:g}")
     if not arguments.runs_dir.is_dir():
         raise RunError(f"{arguments.runs_dir}: no such folder; name the runs_dir that holds the runs")
     runs_dir = arguments.runs_dir.absolute()
@@ -85,12 +90,10 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
     for made in submission.submissions(runs_dir):
         try:
             jobs |= {made.run(name).root: job for name, job in made.record["runs"].items()}
-        except RunError as error:
+        except BROKEN as error:
             yield _unreadable(str(made.root.relative_to(runs_dir)), None, error)
     begun = {file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in runs_dir.glob(pattern)}
-    for root in begun - set(jobs):
-        if job := _job_of(Run(root)):
-            jobs[root] = job
+    jobs |= {root: job for root in begun - set(jobs) if (job := _job_of(Run(root)))}
     queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}
     for root in sorted(begun | set(jobs)):
@@ -98,7 +101,7 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
         said = queue.get(own or "") or ended.get(own or "")
         try:
             yield {"run": name, "job": own, **summary(Run(root), own, said, now_s)}
-        except (OSError, ValueError, KeyError, TypeError) as error:  # of a file that somebody wrote in, or half of one
+        except BROKEN as error:
             yield _unreadable(name, own, error)
 
 
@@ -119,8 +122,11 @@ def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
 
 def _job_of(run: Run) -> str | None:
     """The job of a run that was started by a template, from its book or else from what its last start wrote down."""
-    said = [*(start.get("job") for start in run.starts()), *(entry["job"] for entry in Book(run).entries())]
-    return next((str(job) for job in reversed(said) if job), None)
+    try:
+        said = [*run.starts(), *Book(run).entries()]
+    except BROKEN:  # its row will tell
+        return None
+    return next((str(each["job"]) for each in reversed(said) if isinstance(each, dict) and each.get("job")), None)
 
 
 def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What `jobs.status` tells of runs that failed, and of files that are broken. No cluster."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs import ending, rank, status
-from jobs.book import Book
-from segtrain.errors import Diverged, LaunchError, SegtrainError, Stopped
+from jobs.book import PATIENCE, Book
+from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped
 from segtrain.run import Run
 
 NAN = "the loss is nan at step 40 (patients TCGA_1 and TCGA_2); a lower optim.lr may help"
@@ -65,3 +66,51 @@ def test_the_reason_that_the_run_wrote_down_is_told(run: Run, monkeypatch: pytes
     run.end("stopped", 40, 1, "Stopped: stopped by SIGUSR2", 0.2)
     settled(run, monkeypatch, [LaunchError(TF32)])
     assert status.summary(run, "7", "FAILED", time.time())["why"] == f"failed: {TF32}", "not what an earlier start said"
+
+
+def test_damaged_files_cost_their_run_its_row_and_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs_dir = tmp_path / "runs"
+    damaged = {
+        "starts": ("starts/environment.json", "[1]"),
+        "no-starts": ("no-starts/environment.json", "5"),
+        "old-start": ("old-start/environment.json", '[3, {"job": "local-12", "time": "2026-11-23T20:00:00+0000"}]'),
+        "events": ("events/metrics.jsonl", "5\n"),
+        "book": (".jobs/book/starts.jsonl", '{"event": "start", "step": 0}\n[]\n{"event": [], "job": "8"}\n'),
+        "whole": ("whole/outcome.json", json.dumps({"state": "stopped", "reason": "Stopped: stopped by SIGTERM"})),
+        ".jobs/list/001": (".jobs/list/001/job.json", "[1]"),
+        ".jobs/empty/001": (".jobs/empty/001/job.json", "{}"),
+    }
+    for name, (file, text) in damaged.items():
+        if not name.startswith("."):
+            (runs_dir / name).mkdir(parents=True)
+            (runs_dir / name / "config.yaml").write_text("train: {epochs: 10}\n")
+            Run(runs_dir / name).log_file.write_text("2026-11-23 20:00:00 warning: the disk is nearly full\n")
+        (runs_dir / file).parent.mkdir(parents=True, exist_ok=True)
+        (runs_dir / file).write_text(text)
+    states = {row["run"]: row["state"] for row in status.rows(runs_dir, time.time())}
+    assert states.pop("whole") == "stopped"
+    assert (states.pop("book"), states.pop("old-start")) == ("running", "broken off"), "what is whole in them is told"
+    assert states == dict.fromkeys(damaged.keys() - {"whole", "book", "old-start"}, "unreadable")
+    assert status.command([str(runs_dir)]) == 0
+    assert "│ broken off │ local-12 │" in capsys.readouterr().out
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
+def test_an_interval_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        status.command([str(tmp_path), "--watch", seconds])
+    assert f"--watch {seconds}: give seconds, more than 0" in capsys.readouterr().err
+
+
+def test_a_start_after_a_torn_line_is_counted(run: Run) -> None:
+    run.checkpoint(40).mkdir(parents=True)
+    book = Book(run)
+    book.begin("7")
+    [file] = book.folder.glob("*.jsonl")
+    file.write_text(file.read_text() + '{"time": "2026-11-23T20:00:00+0000", "ev')
+    for _ in range(PATIENCE - 1):
+        book.begin("7")
+    assert [entry["event"] for entry in book.entries("7")] == ["start"] * PATIENCE
+    with pytest.raises(RunError, match="the last 3 starts of job 7 gained no step"):
+        book.begin("7")
