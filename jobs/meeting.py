@@ -83,11 +83,11 @@ class Meeting:
         files.write_text(self._report(attempt, self.index), str(code))
 
     def missing(self, attempt: int, patience_s: float) -> list[int]:
-        """Nodes whose launchers have not ended after that long."""
+        """Nodes whose launchers have not ended after that long; those that are silent are not waited for."""
         end = time.monotonic() + patience_s
         while True:
             left = [n for n in range(self.nodes) if n != self.index and not self._report(attempt, n).exists()]
-            if not left or time.monotonic() > end:
+            if set(left) <= set(self.silent()) or time.monotonic() > end:
                 return left
             self.beat()
             time.sleep(0.2)

@@ -124,6 +124,23 @@ def test_a_node_that_falls_silent_is_noticed_by_one_that_looks_on(tmp_path: Path
     assert first.silent() == []
 
 
+@pytest.mark.parametrize("vanished", [True, False])
+def test_a_node_that_is_known_to_be_gone_is_not_waited_for_once_more(
+    tmp_path: Path, clock: list[float], vanished: bool
+) -> None:
+    """A start is over within a minute of the loss; a launcher of a node that lives gets its time to end."""
+    first, second, third = nodes(tmp_path, 3)
+    lost_s = clock[0]
+    while vanished and not first.silent():
+        clock[0] += node.LOOK_EVERY_S
+        third.beat()
+    third.report(0, 1)
+    asked_s = clock[0]
+    assert first.missing(0, node.REPORT_S) == [second.index]
+    waited_s = clock[0] - asked_s
+    assert (waited_s < 1, clock[0] - lost_s < 50) == (True, True) if vanished else waited_s >= node.REPORT_S
+
+
 def test_a_file_system_that_stalls_for_all_nodes_makes_none_of_them_dead(tmp_path: Path, clock: list[float]) -> None:
     first, second = nodes(tmp_path)
     clock[0] += 10 * meeting.SILENT_S
