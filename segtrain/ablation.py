@@ -3,7 +3,8 @@
 The same runs come of the same spec anywhere: here one after another, or as an array on a cluster. Imports no torch.
 """
 
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -119,6 +120,25 @@ def _refuse_twins(path: Path, members: list[Member]) -> None:
     for one, other in combinations([m for m in members if (m.fold, m.seed) == (members[0].fold, members[0].seed)], 2):
         if replace(one.cfg, name=other.cfg.name) == other.cfg:
             raise ConfigError(f"{path}: variants {one.variant} and {other.variant} are the same training; drop one")
+
+
+def missing(members: Sequence[Member]) -> dict[str, str]:
+    """Variants that need a file or a package that is not there, each with its remedy; nothing is imported for it."""
+    found: dict[str, str] = {}
+    for member in members:
+        model, begun = member.cfg.model, member.run.saved_step() > 0
+        if model.weights is not None and not begun and not Path(model.weights).is_file():
+            found[member.variant] = f"model.weights={model.weights}: there is no such file; name an existing one"
+        for needed, package, extra in (
+            (model.name.startswith("smp:"), "segmentation_models_pytorch", "smp"),
+            (member.cfg.engine == "deepspeed", "deepspeed", "deepspeed"),
+        ):
+            if needed and importlib.util.find_spec(package) is None:
+                what = f"model.name={model.name}" if extra == "smp" else "engine=deepspeed"
+                found[member.variant] = (
+                    f"{what} needs {package}, which is not installed; pip install 'segtrain[{extra}]'"
+                )
+    return found
 
 
 def differences(member: Member, baseline: Member) -> Mapping[str, Any]:

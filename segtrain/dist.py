@@ -107,7 +107,7 @@ def join(device: DeviceName, threads: int | None) -> Iterator[World]:
     """
     rank, size = env_int("RANK", 0), env_int("WORLD_SIZE", 1)
     local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
-    world = World(rank, size, local_rank, _device(device, local_rank, local_size))
+    world = World(rank, size, local_rank, device_of(device, local_rank, local_size))
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
@@ -128,7 +128,8 @@ def be_a_group(world: World) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def _device(device: DeviceName, local_rank: int, local_size: int) -> torch.device:
+def device_of(device: DeviceName, local_rank: int, local_size: int) -> torch.device:
+    """What a rank of this machine computes on. Raises LaunchError when there is no such device."""
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise LaunchError(

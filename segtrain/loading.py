@@ -12,8 +12,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from segtrain.config import MAY_DIFFER, OWN_NORM, TAKES, Config, DataConfig, LossName
+from segtrain.config import MAY_DIFFER, Config, LossName
 from segtrain.errors import ConfigError
+from segtrain.fitting import problems
 
 
 def builtin_config(name: str) -> Path:
@@ -105,74 +106,8 @@ def _known_keys() -> set[str]:
 
 def _check(cfg: Config, where: str) -> None:
     """Raise ConfigError for values that do not fit together."""
-    for wrong, message in (*_data_problems(cfg.data), *_training_problems(cfg)):
-        if wrong:
-            raise ConfigError(f"{where}: {message}")
-
-
-def _data_problems(data: DataConfig) -> Iterator[tuple[bool, str]]:
-    yield (
-        data.source == "lgg" and data.root is None,
-        "data.source=lgg needs the data's folder; add data.root=.../kaggle_3m",
-    )
-    yield (
-        data.source == "phantom" and data.root is not None,
-        f"data.root={data.root} is set but data.source=phantom trains on made-up patients; "
-        "use --config configs/lgg.yaml or data.source=lgg",
-    )
-    yield (
-        data.split == "kfold" and data.fold >= data.folds,
-        f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
-    )
-    yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
-
-
-def _training_problems(cfg: Config) -> Iterator[tuple[bool, str]]:
-    model, optim = cfg.model, cfg.optim
-    yield (
-        model.norm == "group" and model.features % 4 != 0,
-        f"model.features={model.features} cannot be normed in groups of 4; set model.features=8",
-    )
-    for key in ("depth", "norm", "deep_supervision"):
-        takers = [name for name, keys in TAKES.items() if key in keys]
-        yield (
-            getattr(model, key) is not None and model.name not in takers,
-            f"model.{key}={getattr(model, key)!r} means nothing to model.name={model.name}; leave it out, or choose "
-            + " or ".join(takers),
-        )
-    norm = model.norm or OWN_NORM.get(str(model.name), "batch")
-    depth = model.depth or (4 if model.name in ("unet", "attention_unet") else 0)
-    yield (
-        norm == "batch" and (cfg.train.micro_batch or cfg.train.global_batch) == 1 and cfg.data.image_size < 2 << depth,
-        f"data.image_size={cfg.data.image_size} halved {depth} times is one voxel, and batch norm needs more than one "
-        "to train on; set train.micro_batch=2, a larger data.image_size, or model.norm=instance",
-    )
-    yield (
-        model.name == "swin_unetr" and model.features % 12 != 0,
-        f"model.features={model.features}: swin_unetr's width is a multiple of 12; set model.features=24",
-    )
-    yield (
-        cfg.engine == "deepspeed" and optim.name == "schedulefree",
-        "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",
-    )
-    yield (
-        cfg.engine == "deepspeed" and (model.compile or bool(model.channels_last)),
-        "model.compile and model.channels_last do not go with engine=deepspeed; use engine=ddp, or leave them out",
-    )
-    yield (
-        model.compile and model.checkpoint_activations,
-        "model.compile=true does not go with model.checkpoint_activations=true; choose one",
-    )
-    yield (
-        optim.name == "schedulefree" and norm == "batch",
-        "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are not of "
-        "those; use model.norm=instance or group",
-    )
-    yield (
-        optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),
-        "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
-        "may stay) and no optim.ema",
-    )
+    for message in problems(cfg):
+        raise ConfigError(f"{where}: {message}")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

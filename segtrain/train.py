@@ -73,10 +73,10 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
+    from segtrain.assembly import refuse_precision
     from segtrain.trainer import Trainer, build
 
-    if cfg.precision == "tf32" and world.device.type != "cuda":
-        raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
+    refuse_precision(cfg, world.device)
     store = _prepare(cfg, stop, world)
     split = make_split(cfg.data, store)
     make_order(cfg, store, split).columns(world.rank, world.size)

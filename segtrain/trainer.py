@@ -10,13 +10,14 @@ import math
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segtrain import checkpoint
+from segtrain.assembly import Trained, build
 from segtrain.config import Config
 from segtrain.curves import Curves
 from segtrain.data.augment import to_device
@@ -26,45 +27,26 @@ from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.display import Progress
 from segtrain.dist import World
-from segtrain.engines import Engine, make_engine
 from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.evaluate import Evaluation, evaluate
 from segtrain.fit import Fit
-from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.metrics import EMPTY_RULE
-from segtrain.models import make_model, supervision_ratio
 from segtrain.optim import lr_at
 from segtrain.pictures import sheet
 from segtrain.run import Run
 from segtrain.stop import Stop, reason
 from segtrain.watch import Watch
 
+__all__ = ["Trained", "Trainer", "build"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What is trained, and by which loss."""
-
-    loss: Loss
-    engine: Engine
-
-
-def build(cfg: Config, world: World, begun: bool) -> Trained:
-    """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
-    `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
-    loss: Loss = make_loss(cfg.loss)
-    if ratio := supervision_ratio(cfg.model):
-        loss = DeepSupervision(loss, ratio)
-    model = replace(cfg.model, weights=None) if begun else cfg.model
-    return Trained(loss, make_engine(cfg, make_model(model, cfg.seed, cfg.data.channels), loss, world))
 
 
 class Trainer:
     """One training on this rank, from where its run stands. `best_dsc` is known on rank 0 alone."""
 
     def __init__(
-        self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop, trained: "Trained"
+        self, cfg: Config, run: Run, store: Store, split: Split, world: World, stop: Stop, trained: Trained
     ) -> None:
         self.cfg, self.run_dir, self.store, self.split, self.world, self.stop = cfg, run, store, split, world, stop
         self.order = make_order(cfg, store, split)

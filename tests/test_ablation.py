@@ -1,6 +1,7 @@
 """Ablations: stable names, paired runs, errors before anything starts, and the command that trains them."""
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from segtrain.ablation import COLUMNS, expand
+from segtrain.ablate import _train_all
+from segtrain.ablation import COLUMNS, Member, expand
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
@@ -174,6 +177,84 @@ def test_the_command_lists_trains_what_is_missing_and_tabulates(tmp_path: Path) 
     again = subprocess.run(ablate(spec), capture_output=True, text=True, check=True)
     assert "is finished" in again.stderr
     assert table.read_text() == before
+
+
+BAD = """
+name: bad
+base: base.yaml
+overrides: {data.validation_patients: 2}
+variants:
+  ok: {}
+  weights: {model.weights: nowhere.pt}
+  smp: {model.name: smp:resnet34}
+  later: {loss: bce}
+"""
+
+
+def missing_smp(folder: Path) -> dict[str, str]:
+    """An environment in which segmentation-models-pytorch is not there, whether it is or not."""
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'segmentation_models_pytorch' else find(name, *more)\n"
+    )
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("flag", ["--dry-run", "device=cpu"])
+def test_variants_that_need_what_is_not_there_are_all_named_and_nothing_is_trained(tmp_path: Path, flag: str) -> None:
+    spec = write(tmp_path, BAD)
+    done = subprocess.run(ablate(spec, flag), capture_output=True, text=True, check=False, env=missing_smp(tmp_path))
+    assert done.returncode == 2
+    weights, smp = done.stderr.splitlines()
+    assert f"{spec}: variant weights: model.weights=nowhere.pt" in weights
+    assert "variant smp: model.name=smp:resnet34" in smp
+    assert "pip install 'segtrain[smp]'" in smp
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.law("L12")
+def test_what_training_would_refuse_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    """Where torch and the data have to be asked: the device, the precision, weights of another network, the ranks."""
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    bad = f"""
+  tf32: {{precision: tf32}}
+  weights: {{model.weights: {tmp_path / "other.pt"}}}
+  ranks: {{train.global_batch: 7}}
+"""
+    spec = write(tmp_path, BAD[: BAD.index("  weights")] + bad[1:])
+    done = subprocess.run(ablate(spec, "--nproc", "2"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("segtrain: error: ")]
+    words = {
+        "tf32": "precision=tf32 is a mode of CUDA devices",
+        "weights": "other.pt: has no",
+        "ranks": "train.global_batch=7 cannot be shared by 2 ranks",
+    }
+    assert len(errors) == len(words)
+    for line, (variant, word) in zip(errors, words.items(), strict=True):
+        assert f"{spec}: variant {variant}: " in line
+        assert word in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_after_others_worked_does_not_end_the_ablation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worst code comes back; only when the very first fails before it began, the rest is not tried."""
+    members = expand(write(tmp_path), [])[1][:3]
+    members[0].run.root.parent.mkdir(parents=True)
+    codes: list[int] = []
+
+    def train(member: Member, nproc: int) -> tuple[int, bool]:
+        return codes.pop(0), False
+
+    monkeypatch.setattr("segtrain.ablate._train", train)
+    for given, worst, left in (([0, 2, 0], 2, 0), ([0, 2, 1], 1, 0), ([2, 0, 0], 2, 2)):
+        codes[:] = given
+        assert (_train_all(members, 1), len(codes)) == (worst, left)
+    assert "failed before it began (exit code 2); going on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])

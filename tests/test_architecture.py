@@ -22,10 +22,10 @@ FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 # From the top down; a module imports only from layers below its own, or beside it within one package.
 LAYERS: list[set[str]] = [
     {"__main__"},
-    {"train", "ablate", "networks", "gallery", "scores", "predict", "report", "doctor"},
+    {"train", "ablate", "networks", "gallery", "scores", "predict", "report", "doctor", "rehearsal"},
     {"summaries"},
     {"trainer", "trained", "scoring", "delivery"},
-    {"evaluate", "bars", "fit"},
+    {"evaluate", "bars", "fit", "assembly"},
     {"engines", "checkpoint"},
     {"tta", "models", "losses", "metrics", "optim", "pictures", "curves", "surface", "watch"},
     {"data"},
@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"environment", "run_files", "workers"},
     {"launch", "allocator", "files", "display", "usage"},
     {"loading"},
+    {"fitting"},
     {"config"},
     {"errors", "__init__"},
 ]

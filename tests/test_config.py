@@ -58,6 +58,7 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("data={split: kfold, fold: 5}", ["data.fold=5", "data.folds=5"]),
         ("data.split=file", ["data.split_file"]),
         ("model={features: 6, norm: group}", ["model.features", "6"]),
+        ("model={name: attention_unet, features: 1}", ["model.features=1", "model.features=2"]),
     ],
 )
 def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[str]) -> None:

@@ -1,0 +1,48 @@
+"""What is trained and by which loss, put together and checked before anything is written."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from segtrain.config import Config
+from segtrain.dist import World
+from segtrain.engines import Engine, make_engine
+from segtrain.errors import LaunchError
+from segtrain.losses import DeepSupervision, Loss, make_loss
+from segtrain.models import Network, make_model, supervision_ratio
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, and by which loss."""
+
+    loss: Loss
+    engine: Engine
+
+
+def build(cfg: Config, world: World, begun: bool) -> Trained:
+    """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
+    `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
+    loss, network = _parts(cfg, begun)
+    return Trained(loss, make_engine(cfg, network, loss, world))
+
+
+def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
+    """Raise what `build` would on each of `ranks` ranks, in this process, on its CPU."""
+    loss, network = _parts(cfg, begun)
+    share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
+    make_engine(replace(cfg, train=share), network, loss, World())
+
+
+def refuse_precision(cfg: Config, device: torch.device) -> None:
+    """Raise LaunchError when the device has no such mode."""
+    if cfg.precision == "tf32" and device.type != "cuda":
+        raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
+
+
+def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
+    loss: Loss = make_loss(cfg.loss)
+    if ratio := supervision_ratio(cfg.model):
+        loss = DeepSupervision(loss, ratio)
+    model = replace(cfg.model, weights=None) if begun else cfg.model
+    return loss, make_model(model, cfg.seed, cfg.data.channels)
