@@ -1,13 +1,39 @@
 """Which values of a config do not fit together. Imports no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from segtrain.config import OWN_NORM, TAKES, Config, DataConfig
+
+_NOT_THERE = object()
+# Keys of DeepSpeed's JSON that are made from ours, and which of ours.
+OWNED = {
+    "train_batch_size": "train.global_batch",
+    "elasticity": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.micro_batch",
+    "managed_gradient_accumulation": "train.micro_batch",
+    "gradient_clipping": "optim.clip_norm",
+    "optimizer": "optim.name",
+    "zero_allow_untested_optimizer": "optim.name",
+    "scheduler": "optim.schedule",
+    "fp16": "precision",
+    "bf16": "precision",
+    "bfloat16": "precision",
+    "amp": "precision",
+    "torch_autocast": "precision",
+    "activation_checkpointing": "model.checkpoint_activations",
+    "compile": "model.compile (with engine=ddp)",
+    "zero_optimization.stage": "deepspeed.zero",
+    "zero_optimization.cpu_offload": "deepspeed.offload",
+    "zero_optimization.offload_optimizer.device": "deepspeed.offload",
+    "zero_force_ds_cpu_optimizer": "deepspeed.offload",
+}
 
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
-    for wrong, message in (*_data(cfg.data), *_model(cfg), *_engine(cfg)):
+    for wrong, message in (*_data(cfg.data), *_model(cfg), *_engine(cfg), *_extra(cfg.deepspeed.extra)):
         if wrong:
             yield message
 
@@ -84,3 +110,20 @@ def _engine(cfg: Config) -> Iterator[tuple[bool, str]]:
         "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
         "may stay) and no optim.ema",
     )
+
+
+def _extra(extra: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """What lies over DeepSpeed's JSON may not change what is made from other keys; the first of it that does."""
+    for key, ours in OWNED.items():
+        found: Any = extra
+        for part in key.split("."):
+            found = found.get(part, _NOT_THERE) if isinstance(found, Mapping) else _NOT_THERE
+        yield (
+            found is not _NOT_THERE,
+            f"deepspeed.extra.{key}={found!r} is made from the project's own key; leave it out and set {ours}",
+        )
+    zero = extra.get("zero_optimization", {})
+    offload = zero.get("offload_optimizer", {}) if isinstance(zero, Mapping) else {}
+    for key, value in (("zero_optimization", zero), ("zero_optimization.offload_optimizer", offload)):
+        said = f"deepspeed.extra.{key}={value!r}: a mapping of DeepSpeed's keys belongs there"
+        yield not isinstance(value, Mapping), said

@@ -80,6 +80,34 @@ def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does() -> None:
         load_config(None, [*one, enough])
 
 
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("extra", "ours"),
+    [
+        ("zero_optimization.stage=3", "deepspeed.zero"),
+        ("zero_optimization.offload_optimizer.device=cpu", "deepspeed.offload"),
+        ("gradient_accumulation_steps=2", "train.micro_batch"),
+        ("bf16.enabled=true", "precision"),
+        ("torch_autocast.dtype=float16", "precision"),
+        ("train_batch_size=32", "train.global_batch"),
+        ("optimizer.type=Adam", "optim.name"),
+        ("scheduler.type=WarmupLR", "optim.schedule"),
+        ("gradient_clipping=1.0", "optim.clip_norm"),
+        ("zero_optimization=3", "a mapping"),
+    ],
+)
+def test_what_deepspeed_is_told_from_our_keys_is_not_set_beside_them(extra: str, ours: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"deepspeed.extra.{extra}"])
+    key = extra.partition("=")[0]
+    assert "\n" not in str(caught.value)
+    assert ours in str(caught.value)
+    assert f"deepspeed.extra.{'.'.join(key.split('.')[:1])}" in str(caught.value)
+    load_config(
+        None, ["deepspeed.extra={zero_optimization: {overlap_comm: true, offload_optimizer: {pin_memory: true}}}"]
+    )
+
+
 def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
     cfg = load_config(None, ["deepspeed.extra={buckets: {size: 5e7, group: 1E+3}, x: [2e-3, 1e4x, 7, 1.0]}"])
     wanted = {"buckets": {"size": 50_000_000, "group": 1000}, "x": [2e-3, "1e4x", 7, 1.0]}

@@ -6,8 +6,6 @@ DeepSpeed's resume at the same world size only.
 """
 
 import importlib.util
-import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from segtrain.config import Config
 from segtrain.dist import World, be_a_group
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
-from segtrain.engines.zero import settings_of
+from segtrain.engines.zero import check, load, settings_of
 from segtrain.errors import LaunchError
 from segtrain.losses import Loss
 from segtrain.optim import make_optimizer
@@ -44,6 +42,8 @@ class DeepSpeedEngine(BaseEngine):
         if importlib.util.find_spec("deepspeed") is None:
             raise LaunchError("engine=deepspeed, but DeepSpeed is not installed; pip install 'segtrain[deepspeed]'")
         super().__init__(cfg, network, loss, world)
+        if cfg.deepspeed.extra:
+            check(self.settings, cfg.deepspeed.extra, world.device.type)
         self.engine: Any = None
         self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
@@ -75,14 +75,11 @@ class DeepSpeedEngine(BaseEngine):
         """Hand the network over. Collective."""
         if self.engine is not None or self._rehearsing:
             return
-        os.environ.setdefault("DS_ACCELERATOR", self.world.device.type)
         be_a_group(self.world)  # it knows no job of one process
-        import deepspeed
-
+        deepspeed = load(self.world.device.type)
         # A collective through shared memory, for CPUs, that would be compiled at the first start; a process killed then
         # leaves a lock for which all later ones wait. gloo does the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
             warnings.filterwarnings("ignore", f".torch.distributed.{call}. is deprecated", FutureWarning)
         optimizer = make_optimizer(self._network, self.cfg.optim)

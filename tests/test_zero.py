@@ -1,0 +1,58 @@
+"""What is added to DeepSpeed's configuration, held against the DeepSpeed that is installed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from segtrain.assembly import build
+from segtrain.config import Config, DeepSpeedConfig
+from segtrain.dist import World
+from segtrain.engines.zero import check, settings_of
+from segtrain.errors import ConfigError
+
+pytest.importorskip("deepspeed")
+
+
+def told(extra: dict[str, Any]) -> None:
+    cfg = Config(engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2, extra=extra))
+    check(settings_of(cfg, 1), extra, "cpu")
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"zero_optimisation": {"overlap_comm": True}}, ["extra.zero_optimisation", "did you mean zero_optimization?"]),
+        ({"zero_optimization": {"overlap_com": True}}, ["extra.zero_optimization.overlap_com=True", "overlap_comm?"]),
+        ({"zero_optimization": {"reduce_bucket_size": "big"}}, ["zero_optimization.reduce_bucket_size='big'"]),
+        ({"communication_data_type": "float"}, ["communication_data_type", "float"]),
+    ],
+)
+def test_what_deepspeed_cannot_use_is_named_in_one_line(extra: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        told(extra)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_deepspeed_knows_is_taken() -> None:
+    told(
+        {
+            "zero_optimization": {"overlap_comm": True, "offload_optimizer": {"pin_memory": True}},
+            "wall_clock_breakdown": True,
+            "flops_profiler": {"enabled": False},
+            "comms_logger": {"enabled": False},
+            "tensorboard": {"enabled": False},
+            "communication_data_type": "fp32",
+        }
+    )
+
+
+@pytest.mark.law("L12")
+def test_training_refuses_it_before_anything_is_written(tiny: Config) -> None:
+    extra = {"zero_optimisation": {"overlap_comm": True}}
+    cfg = replace(tiny, engine="deepspeed", deepspeed=DeepSpeedConfig(extra=extra))
+    with pytest.raises(ConfigError, match=r"deepspeed\.extra\.zero_optimisation"):
+        build(cfg, World(), begun=False)
