@@ -142,8 +142,18 @@ def _parse(override: str, value: str) -> Any:
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
+    if parents[:1] == ["loss"] and not isinstance(tree.get("loss"), dict):
+        _refuse_a_part_of_the_loss(dotted, value, tree.get("loss", Config().loss))
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; see --help")
     tree[leaf] = value
+
+
+def _refuse_a_part_of_the_loss(dotted: str, value: Any, loss: Any) -> None:
+    """A weight beside a name: it would take the name's place."""
+    _, name, *end = dotted.split(".")
+    weight = f"{{{end[0]}: {value}, ...}}" if end else value
+    both = f"{{{name}: {weight}}}" if name == loss else f"{{{loss}: 1.0, {name}: {weight}}}"
+    raise ConfigError(f"{dotted}={value!r}: loss is {loss!r}, which has no weights; write loss={both}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.config import Config
+from segtrain.config import Config, Ramp
 from segtrain.errors import ConfigError
 from segtrain.loading import first_difference, load_config, to_yaml
 from segtrain.stop import deadline_of
@@ -68,6 +68,26 @@ def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("given", ["", "loss: dice\n"])
+def test_a_weight_does_not_take_the_place_of_the_loss(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(given)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["loss.boundary=0.1"])
+    said = str(caught.value)
+    assert "loss is 'dice'" in said
+    remedy = said[said.index("loss={") :]
+    assert load_config(file, [remedy]).loss == {"dice": 1.0, "boundary": 0.1}
+
+
+def test_a_weight_of_a_sum_of_losses_is_set_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("loss: {dice: 1.0, boundary: {start: 0.0, end: 0.1}}\n")
+    assert load_config(file, ["loss.boundary=0.2"]).loss == {"dice": 1.0, "boundary": 0.2}
+    assert load_config(file, ["loss.boundary.end=0.3"]).loss == {"dice": 1.0, "boundary": Ramp(0.0, 0.3)}
 
 
 @pytest.mark.law("L12")
