@@ -4,16 +4,17 @@ Imports no torch: login nodes and job scripts load configurations in millisecond
 """
 
 import difflib
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field
 from datetime import date
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 SourceName = Literal["phantom", "lgg"]
 SplitName = Literal["reference", "kfold", "file"]
@@ -73,11 +74,22 @@ class DataConfig:
         return 3 * (2 * self.neighbours + 1)
 
 
+def _hint(name: Any, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    return (f" (did you mean {near[0]!r}?)" if near else "") + f"; there are {', '.join(known)}"
+
+
+def _known_model(name: Any) -> Any:
+    if name not in get_args(ModelName) and not re.fullmatch(r"smp:[A-Za-z0-9_.-]+", str(name)):
+        raise ValueError(f"no network is named {name!r}{_hint(name, get_args(ModelName))}, smp:<encoder>")
+    return name
+
+
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The network."""
 
-    name: ModelName | Annotated[str, Field(pattern=r"^smp:[A-Za-z0-9_.-]+$")] = "unet"
+    name: Annotated[ModelName | str, BeforeValidator(_known_model)] = "unet"
     features: int = Field(default=32, ge=1)  # width of the first level
     depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
     norm: NormName | None = None  # default: the network's own (unet: batch)
@@ -117,12 +129,26 @@ class Ramp:
 def _known_losses(given: Any) -> Any:
     for name in given if isinstance(given, dict) else (given,):
         if name not in get_args(LossName):
-            near = difflib.get_close_matches(str(name), get_args(LossName), n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"no loss is named {name!r}{hint}; there are {', '.join(get_args(LossName))}")
-    if given == {}:
-        raise ValueError("a sum of losses names at least one")
+            raise ValueError(f"no loss is named {name!r}{_hint(name, get_args(LossName))}")
+    if isinstance(given, dict) and not [name for name, weight in given.items() if _counts(name, weight)]:
+        raise ValueError("a sum of losses names at least one, with a weight above 0")
     return given
+
+
+def _counts(name: str, weight: Any) -> bool:
+    """Whether a loss's weight is ever above 0. Raises ValueError: no weight at all."""
+    ramp = asdict(weight) if isinstance(weight, Ramp) else weight
+    if isinstance(ramp, dict) and set(ramp) != {"start", "end"}:
+        raise ValueError(f"the weight of {name} is {ramp!r}; a weight that moves is {{start: 0.0, end: 1.0}}")
+    ends = list(ramp.values()) if isinstance(ramp, dict) else [ramp]
+    for end in ends:
+        try:
+            fits = not isinstance(end, bool) and 0 <= float(end) < math.inf
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"the weight of {name} is {end!r}; write a number, 0 or more")
+    return any(float(end) > 0 for end in ends)
 
 
 Weights = dict[LossName, Annotated[float, Field(ge=0)] | Ramp]

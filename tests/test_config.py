@@ -40,7 +40,18 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("data.image_size", ["data.image_size", "key=value"]),
         ("loss=dicee", ["loss", "dicee", "'dice'"]),
         ("loss={dice: 1, bec: 1}", ["loss.bec", "loss.bce"]),
-        ("loss={dice: -1}", ["loss", "-1"]),
+        ("loss={dice: -1}", ["the weight of dice is -1", "0 or more"]),
+        ("loss={dice: }", ["the weight of dice is None", "0 or more"]),
+        ("loss={dice: 0}", ["dice", "a weight above 0"]),
+        ("loss={dice: .inf}", ["the weight of dice is inf"]),
+        ("loss={dice: 1, bce: .nan}", ["the weight of bce is nan"]),
+        ("loss={dice: 1, boundary: {start: 0.0}}", ["the weight of boundary is {'start': 0.0}", "end: 1.0"]),
+        ("loss={dice: 1, boundary: {start: 0.0, end: -1}}", ["the weight of boundary is -1"]),
+        ("loss={boundary: {start: 0, end: 0}}", ["a weight above 0"]),
+        ("model.name=Unet", ["model.name='Unet'", "did you mean 'unet'?"]),
+        ("optim.lr=.inf", ["optim.lr=inf", "finite"]),
+        ("optim.weight_decay=.inf", ["optim.weight_decay=inf", "finite"]),
+        ("checkpoint.every_min=.nan", ["checkpoint.every_min=nan", "finite"]),
         ("loss={}", ["loss", "at least one"]),
         ("model={name: segresnet, deep_supervision: 0.5}", ["deep_supervision=0.5", "segresnet", "resunet"]),
         ("model={name: swin_unetr, features: 32}", ["features=32", "multiple of 12"]),
@@ -66,8 +77,15 @@ def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[
         load_config(None, [override])
     message = str(caught.value)
     assert "\n" not in message
+    assert "literal[" not in message
     for word in words:
         assert word in message
+
+
+def test_weights_are_read_as_they_are_written() -> None:
+    cfg = load_config(None, ["loss={dice: 1, bce: 0, boundary: {start: 1e-2, end: 1e-1}}", "model.name=smp:resnet34"])
+    assert cfg.loss == {"dice": 1.0, "bce": 0.0, "boundary": Ramp(0.01, 0.1)}
+    assert Config(loss={"dice": Ramp(0.0, 1.0)}).loss == {"dice": Ramp(0.0, 1.0)}
 
 
 @pytest.mark.law("L12")
