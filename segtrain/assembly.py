@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Config
 from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
-from segtrain.errors import LaunchError
+from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.models import Network, make_model, supervision_ratio
 
@@ -24,12 +25,14 @@ def build(cfg: Config, world: World, begun: bool) -> Trained:
     """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
     `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
     loss, network = _parts(cfg, begun)
+    _refuse_single_voxels(cfg, network, world.size, world.device)
     return Trained(loss, make_engine(cfg, network, loss, world))
 
 
-def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
-    """Raise what `build` would on each of `ranks` ranks, in this process, on its CPU."""
+def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:
+    """Raise what `build` would on each of `ranks` ranks with such a device, in this process, on its CPU."""
     loss, network = _parts(cfg, begun)
+    _refuse_single_voxels(cfg, network, ranks, device)
     share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
     make_engine(replace(cfg, train=share), network, loss, World())
 
@@ -46,3 +49,20 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
     return loss, make_model(model, cfg.seed, cfg.data.channels)
+
+
+def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: torch.device) -> None:
+    """Raise ConfigError when a batch norm will see one value a channel: torch refuses to train on that."""
+    share = cfg.train.global_batch // ranks
+    micro_batch = min(cfg.train.micro_batch or share, share)
+    fewest = share % micro_batch or micro_batch  # the last may be smaller
+    together = fewest * ranks if device.type == "cuda" else fewest  # there batch norm is synchronised
+    if together > 1 or cfg.data.image_size > network.multiple:  # smaller images are enlarged to it
+        return
+    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            f"data.image_size={cfg.data.image_size} halved {network.multiple.bit_length() - 1} times is one voxel, and "
+            f"batch norm needs more than one to train on, but with train.global_batch={cfg.train.global_batch} on "
+            f"{ranks} rank(s) a micro-batch has one sample; set train.micro_batch so that none does, a larger "
+            "data.image_size, or model.norm=instance where the network has it"
+        )

@@ -68,13 +68,6 @@ def _model(cfg: Config) -> Iterator[tuple[bool, str]]:
             f"model.{key}={getattr(model, key)!r} means nothing to model.name={model.name}; leave it out, or choose "
             + " or ".join(takers),
         )
-    norm = model.norm or OWN_NORM.get(str(model.name), "batch")
-    depth = model.depth or (4 if model.name in ("unet", "attention_unet") else 0)
-    yield (
-        norm == "batch" and (cfg.train.micro_batch or cfg.train.global_batch) == 1 and cfg.data.image_size < 2 << depth,
-        f"data.image_size={cfg.data.image_size} halved {depth} times is one voxel, and batch norm needs more than one "
-        "to train on; set train.micro_batch=2, a larger data.image_size, or model.norm=instance",
-    )
     yield (
         model.name == "swin_unetr" and model.features % 12 != 0,
         f"model.features={model.features}: swin_unetr's width is a multiple of 12; set model.features=24",

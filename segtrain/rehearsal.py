@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segtrain import files
 from segtrain.cli import start_logging
@@ -20,6 +21,9 @@ from segtrain.errors import SegtrainError
 from segtrain.launch import signal_when_parent_dies
 from segtrain.loading import load_config
 from segtrain.run import Run
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Rehearsal:
@@ -35,10 +39,11 @@ class Rehearsal:
         from segtrain.assembly import refuse_precision  # imports torch: seconds
         from segtrain.dist import device_of
 
-        refuse_precision(cfg, device_of(cfg.device, self.ranks - 1, self.ranks))
+        device = device_of(cfg.device, self.ranks - 1, self.ranks)
+        refuse_precision(cfg, device)
         store = self._store(cfg.data)
         make_order(cfg, store, make_split(cfg.data, store)).columns(0, self.ranks)
-        self._build(cfg)
+        self._build(cfg, device)
 
     def _store(self, data: DataConfig) -> Store:
         same = replace(data, fold=0)
@@ -53,7 +58,7 @@ class Rehearsal:
             raise found
         return found
 
-    def _build(self, cfg: Config) -> None:
+    def _build(self, cfg: Config, device: "torch.device") -> None:
         from segtrain.assembly import rehearse
 
         begun = Run(Path(cfg.runs_dir).expanduser() / cfg.name).saved_step() > 0
@@ -61,7 +66,7 @@ class Rehearsal:
         known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
         if not known:
             try:
-                rehearse(cfg, self.ranks, begun)
+                rehearse(cfg, self.ranks, device, begun)
             except SegtrainError as error:
                 known.append(error)
             self._built.append((same, begun, known[0] if known else None))

@@ -109,16 +109,6 @@ def test_a_weight_of_a_sum_of_losses_is_set_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.law("L12")
-def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does() -> None:
-    """Of a micro-batch of one whose coarsest level is one voxel; two of either are enough."""
-    one = ["data.image_size=32", "model.depth=5", "train.micro_batch=1"]
-    with pytest.raises(ConfigError, match=r"image_size=32 halved 5 times.*model\.norm=instance"):
-        load_config(None, one)
-    for enough in ("data.image_size=64", "model.depth=4", "train.micro_batch=2", "model.norm=instance"):
-        load_config(None, [*one, enough])
-
-
-@pytest.mark.law("L12")
 @pytest.mark.parametrize(
     ("extra", "ours"),
     [
