@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segtrain.config import OWN_NORM, TAKES, Config, DataConfig
+from segtrain.config import OWN_NORM, TAKES, Config, DataConfig, OptimConfig
 
 _NOT_THERE = object()
 # Keys of DeepSpeed's JSON that are made from ours, and which of ours.
@@ -33,7 +33,13 @@ OWNED = {
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
-    for wrong, message in (*_data(cfg.data), *_model(cfg), *_engine(cfg), *_extra(cfg.deepspeed.extra)):
+    for wrong, message in (
+        *_data(cfg.data),
+        *_model(cfg),
+        *_optim(cfg.optim),
+        *_engine(cfg),
+        *_extra(cfg.deepspeed.extra),
+    ):
         if wrong:
             yield message
 
@@ -78,9 +84,30 @@ def _model(cfg: Config) -> Iterator[tuple[bool, str]]:
     )
 
 
+def _optim(optim: OptimConfig) -> Iterator[tuple[bool, str]]:
+    """Keys that some optimisers and schedules do not read."""
+    readers = {
+        "momentum": ("name", ("sgd",)),
+        "final_lr_ratio": ("schedule", ("warmup_cosine", "polynomial")),
+        "power": ("schedule", ("polynomial",)),
+    }
+    for key, (chooser, takers) in readers.items():
+        value, chosen = getattr(optim, key), getattr(optim, chooser)
+        yield (
+            value != getattr(OptimConfig(), key) and chosen not in takers,
+            f"optim.{key}={value} means nothing to optim.{chooser}={chosen}; leave it out, or choose "
+            + " or ".join(takers),
+        )
+
+
 def _engine(cfg: Config) -> Iterator[tuple[bool, str]]:
     model, optim = cfg.model, cfg.optim
     norm = model.norm or OWN_NORM.get(str(model.name), "batch")
+    yield (
+        cfg.deepspeed.offload and cfg.deepspeed.zero == 0,
+        "deepspeed.offload=true keeps parts on the CPU, and deepspeed.zero=0 makes none; set deepspeed.zero=1, 2 or 3, "
+        "or leave deepspeed.offload out",
+    )
     yield (
         cfg.engine == "deepspeed" and optim.name == "schedulefree",
         "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",

@@ -58,6 +58,10 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("model.name=smpresnet", ["model.name", "smpresnet"]),
         ("model={compile: true, checkpoint_activations: true}", ["model.compile", "model.checkpoint_activations"]),
         ("optim.name=schedulefree", ["schedulefree", "model.norm=instance"]),
+        ("deepspeed={zero: 0, offload: true}", ["deepspeed.offload=true", "deepspeed.zero=0", "deepspeed.zero=1"]),
+        ("optim={name: adamw, momentum: 0.99}", ["optim.momentum=0.99", "optim.name=adamw", "sgd"]),
+        ("optim={schedule: constant, final_lr_ratio: 0.1}", ["optim.final_lr_ratio=0.1", "optim.schedule=constant"]),
+        ("optim={schedule: warmup_cosine, power: 2}", ["optim.power=2.0", "schedule=warmup_cosine", "polynomial"]),
         ("deepspeed={zero: 4}", ["deepspeed.zero", "4"]),
         ("{engine: deepspeed}", ["key=value"]),
         ("optim={name: schedulefree, schedule: polynomial}", ["schedulefree"]),
@@ -134,6 +138,18 @@ def test_what_deepspeed_is_told_from_our_keys_is_not_set_beside_them(extra: str,
     load_config(
         None, ["deepspeed.extra={zero_optimization: {overlap_comm: true, offload_optimizer: {pin_memory: true}}}"]
     )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["engine=ddp", "deepspeed={zero: 3, offload: true, extra: {zero_optimization: {overlap_comm: true}}}"],  # L9
+        ["optim={name: sgd, momentum: 0.99, schedule: polynomial, power: 2, final_lr_ratio: 0.1}"],
+        ["optim={schedule: warmup_cosine, final_lr_ratio: 0.1, power: 0.9, momentum: 0.9}"],
+    ],
+)
+def test_what_means_something_or_may_be_left_from_another_engine_is_taken(overrides: list[str]) -> None:
+    load_config(None, overrides)
 
 
 def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
