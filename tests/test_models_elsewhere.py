@@ -9,12 +9,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
 from segtrain.errors import ConfigError
-from segtrain.models import load_weights, make_model, supervision_ratio
+from segtrain.models import make_model, supervision_ratio
 
 
 def test_keys_and_shapes_are_the_reference_s(golden: Path) -> None:
@@ -68,37 +67,6 @@ def test_the_residual_u_net_is_as_wide_and_deep_as_nnu_net_s() -> None:
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 1, 64, 64)
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    network, file = make_model(ModelConfig(features=4), seed=1), tmp_path / "model.safetensors"
-    state = network.state_dict()
-    before = {key: tensor.clone() for key, tensor in state.items()}
-
-    def message(path: Path) -> str:
-        with pytest.raises(ConfigError) as error:
-            load_weights(network, path)
-        assert "\n" not in str(error.value)
-        assert str(path) in str(error.value)
-        return str(error.value)
-
-    save_file(make_model(ModelConfig(features=8), seed=1).state_dict(), file)
-    assert "encoder1.enc1conv1.weight is [8, 3, 3, 3], the network's is [4, 3, 3, 3]; set model" in message(file)
-    save_file({key: tensor for key, tensor in state.items() if key != "conv.bias"}, file)
-    assert "has no conv.bias" in message(file)
-    save_file({**state, "conv9.bias": torch.zeros(1)}, file)
-    assert "has conv9.bias" in message(file)
-    file.write_bytes(file.read_bytes()[:100])
-    assert "not a file of weights" in message(file)
-    assert "No such file" in message(tmp_path / "none.pt")
-    assert "convert" in message(tmp_path / "model.h5")
-    torch.save([1, 2], tmp_path / "list.pt")
-    assert "no state dict" in message(tmp_path / "list.pt")
-    torch.save(network, tmp_path / "whole.pt")
-    assert "not a file of weights" in message(tmp_path / "whole.pt")
-    (tmp_path / "text.pth").write_text("weights")
-    assert "not a file of weights" in message(tmp_path / "text.pth")
-    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items()), "nothing was taken"
-
-
 SMP = ModelConfig(name="smp:resnet34")
 
 
@@ -116,14 +84,18 @@ class FakeUnet(nn.Module):
         if encoder_name not in ("resnet34", "mit_b0"):
             raise KeyError(f"Wrong encoder name `{encoder_name}`,\nsupported encoders: ...")
         assert encoder_weights is None, "nothing is downloaded"
-        self.conv = nn.Conv2d(in_channels, classes, 1)
-        self.norm = nn.BatchNorm2d(classes)
-        self.classifier = nn.Linear(8, 8)
+        self.encoder: Any = nn.Module()
+        self.encoder.conv1 = nn.Conv2d(in_channels, 4, 3, padding=1, bias=False)
+        self.encoder.bn1 = nn.BatchNorm2d(4)
+        self.encoder.layer1 = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False))
+        self.encoder.classifier = nn.Linear(8, 8, bias=False)  # some encoders keep it
+        self.segmentation_head = nn.Sequential(nn.Conv2d(4, classes, 1))
         self.drop = nn.Dropout(0.1 if encoder_name == "mit_b0" else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         assert all(side % 32 == 0 for side in x.shape[-2:])
-        logits: Tensor = self.norm(self.conv(self.drop(x)) if self.drop.p else self.conv(x))
+        x = self.encoder.layer1(self.encoder.bn1(self.encoder.conv1(self.drop(x) if self.drop.p else x)))
+        logits: Tensor = self.segmentation_head(x)
         return logits
 
 
@@ -133,12 +105,14 @@ def test_an_encoder_of_another_package_is_wired(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", fake)
     network = make_model(SMP, seed=1, in_channels=9)
     assert network.training
-    assert network.state_dict()["network.norm.num_batches_tracked"] == 0, "trying it left no trace"
+    assert network.state_dict()["network.encoder.bn1.num_batches_tracked"] == 0, "trying it left no trace"
     logits = network(torch.randn(2, 9, 101, 93))
     assert logits.shape == (2, 1, 101, 93)
     logits.sum().backward()
     asked = {name: p.grad is not None for name, p in network.named_parameters() if p.requires_grad}
-    assert asked == {f"network.{name}": True for name in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")}
+    learnt = ["conv1.weight", "bn1.weight", "bn1.bias", "layer1.0.weight"]
+    head = ["network.segmentation_head.0.weight", "network.segmentation_head.0.bias"]
+    assert asked == dict.fromkeys([f"network.encoder.{name}" for name in learnt] + head, True)
     assert supervision_ratio(SMP) == 0
     with pytest.raises(ConfigError, match=r"smp:vgg: .* no U-Net on 'vgg'; choose"):
         make_model(ModelConfig(name="smp:vgg"), seed=1)

@@ -74,7 +74,9 @@ def unetplusplus(cfg: ModelConfig, in_channels: int) -> Network:
     for name, module in list(network.named_children()):
         if isinstance(module, UpCat):
             setattr(network, name, _Join(module.upsample, module.convs))
-    return Adapted(network, 4, norm, supervised)
+    adapted = Adapted(network, 4, norm, supervised)
+    adapted.taken_out = () if supervised else ("final_conv_0_1.", "final_conv_0_2.", "final_conv_0_3.")
+    return adapted
 
 
 class _Join(nn.Module):
@@ -149,6 +151,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
             "segmentation_models_pytorch.encoders.get_encoder_names(), for example smp:resnet34"
         ) from error
     adapted = Adapted(network, 5, "batch")
+    adapted.pretrained = "encoder"
     image = torch.zeros(1, in_channels, 64, 64)
     if _draws_when_trained(adapted, image):
         raise ConfigError(

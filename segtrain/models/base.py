@@ -19,6 +19,9 @@ class Network(nn.Module):
     `losses.DeepSupervision` takes. A subclass implements `outputs`.
     """
 
+    pretrained: str | None = None  # the part that a file of weights may hold alone
+    taken_out: tuple[str, ...] = ()  # beginnings of names that the package's own files have, and this network has not
+
     def __init__(self, halvings: int, norm: NormName, supervised: bool = False) -> None:
         super().__init__()
         self.norm, self.supervised = norm, supervised
