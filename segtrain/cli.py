@@ -20,7 +20,7 @@ log = logging.getLogger("segtrain")
 # What a trained network may be asked to do otherwise than when its run scored it.
 EVALUATION_KEYS = (
     "evaluate.threshold", "evaluate.tta", "evaluate.largest_component", "evaluate.min_component_voxels",
-    "evaluate.batch", "device", "data.root", "data.store",
+    "evaluate.batch", "device", "allocator", "data.root", "data.store",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.allocator import use_allocator
 from segtrain.cli import add_choice, runs_and_overrides, runs_parser, start_logging
 from segtrain.data.inputs import LAYOUTS, Inputs, open_inputs
 from segtrain.data.preprocess import preprocess
@@ -81,9 +82,10 @@ def _predict_all(
     chosen: Sequence[Chosen], inputs: Inputs, slices: dict[str, int], place: Delivery, rule: EmptyMasks
 ) -> list[dict[str, Any]]:
     """Write everything but the scores; returns their rows."""
+    cfg = chosen[0].cfg
+    use_allocator(cfg.allocator, cfg.device)
     from segtrain.dist import join  # imports torch: seconds
 
-    cfg = chosen[0].cfg
     trained_on = frozenset[str]().union(*(one.train for one in chosen))
     rows = []
     with join(cfg.device, cfg.threads_per_rank) as world:

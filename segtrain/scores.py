@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segtrain.allocator import use_allocator
 from segtrain.cli import add_choice, runs_and_overrides, runs_parser, start_logging
 from segtrain.data.prepare import ensure_store
 from segtrain.data.restore import geometry_of
@@ -177,9 +178,10 @@ def score(
     workers: int = 1,
 ) -> list[Row]:
     """A row a patient, from the code that scores in training; this process predicts, `workers` others score."""
+    cfg = chosen[0].cfg
+    use_allocator(cfg.allocator, cfg.device)
     from segtrain.dist import join  # imports torch: seconds
 
-    cfg = chosen[0].cfg
     rows = []
     with join(cfg.device, cfg.threads_per_rank) as world:
         if world.size > 1:

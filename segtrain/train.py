@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtrain.allocator import keep_memory
+from segtrain.allocator import use_allocator
 from segtrain.cli import config_of, parse, run_command, start_logging
 from segtrain.config import Config
 from segtrain.data.prepare import ensure_store
@@ -63,8 +63,7 @@ def command(argv: Sequence[str]) -> int:
     if rank == 0:
         stop.watch(run.stop_file, deadline_s)
 
-    if cfg.allocator == "keep" and cfg.device != "cuda":
-        keep_memory()
+    use_allocator(cfg.allocator, cfg.device)
     from segtrain.dist import join  # imports torch: seconds
 
     with join(cfg.device, cfg.threads_per_rank) as world:

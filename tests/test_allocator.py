@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from segtrain.allocator import keep_memory
+from segtrain.loading import load_config, to_yaml
+from segtrain.run import Run
 
 # Take and free 64 MiB a few times, as activations are; print how many pages the kernel had to supply after the first.
 PROBE = """
@@ -44,29 +47,45 @@ def test_pages_are_supplied_once() -> None:
     assert system_faults > 4 * 100  # the system's way, or the test could not tell
 
 
-# What the command had imported when it set the allocator; it goes no further than to the import of torch.
+# Whether torch was there when the command set the allocator; it goes no further than to where the ranks join.
 COMMAND = """
 import json, sys, types
-from segtrain import train
+from importlib import import_module
+from segtrain import allocator
 seen = []
-train.keep_memory = lambda: seen.append("torch" in sys.modules)
+allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
 sys.modules["segtrain.dist"] = types.ModuleType("segtrain.dist")
+module, function, *argv = sys.argv[1:]
+called = getattr(import_module(module), function)
 try:
-    train.command(sys.argv[1:])
-except ImportError:
+    called(argv) if function == "command" else called(*argv)
+except ImportError as error:
+    assert error.name == "segtrain.dist", error
     print(json.dumps(seen))
 """
 
+COMMANDS = ("segtrain.train", "segtrain.scores", "segtrain.predict", "segtrain.report.command", "segtrain.doctor.trial")
 
-@pytest.mark.parametrize(("overrides", "expected"), [([], [False]), (["allocator=system"], []), (["device=cuda"], [])])
-def test_the_command_sets_it_before_torch_is_imported(
-    tmp_path: Path, overrides: list[str], expected: list[bool]
+
+@pytest.mark.parametrize("overrides", [(), ("allocator=system",), ("device=cuda",)], ids="".join)
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_that_computes_sets_it_before_torch_is_imported(
+    module: str, overrides: Sequence[str], trained_run: Run, predicted_patient: Path, tmp_path: Path
 ) -> None:
+    match module:
+        case "segtrain.train":
+            argv = ["command", f"runs_dir={tmp_path}", *overrides]
+        case "segtrain.doctor.trial":
+            (tmp_path / "given.yaml").write_text(to_yaml(load_config(None, overrides)))
+            argv = ["main", str(tmp_path / "given.yaml"), "1"]
+        case _:
+            images = ["--images", str(predicted_patient.parent / "in")] if "predict" in module else []
+            argv = ["command", str(trained_run.root), *images, "--out", str(tmp_path / "out"), *overrides]
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, *overrides, f"runs_dir={tmp_path}"],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert json.loads(done.stdout) == expected
+        [sys.executable, "-c", COMMAND, module, *argv], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ([] if overrides else [False])
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

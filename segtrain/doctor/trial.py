@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.allocator import keep_memory
+from segtrain.allocator import use_allocator
 from segtrain.config import Config
 from segtrain.loading import load_config
 
@@ -27,8 +27,7 @@ BUDGET_S = 12.0  # for all sizes together
 def main(config: str, ranks: str) -> int:
     """Measure one of `ranks` ranks of this machine."""
     cfg = load_config(Path(config))
-    if cfg.allocator == "keep" and cfg.device != "cuda":
-        keep_memory()
+    use_allocator(cfg.allocator, cfg.device)
     import os
 
     import torch

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.allocator import use_allocator
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.display import Progress
@@ -136,11 +137,12 @@ def _cards(chosen: Chosen, patients: Sequence[str], name: str) -> Iterator[Card]
     store = ensure_store(chosen.cfg.data)
     if strangers := sorted(set(patients) - store.patients.keys()):
         raise RunError(f"patient {strangers[0]} is not in {store.label}; set data.root to the data that holds it")
+    cfg = chosen.cfg
+    use_allocator(cfg.allocator, cfg.device)
     from segtrain.dist import join  # imports torch: seconds
     from segtrain.evaluate import score_patient
     from segtrain.losses import make_loss
 
-    cfg = chosen.cfg
     with join(cfg.device, cfg.threads_per_rank) as world:
         if world.size > 1:
             raise LaunchError(f"{world.size} processes, but segtrain report is one; start it without torchrun")

@@ -12,7 +12,7 @@ from segtrain.report.texts import Language
 
 log = logging.getLogger(__name__)
 
-ATLAS_KEYS = ("data.root", "data.store", "device", "evaluate.batch")  # none of them changes a score
+ATLAS_KEYS = ("data.root", "data.store", "device", "allocator", "evaluate.batch")  # none of them changes a score
 EXAMPLES = """\
 examples:
   segtrain report runs/lgg --out report
