@@ -2,9 +2,12 @@
 
 python -m benchmarks.gpu --lgg /data/kaggle_3m --json gpu.json     # configs/lgg.yaml, 20 epochs, for each precision
 python -m benchmarks.gpu --cpu                                     # tries the script at a tiny size
+
+Data is prepared before any clock starts. The start is a run of its own that records its first step.
 """
 
 import argparse
+import gc
 import json
 import shutil
 import statistics
@@ -13,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +26,39 @@ import torch
 from benchmarks.harness import machine
 from benchmarks.step import BATCH, engine_step, step_flop
 from segtrain.config import Precision
+from segtrain.data.prepare import ensure_store
 from segtrain.dist import World
-from segtrain.loading import builtin_config
+from segtrain.loading import builtin_config, load_config
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 PEAK_TYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+TINY = ["train.epochs=1", "data.phantom={patients: 8, size_px: 64}", "data.image_size=32", "device=cpu",
+        "data.validation_patients=2", "model.features=4"]  # fmt: skip
+Way = tuple[Precision, bool]  # and whether it is compiled
+
+
+def ways(cpu: bool) -> list[Way]:
+    """What is measured; on a CPU what tries every line of it."""
+    if cpu:
+        return [("fp32", False), ("bf16", False), ("fp32", True)]
+    return [(precision, compiled) for precision in PRECISIONS for compiled in (False, True)]
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
+    """Within, a function that tells the most GiB that were allocated since; None on a CPU.
+
+    What a way before this one left, compiled graphs with their buffers too, is let go first.
+    """
+    torch._dynamo.reset()
+    gc.collect()
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield lambda: torch.cuda.max_memory_allocated(device) / 2**30 if gpu else None
 
 
 def seconds_each(work: Any, repeat: int, device: torch.device) -> float:
@@ -41,42 +74,57 @@ def seconds_each(work: Any, repeat: int, device: torch.device) -> float:
 def step(precision: Precision, compiled: bool, device: torch.device, tiny: bool) -> dict[str, Any]:
     """Images/s of one precision, against the matrix-product rate of its type in the same process."""
     size, features, repeat = (32, 4, 2) if tiny else (256, 32, 30)
-    work = engine_step(World(device=device), size, features, precision, compiled=compiled)
-    started = time.perf_counter()
-    seconds_each(work, 3, device)
-    warmup_s = time.perf_counter() - started
-    step_s = statistics.median(seconds_each(work, repeat, device) for _ in range(5))
+    with peak_memory(device) as peak_gib:
+        work = engine_step(World(device=device), size, features, precision, compiled=compiled)
+        started = time.perf_counter()
+        seconds_each(work, 3, device)
+        warmup_s = time.perf_counter() - started
+        step_s = statistics.median(seconds_each(work, repeat, device) for _ in range(5))
+        memory = peak_gib()
     a = torch.randn(256 if tiny else 8192, 256 if tiny else 8192, device=device, dtype=PEAK_TYPE[precision])
     seconds_each(lambda: a @ a, 3, device)
     peak = 2 * float(len(a)) ** 3 / seconds_each(lambda: a @ a, 10, device) / 1e12
     reached = step_flop(size, features) * BATCH / step_s / 1e12
-    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     return {"precision": precision, "compiled": compiled, "images_per_s": BATCH / step_s, "tflops": reached,
             "matmul_tflops": peak, "of_peak": reached / peak, "warmup_s": warmup_s, "memory_gib": memory}  # fmt: skip
 
 
-def whole(precision: Precision, compiled: bool, overrides: list[str], config: str) -> dict[str, Any]:
-    """A whole training by the command: wall time to the first step and to the end, mean DSC, images/s, idle GPU."""
+def trained(way: Way, config: str, overrides: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
+    """A training by the command, on data that is prepared: when it started, its wall time, its events."""
+    path, (precision, compiled) = builtin_config(config), way
+    ensure_store(load_config(path, overrides).data)
     with tempfile.TemporaryDirectory() as runs:
-        argv = [sys.executable, "-m", "segtrain.train", "--config", str(builtin_config(config)), f"runs_dir={runs}",
-                "name=gpu", f"precision={precision}", f"model.compile={str(compiled).lower()}", *overrides]  # fmt: skip
-        busy: list[float] = []
-        over = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(busy, over))
-        watcher.start()
+        argv = [sys.executable, "-m", "segtrain.train", "--config", str(path), f"runs_dir={runs}", "name=gpu",
+                f"precision={precision}", f"model.compile={str(compiled).lower()}", *overrides]  # fmt: skip
         started = time.time()
-        try:
-            subprocess.run(argv, check=True)
-        finally:
-            over.set()
-            watcher.join()
+        subprocess.run(argv, check=True)
         wall_s = time.time() - started
         lines = (Path(runs) / "gpu" / "metrics.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
+    return started, wall_s, [json.loads(line) for line in lines]
+
+
+def start(way: Way, config: str, overrides: list[str]) -> dict[str, Any]:
+    """Wall time from the command to the end of its first step."""
+    began, _, events = trained(way, config, [*overrides, "train.epochs=1", "log_every_steps=1"])
+    first = next(e for e in events if e["event"] == "train")
+    assert first["step"] == 1, first
+    return {"precision": way[0], "compiled": way[1], "first_step_s": first["time"] - began}
+
+
+def whole(way: Way, config: str, overrides: list[str]) -> dict[str, Any]:
+    """A whole training: wall time, mean DSC, images/s, idle GPU."""
+    busy: list[float] = []
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(busy, over))
+    watcher.start()
+    try:
+        _, wall_s, events = trained(way, config, overrides)
+    finally:
+        over.set()
+        watcher.join()
     steps = [e for e in events if e["event"] == "train"]
     scores = [e["val_dsc"] for e in events if e["event"] == "evaluation"]
-    return {"precision": precision, "compiled": compiled, "wall_s": wall_s,
-            "first_record_s": steps[0]["time"] - started, "best_dsc": max(scores), "last_dsc": scores[-1],
+    return {"precision": way[0], "compiled": way[1], "wall_s": wall_s, "best_dsc": max(scores), "last_dsc": scores[-1],
             "images_per_s": statistics.median(e["images_per_s"] for e in steps),
             "gpu_idle": 1 - statistics.mean(busy) / 100 if busy else None}  # fmt: skip
 
@@ -101,21 +149,21 @@ def main() -> None:
     if not arguments.cpu and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --cpu tries the script at a tiny size")
     device = torch.device("cpu" if arguments.cpu else "cuda")
-    ways = [(p, c) for p in PRECISIONS for c in (False, True)]
-    if arguments.cpu:
-        ways = [("fp32", False), ("bf16", False)]
-    found: dict[str, Any] = {"machine": machine(), "device": str(device), "step": [], "whole": []}
-    for precision, compiled in ways:
-        found["step"].append(step(precision, compiled, device, arguments.cpu))
-        print(found["step"][-1], flush=True)
-    tiny = ["train.epochs=1", "data.phantom={patients: 8, size_px: 64}", "data.image_size=32", "device=cpu",
-            "data.validation_patients=2", "model.features=4"]  # fmt: skip
-    real = [f"data.root={arguments.lgg}", "train.epochs=20"]
-    for precision, compiled in ways if arguments.cpu or arguments.lgg else []:
-        found["whole"].append(
-            whole(precision, compiled, *((tiny, "phantom.yaml") if arguments.cpu else (real, "lgg.yaml")))
-        )
-        print(found["whole"][-1], flush=True)
+    found: dict[str, Any] = {"machine": machine(), "device": str(device), "step": [], "start": [], "whole": []}
+
+    def take(kind: str, figures: dict[str, Any]) -> None:
+        found[kind].append(figures)
+        print(kind, figures, flush=True)
+
+    for precision, compiled in ways(arguments.cpu):
+        take("step", step(precision, compiled, device, arguments.cpu))
+    with tempfile.TemporaryDirectory() as folder:
+        config, overrides = "lgg.yaml", [f"data.root={arguments.lgg}", "train.epochs=20"]
+        if arguments.cpu:
+            config, overrides = "phantom.yaml", [*TINY, f"data.store={folder}"]
+        for way in ways(arguments.cpu) if arguments.cpu or arguments.lgg else []:
+            take("start", start(way, config, overrides))
+            take("whole", whole(way, config, overrides))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import publish, reference
+from benchmarks import gpu, publish, reference
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment import warp
 from segtrain.data.phantom import phantom_patient
@@ -75,3 +76,41 @@ def test_a_row_runs_and_writes_json(tmp_path: Path) -> None:
     results = json.loads(file.read_text())
     assert [line["row"] for line in results["lines"]] == ["feed"]
     assert results["machine"]["cores"] >= 1
+
+
+def test_the_start_on_a_gpu_is_the_first_step_of_data_that_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a tiny size, on the CPU: what the clock sees."""
+    prepared = []
+    run = subprocess.run
+
+    def watched(argv: list[str], **options: Any) -> Any:
+        prepared.append([path.name for path in tmp_path.glob("phantom-32px-*")])
+        return run(argv, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    found = gpu.start(("fp32", False), "phantom.yaml", [*gpu.TINY, f"data.store={tmp_path}", "threads_per_rank=1"])
+    assert len(prepared) == 1
+    assert len(prepared[0]) >= 1, "the store is there before the command starts"
+    assert 0 < found["first_step_s"] < 60
+
+
+def test_memory_on_a_gpu_is_of_one_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in for torch's counters."""
+    peak = 0
+
+    def reset(device: object) -> None:
+        nonlocal peak
+        peak = 0
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    told = []
+    for used_gib in (3, 1):
+        with gpu.peak_memory(torch.device("cuda")) as peak_gib:
+            peak = max(peak, used_gib * 2**30)
+            told.append(peak_gib())
+    assert told == [3, 1]
+    assert ("fp32", True) in gpu.ways(cpu=True), "a dry run that compiles nothing tries half of it"
