@@ -14,12 +14,16 @@ RANKS = 2
 WAYS: dict[str, int | None] = {"ddp": None, "zero 0": 0, "zero 1": 1, "zero 2": 2, "zero 3": 3}
 
 
-def under(cfg: Config, zero: int | None) -> Config:
+BUDGETED: list[tuple[str, int | None, bool]] = [(name, zero, False) for name, zero in WAYS.items() if zero != 0]
+BUDGETED.append(("zero 3 with offload", 3, True))
+
+
+def under(cfg: Config, zero: int | None, offload: bool = False) -> Config:
     """The config under DDP, or DeepSpeed at a stage; all in one layout, which DeepSpeed prescribes."""
     cfg = replace(cfg, model=replace(cfg.model, channels_last=False if zero is None else None))
     if zero is None:
         return cfg
-    return replace(cfg, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero))  # type: ignore[arg-type]
+    return replace(cfg, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero, offload=offload))  # type: ignore[arg-type]
 
 
 def _step(world: Any, cfg: Config, size_px: int) -> Work:
@@ -74,8 +78,8 @@ def _budget(options: Options) -> list[Line]:
     # Read by glibc when a process starts: what is freed goes back at once, so that memory is what is in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     lines = []
-    for name in ("ddp", "zero 1", "zero 2", "zero 3"):
-        variant = Variant(name, _step_within, (under(cfg, WAYS[name]), 32, budget_gib), ranks, 1, keep=False)
+    for name, zero, offload in BUDGETED:
+        variant = Variant(name, _step_within, (under(cfg, zero, offload), 32, budget_gib), ranks, 1, keep=False)
         try:
             peak = f"{measure([variant], 1)[name].peak_gib:.2f} GiB resident, libraries in it"
         except RuntimeError as error:

@@ -3,21 +3,28 @@
 import importlib.util
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from engine_runs import (
+    STEPS,
+    config,
+    furthest,
+    go_on,
+    link,
+    link_offloaded,
+    make,
+    meet_infinity,
+    train,
+    train_recomputed,
+)
 from ranks import run_ranks
-from torch import nn
 
-from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
+from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.dist import World
-from segtrain.engines import Engine, make_engine
 from segtrain.engines.zero import settings_of
 from segtrain.errors import LaunchError
-from segtrain.losses import make_loss
-from segtrain.optim import lr_at
 
 needs_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 ENGINES = [
@@ -25,72 +32,6 @@ ENGINES = [
                  marks=[] if zero is None else needs_deepspeed)
     for zero in (None, 0, 1, 2, 3) for ranks in (1, 2)
 ]  # fmt: skip
-STEPS = 4
-State = dict[str, np.ndarray]
-
-
-def config(zero: int | None, **changes: Any) -> Config:
-    base = Config(
-        loss={"dice": 1.0, "bce": Ramp(start=0.2, end=1.0)},
-        optim=OptimConfig(name="adam", lr=1e-2, schedule="warmup_cosine", warmup_steps=2, clip_norm=0.05, ema=0.5),
-        train=TrainConfig(global_batch=8),
-    )
-    if zero is not None:
-        base = replace(base, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero))  # type: ignore[arg-type]
-    return replace(base, **changes)
-
-
-def network(norm: bool = False) -> nn.Module:
-    """Small enough that no gradient is only rounding, which Adam would enlarge. An odd number of weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        middle = nn.BatchNorm2d(5) if norm else nn.GroupNorm(1, 5)
-        return nn.Sequential(
-            nn.Conv2d(3, 5, 3, padding=1, bias=False), middle, nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1)
-        )
-
-
-def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A global batch of eight; half of the samples, and so a whole rank of two, have no lesion."""
-    image = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
-    mask = (image.mean(1, keepdim=True) > 0.3).float()
-    mask[:4] = 0
-    return image, mask
-
-
-def make(cfg: Config, world: World, norm: bool = False) -> Engine:
-    return make_engine(cfg, network(norm), make_loss(cfg.loss), world)
-
-
-def go_on(engine: Engine, cfg: Config, world: World, steps: range) -> list[float]:
-    share = 8 // world.size
-    mine = slice(world.rank * share, (world.rank + 1) * share)
-    losses = []
-    for step in steps:
-        image, mask = batch(step)
-        lr = lr_at(step, STEPS, cfg.optim)
-        losses.append(engine.step(image[mine], mask[mine], lr, progress=step / STEPS).item())
-    return losses
-
-
-def plain(tensors: dict[str, torch.Tensor]) -> State:
-    return {key: tensor.numpy() for key, tensor in tensors.items()}
-
-
-def train(world: World, cfg: Config, norm: bool = False) -> tuple[list[float], State, State, np.ndarray]:
-    """Losses, model and moments (rank 0), and the logits of an evaluation in the middle."""
-    engine = make(cfg, world, norm)
-    losses = go_on(engine, cfg, world, range(2))
-    with engine.averaged():
-        logits = engine.logits(batch(50)[0]).numpy()
-    losses += go_on(engine, cfg, world, range(2, STEPS))
-    model, moments, _ = engine.snapshot()
-    return losses, plain(model), plain(moments), logits
-
-
-def furthest(one: State, other: State) -> float:
-    assert one.keys() == other.keys()
-    return max(float(np.abs(one[key].astype(np.float64) - other[key]).max()) for key in one)
 
 
 @pytest.mark.law("L5")
@@ -119,22 +60,6 @@ def test_running_statistics_are_one_on_all_ranks(zero: int | None, ranks: int) -
     assert answers[0][1]["1.num_batches_tracked"] == STEPS
 
 
-def link(
-    world: World, cfg: Config, given: tuple[State, State, str] | None, steps: range
-) -> tuple[list[float], State, State, str]:
-    """Restore, go on, and hand over what a checkpoint would hold, through JSON where it is JSON there."""
-    engine = make(cfg, world)
-    if given is not None:
-        engine.restore(
-            {k: torch.from_numpy(v) for k, v in given[0].items()},
-            {k: torch.from_numpy(v) for k, v in given[1].items()},
-            json.loads(given[2]),
-        )
-    losses = go_on(engine, cfg, world, steps)
-    model, moments, extra = engine.snapshot()
-    return losses, plain(model), plain(moments), json.dumps(extra)
-
-
 @pytest.mark.law("L9")
 @needs_deepspeed
 @pytest.mark.parametrize("optim", ["adam", "adamw", "sgd", "sgd without momentum"])
@@ -158,20 +83,10 @@ def test_a_run_goes_from_engine_to_engine_and_world_size_to_world_size(optim: st
     assert json.loads(given[2])["averaged"] == len(chain)
 
 
-def meet_infinity(world: World, cfg: Config) -> tuple[bool, float, bool]:
-    engine = make(cfg, world)
-    go_on(engine, cfg, world, range(1))
-    before = engine.finite()
-    image, mask = batch(1)
-    share = 8 // world.size
-    mine = slice(world.rank * share, (world.rank + 1) * share)
-    image[0] = torch.inf  # a sample of rank 0
-    return before, engine.step(image[mine], mask[mine], 1e-2).item(), engine.finite()
-
-
 def spoil_what_lies_behind(world: World, cfg: Config) -> list[bool]:
     engine = make(cfg, world)
     go_on(engine, cfg, world, range(1))
+    assert all(p.numel() == 0 for p in engine.network.parameters()), "each weight was given back"
     part = next(p.ds_tensor for name, p in engine.network.named_parameters() if name == "3.weight")  # type: ignore[attr-defined]
     found = []
     for place, value in ((-1, torch.nan), (0, torch.inf)):
@@ -219,13 +134,33 @@ def test_fp16_goes_on_with_its_loss_scale(zero: int | None, ranks: int) -> None:
     assert 0 < before["_growth_tracker"] < now["_growth_tracker"]
 
 
+@pytest.mark.law("L9")
 @needs_deepspeed
-def test_moments_on_the_cpu_are_the_same_training() -> None:
-    cfg = config(2)
-    offloaded = replace(cfg, deepspeed=DeepSpeedConfig(zero=2, offload=True))
-    one, other = (run_ranks(2, train, c)[0] for c in (cfg, offloaded))
-    assert one[0] == pytest.approx(other[0], abs=1e-6)
-    assert furthest(one[1], other[1]) < 2e-5
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_moments_on_the_cpu_are_the_same_training(zero: int) -> None:
+    """Through a checkpoint in the middle."""
+    alone = link(World(), config(None), None, range(STEPS))
+    cfg = config(zero)
+    cfg = replace(cfg, deepspeed=replace(cfg.deepspeed, offload=True))
+    losses, *given = run_ranks(2, link_offloaded, cfg, None, range(2))[0]
+    more, *after = run_ranks(2, link_offloaded, cfg, tuple(given), range(2, STEPS))[0]
+    assert losses + more == pytest.approx(alone[0], abs=1e-6)
+    assert furthest(after[0], alone[1]) < 2e-5
+    assert furthest(after[1], alone[2]) < 2e-5
+
+
+@pytest.mark.parametrize(("zero", "ranks"), [engine for engine in ENGINES if engine.values[1] == 2])
+def test_an_engine_computes_activations_again(zero: int | None, ranks: int) -> None:
+    """Under ZeRO 3 weights are fetched once more for it."""
+    losses, model, moments, logits = train(World(), config(None))
+    cfg = config(zero, model=ModelConfig(checkpoint_activations=True), train=TrainConfig(global_batch=8, micro_batch=3))
+    for rank, (again, answer) in enumerate(run_ranks(ranks, train_recomputed, cfg)):
+        assert again >= STEPS
+        assert answer[0] == pytest.approx(losses, abs=1e-6)
+        assert np.abs(answer[3] - logits).max() < 1e-4
+        if rank == 0:
+            assert furthest(answer[1], model) < 2e-5
+            assert furthest(answer[2], moments) < 2e-5
 
 
 def test_deepspeed_s_json_is_made_of_the_config() -> None:
