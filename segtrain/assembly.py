@@ -37,10 +37,16 @@ def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None
     make_engine(replace(cfg, train=share), network, loss, World())
 
 
-def refuse_precision(cfg: Config, device: torch.device) -> None:
-    """Raise LaunchError when the device has no such mode."""
-    if cfg.precision == "tf32" and device.type != "cuda":
+def refuse_for_device(cfg: Config, kind: str) -> None:
+    """Raise LaunchError: what this kind of device, cpu or cuda, cannot do."""
+    if cfg.precision == "tf32" and kind != "cuda":
         raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
+    losses = {cfg.loss} if isinstance(cfg.loss, str) else cfg.loss.keys()
+    if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
+        raise LaunchError(
+            "loss=lovasz with deterministic=true: its running sums (torch.cumsum) are not deterministic on CUDA; take "
+            "another loss, or deterministic=false"
+        )
 
 
 def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:

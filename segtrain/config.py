@@ -258,6 +258,7 @@ class Config:
     device: DeviceName = "auto"
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
+    deterministic: bool = False  # CUDA too gives the same bits each time, or says that it cannot; slower
     log_every_steps: int = Field(default=10, ge=1)
 
 
@@ -276,6 +277,7 @@ MAY_DIFFER = frozenset(
         "data.skip_bad",
         "device",
         "allocator",
+        "deterministic",
         "threads_per_rank",
         "log_every_steps",
         "model.channels_last",

@@ -98,8 +98,20 @@ class World:
         return found
 
 
+def be_deterministic(wanted: bool) -> None:
+    """Have operations give the same bits each time, on CUDA too, and those that cannot raise RuntimeError; or not.
+
+    Call it before CUDA starts: cuBLAS reads its setting then. torch would also fill all new memory, which takes
+    time and is meant for finding mistakes: that is left out.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(wanted)
+
+
 @contextmanager
-def join(device: DeviceName, threads: int | None) -> Iterator[World]:
+def join(device: DeviceName, threads: int | None, deterministic: bool = False) -> Iterator[World]:
     """Join the job that torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describes; alone without one.
 
     NCCL for CUDA tensors, gloo for CPU tensors. Raises LaunchError: no CUDA, fewer GPUs than ranks, address unreachable
@@ -107,6 +119,7 @@ def join(device: DeviceName, threads: int | None) -> Iterator[World]:
     """
     rank, size = env_int("RANK", 0), env_int("WORLD_SIZE", 1)
     local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
+    be_deterministic(deterministic)
     world = World(rank, size, local_rank, device_of(device, local_rank, local_size))
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
     if world.device.type == "cuda":

@@ -88,7 +88,7 @@ def _predict_all(
 
     trained_on = frozenset[str]().union(*(one.train for one in chosen))
     rows = []
-    with join(cfg.device, cfg.threads_per_rank) as world:
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         if world.size > 1:
             raise LaunchError(f"{world.size} processes, but segtrain predict is one; start it without torchrun")
         logits = ensemble_logits(chosen, world.device)

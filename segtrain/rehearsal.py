@@ -36,11 +36,11 @@ class Rehearsal:
 
     def check(self, cfg: Config) -> None:
         """Raise what training would raise before its first step. Prepares the data where that is still to be done."""
-        from segtrain.assembly import refuse_precision  # imports torch: seconds
+        from segtrain.assembly import refuse_for_device  # imports torch: seconds
         from segtrain.dist import device_of
 
         device = device_of(cfg.device, self.ranks - 1, self.ranks)
-        refuse_precision(cfg, device)
+        refuse_for_device(cfg, device.type)
         store = self._store(cfg.data)
         make_order(cfg, store, make_split(cfg.data, store)).columns(0, self.ranks)
         self._build(cfg, device)

@@ -183,7 +183,7 @@ def score(
     from segtrain.dist import join  # imports torch: seconds
 
     rows = []
-    with join(cfg.device, cfg.threads_per_rank) as world:
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         if world.size > 1:
             raise LaunchError(f"{world.size} processes, but segtrain evaluate is one; start it without torchrun")
         tasks = _tasks(chosen, store, patients, rules, world.device)

@@ -66,16 +66,16 @@ def command(argv: Sequence[str]) -> int:
     use_allocator(cfg.allocator, cfg.device)
     from segtrain.dist import join  # imports torch: seconds
 
-    with join(cfg.device, cfg.threads_per_rank) as world:
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         _train(cfg, run, argv, fresh, stop, world)
     return EXIT_FINISHED
 
 
 def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
-    from segtrain.assembly import refuse_precision
+    from segtrain.assembly import refuse_for_device
     from segtrain.trainer import Trainer, build
 
-    refuse_precision(cfg, world.device)
+    refuse_for_device(cfg, world.device.type)
     store = _prepare(cfg, stop, world)
     split = make_split(cfg.data, store)
     make_order(cfg, store, split).columns(world.rank, world.size)

@@ -32,6 +32,9 @@ def main(config: str, ranks: str) -> int:
 
     import torch
 
+    from segtrain.dist import be_deterministic
+
+    be_deterministic(cfg.deterministic)
     gpu = cfg.device != "cpu" and torch.cuda.is_available()
     torch.set_num_threads(cfg.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // int(ranks)))
     share = cfg.train.global_batch // int(ranks)

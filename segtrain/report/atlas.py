@@ -143,7 +143,7 @@ def _cards(chosen: Chosen, patients: Sequence[str], name: str) -> Iterator[Card]
     from segtrain.evaluate import score_patient
     from segtrain.losses import make_loss
 
-    with join(cfg.device, cfg.threads_per_rank) as world:
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         if world.size > 1:
             raise LaunchError(f"{world.size} processes, but segtrain report is one; start it without torchrun")
         logits, loss = ensemble_logits([chosen], world.device), make_loss("dice")  # the loss is not shown
