@@ -1,4 +1,7 @@
-"""Run a function as every rank of a real gloo job on this machine, in processes forked from one that knows torch."""
+"""Run a function as every rank of a real job on this machine, over gloo or, on GPUs, NCCL.
+
+The processes are forked from one that knows torch.
+"""
 
 import multiprocessing
 import os
@@ -8,6 +11,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from segtrain.config import DeviceName
+
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     ["segtrain.train", "segtrain.trainer", "torch.utils.tensorboard", "torch._dynamo", "scipy.stats"]
@@ -15,15 +20,22 @@ FORKSERVER.set_forkserver_preload(
 TIMEOUT_S = 120
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_ranks(
+    world_size: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    device: DeviceName = "cpu",
+    deterministic: bool = False,
+) -> list[Any]:
     """What `function(world, *arguments)`, which must be importable, returned on each rank."""
+    how = device, deterministic
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     pipes, processes = [], []
     for rank in range(world_size):
         here, there = FORKSERVER.Pipe(duplex=False)
-        process = FORKSERVER.Process(target=_rank, args=(there, rank, world_size, port, function, arguments))
+        process = FORKSERVER.Process(target=_rank, args=(there, rank, world_size, port, how, function, arguments))
         process.start()
         there.close()
         pipes.append(here)
@@ -43,7 +55,13 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
 
 
 def _rank(
-    pipe: Connection, rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    pipe: Connection,
+    rank: int,
+    world_size: int,
+    port: int,
+    how: tuple[DeviceName, bool],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
@@ -52,7 +70,8 @@ def _rank(
     from segtrain.dist import join
 
     try:
-        with join("cpu", threads=1) as world:
+        device, deterministic = how
+        with join(device, 1, deterministic) as world:
             pipe.send(("returned", function(world, *arguments)))
     except BaseException:  # noqa: BLE001  the parent raises it
         pipe.send(("raised", traceback.format_exc()))
