@@ -120,7 +120,7 @@ OWN_NORM: dict[str, NormName] = {
 
 @dataclass(frozen=True, config=STRICT)
 class Ramp:
-    """A loss's weight that goes linearly from the first step of the run to the last."""
+    """A loss's weight that goes linearly in steps: `start` at the run's first, `end` once its last is done."""
 
     start: float = Field(ge=0)
     end: float = Field(ge=0)
