@@ -1,5 +1,6 @@
 """Copy-paste and mixup: partners of the same lane, by position, pasted and blended as said."""
 
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segtrain.config import Config, LossName
+from segtrain.config import Config, LossName, SamplingName
 from segtrain.data.augment import Mix, to_device
 from segtrain.data.augment.mix import EDGE_SIGMA_PX, MIXUP_ALPHA, mix_draws
 from segtrain.data.feed import Feed
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
+from segtrain.errors import ConfigError
 from segtrain.losses import make_loss
 
 CPU = torch.device("cpu")
@@ -93,6 +95,25 @@ def test_the_partner_is_the_next_sample_of_the_column(tiny: Config, tiny_store: 
             assert torch.equal(batch.mix.mask_khw, following.mask_bhw[drawn])
             partners += len(drawn)
     assert partners > 0.25 * 4 * order.steps_per_epoch
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("key", ["copy_paste", "mixup"])
+@pytest.mark.parametrize("sampling", ["lesion", "uniform"])
+def test_an_epoch_of_one_step_has_no_partners(
+    tiny: Config, tiny_store: Store, key: str, sampling: SamplingName
+) -> None:
+    split = make_split(tiny.data, tiny_store)
+    slices = sum(tiny_store.patients[patient].slices for patient in split.train)
+    train = replace(tiny.train, global_batch=slices // 2 + 1)
+    large = replace(tiny, data=replace(tiny.data, sampling=sampling), train=train)
+    assert make_order(large, tiny_store, split).steps_per_epoch == 1
+    mixed = replace(large, data=replace(large.data, **{key: 0.5}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"data\.{key}=0\.5 .*one step.*data\.{key}=0") as caught:
+        make_order(mixed, tiny_store, split)
+    remedy = re.search(r"set train\.global_batch to (\d+)", str(caught.value))
+    assert remedy is not None
+    make_order(replace(mixed, train=replace(mixed.train, global_batch=int(remedy[1]))), tiny_store, split)
 
 
 def test_without_mixing_nothing_is_read_for_it(tiny: Config, tiny_store: Store) -> None:

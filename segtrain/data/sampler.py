@@ -155,9 +155,19 @@ class Order:
 
 
 def make_order(cfg: Config, store: Store, split: Split) -> Order:
-    """The order of a run's samples."""
+    """The order of a run's samples. Raises ConfigError when samples shall be mixed with those of a next step that an
+    epoch does not have."""
     areas = [store.patients[patient].areas for patient in split.train]
-    return Order(areas, cfg.data.sampling, cfg.train.global_batch, cfg.seed)
+    order = Order(areas, cfg.data.sampling, cfg.train.global_batch, cfg.seed)
+    slices = int(order.slices.sum())
+    for key in ("copy_paste", "mixup"):
+        if getattr(cfg.data, key) and order.steps_per_epoch == 1:
+            raise ConfigError(
+                f"data.{key}={getattr(cfg.data, key)} takes partners from the epoch's next step, and with "
+                f"train.global_batch={cfg.train.global_batch} an epoch of {slices} slices has one step; set "
+                f"train.global_batch to {max(1, slices // 4)} or less, or data.{key}=0"
+            )
+    return order
 
 
 def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:
