@@ -69,6 +69,6 @@ def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: tor
         raise ConfigError(
             f"data.image_size={cfg.data.image_size} halved {network.multiple.bit_length() - 1} times is one voxel, and "
             f"batch norm needs more than one to train on, but with train.global_batch={cfg.train.global_batch} on "
-            f"{ranks} rank(s) a micro-batch has one sample; set train.micro_batch so that none does, a larger "
-            "data.image_size, or model.norm=instance where the network has it"
+            f"{ranks} rank(s) a micro-batch has one sample; set train.global_batch or train.micro_batch so that "
+            "none does, a larger data.image_size, or model.norm=instance where the network has it"
         )
