@@ -187,15 +187,17 @@ variants:
   ok: {}
   weights: {model.weights: nowhere.pt}
   smp: {model.name: smp:resnet34}
+  zero: {engine: deepspeed}
   later: {loss: bce}
 """
 
 
-def missing_smp(folder: Path) -> dict[str, str]:
-    """An environment in which segmentation-models-pytorch is not there, whether it is or not."""
+def without_extras(folder: Path) -> dict[str, str]:
+    """An environment in which segmentation-models-pytorch and DeepSpeed are not there, whether they are or not."""
     (folder / "sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *more: None if name == 'segmentation_models_pytorch' else find(name, *more)\n"
+        "u.find_spec = lambda name, *more: None if name in ('segmentation_models_pytorch', 'deepspeed') else "
+        "find(name, *more)\n"
     )
     return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
@@ -204,12 +206,14 @@ def missing_smp(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("flag", ["--dry-run", "device=cpu"])
 def test_variants_that_need_what_is_not_there_are_all_named_and_nothing_is_trained(tmp_path: Path, flag: str) -> None:
     spec = write(tmp_path, BAD)
-    done = subprocess.run(ablate(spec, flag), capture_output=True, text=True, check=False, env=missing_smp(tmp_path))
+    done = subprocess.run(ablate(spec, flag), capture_output=True, text=True, check=False, env=without_extras(tmp_path))
     assert done.returncode == 2
-    weights, smp = done.stderr.splitlines()
+    weights, smp, zero = done.stderr.splitlines()
     assert f"{spec}: variant weights: model.weights=nowhere.pt" in weights
     assert "variant smp: model.name=smp:resnet34" in smp
     assert "pip install 'segtrain[smp]'" in smp
+    assert "variant zero: engine=deepspeed" in zero
+    assert "pip install 'segtrain[deepspeed]'" in zero
     assert not (tmp_path / "runs").exists()
 
 
