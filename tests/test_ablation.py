@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segtrain.ablate import _train_all
-from segtrain.ablation import COLUMNS, Member, expand
+from segtrain.ablation import COLUMNS, Member, expand, missing
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
@@ -215,6 +215,13 @@ def test_variants_that_need_what_is_not_there_are_all_named_and_nothing_is_train
     assert "variant zero: engine=deepspeed" in zero
     assert "pip install 'segtrain[deepspeed]'" in zero
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_has_begun_needs_no_file_of_weights(tmp_path: Path) -> None:
+    members = expand(write(tmp_path, BAD.replace("{engine: deepspeed}", "{seed: 3}")), [])[1]
+    assert "weights" in missing(members)
+    Run(tmp_path / "runs" / "bad" / "weights-seed42").checkpoint(1).mkdir(parents=True)
+    assert "weights" not in missing(members)
 
 
 @pytest.mark.law("L12")
