@@ -53,7 +53,9 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     said = lab.jobs(*command, "--slurm", "hold")
     jobs, table = submitted(said), table_of(said)
     assert sorted(jobs) == sorted(f"{loss}-fold{fold}-seed42" for loss in LOSSES for fold in (0, 1))
-    assert "0 finished, 8 in the queue" in lab.jobs(*command)
+    again = lab.jobs(*command)
+    assert "0 finished, 8 in the queue" in again
+    assert "(job " not in again, "one that makes the report is waiting"
     array = next(iter(jobs.values())).partition("_")[0]
     for job in (array, table):
         lab.call("scontrol", "release", job)
@@ -88,15 +90,21 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     assert "Nothing to submit" in lab.jobs(*command)
 
 
-def test_the_template_of_an_array_trains_the_runs_of_the_spec(lab: Lab, brief: Config) -> None:
+def test_the_templates_of_an_array_train_the_runs_of_the_spec_and_report_them(lab: Lab, brief: Config) -> None:
     lab.env["NPROC"] = "1"
     lab.give(brief)
     spec = lab.folder / "spec.yaml"
     spec.write_text("name: two\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}}\n")
     job = lab.sbatch("ablation.sbatch", spec, "evaluate.pictures=0", options=("--array=0-1",))
+    report = lab.sbatch("report.sbatch", lab.runs / "two", options=(f"--dependency=afterany:{job}",))
     lab.until("the array ends", lambda: not lab.queued(job))
     states = {run: lab.outcome(f"two/{run}-seed42")["state"] for run in ("dice", "bce")}
     assert states == {"dice": "finished", "bce": "finished"}
-    shown = {row["run"]: row for row in json.loads(lab.jobs("status", lab.runs, "--json"))}
-    assert {row["state"] for row in shown.values()} == {"finished"}
-    assert sorted(shown) == ["two/bce-seed42", "two/dice-seed42"]
+    listed = {row["run"]: row for row in json.loads(lab.jobs("status", lab.runs, "--json"))}
+    assert {row["state"] for row in listed.values()} == {"finished"}
+    assert sorted(listed) == ["two/bce-seed42", "two/dice-seed42"]
+    assert lab.until_over(report) == "COMPLETED", lab.told()
+    page = (lab.runs / "two" / "report" / "index.html").read_text()
+    assert all(f"{run}-seed42" in page for run in states)
+    with (lab.runs / "two" / "report" / "results.csv").open() as file:
+        assert {row["variant"] for row in csv.DictReader(file)} == states.keys()
