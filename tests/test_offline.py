@@ -10,6 +10,7 @@ import pytest
 from queues import StandIns, command, ends, entries, write
 
 from jobs.offline import finish, machine, runner, words
+from segtrain.errors import ConfigError
 
 
 def test_all_runs_finish_in_order_and_the_same_command_has_nothing_to_do(tmp_path: Path, stand_ins: StandIns) -> None:
@@ -129,6 +130,49 @@ def test_the_command_when_done_runs_once_in_any_outcome(
     for line in ("when done: out", "when done: err", "when done: ended with exit code 3"):
         assert line in said
     assert ("ZeroDivisionError" in said) == (told == "crash")
+
+
+def test_the_command_when_done_does_not_run_again_where_there_is_nothing_to_do(
+    tmp_path: Path, stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In `@reboot`, with `poweroff`, nobody could log in any more."""
+    hook = ("--when-done", f"echo off >> {tmp_path}/hook")
+    for _ in range(3):
+        assert command(write(tmp_path), *hook) == 0
+    assert (tmp_path / "hook").read_text() == "off\n"
+    assert capsys.readouterr().err.count("not run, since nothing was started and the queue had ended before") == 2
+    assert command(write(tmp_path, ["a", "b", "c"]), *hook) == 0
+    assert stand_ins.names == ["a", "b", "c"]
+    assert (tmp_path / "hook").read_text() == "off\noff\n", "c was started"
+
+
+def test_the_command_when_done_runs_where_the_queue_had_not_ended_or_was_told_to(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, off = ("--when-done", f"echo off >> {tmp_path}/hook"), tmp_path / "hook"
+    stand_ins.words["b"] = ["parent"]
+    assert command(write(tmp_path, ["b"]), *hook, "--stop-at", "2100-01-01") == 75
+    assert not off.exists()
+    assert command(write(tmp_path, ["b"]), *hook, "--stop-at", "2020-01-01") == 75
+    assert off.read_text() == "off\n", "its time is over, and it had been told to stop, not ended"
+    assert command(write(tmp_path, ["b"]), *hook, "--stop-at", "2020-01-01") == 75
+    assert off.read_text() == "off\n"
+    stand_ins.words["c"] = ["1"]
+    monkeypatch.setattr(finish, "pack", lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            command(write(tmp_path, ["c"], retries=0), *hook)
+    assert off.read_text() == "off\noff\n", "once for c, however often the end breaks"
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("sync", [False, True])
+def test_an_end_that_is_past_is_refused_before_anything_begins(tmp_path: Path, stand_ins: StandIns, sync: bool) -> None:
+    options = ["--sync", str(tmp_path / "bucket")] if sync else []
+    with pytest.raises(ConfigError, match=r"--stop-at 2020-01-01: is past, it is 20.*; give a later time"):
+        command(write(tmp_path), "--stop-at", "2020-01-01", "--when-done", f"touch {tmp_path}/hook", *options)
+    assert stand_ins.names == []
+    assert not (tmp_path / "hook").exists()
 
 
 @pytest.mark.law("L8")

@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from jobs.offline.runner import Runner
 from jobs.offline.words import score
 from segtrain.cli import start_logging
 from segtrain.display import FILE_ONLY, as_title
-from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, DataError
+from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
 from segtrain.stop import Stop, reason
 
 log = logging.getLogger("segtrain.offline")
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-hours", type=float, metavar="H", help="end after H hours, kills and reboots included")
     made.add_argument("--stop-at", metavar="TIME", help="end at a time like 2026-11-24T07:00")
     made.add_argument(
-        "--when-done", metavar="CMD", help="shell command at the end; not when a signal stopped the queue"
+        "--when-done", metavar="CMD", help="shell command at the end; not after a signal, nor when all had ended before"
     )
     return made
 
@@ -85,6 +87,8 @@ def command(argv: Sequence[str]) -> int:
     stop = Stop()
     stop.listen()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the laptop is closed
+    if not asked.spec.sync:
+        _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
     place = sync.place(asked.spec.sync) / asked.spec.name if asked.spec.sync else None
     with machine.alone(asked.folder):
         start_logging(asked.folder / "log.txt")
@@ -96,21 +100,37 @@ def command(argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[None]:
-    """Run the user's command once, however the queue ends, unless it was told to stop."""
+    """Run the user's command once, however the queue ends, unless it was told to stop, or a mistake was in the way.
+
+    Nor where nothing was started and the queue had ended before: in `@reboot` it would switch the machine off for ever.
+    """
     try:
         yield
+    except ConfigError:
+        when_done = None  # who mistypes sits at the machine
+        raise
     except BaseException as error:
         log.exception("the queue failed: %s", error, extra=FILE_ONLY)  # before the machine goes off
         raise
     finally:
         if when_done and not stop.code():
-            finish.run_when_done(when_done, folder)
+            finish.run_when_done(when_done, folder, Journal(folder))
+
+
+def _refuse_what_is_past(stop_at: str | None, journal: Journal) -> None:
+    """Raise ConfigError: the queue would end before it has started anything."""
+    if stop_at and not journal.begun and datetime.fromisoformat(stop_at).timestamp() <= time.time():
+        raise ConfigError(
+            f"--stop-at {stop_at}: is past, it is {datetime.now():%Y-%m-%dT%H:%M}, and no run of the queue has begun; "
+            "give a later time, or leave it out"
+        )
 
 
 def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirror) -> int:
     """Everything between the locks; the exit code."""
     if mirror.to is not None:
         asked = _fetched(asked, mirror.to, stop)
+    _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
     journal = Journal(asked.folder)
     journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(asked.items))
     began_s = journal.began_s()

@@ -1,5 +1,6 @@
 """The end of a queue: what each run has come to, report, archive, the last of the mirror, the command when done."""
 
+import contextlib
 import logging
 import shutil
 import subprocess
@@ -106,8 +107,14 @@ def files_of(plan: Plan) -> list[Callable[[sync.Place], object]]:
     return [partial(sync.put, file=file) for file in (packed, archive.checksum(packed)) if file.exists()]
 
 
-def run_when_done(command: str, folder: Path) -> None:
-    """Run the user's command; what it says is logged, how it ends changes nothing."""
+def run_when_done(command: str, folder: Path, journal: Journal) -> None:
+    """Run the user's command, but not again and again; what it says is logged, how it ends changes nothing."""
+    if journal.had_ended():
+        log.info("when done: %s: not run, since nothing was started and the queue had ended before", command)
+        return
+    if journal.entries:  # else the mirror's may have to come yet
+        with contextlib.suppress(OSError):  # a disk that is full
+            journal.write("hook", command=command)
     log.info("when done: %s", command)
     done = subprocess.run(
         command, shell=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -5,6 +5,7 @@ start   a run's process began: run, config (a digest), step, gpus
 end     it ended: run, config, how (finished, stopped, failed, diverged, refused), code, step, why
 pass    a failed run is passed over: run, why
 left    the command ended: why (done, or what stopped it), code
+hook    the command when done is run
 
 A start without an end was cut off together with the queue: by a kill, a reboot, a reclaim. That is no failure of the
 run's, but a run that is cut off again and again without a step gained is given up (jobs.book).
@@ -12,6 +13,7 @@ run's, but a run that is cut off again and again without a step gained is given 
 
 import json
 import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from typing import Any
 
 from jobs.offline.plan import Item
 from segtrain.errors import RunError
+from segtrain.stop import REASONS
 
 DONE = "done"  # why it left: every run is finished or passed over
 STOP_FILE = "the STOP file"  # a reason of segtrain.stop
+TOLD = set(REASONS) - {"the deadline"}  # somebody is there
 
 
 class Journal:
@@ -53,6 +57,22 @@ class Journal:
         """The entries after the queue was last left for that reason; for any reason without one."""
         ends = [place for place, entry in enumerate(self.entries) if _is_end(entry, why)]
         return self.entries[ends[-1] + 1 :] if ends else list(self.entries)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any run was ever started."""
+        return any(entry["event"] == "start" for entry in self.entries)
+
+    def had_ended(self) -> bool:
+        """Whether the queue had ended, and not because it was told to, before this process, which started no run."""
+        own = (os.getpid(), socket.gethostname())
+        events = [(entry["event"], entry) for entry in self.entries]
+        begins = [n for n, (event, e) in enumerate(events) if event == "begin" and (e.get("pid"), e.get("host")) == own]
+        starts = [n for n, (event, _) in enumerate(events) if event == "start"]
+        here, last = begins[-1] if begins else len(events), starts[-1] if starts else -1
+        earlier = events[last + 1 : here]
+        ended = any(event == "hook" or (event == "left" and entry["why"] not in TOLD) for event, entry in earlier)
+        return last < here and ended
 
     def began_s(self) -> float:
         """When this budget of time began, in seconds since the epoch: kills, reboots and reclaims do not renew it."""
