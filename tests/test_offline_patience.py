@@ -1,16 +1,21 @@
-"""A store that never answers holds up neither the queue's end nor the process's."""
+"""A store that does not answer yet, or never does, ends no night and holds up neither queue nor process."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from queues import StandIns, command, entries, write
 
 from jobs.offline import mirror as mirrors
 from jobs.offline import patience, sync
+from segtrain.errors import RunError, Stopped
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,3 +89,86 @@ def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
     code = "import time; from jobs.offline import patience; patience.begin(lambda: time.sleep(600)); print('left')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, b"left\n")
+
+
+NO_ROUTE = OSError(113, "No route to host")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], object]]]:
+    """What the store does instead of its next answers: raise, hang, ..."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    instead: list[Callable[[], object]] = []
+    for name in ("makedirs", "cat_file"):
+        answer = getattr(MemoryFileSystem, name)
+
+        def answered(*of: Any, answer: Callable[..., Any] = answer, **options: Any) -> Any:
+            if instead:
+                instead.pop(0)()
+            return answer(*of, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, name, answered)
+    yield instead
+    MemoryFileSystem.store.clear()
+
+
+def fail() -> None:
+    raise NO_ROUTE
+
+
+def test_a_network_that_comes_up_late_is_waited_for(
+    tmp_path: Path, stand_ins: StandIns, store: list[Callable[[], object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    stand_ins.words["b"] = ["parent"]
+    assert command(write(first), "--sync", "memory://late") == 75
+    stand_ins.began.clear()
+    stand_ins.words["b"] = ["finish"]
+    store[:] = [fail] * 5
+    assert command(write(second), "--sync", "memory://late") == 0
+    assert stand_ins.names == ["b"], "all was fetched"
+    said = capsys.readouterr().err
+    assert "sync: memory://late: does not answer (OSError: [Errno 113] No route to host); trying again" in said
+    assert said.count("cannot be fetched (OSError: [Errno 113] No route to host)") == 4
+
+
+@pytest.mark.law("L7")
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
+    tmp_path: Path, stand_ins: StandIns, store: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    first, second, over = tmp_path / "first", tmp_path / "second", threading.Event()
+    first.mkdir()
+    second.mkdir()
+    assert command(write(first), "--sync", "memory://never") == 0
+    before = dict(MemoryFileSystem.store)
+    monkeypatch.setattr(patience, "REACH_S", 0.05)
+    monkeypatch.setattr(sync, "ANSWER_S", 0.1)
+    monkeypatch.setattr("jobs.offline.__main__.FETCH_S", 0.1)
+    monkeypatch.setattr("jobs.offline.__main__.LEAST_S", 0.1)
+    stand_ins.began.clear()
+    store[:] = [over.wait if hangs else fail] * 1000
+    with pytest.raises(RunError, match="no answer in 0 s" if hangs else "No route to host"):
+        command(write(second), "--sync", "memory://never", "--when-done", f"touch {tmp_path}/hook")
+    over.set()
+    assert stand_ins.names == []
+    assert MemoryFileSystem.store == before
+    assert (tmp_path / "hook").exists(), "nobody pays for a machine that waits"
+    assert not (second / "runs" / "night" / "journal.jsonl").exists(), "the mirror's may come yet"
+
+
+def test_who_waits_for_a_store_can_be_told_to_stop(
+    tmp_path: Path, stand_ins: StandIns, store: list[Callable[[], object]]
+) -> None:
+
+    def tell_and_fail() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        fail()
+
+    store[:] = [fail, fail, tell_and_fail, *[fail] * 1000]
+    with pytest.raises(Stopped):
+        command(write(tmp_path), "--sync", "memory://told", "--when-done", f"touch {tmp_path}/hook")
+    assert not (tmp_path / "hook").exists()
+    assert stand_ins.names == []

@@ -8,18 +8,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jobs.entry import main
-from jobs.offline import finish, machine, plan, sync
+from jobs.offline import finish, machine, patience, plan, sync
 from jobs.offline.journal import DONE, Journal, Standing, standing
 from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Plan
@@ -32,7 +33,9 @@ from segtrain.stop import Stop, reason
 
 log = logging.getLogger("segtrain.offline")
 
+T = TypeVar("T")
 EXIT_FAILED = 1
+FETCH_S, LEAST_S = 3600.0, 60.0  # that a run may take to come from the mirror; late as it may be
 EXAMPLES = """\
 examples:
   python -m jobs.offline configs/offline/phantom.yaml --dry-run
@@ -129,7 +132,7 @@ def _refuse_what_is_past(stop_at: str | None, journal: Journal) -> None:
 def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirror) -> int:
     """Everything between the locks; the exit code."""
     if mirror.to is not None:
-        asked = _fetched(asked, mirror.to, stop)
+        asked = _fetched(asked, mirror.to, stop, arguments)
     _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
     journal = Journal(asked.folder)
     journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(asked.items))
@@ -156,13 +159,20 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     return code or (EXIT_FAILED if unsent else EXIT_FINISHED)
 
 
-def _fetched(asked: Plan, source: sync.Place, stop: Stop) -> Plan:
+def _fetched(asked: Plan, source: sync.Place, stop: Stop, arguments: argparse.Namespace) -> Plan:
     """The queue with what the mirror has more of brought here; a run that is damaged there has that for its trouble."""
-    sync.fetch_journal(source, asked.folder)
+    began_s = Journal(asked.folder).began_s()
+    end_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at) or float("inf")
+
+    def insist(task: Callable[..., T], *of_task: Any) -> T:
+        within_s = min(FETCH_S, max(LEAST_S, end_s - time.time()))
+        return patience.insist(partial(task, *of_task), stop.code, within_s)
+
+    insist(sync.fetch_journal, source, asked.folder)
     items = []
     for item in asked.items:
         try:
-            if item.cfg and not stop.code() and sync.fetch(source / item.name, item.run.root):
+            if item.cfg and not stop.code() and insist(sync.fetch, source / item.name, item.run.root):
                 log.info("%s: fetched from %s, at step %d", item.name, source, item.run.saved_step())
             items.append(item)
         except DataError as error:

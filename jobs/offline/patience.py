@@ -1,13 +1,19 @@
 """What a store may not do to a queue: work that fails is tried again, work that never returns is left behind."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from segtrain.errors import RunError, Stopped
+
+log = logging.getLogger("segtrain.offline")
+
 T = TypeVar("T")
 LOOK_EVERY_S = 0.05
+REACH_S, PAUSE_S = 600.0, 10.0  # that a store is waited for at the start, and between two tries
 
 Limit = Callable[[], str]  # why to wait no longer; "" while there is time
 
@@ -59,3 +65,27 @@ def limit(seconds: float, told: Callable[[], int], told_s: float = 0.0) -> Limit
         return said if time.monotonic() >= end else ""
 
     return why
+
+
+def insist(task: Callable[[], T], told: Callable[[], int], within_s: float) -> T:
+    """What the task returns, tried again for `REACH_S` while it raises RunError: a network may come up after this.
+
+    Raises RunError: that was in vain, or it never came back; Stopped: this process was `told` to stop; what else the
+    task raises.
+    """
+    end = time.monotonic() + REACH_S
+    while True:
+        try:
+            return call(task, limit(within_s, told))
+        except Unanswered as error:
+            trouble = RunError(f"the store of --sync: {error}; see that it can be reached")
+        except RunError as error:
+            trouble = error
+            if not told() and time.monotonic() < end:
+                log.warning("%s; trying again", error)
+                pause(PAUSE_S, lambda: "told to stop" if told() else "")
+                if not told():
+                    continue
+        if told():
+            raise Stopped("stopped before all was fetched from the store of --sync; the same command goes on")
+        raise trouble

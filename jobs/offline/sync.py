@@ -12,6 +12,7 @@ beside the run's place and renamed, so that a run is fetched whole or not at all
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -23,15 +24,19 @@ from typing import Any
 
 import yaml
 
+from jobs.offline import patience
 from segtrain import files
 from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.loading import first_difference, from_tree
 from segtrain.run import Run
 
+log = logging.getLogger("segtrain.offline")
+
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 OWN, JOURNAL = ".queue", "journal.jsonl"
 LARGE_BYTES, BUFFER_BYTES = 64 * 2**20, 4 * 2**20  # read at once below the first, by the second above it
+ANSWER_S = 60.0  # that a store may take for its first answer
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,39 @@ class Place:
         return str(self.fs.unstrip_protocol(self.path))
 
 
+MISTAKES = (  # of the address, which waiting does not mend
+    ValueError, TypeError, PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+)  # fmt: skip
+
+
 def place(address: str) -> Place:
-    """The place that an address names. Raises ConfigError: unknown protocol, a package that is missing, no access."""
+    """The place that an address names. Raises ConfigError: unknown protocol, a package that is missing, no access.
+
+    Whether it answers is not known then: a network may come up later than this machine.
+    """
     from fsspec.core import url_to_fs  # a tenth of a second
 
     try:
         fs, path = url_to_fs(address)
-        fs.makedirs(path, exist_ok=True)
+        try:
+            patience.call(lambda: fs.makedirs(path, exist_ok=True), patience.limit(ANSWER_S, lambda: 0))
+        except Exception as error:  # each file system has errors of its own
+            local = "file" in fs.protocol and not isinstance(error, patience.Unanswered)
+            if local or isinstance(error, MISTAKES):
+                raise
+            log.warning("sync: %s: does not answer (%s); trying again", address, _words(error))
         return Place(fs, path)
     except ImportError as error:
         raise ConfigError(
             f"sync: {address}: {error}, for example pip install s3fs for s3://, gcsfs for gs://"
         ) from error
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"sync: {address}: cannot be used ({why[:300]}); name a folder or an address") from error
+        raise ConfigError(f"sync: {address}: cannot be used ({_words(error)}); name a folder or an address") from error
+
+
+def _words(error: Exception) -> str:
+    said = str(error) if isinstance(error, patience.Unanswered) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())[:300]
 
 
 def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
@@ -125,12 +148,13 @@ def fetch(source: Place, folder: Path) -> bool:
 
     Raises DataError: the mirror of it is damaged, or of a run with another config; RunError: it does not answer.
     """
-    source.fs.invalidate_cache()
-    if not source.fs.exists((source / MANIFEST).path):
-        return False
     aside = folder.with_name(f".{folder.name}.fetched")
     try:
-        about = json.loads(source.fs.cat_file((source / MANIFEST).path))
+        source.fs.invalidate_cache()
+        try:  # not exists(), which also says no of a store that does not answer
+            about = json.loads(source.fs.cat_file((source / MANIFEST).path))
+        except FileNotFoundError:
+            return False
         _refuse_another(source, folder)
         here = Run(folder)
         ours = here.saved_step(), here.outcome().get("state") == "finished"
@@ -142,11 +166,9 @@ def fetch(source: Place, folder: Path) -> bool:
     except DataError:
         raise
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DataError(f"{source}: is damaged ({why}); remove it to train the run anew") from error
+        raise DataError(f"{source}: is damaged ({_words(error)}); remove it to train the run anew") from error
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise RunError(f"{source}: cannot be fetched ({why}); try again when it answers") from error
+        raise RunError(f"{source}: cannot be fetched ({_words(error)}); see that it can be reached") from error
     if folder.exists():
         files.remove_folder(folder)
     files.rename(aside, folder)
