@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections import namedtuple
@@ -180,6 +181,10 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
     ):
         assert line in said, said
     assert "Runs: 6 (finished: 1, not begun: 4)" in said
+    Journal(asked.folder).write("left", why="done", code=1)  # from here on all counts anew
+    assert finish.tell(asked, lambda: True, Journal(asked.folder), "the deadline") is None
+    told = (asked.folder / "queue.csv").read_text()
+    assert re.search(r"^b,due,.*,ValueError: it broke$", told, re.MULTILINE), "it has not been tried again"
 
 
 @pytest.mark.parametrize(

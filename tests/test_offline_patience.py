@@ -149,7 +149,12 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
     monkeypatch.setattr("jobs.offline.__main__.FETCH_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.LEAST_S", 0.1)
     stand_ins.began.clear()
-    store[:] = [over.wait if hangs else fail] * 1000
+
+    def hang() -> None:
+        over.wait()
+        fail()  # who was left behind changes nothing any more
+
+    store[:] = [hang if hangs else fail] * 1000
     with pytest.raises(RunError, match="no answer in 0 s" if hangs else "No route to host"):
         command(write(second), "--sync", "memory://never", "--when-done", f"touch {tmp_path}/hook")
     over.set()

@@ -29,11 +29,11 @@ def tell(plan: Plan, go_on: Callable[[], bool], journal: Journal, why: str) -> s
     lines = []
     for item in plan.items:
         one = standing(item, journal)
-        ended = [
-            entry["time"] for entry in journal.entries if entry["event"] == "end" and entry.get("run") == item.name
-        ]
+        own = [entry for entry in journal.entries if entry.get("config") == item.digest and entry["run"] == item.name]
+        ends = [entry for entry in own if entry["event"] == "end"]
+        last = ends[-1] if ends else {"time": "", "why": ""}
         before = f"the queue stopped before it: {why}" if one.due else ""
-        words = (item.name, one.state, ended[-1] if ended else "", one.why or before)
+        words = (item.name, one.state, last["time"], one.why or (last["why"] if one.due else "") or before)
         lines.append(dict(zip(planned.OF_QUEUE, words, strict=True)))
     try:
         planned.write_queue(plan.folder, lines)
