@@ -11,19 +11,20 @@ from benchmarks.step import BATCH, batch_of, loopback_bytes
 from segtrain.config import Config, DeepSpeedConfig, ModelConfig
 
 RANKS = 2
-WAYS: dict[str, int | None] = {"ddp": None, "zero 0": 0, "zero 1": 1, "zero 2": 2, "zero 3": 3}
-
-
-BUDGETED: list[tuple[str, int | None, bool]] = [(name, zero, False) for name, zero in WAYS.items() if zero != 0]
-BUDGETED.append(("zero 3 with offload", 3, True))
+STAGES = (0, 1, 2, 3)
+CONTIGUOUS = "ddp in DeepSpeed's layout"
 
 
 def under(cfg: Config, zero: int | None, offload: bool = False) -> Config:
-    """The config under DDP, or DeepSpeed at a stage; all in one layout, which DeepSpeed prescribes."""
-    cfg = replace(cfg, model=replace(cfg.model, channels_last=False if zero is None else None))
+    """The config under DDP, or DeepSpeed at a stage."""
     if zero is None:
         return cfg
     return replace(cfg, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero, offload=offload))  # type: ignore[arg-type]
+
+
+def contiguous(cfg: Config) -> Config:
+    """The config under DDP in the layout that DeepSpeed prescribes."""
+    return replace(cfg, model=replace(cfg.model, channels_last=False))
 
 
 def _step(world: Any, cfg: Config, size_px: int) -> Work:
@@ -58,7 +59,8 @@ def engines(options: Options) -> list[Line]:
         return [Line("engines", "DeepSpeed is not installed: pip install -e '.[deepspeed]'", "", "", "")]
     size, features = (32, 4) if options.tiny else (128, 32)
     base = Config(model=ModelConfig(features=features))
-    variants = [Variant(name, _step, (under(base, zero), size), RANKS, 1, keep=False) for name, zero in WAYS.items()]
+    ways = {"ddp": base, CONTIGUOUS: contiguous(base)} | {f"zero {zero}": under(base, zero) for zero in STAGES}
+    variants = [Variant(name, _step, (cfg, size), RANKS, 1) for name, cfg in ways.items()]
     found = measure(variants, options.repeat)
     lines = []
     for name, timings in found.items():
@@ -78,8 +80,10 @@ def _budget(options: Options) -> list[Line]:
     # Read by glibc when a process starts: what is freed goes back at once, so that memory is what is in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     lines = []
-    for name, zero, offload in BUDGETED:
-        variant = Variant(name, _step_within, (under(cfg, zero, offload), 32, budget_gib), ranks, 1, keep=False)
+    ways = {"ddp": contiguous(cfg)} | {f"zero {zero}": under(cfg, zero) for zero in (1, 2, 3)}
+    ways["zero 3 with offload"] = under(cfg, 3, offload=True)
+    for name, given in ways.items():
+        variant = Variant(name, _step_within, (given, 32, budget_gib), ranks, 1, keep=False)
         try:
             peak = f"{measure([variant], 1)[name].peak_gib:.2f} GiB resident, libraries in it"
         except RuntimeError as error:

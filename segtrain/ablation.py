@@ -4,6 +4,7 @@ The same runs come of the same spec anywhere: here one after another, or as an a
 """
 
 import importlib.util
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from itertools import combinations
@@ -14,10 +15,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from segtrain.config import Config
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, RunError
 from segtrain.loading import flatten, from_tree, load_config, merge, read_yaml
 from segtrain.run import Run
 
+log = logging.getLogger(__name__)
+
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a file that is damaged, or half of one
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 COLUMNS = (
     "run", "variant", "fold", "seed", "state", "epochs", "best_epoch", "best_dsc", "ci_low", "ci_high", "n", "last_dsc",
@@ -51,9 +55,23 @@ class Member:
         return Run(Path(self.cfg.runs_dir).expanduser() / self.cfg.name)
 
     def row(self) -> dict[str, Any]:
-        """Its line in the table of results."""
-        of_run = {"run": self.cfg.name, "variant": self.variant, "fold": self.fold, "seed": self.seed}
-        return {column: (of_run | self.run.result()).get(column) for column in COLUMNS}
+        """Its line in the table of results; a directory that cannot be read does not cost the others theirs."""
+        found: dict[str, Any] = {
+            "run": self.cfg.name, "variant": self.variant, "fold": self.fold, "seed": self.seed,
+        }  # fmt: skip
+        try:
+            found |= self.run.result()
+        except BROKEN as error:
+            log.warning("%s: cannot be read (%s: %s)", self.run.root, type(error).__name__, error)
+            found |= {"state": "unreadable"}
+        return {column: found.get(column) for column in COLUMNS}
+
+    def finished(self) -> bool:
+        """Whether it is finished, as far as its directory can be read."""
+        try:
+            return bool(self.run.finished(self.cfg))
+        except (RunError, *BROKEN):
+            return False
 
 
 def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
