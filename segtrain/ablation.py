@@ -141,9 +141,14 @@ def _refuse_twins(path: Path, members: list[Member]) -> None:
 
 
 def missing(members: Sequence[Member]) -> dict[str, str]:
-    """Variants that need a file or a package that is not there, each with its remedy; nothing is imported for it."""
+    """Variants that need a file or a package that is not there, each with its remedy; nothing is imported for it.
+
+    A run that has begun needs no file of weights, a finished one nothing.
+    """
     found: dict[str, str] = {}
     for member in members:
+        if member.run.result()["state"] == "finished":
+            continue
         model, begun = member.cfg.model, member.run.saved_step() > 0
         if model.weights is not None and not begun and not Path(model.weights).is_file():
             found[member.variant] = f"model.weights={model.weights}: there is no such file; name an existing one"

@@ -217,11 +217,18 @@ def test_variants_that_need_what_is_not_there_are_all_named_and_nothing_is_train
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_has_begun_needs_no_file_of_weights(tmp_path: Path) -> None:
-    members = expand(write(tmp_path, BAD.replace("{engine: deepspeed}", "{seed: 3}")), [])[1]
-    assert "weights" in missing(members)
+def test_a_run_that_has_begun_needs_no_file_of_weights_and_a_finished_one_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    members = expand(write(tmp_path, BAD), [])[1]
+    assert set(missing(members)) == {"weights", "smp", "zero"}
     Run(tmp_path / "runs" / "bad" / "weights-seed42").checkpoint(1).mkdir(parents=True)
-    assert "weights" not in missing(members)
+    assert set(missing(members)) == {"smp", "zero"}
+    smp = Run(tmp_path / "runs" / "bad" / "smp-seed42")
+    smp.root.mkdir()
+    smp.end("finished", 1, 1, None, 0.5)
+    assert set(missing(members)) == {"zero"}
 
 
 @pytest.mark.law("L12")
