@@ -11,9 +11,9 @@ from jobs import executors, resources, scheduler, submission, table
 from jobs.entry import main
 from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
-from segtrain.ablate import write_results
-from segtrain.ablation import Member, expand
-from segtrain.errors import EXIT_FINISHED, LaunchError
+from segtrain.ablate import refused, write_results
+from segtrain.ablation import Member, expand, missing
+from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
 
 EXAMPLES = """\
 examples:
@@ -42,6 +42,8 @@ def command(argv: Sequence[str]) -> int:
     spec, members = expand(arguments.spec, arguments.overrides)
     members, asked = [replace(member, cfg=placed(member.cfg)) for member in members], resources.of(arguments)
     runs_dir = str(Path(members[0].cfg.runs_dir).parent)
+    if refused(arguments.spec, missing(members)):
+        return EXIT_USER_ERROR
     busy = waiting(runs_dir, spec.name, [member.cfg.name for member in members])
     due = [m for m in members if m.cfg.name not in busy and not m.run.finished(m.cfg)]
     if arguments.dry_run:

@@ -50,7 +50,7 @@ def command(argv: Sequence[str]) -> int:
     if arguments.nproc < 1:
         parser.error("--nproc: at least 1")
     spec, members = expand(arguments.spec, arguments.overrides)
-    if _refused(arguments.spec, missing(members)):
+    if refused(arguments.spec, missing(members)):
         return EXIT_USER_ERROR
     if arguments.dry_run:
         _list(spec, members)
@@ -59,12 +59,12 @@ def command(argv: Sequence[str]) -> int:
     if asked:
         print("segtrain: stopped before the first run; the same command goes on from there", file=sys.stderr)
         return EXIT_STOPPED
-    if _refused(arguments.spec, problems):
+    if refused(arguments.spec, problems):
         return EXIT_USER_ERROR
     return _train_all(members, arguments.nproc)
 
 
-def _refused(spec: Path, problems: Mapping[str, str]) -> bool:
+def refused(spec: Path, problems: Mapping[str, str]) -> bool:
     """Whether there are variants that cannot be trained; a line each says why."""
     for variant, reason in problems.items():
         print(f"segtrain: error: {spec}: variant {variant}: {reason}", file=sys.stderr)

@@ -171,3 +171,14 @@ def test_an_ablation_that_is_finished_without_a_report_says_how_to_make_it(
     (folder / "report" / "index.html").touch()
     assert ablate.command(arguments) == 0
     assert "There is no report" not in capsys.readouterr().out
+
+
+def test_variants_that_lack_something_are_named_and_nothing_is_submitted(
+    tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("bce: {loss: bce}", "bce: {model.weights: nowhere.pt}"))
+    assert ablate.command([str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'new'}"]) == 2
+    told = capsys.readouterr()
+    assert "variant bce: model.weights=nowhere.pt: there is no such file" in told.err
+    assert "Submitted" not in told.out
+    assert not (tmp_path / "new").exists()
