@@ -108,6 +108,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], object]
             return answer(*of, **options)
 
         monkeypatch.setattr(MemoryFileSystem, name, answered)
+    exists = MemoryFileSystem.exists
+    monkeypatch.setattr(MemoryFileSystem, "exists", lambda *of: not instead and exists(*of))  # as fsspec's own does
     yield instead
     MemoryFileSystem.store.clear()
 
@@ -145,6 +147,7 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
     assert command(write(first), "--sync", "memory://never") == 0
     before = dict(MemoryFileSystem.store)
     monkeypatch.setattr(patience, "REACH_S", 0.05)
+    monkeypatch.setattr(mirrors, "LAST_S", 1.0)  # it does not come to that
     monkeypatch.setattr(sync, "ANSWER_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.FETCH_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.LEAST_S", 0.1)
