@@ -13,7 +13,7 @@ from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
 from segtrain.ablate import refused, write_results
 from segtrain.ablation import Member, expand, missing
-from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
+from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
 
 EXAMPLES = """\
 examples:
@@ -62,7 +62,8 @@ def command(argv: Sequence[str]) -> int:
     names = [member.cfg.name for member in due]
     if arguments.executor == "local":
         code = executors.run_here(made, names)
-        print(f"Results: {table.write(str(made.root))}")
+        stopped = code == EXIT_STOPPED  # whoever stops it does not wait for pictures
+        print(f"Results: {write_results(members) if stopped else table.write(str(made.root))}")
         return code
     jobs = executors.submit(made, names, arguments.max_parallel)
     for name, job in jobs.items():

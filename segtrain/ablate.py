@@ -106,7 +106,7 @@ def _list(spec: Spec, members: Sequence[Member]) -> None:
         "run", "state", "best DSC", f"differs from {members[0].variant} in", title=as_title(title), title_justify="left"
     )
     for member in members:
-        result = member.run.result()
+        result = member.row()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
         dsc = f"{result['best_dsc']:.4f}" if result.get("best_dsc") is not None else ""
         table.add_row(*map(Text, (member.cfg.name, result["state"], dsc, changes)))

@@ -147,7 +147,7 @@ def missing(members: Sequence[Member]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for member in members:
-        if member.run.result()["state"] == "finished":
+        if member.row()["state"] in ("finished", "unreadable"):  # the latter is told of where it is to be trained
             continue
         model, begun = member.cfg.model, member.run.saved_step() > 0
         if model.weights is not None and not begun and not Path(model.weights).is_file():

@@ -25,10 +25,12 @@ def builtin_config(name: str) -> Path:
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), tree: dict[str, Any] | None = None, where: str | None = None
-) -> Config:
+    path: Path | None, overrides: Sequence[str] = (), tree: dict[str, Any] | None = None, where: str | None = None,
+    stored: bool = False,
+) -> Config:  # fmt: skip
     """The resolved config of `path` (default: the phantom run), or of `tree`, with `key=value` overrides applied.
 
+    `stored`: of a run, which was trained so whatever is refused by now.
     Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad value or combination.
     """
     path = path or builtin_config("phantom.yaml")
@@ -38,7 +40,7 @@ def load_config(
         if not equals:
             raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
         _set(tree, key, _parse(override, value))
-    return from_tree(tree, where=where or str(path))
+    return from_tree(tree, where=where or str(path), stored=stored)
 
 
 def read_yaml(path: Path) -> Any:
@@ -75,8 +77,11 @@ def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: {error}") from error
 
 
-def from_tree(tree: Mapping[str, Any], where: str) -> Config:
-    """A checked Config from nested mappings; `where` names their origin in errors."""
+def from_tree(tree: Mapping[str, Any], where: str, stored: bool = False) -> Config:
+    """A checked Config from nested mappings; `where` names their origin in errors.
+
+    `stored`: of a run; its combination of values was accepted when it was trained.
+    """
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
     known = _known_keys()
@@ -94,7 +99,8 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Config:
         value = first["input"]
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{where}: {key}={value!r}: {message}; change {key}") from error
-    _check(config, where)
+    if not stored:
+        _check(config, where)
     return config
 
 

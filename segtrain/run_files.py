@@ -131,7 +131,7 @@ class RunFiles:
 
     def config(self) -> Config:
         """What it was trained with. Raises OSError, YAMLError or ConfigError when that cannot be read."""
-        return from_tree(yaml.safe_load((self.root / "config.yaml").read_text()), where=str(self.root))
+        return from_tree(yaml.safe_load((self.root / "config.yaml").read_text()), where=str(self.root), stored=True)
 
     def scores(self, epoch: int) -> list[dict[str, str]]:
         """The per-patient table of an epoch's evaluation, as `write_scores` wrote it."""

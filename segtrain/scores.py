@@ -61,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
     _refuse_training(patients, trained_on, arguments.include_training)
     rules = Rules(GEOMETRIES[arguments.geometry], arguments.empty_masks, arguments.empty_surfaces)
     workers = _workers(arguments.workers, len(patients))
-    _refuse_other_scores(folder, patients, how(chosen[0].cfg, rules))
+    _refuse_other_scores(folder, patients, chosen, how(chosen[0].cfg, rules))
     rows = score(chosen, store, patients, trained_on, rules, workers)
     summary = summary_of(rows, chosen, store, rules)
     write_evaluation(folder, [_cells(row) for row in rows], summary)
@@ -143,18 +143,24 @@ def _from_file(path: Path) -> set[str]:
         ) from error
 
 
-def _refuse_other_scores(folder: Path, patients: Sequence[str], asked: Mapping[str, Any]) -> None:
+def _refuse_other_scores(
+    folder: Path, patients: Sequence[str], chosen: Sequence[Chosen], asked: Mapping[str, Any]
+) -> None:
     """Scores are replaced by the same scores anew; never by those of others, or by those of another way."""
     try:
         with (folder / "scores.csv").open(newline="") as file:
             there = {row["patient"] for row in csv.DictReader(file)}
         summary = json.loads((folder / "summary.json").read_text())
         before = {key: summary[key] for key in asked}
+        before["settings"] = {key: summary["settings"][key] for key in asked["settings"]}
+        runs = [one["run"] for one in summary["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return  # none that could be lost
     other = [f"{key}: {before[key]}" for key in asked if before[key] != asked[key]]
     if there != set(patients):
         other = [f"{len(there)} patients, {len(there & set(patients))} of these {len(patients)}"]
+    if runs != [str(one.run.root.resolve()) for one in chosen]:
+        other = [f"runs: {', '.join(runs)}"]
     if other:
         raise RunError(f"{folder}: holds other scores ({other[0]}); name another folder with --out, or remove it")
 

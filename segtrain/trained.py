@@ -68,7 +68,7 @@ def _choose(run: Run, which: str, overrides: Sequence[str]) -> Chosen:
     tree = run.config_tree()
     if isinstance(tree.get("model"), dict):
         tree["model"]["weights"] = None  # what training started from need not be there any more
-    cfg = load_config(None, overrides, tree, where=str(run.root))
+    cfg = load_config(None, overrides, tree, where=str(run.root), stored=True)
     sides = run.split()
     return Chosen(run, cfg, _folder(run, which), frozenset(sides["train"]), frozenset(sides["validation"]))
 

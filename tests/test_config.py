@@ -8,7 +8,7 @@ import pytest
 
 from segtrain.config import Config, Ramp
 from segtrain.errors import ConfigError
-from segtrain.loading import first_difference, load_config, to_yaml
+from segtrain.loading import first_difference, from_tree, load_config, to_yaml
 from segtrain.stop import deadline_of
 
 
@@ -205,3 +205,10 @@ def test_the_end_of_a_slurm_job_is_a_deadline(tmp_path: Path, monkeypatch: pytes
     assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 9).timestamp()
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
     assert deadline_of("1h", 0.0, ask_slurm=True) == 1000
+
+
+def test_a_run_that_was_trained_by_what_is_refused_now_can_be_read() -> None:
+    tree = {"optim": {"momentum": 0.95}}
+    with pytest.raises(ConfigError, match=r"optim.momentum=0.95 means nothing"):
+        from_tree(tree, "here")
+    assert from_tree(tree, "a run", stored=True).optim.momentum == 0.95

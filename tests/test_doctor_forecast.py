@@ -83,6 +83,10 @@ def test_the_trial_goes_down_to_what_fits_then_to_what_is_asked(monkeypatch: pyt
     for asked, tried in ((None, [16, 8, 4]), (8, [16, 8, 4]), (3, [16, 8, 4, 3]), (4, [16, 8, 4])):
         cfg = Config(train=TrainConfig(global_batch=16, micro_batch=asked))
         assert [line["size"] for line in trial.on_gpu(cfg, Mock(), 16)] == tried
+    odd = Config(train=TrainConfig(global_batch=40, micro_batch=4))
+    assert [line["size"] for line in trial.on_gpu(odd, Mock(), 40)] == [40, 20, 10, 5, 4]
+    odd = Config(train=TrainConfig(global_batch=28, micro_batch=5))
+    assert [line["size"] for line in trial.on_gpu(odd, Mock(), 28)] == [28, 14, 7, 5]
     monkeypatch.setattr(trial, "_measure", Mock(side_effect=OutOfMemory))
     assert [line["size"] for line in trial.on_gpu(Config(), Mock(), 4)] == [4, 2, 1]
 

@@ -164,6 +164,7 @@ def test_scores_are_not_replaced_by_others(trained_run: Run, tmp_path: Path, cap
     for arguments in (["evaluate.tta=flips"], ["--empty-masks", "leave_out"], several):
         assert run_command(command, [*given, *arguments]) == 2
         assert "validation-best: holds other scores" in capsys.readouterr().err
+    assert run_command(command, [str(trained_run.root), *given[1:], "--out", several[1]]) == 2, "another run"
     assert (folder / "validation-best" / "summary.json").read_bytes() == before
 
 

@@ -12,7 +12,8 @@ from trainings import run_to_end
 from jobs import ablate, executors, submission, table
 from jobs.resources import Resources
 from jobs.submission import Submission
-from segtrain.ablation import Member, expand
+from segtrain.ablation import Member, expand, missing
+from segtrain.cli import run_command
 from segtrain.config import Config
 from segtrain.loading import to_yaml
 
@@ -182,3 +183,14 @@ def test_variants_that_lack_something_are_named_and_nothing_is_submitted(
     assert "variant bce: model.weights=nowhere.pt: there is no such file" in told.err
     assert "Submitted" not in told.out
     assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_run_is_told_of_in_one_line(
+    tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(members[0])
+    (members[0].run.root / "outcome.json").write_text("{")
+    assert missing(members) == {}
+    (members[0].run.root / "config.yaml").write_text("")
+    assert run_command(ablate.command, [str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]) == 2
+    assert "holds no readable run" in capsys.readouterr().err

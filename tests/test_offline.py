@@ -165,6 +165,18 @@ def test_the_command_when_done_runs_where_the_queue_had_not_ended_or_was_told_to
     assert off.read_text() == "off\noff\n", "once for c, however often the end breaks"
 
 
+def test_an_end_that_was_cut_short_before_the_command_when_done_is_made_good(
+    tmp_path: Path, stand_ins: StandIns
+) -> None:
+    """The last push comes in between, and may be what a reboot ended."""
+    assert command(write(tmp_path)) == 0
+    started = list(stand_ins.names)
+    for _ in range(2):
+        assert command(write(tmp_path), "--when-done", f"echo off >> {tmp_path}/hook") == 0
+    assert (tmp_path / "hook").read_text() == "off\n"
+    assert stand_ins.names == started
+
+
 @pytest.mark.law("L12")
 @pytest.mark.parametrize("sync", [False, True])
 def test_an_end_that_is_past_is_refused_before_anything_begins(tmp_path: Path, stand_ins: StandIns, sync: bool) -> None:

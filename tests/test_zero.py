@@ -27,6 +27,7 @@ def told(extra: dict[str, Any]) -> None:
         ({"zero_optimization": {"overlap_com": True}}, ["extra.zero_optimization.overlap_com=True", "overlap_comm?"]),
         ({"zero_optimization": {"reduce_bucket_size": "big"}}, ["zero_optimization.reduce_bucket_size='big'"]),
         ({"communication_data_type": "float"}, ["communication_data_type", "float"]),
+        ({"checkpoint": {"tag_validation": "x"}}, ["deepspeed.extra", "DeepSpeedConfigError"]),
     ],
 )
 def test_what_deepspeed_cannot_use_is_named_in_one_line(extra: dict[str, Any], words: list[str]) -> None:

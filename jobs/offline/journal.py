@@ -23,11 +23,9 @@ from typing import Any
 
 from jobs.offline.plan import Item
 from segtrain.errors import RunError
-from segtrain.stop import REASONS
 
 DONE = "done"  # why it left: every run is finished or passed over
 STOP_FILE = "the STOP file"  # a reason of segtrain.stop
-TOLD = set(REASONS) - {"the deadline"}  # somebody is there
 
 
 class Journal:
@@ -64,15 +62,17 @@ class Journal:
         return any(entry["event"] == "start" for entry in self.entries)
 
     def had_ended(self) -> bool:
-        """Whether the queue had ended, and not because it was told to, before this process, which started no run."""
+        """Whether the command when done ran after the last start, before this process, which started no run.
+
+        An end is not enough: the last push and the command come after it, and may have been cut short.
+        """
         own = (os.getpid(), socket.gethostname())
         events = [(entry["event"], entry) for entry in self.entries]
         begins = [n for n, (event, e) in enumerate(events) if event == "begin" and (e.get("pid"), e.get("host")) == own]
         starts = [n for n, (event, _) in enumerate(events) if event == "start"]
         here, last = begins[-1] if begins else len(events), starts[-1] if starts else -1
         earlier = events[last + 1 : here]
-        ended = any(event == "hook" or (event == "left" and entry["why"] not in TOLD) for event, entry in earlier)
-        return last < here and ended
+        return last < here and any(event == "hook" for event, _ in earlier)
 
     def began_s(self) -> float:
         """When this budget of time began, in seconds since the epoch: kills, reboots and reclaims do not renew it."""

@@ -71,7 +71,8 @@ def place(address: str) -> Place:
             patience.call(lambda: fs.makedirs(path, exist_ok=True), patience.limit(ANSWER_S, lambda: 0))
         except Exception as error:  # each file system has errors of its own
             local = "file" in fs.protocol and not isinstance(error, patience.Unanswered)
-            if local or isinstance(error, MISTAKES):
+            unknown = "Credentials" in type(error).__name__  # of botocore or google-auth, which need not be there
+            if local or unknown or isinstance(error, MISTAKES):
                 raise
             log.warning("sync: %s: does not answer (%s); trying again", address, _words(error))
         return Place(fs, path)

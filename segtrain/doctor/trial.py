@@ -79,7 +79,8 @@ def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]
             step_s, score_s = _measure(cfg, engine, size, device)
         except OutOfMemory:
             yield {"size": size, "fits": False}
-            size = (size + 1) // 2 if size > 1 else 0
+            half = (size + 1) // 2 if size > 1 else 0
+            size = asked if half < asked < size else half
             continue
         peak = torch.cuda.max_memory_reserved()
         yield {"size": size, "step_s": step_s, "score_s": score_s, "peak_bytes": peak, "fits": True}

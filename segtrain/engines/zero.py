@@ -66,8 +66,9 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
     """Raise ConfigError when DeepSpeed refuses what `deepspeed.extra` adds, or never asks for a key of it."""
     deepspeed = load(device_type)
     asked = _Asked(settings)
+    config = importlib.import_module("deepspeed.runtime.config")
     try:
-        importlib.import_module("deepspeed.runtime.config").DeepSpeedConfig(asked)
+        config.DeepSpeedConfig(asked)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
@@ -78,7 +79,9 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
             f"deepspeed.extra.{section}{path}={first['input']!r}: DeepSpeed says: {first['msg']}{hint}; "
             "change or drop it"
         ) from error
-    except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
+    except (
+        config.DeepSpeedConfigError, ValueError, TypeError, AttributeError, KeyError, AssertionError,
+    ) as error:  # fmt: skip
         words = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"deepspeed.extra={dict(extra)!r}: DeepSpeed cannot read it ({type(error).__name__}: {words}); change it"

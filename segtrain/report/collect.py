@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from segtrain.ablation import Member, differences
+from segtrain.ablation import BROKEN, Member, differences
 from segtrain.config import Config
 from segtrain.errors import ConfigError, RunError
 from segtrain.metrics import Summary, summarise
@@ -156,7 +156,7 @@ def _read(run: Run, name: str) -> Collected:
         found = replace(found, state=state, reason=outcome.get("reason") or "")
         found = replace(found, **_events(run))
         return _with_config(found, run.config())
-    except (OSError, ValueError, KeyError, yaml.YAMLError, ConfigError) as error:
+    except (*BROKEN, yaml.YAMLError, ConfigError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("%s: %s", run.root, why)
         # An old run's config need not load any more; its scores are scores.

@@ -29,7 +29,7 @@ def submitted(lab: Lab, cfg: Config, how: str) -> str:
         job = lab.submit(cfg, "--nodes", "2", "--processes-per-node", "2", "--slurm", "hold")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         busy_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        assert busy_s < 2.0, "of processor time, whatever else the machine does"
+        assert busy_s < 2.5, "of processor time, whatever else the machine does"
         snapshot = lab.runs / ".jobs" / cfg.name / "001" / "code" / "jobs" / "rank.py"
         snapshot.write_text(f"print('this is the snapshot')\n{snapshot.read_text()}")
         lab.call("scontrol", "release", job)
