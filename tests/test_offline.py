@@ -140,7 +140,7 @@ def test_the_command_when_done_does_not_run_again_where_there_is_nothing_to_do(
     for _ in range(3):
         assert command(write(tmp_path), *hook) == 0
     assert (tmp_path / "hook").read_text() == "off\n"
-    assert capsys.readouterr().err.count("not run, since nothing was started and the queue had ended before") == 2
+    assert capsys.readouterr().err.count("not run, since nothing was started and it has run since the last start") == 2
     assert command(write(tmp_path, ["a", "b", "c"]), *hook) == 0
     assert stand_ins.names == ["a", "b", "c"]
     assert (tmp_path / "hook").read_text() == "off\noff\n", "c was started"

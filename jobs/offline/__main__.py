@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-hours", type=float, metavar="H", help="end after H hours, kills and reboots included")
     made.add_argument("--stop-at", metavar="TIME", help="end at a time like 2026-11-24T07:00")
     made.add_argument(
-        "--when-done", metavar="CMD", help="shell command at the end; not after a signal, nor when all had ended before"
+        "--when-done", metavar="CMD", help="shell command at the end; not after a signal, nor again for no new start"
     )
     return made
 
@@ -105,7 +105,8 @@ def command(argv: Sequence[str]) -> int:
 def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[None]:
     """Run the user's command once, however the queue ends, unless it was told to stop, or a mistake was in the way.
 
-    Nor where nothing was started and the queue had ended before: in `@reboot` it would switch the machine off for ever.
+    Nor where nothing was started and it has run since the last start: in `@reboot` it would switch the machine off
+    for ever.
     """
     try:
         yield

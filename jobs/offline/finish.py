@@ -110,7 +110,7 @@ def files_of(plan: Plan) -> list[Callable[[sync.Place], object]]:
 def run_when_done(command: str, folder: Path, journal: Journal) -> None:
     """Run the user's command, but not again and again; what it says is logged, how it ends changes nothing."""
     if journal.had_ended():
-        log.info("when done: %s: not run, since nothing was started and the queue had ended before", command)
+        log.info("when done: %s: not run, since nothing was started and it has run since the last start", command)
         return
     if journal.entries:  # else the mirror's may have to come yet
         with contextlib.suppress(OSError):  # a disk that is full
