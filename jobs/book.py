@@ -6,13 +6,13 @@ anew.
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtrain import files
 from segtrain.errors import RunError
 from segtrain.run import Run
 
@@ -88,8 +88,4 @@ class Book:
 
     def _write(self, **entry: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n"
-        with self._file.open("ab+") as file:
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                line = "\n" + line  # after one that was being written when the job was killed
-            file.write(line.encode())
+        files.append_line(self._file, json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}))

@@ -30,6 +30,16 @@ def replace_text(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line, durably; one before it that was being written when the machine went down is ended first."""
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            line = f"\n{line}"
+        file.write(f"{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table under the keys of its first row; None is an empty cell."""
     text = io.StringIO()

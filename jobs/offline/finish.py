@@ -109,7 +109,7 @@ def files_of(plan: Plan) -> list[Callable[[sync.Place], object]]:
 
 def run_when_done(command: str, folder: Path, journal: Journal) -> None:
     """Run the user's command, but not again and again; what it says is logged, how it ends changes nothing."""
-    if journal.had_ended():
+    if journal.hook_has_run():
         log.info("when done: %s: not run, since nothing was started and it has run since the last start", command)
         return
     if journal.entries:  # else the mirror's may have to come yet

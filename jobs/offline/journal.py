@@ -12,8 +12,6 @@ run's, but a run that is cut off again and again without a step gained is given 
 """
 
 import json
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.offline.plan import Item
+from segtrain import files
 from segtrain.errors import RunError
 
 DONE = "done"  # why it left: every run is finished or passed over
@@ -38,12 +37,7 @@ class Journal:
     def write(self, event: str, **values: Any) -> None:
         """Append an entry, durably."""
         entry = {"time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "event": event, **values}
-        with self.path.open("ab+") as file:
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                file.write(b"\n")  # the entry before was being written when the machine went down
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.append_line(self.path, json.dumps(entry))
         self.entries.append(entry)
 
     @property
@@ -61,18 +55,13 @@ class Journal:
         """Whether any run was ever started."""
         return any(entry["event"] == "start" for entry in self.entries)
 
-    def had_ended(self) -> bool:
-        """Whether the command when done ran after the last start, before this process, which started no run.
+    def hook_has_run(self) -> bool:
+        """Whether the command when done has run since the last start of a run.
 
-        An end is not enough: the last push and the command come after it, and may have been cut short.
+        That the queue had ended is not enough: the last push and the command come after it, and may be cut short.
         """
-        own = (os.getpid(), socket.gethostname())
-        events = [(entry["event"], entry) for entry in self.entries]
-        begins = [n for n, (event, e) in enumerate(events) if event == "begin" and (e.get("pid"), e.get("host")) == own]
-        starts = [n for n, (event, _) in enumerate(events) if event == "start"]
-        here, last = begins[-1] if begins else len(events), starts[-1] if starts else -1
-        earlier = events[last + 1 : here]
-        return last < here and any(event == "hook" for event, _ in earlier)
+        starts = [place for place, entry in enumerate(self.entries) if entry["event"] == "start"]
+        return any(entry["event"] == "hook" for entry in self.entries[starts[-1] + 1 if starts else 0 :])
 
     def began_s(self) -> float:
         """When this budget of time began, in seconds since the epoch: kills, reboots and reclaims do not renew it."""
