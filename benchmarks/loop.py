@@ -92,6 +92,7 @@ def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -
 
 def _whole_loop(world: Any, cfg: Config) -> Work:
     import segtrain.trainer as module
+    from segtrain.assembly import build
     from segtrain.data.splits import make_split
     from segtrain.run import Run
     from segtrain.stop import Stop
@@ -104,7 +105,7 @@ def _whole_loop(world: Any, cfg: Config) -> Work:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder) / "run")
             run.open(cfg, split.to_json(), [], False, 1, "cpu")
-            trainer = module.Trainer(cfg, run, store, split, world, Stop(), module.build(cfg, world, begun=False))
+            trainer = module.Trainer(cfg, run, store, split, world, Stop(), build(cfg, world, begun=False))
             inside: list[str] = []
             for name in ("_record", "_save_or_stop", "_save", "_check", "_evaluate"):
                 _timed(trainer, name, shares, inside)

@@ -18,14 +18,13 @@ from jobs import ranks, scheduler, submission
 from jobs.board import NUMBERS, board
 from jobs.book import Book
 from jobs.entry import main
-from segtrain.errors import EXIT_FINISHED, RunError
+from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
 from segtrain.run import Run
 
 QUIET_S = 600.0  # a run without a job and without a word for so long is not running
 DAY_S = 86400.0
 TAIL_BYTES = 1 << 16  # of the log, in which trouble is looked for
-# What reading a file raises that somebody wrote in, or that is half of one.
-BROKEN = (RunError, OSError, ValueError, LookupError, TypeError, AttributeError)
+BROKEN = (RunError, *DAMAGED)
 EXAMPLES = """\
 examples:
   python -m jobs.status

@@ -15,13 +15,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from segtrain.config import Config
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.loading import flatten, from_tree, load_config, merge, read_yaml
 from segtrain.run import Run
 
 log = logging.getLogger(__name__)
 
-BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a file that is damaged, or half of one
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 COLUMNS = (
     "run", "variant", "fold", "seed", "state", "epochs", "best_epoch", "best_dsc", "ci_low", "ci_high", "n", "last_dsc",
@@ -61,7 +60,7 @@ class Member:
         }  # fmt: skip
         try:
             found |= self.run.result()
-        except BROKEN as error:
+        except DAMAGED as error:
             log.warning("%s: cannot be read (%s: %s)", self.run.root, type(error).__name__, error)
             found |= {"state": "unreadable"}
         return {column: found.get(column) for column in COLUMNS}
@@ -70,7 +69,7 @@ class Member:
         """Whether it is finished, as far as its directory can be read."""
         try:
             return bool(self.run.finished(self.cfg))
-        except (RunError, *BROKEN):
+        except (RunError, *DAMAGED):
             return False
 
 

@@ -13,6 +13,8 @@ from typing import Literal
 
 # The remedy for a patient that is of no use; predict takes no data.skip_bad.
 LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
+# What reading a file raises that somebody wrote in, or that is half of one; for readers that go on without it.
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3

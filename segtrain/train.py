@@ -72,8 +72,8 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
-    from segtrain.assembly import refuse_for_device
-    from segtrain.trainer import Trainer, build
+    from segtrain.assembly import build, refuse_for_device
+    from segtrain.trainer import Trainer
 
     refuse_for_device(cfg, world.device.type)
     store = _prepare(cfg, stop, world)

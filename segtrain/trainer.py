@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segtrain import checkpoint
-from segtrain.assembly import Trained, build
+from segtrain.assembly import Trained
 from segtrain.config import Config
 from segtrain.curves import Curves
 from segtrain.data.augment import to_device
@@ -36,8 +36,6 @@ from segtrain.pictures import sheet
 from segtrain.run import Run
 from segtrain.stop import Stop, reason
 from segtrain.watch import Watch
-
-__all__ = ["Trained", "Trainer", "build"]
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ def main(config: str, ranks: str) -> int:
 
     import torch
 
-    from segtrain.dist import be_deterministic
+    from segtrain.assembly import build
+    from segtrain.dist import World, be_deterministic
 
     be_deterministic(cfg.deterministic)
     gpu = cfg.device != "cpu" and torch.cuda.is_available()
@@ -40,7 +41,8 @@ def main(config: str, ranks: str) -> int:
     share = cfg.train.global_batch // int(ranks)
     # DeepSpeed's step is the same work; its start is not worth waiting for here.
     cfg = replace(cfg, engine="ddp", train=replace(cfg.train, global_batch=share))
-    engine = _engine(cfg, torch.device("cuda" if gpu else "cpu"))
+    world = World(device=torch.device("cuda" if gpu else "cpu"))
+    engine = build(cfg, world, begun=True).engine  # from whatever weights
     told = {"device": "cuda" if gpu else "cpu", "parameters": sum(p.numel() for p in engine.network.parameters())}
     for line in on_gpu(cfg, engine, share) if gpu else on_cpu(cfg, engine, share):
         sys.stdout.write(json.dumps({**told, **line}) + "\n")
@@ -85,19 +87,6 @@ def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]
         peak = torch.cuda.max_memory_reserved()
         yield {"size": size, "step_s": step_s, "score_s": score_s, "peak_bytes": peak, "fits": True}
         size = asked if asked < size else 0
-
-
-def _engine(cfg: Config, device: "torch.device") -> "Engine":
-    from segtrain.dist import World
-    from segtrain.engines import make_engine
-    from segtrain.losses import DeepSupervision, Loss, make_loss
-    from segtrain.models import make_model, supervision_ratio
-
-    loss: Loss = make_loss(cfg.loss)
-    if ratio := supervision_ratio(cfg.model):
-        loss = DeepSupervision(loss, ratio)
-    network = make_model(replace(cfg.model, weights=None), cfg.seed, cfg.data.channels)
-    return make_engine(cfg, network, loss, World(device=device))
 
 
 def _measure(cfg: Config, engine: "Engine", size: int, device: "torch.device") -> tuple[float, float]:

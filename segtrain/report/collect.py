@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from segtrain.ablation import BROKEN, Member, differences
+from segtrain.ablation import Member, differences
 from segtrain.config import Config
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
 from segtrain.report.planned import end_told, listed, not_begun
@@ -156,7 +156,7 @@ def _read(run: Run, name: str) -> Collected:
         found = replace(found, state=state, reason=outcome.get("reason") or "")
         found = replace(found, **_events(run))
         return _with_config(found, run.config())
-    except (*BROKEN, yaml.YAMLError, ConfigError) as error:
+    except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("%s: %s", run.root, why)
         # An old run's config need not load any more; its scores are scores.
