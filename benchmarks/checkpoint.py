@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Line, Options, Variant, Work, measure
-from segtrain.checkpoint import Saver, Snapshot, newest, read
 from segtrain.config import Config
-from segtrain.dist import World
 from segtrain.engines import make_engine
 from segtrain.losses import make_loss
 from segtrain.models import make_model
 from segtrain.run import Run
+from segtrain.run.checkpoint import Saver, Snapshot, newest, read
+from segtrain.runtime.world import World
 
 AGREEMENTS = 100
 

@@ -41,7 +41,7 @@ def folder_of_patients(options: Options, patients: int) -> Path:
         return folder
     from PIL import Image
 
-    from segtrain.data.phantom import phantom_patient
+    from segtrain.data.sources.phantom import phantom_patient
 
     for index in range(patients):
         name = f"TCGA_XX_{index:04d}_20000101"
@@ -109,7 +109,7 @@ def prepare(options: Options) -> list[Line]:
 def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:
     from segtrain.data.augment import to_device
     from segtrain.data.feed import Feed
-    from segtrain.data.sampler import make_order
+    from segtrain.data.order import make_order
     from segtrain.data.splits import make_split
 
     store = ensure_store(cfg.data)

@@ -25,10 +25,9 @@ import torch
 
 from benchmarks.harness import machine
 from benchmarks.step import BATCH, engine_step, step_flop
-from segtrain.config import Precision
+from segtrain.config import Precision, builtin_config, load_config
 from segtrain.data.prepare import ensure_store
-from segtrain.dist import World
-from segtrain.loading import builtin_config, load_config
+from segtrain.runtime.world import World
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 PEAK_TYPE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -41,7 +41,7 @@ class Variant:
     arguments: tuple[Any, ...] = ()
     ranks: int = 1
     threads: int = 2
-    keep: bool = True  # the allocator setting of segtrain.allocator
+    keep: bool = True  # the allocator setting of segtrain.runtime.allocator
 
 
 @dataclass
@@ -139,10 +139,10 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
     )  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = str(variant.threads)
     if variant.keep:
-        from segtrain.allocator import keep_memory
+        from segtrain.runtime.allocator import keep_memory
 
         keep_memory()
-    from segtrain.dist import join
+    from segtrain.runtime.world import join
 
     try:
         with join("cpu", variant.threads) as world:

@@ -16,9 +16,8 @@ from typing import Any
 from benchmarks.data import config
 from benchmarks.harness import Line, Options, Variant, Work, at_least, measure
 from benchmarks.step import BATCH, engine_step
-from segtrain.config import Config, ModelConfig, TrainConfig
+from segtrain.config import Config, ModelConfig, TrainConfig, to_yaml
 from segtrain.data.prepare import ensure_store
-from segtrain.loading import to_yaml
 
 
 def _first_step_s(cfg: Config, launcher: list[str]) -> float:
@@ -91,11 +90,11 @@ def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -
 
 
 def _whole_loop(world: Any, cfg: Config) -> Work:
-    import segtrain.trainer as module
-    from segtrain.assembly import build
+    import segtrain.training.loop as module
     from segtrain.data.splits import make_split
     from segtrain.run import Run
-    from segtrain.stop import Stop
+    from segtrain.runtime.stop import Stop
+    from segtrain.training.build import build
 
     store = ensure_store(cfg.data)
     split = make_split(cfg.data, store)
@@ -174,7 +173,7 @@ def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool
     import torch
 
     from segtrain.engines import make_engine
-    from segtrain.evaluate import score_patient
+    from segtrain.evaluation.evaluate import score_patient
     from segtrain.losses import make_loss
     from segtrain.models import make_model
 
@@ -216,7 +215,7 @@ def _scores(world: object, slices: int, ours: bool) -> Work:
     import numpy as np
 
     from benchmarks.reference import score
-    from segtrain.metrics import count, largest_component
+    from segtrain.evaluation.metrics import count, largest_component
 
     rng = np.random.default_rng(0)
     z, y, x = np.mgrid[:slices, :256, :256]

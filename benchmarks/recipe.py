@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segtrain import files
-from segtrain.cli import run_command, start_logging
 from segtrain.errors import RunError
-from segtrain.metrics import Summary, summarise
+from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.collect import Collected, by_variant, collect, scores
 from segtrain.report.statistics import holm, paired, per_patient, wilcoxon_p
+from segtrain.runtime import files
+from segtrain.runtime.process import run_command, start_logging
 
 QUALITIES = (0.70, 0.75, 0.80, 0.85)
 Groups = Mapping[str, Sequence[Collected]]

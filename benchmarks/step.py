@@ -22,10 +22,10 @@ def engine_step(
     world: Any, size_px: int, features: int, precision: Precision = "fp32", alone: bool = False, compiled: bool = False
 ) -> Work:
     """One step of our engine on this rank's share; with `alone` nothing is sent between ranks."""
-    from segtrain.dist import World
     from segtrain.engines import make_engine
     from segtrain.losses import make_loss
     from segtrain.models import make_model
+    from segtrain.runtime.world import World
 
     cfg = Config(model=ModelConfig(features=features, compile=compiled), precision=precision)
     engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World() if alone else world)
@@ -161,7 +161,7 @@ def scale(options: Options) -> list[Line]:
 
 def _feed_memory(world: object, cfg: Config, patients: int, steps: int) -> Work:
     from segtrain.data.feed import Feed
-    from segtrain.data.sampler import Order
+    from segtrain.data.order import Order
 
     store = ensure_store(cfg.data)
     chosen = tuple(sorted(store.patients))[:patients]

@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segtrain.cli import run_command, start_logging
 from segtrain.data.prepare import ensure_store
 from segtrain.errors import RunError
-from segtrain.pictures import Picture, overlay, sheet
+from segtrain.evaluation.ensemble import choose, ensemble_logits
+from segtrain.evaluation.overlays import Picture, overlay, sheet
 from segtrain.report.collect import collect
-from segtrain.trained import choose, ensemble_logits
+from segtrain.runtime.process import run_command, start_logging
 
 Volumes = tuple[float, NDArray[np.bool_], NDArray[np.bool_]]  # DSC, prediction, truth
 
 
 def volumes(run: Path, patients: Sequence[str]) -> dict[str, Volumes]:
     """Each patient as the run's last checkpoint segments it, scored as in training."""
-    from segtrain.dist import CPU  # imports torch: seconds
-    from segtrain.evaluate import score_patient
+    from segtrain.evaluation.evaluate import score_patient
     from segtrain.losses import make_loss
+    from segtrain.runtime.world import CPU  # imports torch: seconds
 
     chosen = choose([run], "last", [])
     cfg = chosen[0].cfg

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs import executors, resources, scheduler, submission, table
+from jobs import ablation_report, executors, resources, scheduler, submission
 from jobs.entry import main
 from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
-from segtrain.ablate import refused, write_results
-from segtrain.ablation import Member, expand, missing
+from segtrain.commands.ablate import refused, write_results
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
+from segtrain.run import Member, expand, missing
 
 EXAMPLES = """\
 examples:
@@ -63,7 +63,7 @@ def command(argv: Sequence[str]) -> int:
     if arguments.executor == "local":
         code = executors.run_here(made, names)
         stopped = code == EXIT_STOPPED  # whoever stops it does not wait for pictures
-        print(f"Results: {write_results(members) if stopped else table.write(str(made.root))}")
+        print(f"Results: {write_results(members) if stopped else ablation_report.write(str(made.root))}")
         return code
     jobs = executors.submit(made, names, arguments.max_parallel)
     for name, job in jobs.items():
@@ -102,11 +102,11 @@ def _newest(runs_dir: str, name: str) -> Submission | None:
 
 
 def _page(folder: Path) -> Path:
-    return folder / table.REPORT / "index.html"
+    return folder / ablation_report.REPORT / "index.html"
 
 
 def _by_hand(folder: Path) -> str:
-    return shlex.join(["segtrain", "report", str(folder), "--out", str(folder / table.REPORT)])
+    return shlex.join(["segtrain", "report", str(folder), "--out", str(folder / ablation_report.REPORT)])
 
 
 def _row(member: Member) -> dict[str, object]:

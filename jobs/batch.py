@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import scheduler
-from jobs.book import Book
-from jobs.ending import Ended, settle, told_in
 from jobs.entry import main
-from segtrain import files
-from segtrain.ablation import expand
+from jobs.history import Book
+from jobs.requeue import Ended, settle, told_in
+from segtrain.config import load_config, to_yaml
 from segtrain.errors import EXIT_FINISHED, ConfigError, LaunchError
-from segtrain.loading import load_config, to_yaml
-from segtrain.run import Run
+from segtrain.run import Run, expand
+from segtrain.runtime import files
 
 
 def command(argv: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from segtrain.cli import run_command, start_logging
+from segtrain.runtime.process import run_command, start_logging
 
 
 def main(command: Callable[[Sequence[str]], int]) -> int:

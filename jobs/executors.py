@@ -18,14 +18,14 @@ from typing import Any, Literal, get_args
 import submitit
 from submitit.helpers import clean_env
 
-from jobs import node, scheduler, table
-from jobs.book import Book
-from jobs.ending import STOP_FILE
+from jobs import ablation_report, node, scheduler
+from jobs.history import Book
+from jobs.requeue import STOP_FILE
 from jobs.resources import Resources
 from jobs.submission import Submission
-from segtrain import files
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, LaunchError
-from segtrain.launch import LOCAL_JOB, LOCAL_RESTART
+from segtrain.runtime import files
+from segtrain.runtime.launcher import LOCAL_JOB, LOCAL_RESTART
 
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
@@ -75,7 +75,7 @@ def submit_table(submission: Submission, jobs: Mapping[str, str]) -> str:
         dependency=f"afterany:{':'.join(arrays)}",
     )  # fmt: skip
     made = _executor(submission, f"{submission.record['name']}-report", asked, 0)
-    return _handed_over(lambda: [made.submit(table.write, str(submission.root))])[0]
+    return _handed_over(lambda: [made.submit(ablation_report.write, str(submission.root))])[0]
 
 
 def _handed_over(submitted: Callable[[], Sequence[submitit.Job[Any]]]) -> list[str]:

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from jobs import scheduler
-from jobs.book import Book
-from jobs.ending import Ended, settle, told_in
-from jobs.meeting import Endpoint, Meeting, free_port
+from jobs.history import Book
 from jobs.rank import CODES
+from jobs.rendezvous import Endpoint, Meeting, free_port
+from jobs.requeue import Ended, settle, told_in
 from jobs.submission import Submission
 from segtrain.errors import SegtrainError
-from segtrain.launch import LOCAL_JOB, LOCAL_RESTART, env_int, port_taken, signal_when_parent_dies
+from segtrain.runtime.launcher import LOCAL_JOB, LOCAL_RESTART, env_int, port_taken, signal_when_parent_dies
 
 log = logging.getLogger("jobs")
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli import run_command
+from segtrain.commands.train import command
 from segtrain.errors import SegtrainError
-from segtrain.launch import env_int, leave
-from segtrain.train import command
+from segtrain.runtime.launcher import env_int, leave
+from segtrain.runtime.process import run_command
 
 CODES = "SEGTRAIN_CODES"  # the folder for rank-<r>
 

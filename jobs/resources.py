@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from segtrain.config import builtin_config, read_yaml
 from segtrain.errors import ConfigError
-from segtrain.loading import builtin_config, read_yaml
 
 TIME = r"^(\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2})$"
 

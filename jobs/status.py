@@ -14,10 +14,10 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 
-from jobs import ranks, scheduler, submission
-from jobs.board import NUMBERS, board
-from jobs.book import Book
+from jobs import progress, scheduler, submission
 from jobs.entry import main
+from jobs.history import Book
+from jobs.status_table import NUMBERS, board
 from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
 from segtrain.run import Run
 
@@ -133,7 +133,7 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     events = _events(run)
     starts = run.starts()
     began_s = _began_s(starts) or _opened_s(run)
-    outcome, told, booked = run.outcome(), ranks.told_by(run, began_s), Book(run).entries(job)
+    outcome, told, booked = run.outcome(), progress.told_by(run, began_s), Book(run).entries(job)
     trained = [event for event in events if event["event"] == "train"]
     scores = [event for event in events if event["event"] == "evaluation"]
     row: dict[str, Any] = {
@@ -149,10 +149,10 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     lives = row["state"] == "running"
     if lives and told:
         row["step"] = max(row["step"], *(rank["step"] for rank in told))
-    row["stalled"] = ranks.stalled(run, told, now_s) if lives else None
+    row["stalled"] = progress.stalled(run, told, now_s) if lives else None
     if row["stalled"]:
-        row["state"], row["why"] = "stalled", ranks.in_words(row["stalled"])
-    row |= {name: ranks.total(told, name, largest) if lives else None for name, largest in RESOURCES.items()}
+        row["state"], row["why"] = "stalled", progress.in_words(row["stalled"])
+    row |= {name: progress.total(told, name, largest) if lives else None for name, largest in RESOURCES.items()}
     row["eta_s"] = _eta_s(row, scores, events) if row["state"] == "running" else None
     return row
 
@@ -194,7 +194,7 @@ def _state(
     if not run.root.exists():
         return "failed" if booked and booked[-1].get("how") == "failed" else "none"
     if told:
-        return "broken off" if ranks.silent(told, now_s) else "running"
+        return "broken off" if progress.silent(told, now_s) else "running"
     spoke_s = max(began_s, events[-1]["time"] if events else 0.0)
     return "running" if now_s - spoke_s < QUIET_S else "broken off"
 

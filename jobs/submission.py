@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.book import jobs_folder
+from jobs.history import jobs_folder
 from jobs.resources import Resources, from_tree, to_tree
-from segtrain import files
-from segtrain.config import Config
+from segtrain.config import Config, to_yaml
 from segtrain.errors import RunError
-from segtrain.loading import to_yaml
 from segtrain.run import Run
+from segtrain.runtime import files
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout, or an earlier snapshot
 PARTS = ("segtrain", "jobs", "configs")

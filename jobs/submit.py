@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs import executors, resources, scheduler, submission
 from jobs.entry import main
-from segtrain.cli import config_of
+from segtrain.commands.arguments import config_of
 from segtrain.config import Config
 from segtrain.errors import EXIT_FINISHED
 

@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from segtrain.config import Config
-from segtrain.loading import to_yaml
+from segtrain.config import Config, to_yaml
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 

@@ -23,10 +23,9 @@ from queues import StandIns
 from trainings import run_to_end, state_of
 
 from jobs.offline import machine
-from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig
+from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
-from segtrain.loading import load_config
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

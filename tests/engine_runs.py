@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
-from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
+from segtrain.engines.optim import lr_at
 from segtrain.losses import make_loss
-from segtrain.models.activations import recompute
-from segtrain.optim import lr_at
+from segtrain.models.recompute import recompute
+from segtrain.runtime.world import World
 
 STEPS = 4
 # ZeRO 3 keeps weights below this size whole, which all weights here are: so it would fetch and give back none of them.

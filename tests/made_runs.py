@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from segtrain.loading import from_tree
-from segtrain.metrics import EMPTY_RULE
+from segtrain.config import from_tree
+from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.run import Run
 
 HOSTILE = "<script>alert(1)</script>|`x`"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from segtrain.data.phantom import phantom_patient
-from segtrain.predict import command
+from segtrain.commands.predict import command
+from segtrain.data.sources.phantom import phantom_patient
 from segtrain.run import Run
 
 Volume = NDArray[Any]

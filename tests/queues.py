@@ -11,7 +11,7 @@ import pytest
 
 from jobs import executors
 from jobs.offline import __main__ as offline
-from jobs.offline import finish, runner
+from jobs.offline import runner, wrap_up
 from jobs.submission import Submission
 
 # What a start does: one word for each start of a run, the last one for all further ones.
@@ -69,7 +69,7 @@ class StandIns:
         self.words: dict[str, list[str]] = {}
         self.began: list[tuple[str, Mapping[str, str]]] = []
         monkeypatch.setattr(executors, "start", self._start)
-        monkeypatch.setattr(finish, "report", lambda *_, **__: None)
+        monkeypatch.setattr(wrap_up, "report", lambda *_, **__: None)
         monkeypatch.setattr(runner, "LOOK_EVERY_S", 0.02)
 
     def _start(

@@ -15,7 +15,7 @@ from segtrain.config import DeviceName
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["segtrain.train", "segtrain.trainer", "torch.utils.tensorboard", "torch._dynamo", "scipy.stats"]
+    ["segtrain.train", "segtrain.training.loop", "torch.utils.tensorboard", "torch._dynamo", "scipy.stats"]
 )
 TIMEOUT_S = 120
 
@@ -67,7 +67,7 @@ def _rank(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
-    from segtrain.dist import join
+    from segtrain.runtime.world import join
 
     try:
         device, deterministic = how

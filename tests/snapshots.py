@@ -2,8 +2,8 @@
 
 import torch
 
-from segtrain.checkpoint import Saver, Snapshot, newest, read
 from segtrain.run import Run
+from segtrain.run.checkpoint import Saver, Snapshot, newest, read
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 

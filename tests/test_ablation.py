@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from segtrain.ablate import _train_all
-from segtrain.ablation import COLUMNS, Member, expand, missing
+from segtrain.commands.ablate import _train_all
+from segtrain.config import flatten, load_config
+from segtrain.data.order import make_order
 from segtrain.data.prepare import ensure_store
-from segtrain.data.sampler import make_order
 from segtrain.data.splits import make_split
 from segtrain.errors import ConfigError
-from segtrain.loading import flatten, load_config
-from segtrain.run import Run
+from segtrain.run import COLUMNS, Member, Run, expand, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = """
@@ -268,7 +267,7 @@ def test_a_run_that_fails_after_others_worked_does_not_end_the_ablation(
     def train(member: Member, nproc: int) -> tuple[int, bool]:
         return codes.pop(0), False
 
-    monkeypatch.setattr("segtrain.ablate._train", train)
+    monkeypatch.setattr("segtrain.commands.ablate._train", train)
     for given, worst, left in (([0, 2, 0], 2, 0), ([0, 2, 1], 1, 0), ([2, 0, 0], 2, 2)):
         codes[:] = given
         assert (_train_all(members, 1), len(codes)) == (worst, left)

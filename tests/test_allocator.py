@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.allocator import keep_memory
-from segtrain.loading import load_config, to_yaml
+from segtrain.config import load_config, to_yaml
 from segtrain.run import Run
+from segtrain.runtime.allocator import keep_memory
 
 # Take and free 64 MiB a few times, as activations are; print how many pages the kernel had to supply after the first.
 PROBE = """
 import ctypes, json, resource, sys
-from segtrain.allocator import keep_memory
+from segtrain.runtime.allocator import keep_memory
 kept = keep_memory() if sys.argv[1] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -51,20 +51,26 @@ def test_pages_are_supplied_once() -> None:
 COMMAND = """
 import json, sys, types
 from importlib import import_module
-from segtrain import allocator
+from segtrain.runtime import allocator
 seen = []
 allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
-sys.modules["segtrain.dist"] = types.ModuleType("segtrain.dist")
+sys.modules["segtrain.runtime.world"] = types.ModuleType("segtrain.runtime.world")
 module, function, *argv = sys.argv[1:]
 called = getattr(import_module(module), function)
 try:
     called(argv) if function == "command" else called(*argv)
 except ImportError as error:
-    assert error.name == "segtrain.dist", error
+    assert error.name == "segtrain.runtime.world", error
     print(json.dumps(seen))
 """
 
-COMMANDS = ("segtrain.train", "segtrain.scores", "segtrain.predict", "segtrain.report.command", "segtrain.doctor.trial")
+COMMANDS = (
+    "segtrain.train",
+    "segtrain.commands.evaluate",
+    "segtrain.commands.predict",
+    "segtrain.commands.report",
+    "segtrain.doctor.trial",
+)
 
 
 @pytest.mark.parametrize("overrides", [(), ("allocator=system",), ("device=cuda",)], ids="".join)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segtrain.assembly import build, rehearse
 from segtrain.config import Config, DataConfig, ModelConfig, NormName, TrainConfig
-from segtrain.dist import CPU, World
 from segtrain.errors import ConfigError
 from segtrain.models import make_model
+from segtrain.runtime.world import CPU, World
+from segtrain.training.build import build, rehearse
 
 CUDA = torch.device("cuda")
 

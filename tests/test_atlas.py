@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
-from segtrain.cli import run_command
+from segtrain.commands.report import command
 from segtrain.report import atlas as atlas_module
 from segtrain.report.atlas import Atlas, atlases, shown
 from segtrain.report.collect import Collected, by_variant, collect, scores
-from segtrain.report.command import command
 from segtrain.report.sprites import Sprites, difference, sprites
 from segtrain.report.statistics import compare
 from segtrain.run import Run
+from segtrain.runtime.process import run_command
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def spoilt(run: Collected) -> Collected:
 
 def test_without_an_atlas_no_torch_is_needed(trained_run: Run, tmp_path: Path) -> None:
     code = (
-        "import sys; from segtrain.report.command import command; "
+        "import sys; from segtrain.commands.report import command; "
         f"command([{str(trained_run.root)!r}, '--out', {str(tmp_path / 'out')!r}, '--no-atlas']); "
         "sys.exit('torch' in sys.modules)"
     )

@@ -12,7 +12,7 @@ from segtrain.config import Config
 from segtrain.data.augment import reference_affines, to_device, warp
 from segtrain.data.augment.geometry import ANGLE_DEGREES, SCALE
 from segtrain.data.feed import Feed
-from segtrain.data.sampler import make_order
+from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 

@@ -13,11 +13,12 @@ from typing import cast
 import pytest
 from snapshots import FILES, newest_of, same, save, snapshot
 
-from segtrain import checkpoint, files, train
-from segtrain.checkpoint import Saver, Snapshot, read
 from segtrain.errors import Diverged, RunError, Stopped
-from segtrain.run import Run
-from segtrain.trainer import Trainer
+from segtrain.run import Run, checkpoint
+from segtrain.run.checkpoint import Saver, Snapshot, read
+from segtrain.runtime import files
+from segtrain.training import start
+from segtrain.training.loop import Trainer
 
 
 @pytest.mark.law("L7")
@@ -241,7 +242,7 @@ def test_however_a_run_ends_what_it_handed_to_the_writer_is_whole(
 
     monkeypatch.setattr(checkpoint, "publish", slow)
     with pytest.raises(type(error)):
-        train._run(cast("Trainer", Ending(run, error)), run, is_main=True)
+        start._run(cast("Trainer", Ending(run, error)), run, is_main=True)
     assert same(read(run.checkpoint(1)), snapshot(1))
     assert run.latest_pointer.read_text() == "step-00000001\n"
     assert run.outcome()["reason"] == f"{type(error).__name__}: {error}"
@@ -253,7 +254,7 @@ def test_a_writer_that_fails_at_the_end_hides_no_reason(run: Run, monkeypatch: p
 
     monkeypatch.setattr(checkpoint, "publish", broken)
     with pytest.raises(Diverged):
-        train._run(cast("Trainer", Ending(run, Diverged("nan"))), run, is_main=True)
+        start._run(cast("Trainer", Ending(run, Diverged("nan"))), run, is_main=True)
     assert run.outcome()["state"] == "diverged"
 
 

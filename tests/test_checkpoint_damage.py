@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from snapshots import FILES, newest_of, same, save, snapshot
 
-from segtrain import checkpoint
-from segtrain.checkpoint import newest, read
 from segtrain.errors import RunError
-from segtrain.run import Run
+from segtrain.run import Run, checkpoint
+from segtrain.run.checkpoint import newest, read
 
 
 @pytest.mark.law("L7")

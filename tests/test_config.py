@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.config import Config, Ramp
+from segtrain.config import Config, Ramp, first_difference, from_tree, load_config, to_yaml
 from segtrain.errors import ConfigError
-from segtrain.loading import first_difference, from_tree, load_config, to_yaml
-from segtrain.stop import deadline_of
+from segtrain.runtime.stop import deadline_of
 
 
 def test_overrides_beat_the_file(tmp_path: Path) -> None:

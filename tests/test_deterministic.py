@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from trainings import assert_same, state_of
 
-from segtrain.assembly import refuse_for_device
-from segtrain.config import Config, OptimConfig, TrainConfig
+from segtrain.config import Config, OptimConfig, TrainConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
-from segtrain.loading import to_yaml
 from segtrain.run import Run
+from segtrain.training.build import refuse_for_device
 
 # The command, which says what holds when the ranks join, before CUDA could start, and at each step.
 WATCHED = """

@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from segtrain import files
-from segtrain.config import Config, DeepSpeedConfig
+from segtrain.commands import doctor
+from segtrain.config import Config, DeepSpeedConfig, to_yaml
 from segtrain.data.store import Store
-from segtrain.doctor import cluster, command, disk, forecast, software, talk
+from segtrain.doctor import checks, cluster, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding
-from segtrain.loading import to_yaml
+from segtrain.runtime import files
 
 GIB = 2**30
 
@@ -72,7 +72,7 @@ def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
     monkeypatch.setattr(talk, "check", lambda *_: iter([]))
     monkeypatch.setattr(forecast, "trial", lambda *_: ([], "no such network"))
     overrides = ["data.source=lgg", f"data.root={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs", "--nproc", "2"]
-    assert command.command([*overrides, f"data.store={tmp_path}/prepared"]) == 2
+    assert doctor.command([*overrides, f"data.store={tmp_path}/prepared"]) == 2
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"{tmp_path}/nowhere" in shown.replace(" ", "").replace("/nowhere", "/nowhere") or "nowhere" in shown
     assert "->" in shown
@@ -142,7 +142,7 @@ def test_without_torch_nothing_but_that_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     wanted = ["torch-is-not-here>=1"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
-    assert states(command.findings(Config(), 1, 1.0, None)) == {"packages": "failure"}
+    assert states(checks.findings(Config(), 1, 1.0, None)) == {"packages": "failure"}
 
 
 def test_a_port_that_is_taken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

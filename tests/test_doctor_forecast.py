@@ -11,8 +11,8 @@ from test_doctor import GIB, states
 
 from segtrain.config import Config, DataConfig, TrainConfig
 from segtrain.data.store import Store
-from segtrain.doctor import cluster, command, forecast, software, talk, trial
-from segtrain.engines.shortage import OutOfMemory
+from segtrain.doctor import checks, cluster, forecast, software, talk, trial
+from segtrain.engines.out_of_memory import OutOfMemory
 
 
 def lines(*sizes: int, base: float = 1.0, each: float = 0.5) -> list[dict[str, Any]]:
@@ -42,12 +42,12 @@ def test_a_gpu_that_the_batch_leaves_over_adds_up_too(monkeypatch: pytest.Monkey
     """Six GPUs, a batch of 16: four ranks train, six talk."""
     cfg, talked, tried = replace(tiny, train=TrainConfig(global_batch=16)), Mock(return_value=[]), Mock()
     tried.return_value = lines(4), ""
-    monkeypatch.setattr(command, "_gpus", lambda cfg: 6)
+    monkeypatch.setattr(checks, "gpus", lambda cfg: 6)
     monkeypatch.setattr(talk, "check", talked)
     monkeypatch.setattr(forecast, "trial", tried)
     for module, name in ((software, "check"), (talk, "ports"), (cluster, "check")):
         monkeypatch.setattr(module, name, Mock(return_value=[]))
-    assert "failure" not in states(command.findings(cfg, command._usual_ranks(cfg), 1.0, None)).values()
+    assert "failure" not in states(checks.findings(cfg, checks.usual_ranks(cfg), 1.0, None)).values()
     assert talked.call_args.args[1] == 6
     assert tried.call_args.args[1] == 4
 
@@ -113,14 +113,14 @@ def test_a_trial_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tiny: Config
 
 
 def test_data_that_is_not_prepared_is_read_and_estimated(tmp_path: Path, tiny: Config, tiny_store: Store) -> None:
-    found, work, needed = command.data(replace(tiny, data=replace(tiny.data, store=str(tmp_path))), 2)
+    found, work, needed = checks.data(replace(tiny, data=replace(tiny.data, store=str(tmp_path))), 2)
     assert (found.state, needed > 0) == ("ok", True)
     assert work is not None
     real = sum(patient.slices for patient in tiny_store.patients.values())
     assert work.train_slices + work.validation_slices == pytest.approx(real, rel=0.3)
     shared = replace(tiny, train=TrainConfig(global_batch=6))
-    assert command.data(shared, 4)[0].state == "failure"
-    assert command.data(replace(tiny, data=DataConfig(source="lgg", root=str(tmp_path))), 1)[0].state == "failure"
+    assert checks.data(shared, 4)[0].state == "failure"
+    assert checks.data(replace(tiny, data=DataConfig(source="lgg", root=str(tmp_path))), 1)[0].state == "failure"
 
 
 def test_a_container_s_page_cache_is_memory_that_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

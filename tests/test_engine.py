@@ -12,10 +12,10 @@ from ranks import run_ranks
 from schedulefree import AdamWScheduleFree
 
 from segtrain.config import Config, ModelConfig, OptimConfig, OptimName, Precision, TrainConfig
-from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.losses import make_loss
 from segtrain.models import make_model
+from segtrain.runtime.world import World
 
 GROUP = Config(
     model=ModelConfig(features=4, norm="group"),

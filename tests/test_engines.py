@@ -22,9 +22,9 @@ from engine_runs import (
 from ranks import run_ranks
 
 from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
-from segtrain.dist import World
 from segtrain.engines.zero import settings_of
 from segtrain.errors import LaunchError
+from segtrain.runtime.world import World
 
 needs_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 ENGINES = [

@@ -15,7 +15,7 @@ from engine_runs import STEPS, config, furthest, link, meet_infinity, train
 from ranks import run_ranks
 
 from segtrain.config import TrainConfig
-from segtrain.dist import World
+from segtrain.runtime.world import World
 
 GPUS = torch.cuda.device_count()
 ENGINES = [None, 0, 1, 2, 3] if importlib.util.find_spec("deepspeed") else [None]

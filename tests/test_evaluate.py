@@ -11,11 +11,11 @@ from ranks import run_ranks
 
 from segtrain.config import Config, EvaluateConfig, LossConfig, Ramp
 from segtrain.data.store import Store
-from segtrain.dist import World
-from segtrain.evaluate import Evaluation, assign, combine, evaluate
+from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate
+from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component
 from segtrain.losses import make_loss
-from segtrain.metrics import Counts, count, drop_small, largest_component
 from segtrain.models import make_model
+from segtrain.runtime.world import World
 
 
 def probability_net(cfg: Config) -> torch.nn.Module:

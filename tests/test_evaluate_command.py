@@ -16,19 +16,18 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 from trainings import run_to_end
 
-from segtrain import checkpoint
-from segtrain.cli import run_command
+from segtrain.commands.evaluate import command
 from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.data.splits import hash_of
-from segtrain.dist import World
 from segtrain.engines import make_engine
+from segtrain.evaluation.ensemble import Chosen, member_logits
+from segtrain.evaluation.scores import METRICS
+from segtrain.evaluation.surface import NAMES, surface_scores
 from segtrain.losses import DeepSupervision, Loss, make_loss
 from segtrain.models import make_model, supervision_ratio
-from segtrain.run import Run
-from segtrain.scores import command
-from segtrain.scoring import METRICS
-from segtrain.surface import NAMES, surface_scores
-from segtrain.trained import Chosen, member_logits
+from segtrain.run import Run, checkpoint
+from segtrain.runtime.process import run_command
+from segtrain.runtime.world import World
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.data.store import Store
-from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.engines.ddp import DdpEngine
-from segtrain.engines.shortage import is_shortage
+from segtrain.engines.out_of_memory import is_shortage
 from segtrain.errors import RunError
-from segtrain.evaluate import score_patient
-from segtrain.fit import Fit, what_changes
+from segtrain.evaluation.evaluate import score_patient
 from segtrain.losses import make_loss
 from segtrain.models import make_model
 from segtrain.run import Run
+from segtrain.runtime.world import World
+from segtrain.training.micro_batch import Fit, what_changes
 
 BATCH = Config(
     data=replace(Config().data, image_size=32),

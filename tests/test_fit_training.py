@@ -14,15 +14,14 @@ from test_fit import SHORTAGES
 from torch import Tensor
 from trainings import assert_same, run_to_end, state_of
 
-from segtrain.config import Config, TrainConfig
-from segtrain.data.sampler import make_order
+from segtrain.config import Config, TrainConfig, to_yaml
+from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.engines.base import BaseEngine
 from segtrain.engines.ddp import DdpEngine
-from segtrain.fit import Fit
-from segtrain.loading import to_yaml
 from segtrain.run import Run
+from segtrain.training.micro_batch import Fit
 
 
 def rank_of_a_training(
@@ -36,7 +35,7 @@ def rank_of_a_training(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     from segtrain import train
-    from segtrain.launch import leave
+    from segtrain.runtime.launcher import leave
 
     patch(rank, ranks, at)
     leave(train.main(["--config", "given.yaml", *extra]))

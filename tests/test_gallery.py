@@ -14,7 +14,7 @@ from segtrain.data.augment import strong
 from segtrain.data.augment.mix import MIXUP_ALPHA
 from segtrain.data.augment.strong import EFFECTS
 from segtrain.data.store import Store
-from segtrain.gallery import row
+from segtrain.evaluation.gallery import row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = (DOCS / "augmentation.md").read_text()

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from trainings import assert_same, run_to_end, state_of
 
-from jobs import book, ending, meeting, node, resources, scheduler, status, submission
-from jobs.ending import Ended
-from segtrain.config import Config
+from jobs import history, node, rendezvous, requeue, resources, scheduler, status, submission
+from jobs.requeue import Ended
+from segtrain.config import Config, read_yaml, to_yaml
 from segtrain.errors import ConfigError, RunError
-from segtrain.loading import read_yaml, to_yaml
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,13 +122,13 @@ def test_a_time_limit_means_what_sbatch_takes_it_for(time: str, minutes: int) ->
     ("steps", "count"), [([0], 0), ([0, 0], 1), ([0, 0, 0, 0], 3), ([0, 0, 5], 0), ([0, 5, 5, 5], 2), ([5, 5, 9, 9], 1)]
 )
 def test_starts_that_gain_nothing_are_counted_from_the_last_gain(steps: list[int], count: int) -> None:
-    assert book.fruitless(steps) == count
+    assert history.fruitless(steps) == count
 
 
 def test_a_job_is_not_started_a_fourth_time_in_vain_and_the_next_submission_counts_anew(tmp_path: Path) -> None:
     run = begun(tmp_path, 40)
-    starts = book.Book(run)
-    for _ in range(book.PATIENCE):
+    starts = history.Book(run)
+    for _ in range(history.PATIENCE):
         starts.begin("7")
     with pytest.raises(RunError, match="the last 3 starts of job 7 gained no step after step 40; not started again"):
         starts.begin("7")
@@ -177,8 +176,8 @@ def test_only_what_stopped_and_still_runs_is_requeued(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(scheduler, "state_of", lambda job: state)
     monkeypatch.setattr(scheduler, "requeue", requeued.append)
-    starts = book.Book(begun(tmp_path, 40))
-    ending.settle(starts, "7", ended)
+    starts = history.Book(begun(tmp_path, 40))
+    requeue.settle(starts, "7", ended)
     assert starts.entries("7")[-1]["how"] == how
     assert requeued == (["7"] if how == "requeued" else [])
 
@@ -186,7 +185,7 @@ def test_only_what_stopped_and_still_runs_is_requeued(
 def test_the_users_stop_file_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     words = ["stopped by the STOP file before the first step; the same command goes on from there"]
-    assert ending.settle(book.Book(begun(tmp_path, 40)), "7", Ended(1, [75], words=words)) == (
+    assert requeue.settle(history.Book(begun(tmp_path, 40)), "7", Ended(1, [75], words=words)) == (
         75, "stopped: stopped by the STOP file; submit it again to go on",
     )  # fmt: skip
 
@@ -203,12 +202,12 @@ def test_a_snapshot_holds_the_code_and_the_config(tmp_path: Path, tiny: Config) 
 
 
 def test_nodes_find_each_other(tmp_path: Path) -> None:
-    first, second = (meeting.Meeting(tmp_path / "start", index, 2, f"n{index + 1}") for index in (0, 1))
+    first, second = (rendezvous.Meeting(tmp_path / "start", index, 2, f"n{index + 1}") for index in (0, 1))
     first.open()
     assert second.endpoint(0) is None
-    port = meeting.free_port("n1")
+    port = rendezvous.free_port("n1")
     first.offer(0, port)
-    assert second.await_endpoint(0, lambda: False) == meeting.Endpoint("n1", port)
+    assert second.await_endpoint(0, lambda: False) == rendezvous.Endpoint("n1", port)
     first.leave()
     assert second.await_endpoint(1, lambda: False) is None
 
@@ -221,7 +220,7 @@ def test_a_port_that_was_taken_in_between_is_changed(
     start = node.Start(made, "tiny", node.Place(0, 2, "n1", "7", 0), node.Asked())
     tried = []
 
-    def torchrun(endpoint: meeting.Endpoint, attempt: int) -> int:
+    def torchrun(endpoint: rendezvous.Endpoint, attempt: int) -> int:
         tried.append(endpoint.port)
         start.meeting.report(attempt, 0)
         return int(endpoint.port == taken)
@@ -229,13 +228,13 @@ def test_a_port_that_was_taken_in_between_is_changed(
     with socket.socket() as stranger:
         stranger.bind(("", 0))
         stranger.listen()
-        taken, free = stranger.getsockname()[1], meeting.free_port("n1")
+        taken, free = stranger.getsockname()[1], rendezvous.free_port("n1")
         ports = iter([taken, free])
         monkeypatch.setattr(node, "free_port", lambda host: next(ports))
         monkeypatch.setattr(start, "_torchrun", torchrun)
         assert start.run() == 0
     assert tried == [taken, free]
-    assert start.meeting.endpoint(1) == meeting.Endpoint("n1", free)
+    assert start.meeting.endpoint(1) == rendezvous.Endpoint("n1", free)
 
 
 def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, tiny: Config) -> None:

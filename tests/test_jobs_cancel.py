@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import cancel, executors, resources, scheduler, submission
-from jobs.book import Book
+from jobs.history import Book
 from jobs.submission import Submission
 from segtrain.config import Config
 from segtrain.errors import EXIT_STOPPED

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from trainings import run_to_end
 
-from jobs import ablate, executors, submission, table
+from jobs import ablate, ablation_report, executors, submission
 from jobs.resources import Resources
 from jobs.submission import Submission
-from segtrain.ablation import Member, expand, missing
-from segtrain.cli import run_command
-from segtrain.config import Config
-from segtrain.loading import to_yaml
+from segtrain.config import Config, to_yaml
+from segtrain.run import Member, expand, missing
+from segtrain.runtime.process import run_command
 
 SPEC = "name: loss\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}, focal: {loss: focal}}\nseeds: [7]\n"
 
@@ -44,7 +43,7 @@ def test_the_snapshot_makes_table_and_report(tmp_path: Path, members: list[Membe
         [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=200, check=True,
         env=os.environ | {"PYTHONPATH": str(made.code), "PYTHONSAFEPATH": "1"},
     )  # fmt: skip
-    page = tmp_path / "runs" / "loss" / table.REPORT / "index.html"
+    page = tmp_path / "runs" / "loss" / ablation_report.REPORT / "index.html"
     assert done.stdout.split() == [str(made.code / "segtrain/report/page.py"), str(page)]
     with (tmp_path / "runs" / "loss" / "results.csv").open() as file:
         states = {row["variant"]: row["state"] for row in csv.DictReader(file)}
@@ -55,7 +54,7 @@ def test_the_snapshot_makes_table_and_report(tmp_path: Path, members: list[Membe
 
 
 def test_without_any_run_the_table_stands_alone(members: list[Member], made: Submission) -> None:
-    written = table.write(str(made.root))
+    written = ablation_report.write(str(made.root))
     assert Path(written).name == "results.csv"
     assert Path(written).read_text().count("none") == len(members)
 
@@ -70,8 +69,8 @@ def test_runs_that_cannot_be_read_cost_the_others_nothing(
     (members[1].run.root / "config.yaml").write_text(to_yaml(members[1].cfg))
     (members[1].run.root / "outcome.json").write_text('{"state": "fin')
     run_to_end(tmp_path, members[2].cfg, 1)
-    page = Path(table.write(str(made.root)))
-    assert page == tmp_path / "runs" / "loss" / table.REPORT / "index.html"
+    page = Path(ablation_report.write(str(made.root)))
+    assert page == tmp_path / "runs" / "loss" / ablation_report.REPORT / "index.html"
     assert members[2].cfg.name in page.read_text()
     with (tmp_path / "runs" / "loss" / "results.csv").open() as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ending, rank, status
-from jobs.book import PATIENCE, Book
+from jobs import rank, requeue, status
+from jobs.history import PATIENCE, Book
 from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped
 from segtrain.run import Run
 
@@ -36,11 +36,11 @@ def settled(run: Run, monkeypatch: pytest.MonkeyPatch, raised: Sequence[Segtrain
         monkeypatch.setenv("RANK", str(number))
         monkeypatch.setattr(rank, "command", command)
         rank.main([])
-    ending.settle(Book(run), "7", ending.Ended(1, *_told(folder)))
+    requeue.settle(Book(run), "7", requeue.Ended(1, *_told(folder)))
 
 
 def _told(folder: Path) -> tuple[list[int], None, list[str], list[str]]:
-    codes, words = ending.told_in(folder)
+    codes, words = requeue.told_in(folder)
     return codes, None, [], words
 
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import book, cancel, ending, executors, meeting, node, rank, resources, scheduler, status, submission
-from segtrain import launch
+from jobs import cancel, executors, history, node, rank, rendezvous, requeue, resources, scheduler, status, submission
 from segtrain.config import Config
 from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped
 from segtrain.run import Run
+from segtrain.runtime import launcher
 
 ASKED = resources.Resources()
 
@@ -67,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of jobs/, which passes only where it waits; subprocess waits by the real one."""
     now = [1000.0]
     passing = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
-    for module in (cancel, meeting, scheduler):
+    for module in (cancel, rendezvous, scheduler):
         monkeypatch.setattr(module, "time", passing)
     return now
 
@@ -102,9 +102,9 @@ def test_a_queue_that_cannot_be_read_is_no_empty_queue(slurm: Path) -> None:
     assert scheduler.queued(["12"]) == {"12": "RUNNING"}
 
 
-def nodes(folder: Path, count: int = 2) -> list[meeting.Meeting]:
+def nodes(folder: Path, count: int = 2) -> list[rendezvous.Meeting]:
     """All nodes of a start, which have met."""
-    made = [meeting.Meeting(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
+    made = [rendezvous.Meeting(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
     for one in made:
         one.open()
         one.beat()
@@ -117,9 +117,13 @@ def test_a_node_that_falls_silent_is_noticed_by_one_that_looks_on(tmp_path: Path
     first, second = nodes(tmp_path)
     quiet_s = 0.0
     while not (gone := first.silent()):
-        clock[0] += meeting.STALLED_S / 2
-        quiet_s += meeting.STALLED_S / 2
-    assert (gone, quiet_s > meeting.SILENT_S, quiet_s < meeting.SILENT_S + meeting.STALLED_S) == ([1], True, True)
+        clock[0] += rendezvous.STALLED_S / 2
+        quiet_s += rendezvous.STALLED_S / 2
+    assert (gone, quiet_s > rendezvous.SILENT_S, quiet_s < rendezvous.SILENT_S + rendezvous.STALLED_S) == (
+        [1],
+        True,
+        True,
+    )
     second.beat()
     assert first.silent() == []
 
@@ -143,19 +147,19 @@ def test_a_node_that_is_known_to_be_gone_is_not_waited_for_once_more(
 
 def test_a_file_system_that_stalls_for_all_nodes_makes_none_of_them_dead(tmp_path: Path, clock: list[float]) -> None:
     first, second = nodes(tmp_path)
-    clock[0] += 10 * meeting.SILENT_S
+    clock[0] += 10 * rendezvous.SILENT_S
     assert (first.silent(), second.silent()) == ([], [])
-    clock[0] += meeting.STALLED_S / 2
+    clock[0] += rendezvous.STALLED_S / 2
     assert first.silent() == []
 
 
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_job(tmp_path: Path, clock: list[float]) -> None:
     first, second = nodes(tmp_path)
     second.folder, folder = tmp_path / "gone", second.folder
-    clock[0] += meeting.BEAT_EVERY_S
+    clock[0] += rendezvous.BEAT_EVERY_S
     second.beat()
     second.folder = folder
-    clock[0] += meeting.BEAT_EVERY_S
+    clock[0] += rendezvous.BEAT_EVERY_S
     second.beat()
     assert (folder / "beat-1").read_text() == "3"
     assert first.silent() == []
@@ -187,7 +191,7 @@ def test_a_rank_leaves_its_code_and_its_last_words(
     monkeypatch.setattr(rank, "command", command)
     monkeypatch.setenv(rank.CODES, str(tmp_path))
     assert [rank.main([])] == told[0]
-    assert ending.told_in(tmp_path) == told
+    assert requeue.told_in(tmp_path) == told
 
 
 @pytest.mark.parametrize(
@@ -203,8 +207,8 @@ def test_what_an_earlier_start_said_does_not_decide_what_becomes_of_this_one(
     run = Run(tmp_path / "runs" / "a")
     run.checkpoint(40).mkdir(parents=True)
     run.end("stopped", 40, 1, f"Stopped: stopped by {earlier} at step 40", None)
-    starts = book.Book(run)
-    ending.settle(starts, "7", ending.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
+    starts = history.Book(run)
+    requeue.settle(starts, "7", requeue.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
     assert starts.entries("7")[-1]["how"] == how
 
 
@@ -213,11 +217,11 @@ def test_a_job_that_is_to_start_over_is_told_so_and_its_book_begins_at_nothing(t
     place = node.Place(0, 1, "n1", "7", 0)
     for fresh in (False, True):
         made = submission.create(cfg.runs_dir, "tiny", [cfg], ASKED, fresh=fresh)
-        command = node.Start(made, "tiny", place, node.Asked())._command(meeting.Endpoint("n1", 1))
+        command = node.Start(made, "tiny", place, node.Asked())._command(rendezvous.Endpoint("n1", 1))
         assert ("--fresh" in command) == fresh
     run = submission.run_of(cfg)
     run.checkpoint(600).mkdir(parents=True)
-    starts = book.Book(run)
+    starts = history.Book(run)
     starts.begin("7", fresh=True)
     starts.begin("7", fresh=True)
     starts.begin("8")
@@ -229,15 +233,15 @@ def test_a_run_is_started_over_once_and_a_start_that_comes_back_goes_on(
 ) -> None:
     """As segtrain.train asks, in the foreground as under SLURM."""
     run = Run(tmp_path / "a")
-    for job, restart in ((launch.LOCAL_JOB, launch.LOCAL_RESTART), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")):
-        for name in (launch.LOCAL_JOB, launch.LOCAL_RESTART, "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+    for job, restart in ((launcher.LOCAL_JOB, launcher.LOCAL_RESTART), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")):
+        for name in (launcher.LOCAL_JOB, launcher.LOCAL_RESTART, "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
             monkeypatch.delenv(name, raising=False)
         run.root.mkdir(exist_ok=True)
         (run.root / "environment.json").write_text(json.dumps([{"job": "7"}]))
         monkeypatch.setenv(job, "7")
-        assert (launch.restarted(), run.begun_by(launch.job_id())) == (False, True)
+        assert (launcher.restarted(), run.begun_by(launcher.job_id())) == (False, True)
         monkeypatch.setenv(restart, "1")
-        assert (launch.restarted(), run.begun_by(launch.job_id())) == (True, True)
+        assert (launcher.restarted(), run.begun_by(launcher.job_id())) == (True, True)
 
 
 def test_what_cannot_be_read_is_shown_with_its_trouble_and_hides_nothing(tmp_path: Path, tiny: Config) -> None:

@@ -20,9 +20,9 @@ from ranks import run_ranks
 from scipy import ndimage
 
 from segtrain.config import LossConfig, LossName, Ramp
-from segtrain.dist import World
 from segtrain.losses import DeepSupervision, make_loss
 from segtrain.losses.per_sample import distance_scipy, distance_there
+from segtrain.runtime.world import World
 
 NAMES = get_args(LossName)
 Array = np.ndarray

@@ -12,7 +12,7 @@ from medpy.filter.binary import largest_connected_component
 from medpy.metric.binary import dc
 from skimage.morphology import remove_small_objects
 
-from segtrain.metrics import Counts, count, drop_small, largest_component, summarise
+from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component, summarise
 
 
 def test_all_dsc_cases_are_the_reference_s(golden: Path) -> None:

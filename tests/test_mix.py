@@ -13,7 +13,7 @@ from segtrain.config import Config, LossName, SamplingName
 from segtrain.data.augment import Mix, to_device
 from segtrain.data.augment.mix import EDGE_SIGMA_PX, MIXUP_ALPHA, mix_draws
 from segtrain.data.feed import Feed
-from segtrain.data.sampler import make_order
+from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError

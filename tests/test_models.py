@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrain.config import TAKES, Config, ModelConfig, ModelName, NormName, OptimConfig, TrainConfig
-from segtrain.dist import World
 from segtrain.engines import Engine, make_engine
 from segtrain.errors import ConfigError
 from segtrain.losses import DeepSupervision, make_loss
 from segtrain.models import MODELS, Network, make_model, supervision_ratio
-from segtrain.networks import settings
+from segtrain.models.cost import settings
+from segtrain.runtime.world import World
 
 # As cheap as each network can be, and once more the other way round where it can be deep supervised.
 CHEAP: dict[str, ModelConfig] = {name: settings(ModelConfig(features=4), name) for name in MODELS}

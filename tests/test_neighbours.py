@@ -9,12 +9,12 @@ from torch import Tensor
 
 from segtrain.config import Config, EvaluateConfig
 from segtrain.data.feed import Feed
-from segtrain.data.sampler import make_order
+from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store, with_neighbours
-from segtrain.dist import World
-from segtrain.evaluate import evaluate
+from segtrain.evaluation.evaluate import evaluate
 from segtrain.losses import make_loss
+from segtrain.runtime.world import World
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 4])

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from segtrain import networks
-from segtrain.config import TAKES, Config, DataConfig, ModelConfig
-from segtrain.loading import load_config
-from segtrain.models import MODELS, make_model
+from segtrain.commands import networks
+from segtrain.config import TAKES, Config, DataConfig, ModelConfig, load_config
+from segtrain.models import MODELS, cost, make_model
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
 
@@ -16,13 +15,13 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
 @pytest.fixture(scope="module")
 def rows() -> dict[str, dict[str, str]]:
     """The table at the defaults of the config's classes, by network and column."""
-    return {row[0]: dict(zip(networks.HEADER, row, strict=True)) for row in networks.table(Config())}
+    return {row[0]: dict(zip(cost.HEADER, row, strict=True)) for row in cost.table(Config())}
 
 
 def test_the_page_shows_what_the_command_prints(rows: dict[str, dict[str, str]]) -> None:
     documented = re.search(r"<!-- networks: begin .*?-->\n(.*?)<!-- networks: end -->", PAGE.read_text(), re.DOTALL)
     assert documented
-    assert documented[1] == networks.markdown([list(row.values()) for row in rows.values()])
+    assert documented[1] == cost.markdown([list(row.values()) for row in rows.values()])
 
 
 def test_the_page_has_every_network_and_the_keys_that_it_takes() -> None:
@@ -41,7 +40,7 @@ def test_the_table_counts_what_the_network_has_and_does(rows: dict[str, dict[str
     assert (
         unet["M params"] == f"{sum(p.numel() for p in make_model(ModelConfig(), 0).parameters()) / 1e6:.2f}" == "7.76"
     )
-    first, second = (networks.row(ModelConfig(features=8), channels, size_px=64) for channels in (3, 9))
+    first, second = (cost.row(ModelConfig(features=8), channels, size_px=64) for channels in (3, 9))
     more = 2 * 64 * 64 * 8 * 9 * 6 / 1e9  # six more channels into the first convolution, nothing else
     assert float(second[3]) - float(first[3]) == pytest.approx(more, abs=0.011)
     for row in rows.values():
@@ -54,7 +53,7 @@ def test_the_table_counts_what_the_network_has_and_does(rows: dict[str, dict[str
 @pytest.mark.parametrize("given", ["norm=instance", "depth=3", "deep_supervision=0.5", "features=16"])
 def test_settings_are_such_as_the_config_accepts(name: str, given: str) -> None:
     asked = load_config(None, [f"model.{given}"]).model
-    model = networks.settings(asked, name)  # type: ignore[arg-type]
+    model = cost.settings(asked, name)  # type: ignore[arg-type]
     accepted = load_config(None, [f"model.{key}={value}" for key, value in vars(model).items() if value is not None])
     assert accepted.model == model
 

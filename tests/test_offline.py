@@ -9,7 +9,7 @@ import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import finish, machine, runner, words
+from jobs.offline import diagnosis, machine, runner, wrap_up
 from segtrain.errors import ConfigError
 
 
@@ -29,9 +29,9 @@ def test_a_score_of_one_patient_is_told_without_an_interval(
     assert command(write(tmp_path)) == 0
     assert stand_ins.names == ["a", "b"]
     assert "a: finished at step 1, best DSC 0.5000 (n = 1, no CI)" in capsys.readouterr().err
-    assert words.score({}) == ""
+    assert diagnosis.score({}) == ""
     many = {"n": 6, "best_dsc": 0.86864, "ci_low": 0.8321, "ci_high": 0.9049}
-    assert words.score(many) == "0.8686 (n = 6, 95% CI 0.832 to 0.905)"
+    assert diagnosis.score(many) == "0.8686 (n = 6, 95% CI 0.832 to 0.905)"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_command_when_done_runs_where_the_queue_had_not_ended_or_was_told_to
     assert command(write(tmp_path, ["b"]), *hook, "--stop-at", "2020-01-01") == 75
     assert off.read_text() == "off\n"
     stand_ins.words["c"] = ["1"]
-    monkeypatch.setattr(finish, "pack", lambda *_: 1 / 0)
+    monkeypatch.setattr(wrap_up, "pack", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             command(write(tmp_path, ["c"], retries=0), *hook)
@@ -209,7 +209,7 @@ def test_a_queue_that_breaks_leaves_no_run_behind(
     def note(*_: object) -> None:
         left.append([p for p in psutil.Process().children() if str(tmp_path) in " ".join(p.cmdline())])
 
-    monkeypatch.setattr(finish, "run_when_done", note)
+    monkeypatch.setattr(wrap_up, "run_when_done", note)
     with pytest.raises(OSError, match="No space left"):
         command(write(tmp_path), "--when-done", "poweroff")
     assert left == [[]]

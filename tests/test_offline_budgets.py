@@ -15,12 +15,12 @@ import pytest
 from made_runs import train
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import finish, machine, plan, runner
+from jobs.offline import machine, plan, runner, wrap_up
 from jobs.offline.journal import Journal
+from segtrain.config import to_yaml
 from segtrain.doctor import disk
-from segtrain.loading import to_yaml
 
-REPORT = finish.report
+REPORT = wrap_up.report
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -40,7 +40,7 @@ def test_the_time_budget_ends_the_queue_in_time_with_all_saved(
             shown.append(began + (3290 if len(shown) < 20 else 3420))
         return shown[-1] if shown else began
 
-    monkeypatch.setattr(finish, "report", lambda *_, deadline_s: given.append(deadline_s))
+    monkeypatch.setattr(wrap_up, "report", lambda *_, deadline_s: given.append(deadline_s))
     queue, began = write(tmp_path), time.time()
     fake = SimpleNamespace(time=clock, monotonic=time.monotonic, sleep=time.sleep)
     monkeypatch.setattr(runner, "time", fake)
@@ -144,7 +144,7 @@ def test_a_report_that_fails_is_said_and_counts(
     """The stand-ins' directories hold no scores; the archive is packed all the same."""
     monkeypatch.undo()
     StandIns(monkeypatch)
-    monkeypatch.setattr(finish, "report", REPORT)
+    monkeypatch.setattr(wrap_up, "report", REPORT)
     (tmp_path / "runs" / "night").mkdir(parents=True)
     (tmp_path / "runs" / "night" / "report").write_text("in the way")
     assert command(write(tmp_path, ["a"])) == 1
@@ -169,7 +169,7 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
     stand_ins.words |= {"killed": ["kill"], "b": ["2"], "c": ["parent"]}
     assert command(queue) == 75
     assert stand_ins.names == ["killed", "b", "c"]
-    assert finish.tell(asked, lambda: True, Journal(asked.folder), "SIGTERM") is None
+    assert wrap_up.tell(asked, lambda: True, Journal(asked.folder), "SIGTERM") is None
     assert REPORT(asked, lambda: True) is None
     said = (asked.folder / "report" / "report.md").read_text()
     for line in (
@@ -182,7 +182,7 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
         assert line in said, said
     assert "Runs: 6 (finished: 1, not begun: 4)" in said
     Journal(asked.folder).write("left", why="done", code=1)  # from here on all counts anew
-    assert finish.tell(asked, lambda: True, Journal(asked.folder), "the deadline") is None
+    assert wrap_up.tell(asked, lambda: True, Journal(asked.folder), "the deadline") is None
     told = (asked.folder / "queue.csv").read_text()
     assert re.search(r"^b,due,.*,ValueError: it broke$", told, re.MULTILINE), "it has not been tried again"
 
@@ -206,7 +206,7 @@ def test_a_report_leaves_its_atlas_out_rather_than_miss_the_deadline(
     def clock() -> float:
         return time.monotonic() + (250 if hangs != ":" and said.exists() and said.read_text() else 0)
 
-    monkeypatch.setattr(finish, "time", SimpleNamespace(time=time.time, monotonic=clock, sleep=time.sleep))
-    monkeypatch.setattr(finish, "sys", SimpleNamespace(executable=str(script)))
+    monkeypatch.setattr(wrap_up, "time", SimpleNamespace(time=time.time, monotonic=clock, sleep=time.sleep))
+    monkeypatch.setattr(wrap_up, "sys", SimpleNamespace(executable=str(script)))
     assert REPORT(plan.load(queue, []), lambda: True, left_s and time.time() + left_s) is None
     assert said.read_text().split() == tries

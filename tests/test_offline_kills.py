@@ -18,8 +18,7 @@ import yaml
 from queues import ends, entries
 from trainings import assert_same, state_of
 
-from segtrain.config import Config
-from segtrain.loading import to_yaml
+from segtrain.config import Config, to_yaml
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

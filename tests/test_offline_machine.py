@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from queues import StandIns, command, entries, write
 
-from jobs.offline import machine, words
+from jobs.offline import diagnosis, machine
 from jobs.offline.journal import Journal
 from segtrain.errors import LaunchError, RunError
 
@@ -122,4 +122,4 @@ Root Cause (first observed failure):
     ],
 )
 def test_the_last_words_are_the_cause_not_its_consequences(log: str, why: str) -> None:
-    assert words.of_log(log) == why
+    assert diagnosis.of_log(log) == why

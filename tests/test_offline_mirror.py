@@ -18,11 +18,10 @@ from trainings import assert_same, run_to_end, state_of
 
 from jobs.offline import mirror as mirrors
 from jobs.offline import sync
-from segtrain import checkpoint, train
-from segtrain.config import Config
+from segtrain import train
+from segtrain.config import Config, to_yaml
 from segtrain.errors import ConfigError, DataError
-from segtrain.loading import to_yaml
-from segtrain.run import Run
+from segtrain.run import Run, checkpoint
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from jobs.offline import archive
-from segtrain import checkpoint, scores
+from segtrain.commands import evaluate
 from segtrain.errors import RunError
-from segtrain.run import Run
+from segtrain.run import Run, checkpoint
 
 
 def test_the_archive_is_whole_and_holds_weights_scores_and_pictures_not_moments(night: Path) -> None:
@@ -55,7 +55,7 @@ def test_what_the_archive_holds_can_be_scored_and_is_not_resumed(night: Path, tm
     assert made is not None
     zipfile.ZipFile(made).extractall(tmp_path / "home")
     run = Run(tmp_path / "home" / "night" / "trained")
-    assert scores.command([str(run.root), "--checkpoint", "last"]) == 0
+    assert evaluate.command([str(run.root), "--checkpoint", "last"]) == 0
     summary = json.loads((run.evaluation("validation", "last") / "summary.json").read_text())
     assert summary["not_trained_on"]["dsc"]["mean"] == pytest.approx(original.result()["last_dsc"], abs=1e-9)
     with pytest.raises(RunError, match=r"holds weights alone.*model\.weights="):

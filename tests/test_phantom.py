@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from segtrain.config import PhantomConfig
-from segtrain.data.phantom import phantom_patient
-from segtrain.data.sources import PhantomSource
+from segtrain.data.sources.phantom import PhantomSource, phantom_patient
 
 PATIENTS = 12
 

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from predictions import pages, read, table, write_patient
 from scipy import ndimage
 
-from segtrain import scores
-from segtrain.bars import Bar, chart
-from segtrain.cli import run_command
-from segtrain.data.phantom import phantom_patient
-from segtrain.data.preprocess import Prepared, preprocess
-from segtrain.data.restore import to_source
-from segtrain.data.sources import LggSource
+from segtrain.commands import evaluate
+from segtrain.commands.predict import command
+from segtrain.data.preprocess import Prepared, preprocess, to_source
+from segtrain.data.sources.lgg import LggSource
+from segtrain.data.sources.phantom import phantom_patient
 from segtrain.errors import DataError
-from segtrain.predict import command
+from segtrain.evaluation.bars import Bar, chart
 from segtrain.run import Run
+from segtrain.runtime.process import run_command
 
 Volume = NDArray[np.uint8]
 
@@ -72,7 +71,7 @@ def test_the_masks_are_those_that_evaluate_scores(
     trained_run: Run, images: Path, predicted: Path, tmp_path: Path
 ) -> None:
     """Taken through preparation again, each gives the counts of the prepared volume."""
-    assert scores.command([str(trained_run.root), "--out", str(tmp_path)]) == 0
+    assert evaluate.command([str(trained_run.root), "--out", str(tmp_path)]) == 0
     source = LggSource(images, masks_needed=False)
     for row in csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()):
         raw = source.read(row["patient"])
@@ -88,7 +87,7 @@ def test_the_scores_are_those_of_evaluate_in_the_original_geometry(
     trained_run: Run, predicted: Path, tmp_path: Path
 ) -> None:
     """The one from files and through preparation, the other from the store."""
-    assert scores.command([str(trained_run.root), "--out", str(tmp_path), "--geometry", "original"]) == 0
+    assert evaluate.command([str(trained_run.root), "--out", str(tmp_path), "--geometry", "original"]) == 0
     ours = {row["patient"]: row for row in table(predicted / "scores.csv")}
     theirs = table(tmp_path / "scores.csv")
     assert len(theirs) == 2

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from predictions import IMAGE, MASK, Volume, lgg_mask, pages, predict, table, write_patient
 
-from segtrain.cli import run_command
-from segtrain.data.inputs import open_inputs
+from segtrain.commands.predict import command
+from segtrain.data.sources.open import open_inputs
 from segtrain.errors import ConfigError
-from segtrain.predict import command
 from segtrain.run import Run
+from segtrain.runtime.process import run_command
 
 # A file's axes in any order and direction, oblique, anisotropic.
 DIRECTIONS = np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], float)  # of s, h, w in millimetres (x, y, z): S, P, L
@@ -211,7 +211,7 @@ def test_volumes_that_do_not_fit_are_named(
 
 def test_without_nibabel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "P.nii", *as_file(IMAGE, *LAYOUTS[0], 0))
-    monkeypatch.delitem(sys.modules, "segtrain.data.nifti", raising=False)
+    monkeypatch.delitem(sys.modules, "segtrain.data.sources.nifti", raising=False)
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(ConfigError, match=r"pip install 'segtrain\[nifti\]'"):
         open_inputs(tmp_path, "auto")

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from predictions import IMAGE, MASK, lgg_mask, pages, predict, read, table, write_patient
 
-from segtrain.cli import run_command
-from segtrain.predict import command
+from segtrain.commands.predict import command
 from segtrain.run import Run
+from segtrain.runtime.process import run_command
 
 
 def write_slices(folder: Path, names: list[str], with_masks: bool = False) -> None:

@@ -12,7 +12,7 @@ from skimage.transform import resize
 
 from segtrain.config import Config
 from segtrain.data.preprocess import preprocess, slice_weights
-from segtrain.data.sources import LggSource
+from segtrain.data.sources.lgg import LggSource
 from segtrain.data.store import Store
 from segtrain.errors import DataError
 
@@ -93,7 +93,7 @@ def test_the_geometry_maps_a_prepared_volume_back(lgg_root: Path) -> None:
 
 
 def test_the_store_holds_what_preparation_made(tiny: Config, tiny_store: Store) -> None:
-    from segtrain.data.sources import make_source
+    from segtrain.data.sources.open import make_source
 
     patient = next(iter(tiny_store.patients))
     raw = make_source(tiny.data).read(patient)

@@ -9,10 +9,10 @@ from PIL import Image
 
 from benchmarks import worst
 from benchmarks.recipe import command
+from segtrain.config import from_tree
 from segtrain.errors import RunError
-from segtrain.loading import from_tree
-from segtrain.metrics import EMPTY_RULE
-from segtrain.pictures import GREEN
+from segtrain.evaluation.metrics import EMPTY_RULE
+from segtrain.evaluation.overlays import GREEN
 from segtrain.report.collect import collect
 from segtrain.run import Run
 

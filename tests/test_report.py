@@ -10,13 +10,14 @@ from string import Formatter
 import pytest
 from made_runs import HOSTILE, PATIENTS, train
 
+from segtrain.commands.report import command
 from segtrain.config import Config, TrainConfig
 from segtrain.errors import RunError
-from segtrain.metrics import EMPTY_RULE, summarise
+from segtrain.evaluation.metrics import EMPTY_RULE, summarise
 from segtrain.report import page
-from segtrain.report.command import command, make
 from segtrain.report.figures import Series, lines
 from segtrain.report.texts import TEXTS
+from segtrain.report.write import make
 from segtrain.run import Run
 
 VOID = {"meta", "img", "link", "br", "input"}

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 from made_runs import HOSTILE, PATIENTS, train
 
-from segtrain.ablation import COLUMNS
 from segtrain.errors import RunError
-from segtrain.files import csv_text
 from segtrain.report.collect import by_variant, collect, scores
-from segtrain.report.command import make
 from segtrain.report.cost import Cost, cost
 from segtrain.report.planned import OF_QUEUE, write_queue
 from segtrain.report.statistics import compare
-from segtrain.run import Run
+from segtrain.report.write import make
+from segtrain.run import COLUMNS, Run
+from segtrain.runtime.files import csv_text
 
 
 def test_what_a_run_costs() -> None:

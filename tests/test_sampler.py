@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import SamplingName
-from segtrain.data.sampler import Order, deal_evenly
+from segtrain.data.order import Order, deal_evenly
 from segtrain.errors import ConfigError
 
 WORLDS = (1, 2, 3, 4, 8)

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segtrain import scores
-from segtrain.cli import run_command
-from segtrain.data.phantom import phantom_patient
+from segtrain.commands import evaluate
+from segtrain.commands.evaluate import PATIENTS_A_WORKER, _workers
 from segtrain.data.preprocess import preprocess
+from segtrain.data.sources.phantom import phantom_patient
 from segtrain.errors import ConfigError
+from segtrain.evaluation.scores import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
+from segtrain.evaluation.surface import NAMES
 from segtrain.run import Run
-from segtrain.scores import PATIENTS_A_WORKER, _workers
-from segtrain.scoring import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
-from segtrain.surface import NAMES
-from segtrain.workers import AHEAD, in_order
+from segtrain.runtime.process import run_command
+from segtrain.runtime.workers import AHEAD, in_order
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -32,13 +32,13 @@ def everybody(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """All ten patients, scored by one process in both geometries."""
     out = tmp_path_factory.mktemp("everybody")
     arguments = [str(trained_run.root), "--split", "all", "--include-training", "--out", str(out)]
-    assert scores.command([*arguments, "--workers", "1"]) == 0
+    assert evaluate.command([*arguments, "--workers", "1"]) == 0
     return out
 
 
 def test_any_number_of_processes_finds_the_same(trained_run: Run, everybody: Path, tmp_path: Path) -> None:
     arguments = [str(trained_run.root), "--split", "all", "--include-training", "--out", str(tmp_path)]
-    assert scores.command([*arguments, "--workers", "2"]) == 0
+    assert evaluate.command([*arguments, "--workers", "2"]) == 0
     for file in ("scores.csv", "summary.json"):
         assert (tmp_path / file).read_bytes() == (everybody / file).read_bytes()
 
@@ -66,7 +66,7 @@ def test_one_geometry_alone(trained_run: Run, everybody: Path, tmp_path: Path) -
     both = {row["patient"]: row for row in table(everybody / "scores.csv")}
     for geometry in ("prepared", "original"):
         out = tmp_path / geometry
-        assert scores.command([str(trained_run.root), "--geometry", geometry, "--out", str(out)]) == 0
+        assert evaluate.command([str(trained_run.root), "--geometry", geometry, "--out", str(out)]) == 0
         for row in table(out / "scores.csv"):
             assert row == {name: both[row["patient"]][name] for name in row}
             assert ("dsc" in row, "original_dsc" in row) == (geometry == "prepared", geometry == "original")
@@ -103,7 +103,7 @@ def test_empty_volumes_score_as_the_rules_say(masks: Any, surfaces: Any, predict
 
 def test_the_rules_are_said(trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(trained_run.root), "--out", str(tmp_path), "--geometry", "prepared", "evaluate.threshold=0.999999"]
-    assert scores.command([*arguments, "--empty-masks", "leave_out", "--empty-surfaces", "worst"]) == 0
+    assert evaluate.command([*arguments, "--empty-masks", "leave_out", "--empty-surfaces", "worst"]) == 0
     said = capsys.readouterr().err
     assert MASK_RULES["leave_out"] in said
     assert RATIO_RULE in said
@@ -148,6 +148,6 @@ def test_a_worker_that_is_killed_is_named(
 ) -> None:
     monkeypatch.setattr("segtrain.scoring.row_of", killed)
     arguments = [str(trained_run.root), "--workers", "2", "--out", str(tmp_path / "out")]
-    assert run_command(scores.command, arguments) == 2
+    assert run_command(evaluate.command, arguments) == 2
     assert "--workers 1" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segtrain.config import Config
+from segtrain.config import Config, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError
-from segtrain.loading import load_config
 
 
 def write_patient(folder: Path, seed: int, slices: int = 6) -> None:
@@ -154,7 +153,7 @@ def test_what_may_not_be_read_is_named(root: Path, target: str, request: pytest.
     path.chmod(0)
     request.getfixturevalue("as_nobody")
     try:
-        from segtrain.data.sources import LggSource
+        from segtrain.data.sources.lgg import LggSource
 
         source = LggSource(root)
         with pytest.raises(DataError, match="Permission denied") as caught:

@@ -7,9 +7,9 @@ import pytest
 from queues import StandIns, command, write
 from rich.console import Console
 
-from jobs.board import NUMBERS, board
-from segtrain import ablate
-from segtrain.display import show_table
+from jobs.status_table import NUMBERS, board
+from segtrain.commands import ablate
+from segtrain.runtime.terminal import show_table
 
 WORDS = ("[/pytorch/x.cc:81] Timed out", "[enforce fail at alloc_cpu.cpp:117]", "[bold]")
 

@@ -13,15 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segtrain.config import Config
+from segtrain.config import Config, load_config
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
-from segtrain.dist import World
-from segtrain.evaluate import evaluate
-from segtrain.loading import load_config
+from segtrain.evaluation.evaluate import evaluate
+from segtrain.evaluation.overlays import GREEN, RED, YELLOW
 from segtrain.losses import make_loss
 from segtrain.models import make_model
-from segtrain.pictures import GREEN, RED, YELLOW
+from segtrain.runtime.world import World
 
 LAST_LINE = re.compile(r"Best validation mean DSC: (\d\.\d{6})")
 

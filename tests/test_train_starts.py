@@ -12,12 +12,11 @@ import torch
 import yaml
 from commands import events, run
 
-from segtrain.config import Config
+from segtrain.config import Config, load_config, to_yaml
 from segtrain.data.store import Store
-from segtrain.dist import join
 from segtrain.errors import LaunchError
-from segtrain.loading import load_config, to_yaml
 from segtrain.models import make_model
+from segtrain.runtime.world import join
 
 
 @pytest.mark.law("L12")

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from segtrain.config import TtaName
-from segtrain.tta import FLIPS, TURNS, VIEWS, View, ensemble, mean_probability
+from segtrain.evaluation.ensemble import ensemble
+from segtrain.evaluation.tta import FLIPS, TURNS, VIEWS, View, mean_probability
 
 
 def blob(height: int = 48, width: int = 64) -> torch.Tensor:

@@ -21,13 +21,12 @@ from commands import events
 from ranks import FORKSERVER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs import ranks, status
-from segtrain.config import Config, WatchConfig
+from jobs import progress, status
+from segtrain.config import Config, WatchConfig, to_yaml
 from segtrain.data.store import Store
-from segtrain.loading import to_yaml
 from segtrain.run import Run
-from segtrain.usage import Meter, gpu_reader
-from segtrain.watch import Watch
+from segtrain.runtime.usage import Meter, gpu_reader
+from segtrain.training.watch import Watch
 
 
 def burn(seconds: float) -> None:
@@ -107,7 +106,7 @@ def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: R
     board.Reload()
     shown = [point.value for point in board.Scalars("resources/rss_gib")]
     assert shown == pytest.approx([use["rss_gib"] for use in told], rel=1e-5)
-    [rank] = ranks.told_by(trained_run, 0.0)
+    [rank] = progress.told_by(trained_run, 0.0)
     assert (rank["doing"], rank["step"]) == ("ended", trained_run.outcome()["step"])
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from segtrain.assembly import build
 from segtrain.config import Config, DeepSpeedConfig
-from segtrain.dist import World
 from segtrain.engines.zero import check, settings_of
 from segtrain.errors import ConfigError
+from segtrain.runtime.world import World
+from segtrain.training.build import build
 
 pytest.importorskip("deepspeed")
 

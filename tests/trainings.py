@@ -18,8 +18,7 @@ import torch
 from ranks import FORKSERVER
 from safetensors.torch import load_file
 
-from segtrain.config import Config
-from segtrain.loading import to_yaml
+from segtrain.config import Config, to_yaml
 
 TIMEOUT_S = 90.0
 

@@ -20,16 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.entry import main
-from jobs.offline import finish, machine, patience, plan, sync
+from jobs.offline import machine, plan, retry, sync, wrap_up
+from jobs.offline.diagnosis import score
 from jobs.offline.journal import DONE, Journal, Standing, standing
 from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
-from jobs.offline.words import score
-from segtrain.cli import start_logging
-from segtrain.display import FILE_ONLY, as_title
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
-from segtrain.stop import Stop, reason
+from segtrain.runtime.process import start_logging
+from segtrain.runtime.stop import Stop, reason
+from segtrain.runtime.terminal import FILE_ONLY, as_title
 
 log = logging.getLogger("segtrain.offline")
 
@@ -118,7 +118,7 @@ def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[Non
         raise
     finally:
         if when_done and not stop.code():
-            finish.run_when_done(when_done, folder, Journal(folder))
+            wrap_up.run_when_done(when_done, folder, Journal(folder))
 
 
 def _refuse_what_is_past(stop_at: str | None, journal: Journal) -> None:
@@ -143,15 +143,15 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
     why = Runner(asked, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
     found = {item.name: standing(item, journal) for item in asked.items}
-    tell = partial(finish.tell, journal=journal, why=why)
-    tasks = (tell, partial(finish.report, deadline_s=deadline_s), finish.pack)
+    tell = partial(wrap_up.tell, journal=journal, why=why)
+    tasks = (tell, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
     said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in tasks]
     trouble = [failure for failure in said if failure]
     if stop.code():
         why = reason(stop.code())
     code = _code(why, found.values(), trouble)
     journal.write("left", why=why, code=code, trouble=trouble)
-    unsent = mirror.flush(finish.files_of(asked) if not stop.code() else [], deadline_s, stop.code)
+    unsent = mirror.flush(wrap_up.files_of(asked) if not stop.code() else [], deadline_s, stop.code)
     for line in (*trouble, *unsent):
         log.warning("%s", line)
     if why != DONE:
@@ -167,7 +167,7 @@ def _fetched(asked: Plan, source: sync.Place, stop: Stop, arguments: argparse.Na
 
     def insist(task: Callable[..., T], *of_task: Any) -> T:
         within_s = min(FETCH_S, max(LEAST_S, end_s - time.time()))
-        return patience.insist(partial(task, *of_task), stop.code, within_s)
+        return retry.insist(partial(task, *of_task), stop.code, within_s)
 
     insist(sync.fetch_journal, source, asked.folder)
     items = []

@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from segtrain import files
 from segtrain.run import Run
+from segtrain.runtime import files
 
 NAME = "results.zip"
 PACKED = (".safetensors", ".png", ".zip", ".jpg")  # deflating them again gains nothing

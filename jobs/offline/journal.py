@@ -8,7 +8,7 @@ left    the command ended: why (done, or what stopped it), code
 hook    the command when done is run
 
 A start without an end was cut off together with the queue: by a kill, a reboot, a reclaim. That is no failure of the
-run's, but a run that is cut off again and again without a step gained is given up (jobs.book).
+run's, but a run that is cut off again and again without a step gained is given up (jobs.history).
 """
 
 import json
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.offline.plan import Item
-from segtrain import files
 from segtrain.errors import RunError
+from segtrain.runtime import files
 
 DONE = "done"  # why it left: every run is finished or passed over
-STOP_FILE = "the STOP file"  # a reason of segtrain.stop
+STOP_FILE = "the STOP file"  # a reason of segtrain.runtime.stop
 
 
 class Journal:
@@ -42,7 +42,7 @@ class Journal:
 
     @property
     def job(self) -> str:
-        """What the starts are booked under (jobs.book): anew after each orderly end of the queue."""
+        """What the starts are booked under (jobs.history): anew after each orderly end of the queue."""
         return f"offline-{sum(entry['event'] == 'left' for entry in self.entries)}"
 
     def since(self, *why: str) -> list[dict[str, Any]]:

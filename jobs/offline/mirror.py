@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from jobs.offline import patience, sync
+from jobs.offline import retry, sync
 
 log = logging.getLogger("segtrain.offline")
 
@@ -51,7 +51,7 @@ class Mirror:
             due = [folder for folder, at in self._due.items() if at <= now and folder.is_dir()]
             for folder in due[:1]:
                 del self._due[folder]
-                self._job = folder, patience.begin(partial(_push_here, self.to, folder, self.folder))
+                self._job = folder, retry.begin(partial(_push_here, self.to, folder, self.folder))
 
     def _at_work(self) -> bool:
         """Whether a push is at work; one that has failed is due again."""
@@ -78,7 +78,7 @@ class Mirror:
         if self.to is None:
             return []
         left_s = LAST_S if until_s is None else max(LEAST_S, until_s - time.time())
-        half, limit = patience.limit(left_s / 2, told, TOLD_S / 2), patience.limit(left_s, told, TOLD_S)
+        half, limit = retry.limit(left_s / 2, told, TOLD_S / 2), retry.limit(left_s, told, TOLD_S)
         self._wait(half)
         slow = self._job[0] if self._job else None  # goes on beside the others
         folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir() and folder != slow]
@@ -92,25 +92,25 @@ class Mirror:
             said.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
         return [failure for failure in said if failure]
 
-    def _wait(self, limit: patience.Limit) -> None:
+    def _wait(self, limit: retry.Limit) -> None:
         """Wait for the push at work."""
         while self._at_work() and not limit():
-            time.sleep(patience.LOOK_EVERY_S)
+            time.sleep(retry.LOOK_EVERY_S)
 
 
-def _tried(name: str, task: Callable[[], object], limit: patience.Limit) -> str | None:
+def _tried(name: str, task: Callable[[], object], limit: retry.Limit) -> str | None:
     """Do it, after a pause again where it fails, as long as the limit allows; the last failure."""
     failure = ""
     for left in reversed(range(TRIES)):
         if late := limit():
             return f"sync of {name}: {failure or late}"
         try:
-            patience.call(task, limit)
+            retry.call(task, limit)
             return None
-        except patience.Unanswered as error:
+        except retry.Unanswered as error:
             return f"sync of {name}: {error}"
         except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if left:
-            patience.pause(PAUSE_S, limit)
+            retry.pause(PAUSE_S, limit)
     return f"sync of {name}: {failure}"

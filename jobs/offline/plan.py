@@ -11,11 +11,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from segtrain.ablation import Name, expand
-from segtrain.config import Config
+from segtrain.config import Config, flatten, load_config, read_yaml, to_yaml
 from segtrain.errors import ConfigError
-from segtrain.loading import flatten, load_config, read_yaml, to_yaml
-from segtrain.run import Run
+from segtrain.run import Name, Run, expand
 
 STRICT = ConfigDict(extra="forbid")
 OURS = ("logs", "report")  # names beside the runs

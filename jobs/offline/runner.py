@@ -13,25 +13,24 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs import executors, submission
-from jobs.book import Book
+from jobs.history import Book
 from jobs.offline import machine
+from jobs.offline.diagnosis import how_of, last_words, score, tail
 from jobs.offline.journal import DONE, Journal, Standing, standing
 from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Item, Plan
-from jobs.offline.words import how_of, last_words, score, tail
 from jobs.resources import Resources
 from jobs.submission import Submission
-from segtrain import files
-from segtrain.config import Config, StopConfig
+from segtrain.config import Config, StopConfig, to_yaml
 from segtrain.errors import EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
-from segtrain.loading import to_yaml
-from segtrain.stop import Stop, deadline_of, reason
+from segtrain.runtime import files
+from segtrain.runtime.stop import Stop, deadline_of, reason
 
 log = logging.getLogger("segtrain.offline")
 
 LOOK_EVERY_S = 0.2
 DISK_EVERY_S = 5.0
-DEADLINE = "the deadline"  # a reason of segtrain.stop
+DEADLINE = "the deadline"  # a reason of segtrain.runtime.stop
 GONE_S = machine.ORPHANS_S  # from asking a run to stop to ending it
 
 
@@ -66,7 +65,7 @@ class Runner:
         self._passed: set[str] = set()
 
     def run(self) -> str:
-        """Run the queue to its end; why it ended: `done`, a reason of segtrain.stop, or the disk.
+        """Run the queue to its end; why it ended: `done`, a reason of segtrain.runtime.stop, or the disk.
 
         Whatever it raises, no run is left behind: the machine may be switched off next.
         """

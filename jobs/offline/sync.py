@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-from jobs.offline import patience
-from segtrain import files
+from jobs.offline import retry
+from segtrain.config import first_difference, from_tree
 from segtrain.errors import ConfigError, DataError, RunError
-from segtrain.loading import first_difference, from_tree
 from segtrain.run import Run
+from segtrain.runtime import files
 
 log = logging.getLogger("segtrain.offline")
 
@@ -68,9 +68,9 @@ def place(address: str) -> Place:
     try:
         fs, path = url_to_fs(address)
         try:
-            patience.call(lambda: fs.makedirs(path, exist_ok=True), patience.limit(ANSWER_S, lambda: 0))
+            retry.call(lambda: fs.makedirs(path, exist_ok=True), retry.limit(ANSWER_S, lambda: 0))
         except Exception as error:  # each file system has errors of its own
-            local = "file" in fs.protocol and not isinstance(error, patience.Unanswered)
+            local = "file" in fs.protocol and not isinstance(error, retry.Unanswered)
             unknown = "Credentials" in type(error).__name__  # of botocore or google-auth, which need not be there
             if local or unknown or isinstance(error, MISTAKES):
                 raise
@@ -85,7 +85,7 @@ def place(address: str) -> Place:
 
 
 def _words(error: Exception) -> str:
-    said = str(error) if isinstance(error, patience.Unanswered) else f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, retry.Unanswered) else f"{type(error).__name__}: {error}"
     return " ".join(said.split())[:300]
 
 

@@ -18,7 +18,7 @@ from segtrain.data.augment import AUGMENTATIONS
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.augment.strong import CONTRASTS
-from segtrain.data.sampler import EpochPlan, Order
+from segtrain.data.order import EpochPlan, Order
 from segtrain.data.store import Store, as_channels, neighbours_of
 
 AHEAD = 2  # batches gathered before they are asked for

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain import files
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
-from segtrain.data.sources import CHANNELS, Source, make_source
+from segtrain.data.sources.base import CHANNELS, Source
+from segtrain.data.sources.open import make_source
 from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
-from segtrain.display import Progress
 from segtrain.errors import DataError
-from segtrain.workers import process_pool
+from segtrain.runtime import files
+from segtrain.runtime.terminal import Progress
+from segtrain.runtime.workers import process_pool
 
 log = logging.getLogger(__name__)
 

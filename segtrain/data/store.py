@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from segtrain import files
 from segtrain.config import DataConfig
 from segtrain.data import preprocess
 from segtrain.errors import DataError
+from segtrain.runtime import files
 
 FORMAT = 1
 

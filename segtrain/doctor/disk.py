@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from segtrain import files
 from segtrain.doctor.finding import Finding, failure, ok, warning
+from segtrain.runtime import files
 
 SLOW_S = 2.0  # for a few small files made durable
 HOLD = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"  # noqa: E501

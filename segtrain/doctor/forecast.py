@@ -12,10 +12,9 @@ from typing import Any
 
 import psutil
 
-from segtrain.config import Config
-from segtrain.display import duration
+from segtrain.config import Config, to_yaml
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.loading import to_yaml
+from segtrain.runtime.terminal import duration
 
 TRIAL_S = 180.0
 KEPT = 0.9  # of the memory that is available, the rest is for others

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from segtrain.config import DeviceName
-from segtrain.launch import leave
-from segtrain.stop import Stop
+from segtrain.runtime.launcher import leave
+from segtrain.runtime.stop import Stop
 
 WAIT_S = 120.0
 NUMBERS = 4 * 2**20  # float32: 16 MiB
@@ -21,7 +21,7 @@ def main(folder: str, device: str) -> int:
     stop.listen()
     import torch
 
-    from segtrain.dist import join
+    from segtrain.runtime.world import join
 
     with join(cast(DeviceName, device), threads=1) as world:
         mine = torch.full((NUMBERS,), float(world.rank + 1), device=world.device)

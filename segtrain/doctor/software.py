@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.usage import gpu_reader
+from segtrain.runtime.usage import gpu_reader
 
 PYTHONS = (3, 11), (3, 13)
 OPS = (

@@ -13,7 +13,7 @@ from typing import Any
 
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.launch import env_int, port_taken
+from segtrain.runtime.launcher import env_int, port_taken
 
 CHILD = ("-m", "segtrain.doctor.rank")
 START_S = 90.0  # for torchrun and the ranks

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.allocator import use_allocator
-from segtrain.config import Config
-from segtrain.loading import load_config
+from segtrain.config import Config, load_config
+from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +31,8 @@ def main(config: str, ranks: str) -> int:
 
     import torch
 
-    from segtrain.assembly import build
-    from segtrain.dist import World, be_deterministic
+    from segtrain.runtime.world import World, be_deterministic
+    from segtrain.training.build import build
 
     be_deterministic(cfg.deterministic)
     gpu = cfg.device != "cpu" and torch.cuda.is_available()
@@ -70,7 +69,7 @@ def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]
     """From a rank's whole share of the batch down to what fits; then what the config asks for, if that is less."""
     import torch
 
-    from segtrain.engines.shortage import OutOfMemory
+    from segtrain.engines.out_of_memory import OutOfMemory
 
     device, size = torch.device("cuda"), share
     asked = min(cfg.train.micro_batch or share, share)
@@ -93,7 +92,7 @@ def _measure(cfg: Config, engine: "Engine", size: int, device: "torch.device") -
     """Seconds of a step and of scoring, the faster of two each."""
     import torch
 
-    from segtrain.tta import mean_probability
+    from segtrain.evaluation.tta import mean_probability
 
     px, channels = cfg.data.image_size, cfg.data.channels
     image = torch.rand(size, channels, px, px, device=device)

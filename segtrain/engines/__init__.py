@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from segtrain.config import Config, EngineName
-from segtrain.dist import World
 from segtrain.engines.ddp import DdpEngine
 from segtrain.engines.deepspeed import DeepSpeedEngine
 from segtrain.losses import Loss
+from segtrain.runtime.world import World
 
 
 class Engine(Protocol):

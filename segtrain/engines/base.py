@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import Config, Precision
-from segtrain.dist import World
 from segtrain.engines.average import Average, live
-from segtrain.engines.shortage import OutOfMemory, is_shortage
+from segtrain.engines.out_of_memory import OutOfMemory, is_shortage
 from segtrain.losses import Loss
+from segtrain.runtime.world import World
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {
     "fp32": None,

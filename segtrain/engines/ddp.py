@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segtrain.config import Config
-from segtrain.dist import World
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.optim import make_optimizer
 from segtrain.losses import Loss
-from segtrain.optim import make_optimizer
+from segtrain.runtime.world import World
 
 COUNTERS = ("k", "weight_sum", "lr_max")  # that an optimiser keeps beside its moments (schedule-free)
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import Config
-from segtrain.dist import World, be_a_group
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.optim import make_optimizer
 from segtrain.engines.zero import check, load, settings_of
 from segtrain.errors import LaunchError
 from segtrain.losses import Loss
-from segtrain.optim import make_optimizer
+from segtrain.runtime.world import World, be_a_group
 
 
 def _hollow(network: nn.Module) -> nn.Module:

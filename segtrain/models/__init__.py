@@ -7,10 +7,11 @@ from typing import cast
 import torch
 
 from segtrain.config import ModelConfig, ModelName
-from segtrain.models.activations import recompute
-from segtrain.models.adapted import attention_unet, segresnet, smp_unet, swin_unetr, unetplusplus
 from segtrain.models.base import Network, supervision_ratio
+from segtrain.models.monai import attention_unet, segresnet, swin_unetr, unetplusplus
+from segtrain.models.recompute import recompute
 from segtrain.models.resunet import resunet
+from segtrain.models.smp import smp_unet
 from segtrain.models.unet import unet
 from segtrain.models.weights import load_weights
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.allocator import use_allocator
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
-from segtrain.display import Progress
 from segtrain.errors import LaunchError, RunError, SegtrainError
+from segtrain.evaluation.ensemble import Chosen, choose, ensemble_logits
 from segtrain.report.collect import Collected
 from segtrain.report.sprites import Sprites, sprites
 from segtrain.report.statistics import Row
-from segtrain.trained import Chosen, choose, ensemble_logits
+from segtrain.runtime.allocator import use_allocator
+from segtrain.runtime.terminal import Progress
 
 if TYPE_CHECKING:
-    from segtrain.evaluate import PatientScore
+    from segtrain.evaluation.evaluate import PatientScore
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
         cards.append(card)
     if not cards:
         raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
-    from segtrain.checkpoint import weights_sha256  # imports torch: seconds
+    from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
 
     evaluation = asdict(chosen.cfg.evaluate)
     asked = ("threshold", "tta", "largest_component", "min_component_voxels")
@@ -139,9 +139,9 @@ def _cards(chosen: Chosen, patients: Sequence[str], name: str) -> Iterator[Card]
         raise RunError(f"patient {strangers[0]} is not in {store.label}; set data.root to the data that holds it")
     cfg = chosen.cfg
     use_allocator(cfg.allocator, cfg.device)
-    from segtrain.dist import join  # imports torch: seconds
-    from segtrain.evaluate import score_patient
+    from segtrain.evaluation.evaluate import score_patient
     from segtrain.losses import make_loss
+    from segtrain.runtime.world import join  # imports torch: seconds
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         if world.size > 1:

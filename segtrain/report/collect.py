@@ -12,14 +12,13 @@ from typing import Any
 
 import yaml
 
-from segtrain.ablation import Member, differences
 from segtrain.config import Config
 from segtrain.errors import DAMAGED, ConfigError, RunError
-from segtrain.metrics import Summary, summarise
+from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
 from segtrain.report.planned import end_told, listed, not_begun
 from segtrain.report.statistics import Scores, Unit, per_patient
-from segtrain.run import Run
+from segtrain.run import Member, Run, differences
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segtrain.metrics import EMPTY_RULE, Summary, summarise
+from segtrain.evaluation.metrics import EMPTY_RULE, Summary, summarise
 from segtrain.report import figures
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected, Evaluation, Point, best_epoch, changes, scores

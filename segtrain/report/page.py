@@ -13,12 +13,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from segtrain import files
 from segtrain.report.collect import Collected, best_epoch
 from segtrain.report.content import Say, Section, Table
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.texts import Language
+from segtrain.runtime import files
 
 LIMIT_MB = 15  # of the page: mail takes it
 PICTURES_MB = 12  # of that, as base64

@@ -10,8 +10,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from segtrain import files
-from segtrain.ablation import COLUMNS
+from segtrain.run import COLUMNS
+from segtrain.runtime import files
 
 RESULTS, QUEUE = "results.csv", "queue.csv"
 OF_QUEUE = ("run", "state", "time", "why")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segtrain.pictures import GREEN, RED, enlarge, outline
+from segtrain.evaluation.overlays import GREEN, RED, enlarge, outline
 
 # Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision; the missed are hatched besides.
 ORANGE, BLUE, WHITE = (230, 159, 0), (86, 180, 233), (255, 255, 255)

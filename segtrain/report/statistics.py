@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from segtrain.metrics import Summary, summarise
+from segtrain.evaluation.metrics import Summary, summarise
 
 ALPHA = 0.05  # of all verdicts of one report together
 

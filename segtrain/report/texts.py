@@ -3,7 +3,7 @@
 
 from typing import Literal
 
-from segtrain.metrics import EMPTY_RULE
+from segtrain.evaluation.metrics import EMPTY_RULE
 
 Language = Literal["en", "zh"]
 

@@ -15,8 +15,7 @@ import pytest
 import torch
 from trainings import Job, assert_same, run_to_end, state_of
 
-from segtrain.config import Config, DeepSpeedConfig, OptimConfig
-from segtrain.loading import to_yaml
+from segtrain.config import Config, DeepSpeedConfig, OptimConfig, to_yaml
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 RANKS = 2

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from trainings import Job, assert_same, gone, state_of
 
-from segtrain.config import Config, PhantomConfig, StopConfig
-from segtrain.loading import to_yaml
+from segtrain.config import Config, PhantomConfig, StopConfig, to_yaml
 
 SIGNAL_TO_EXIT_S = 10.0
 

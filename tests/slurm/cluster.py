@@ -22,7 +22,7 @@ from typing import Any
 import cluster_files as text
 from processes import alive, descendants, free_ports, listening, started
 
-from segtrain.launch import signal_when_parent_dies
+from segtrain.runtime.launcher import signal_when_parent_dies
 
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server"
 FREEZER = Path("/sys/fs/cgroup/freezer")

@@ -16,8 +16,7 @@ from cluster import Cluster
 from processes import descendants
 from trainings import assert_same, state_of
 
-from segtrain.config import Config
-from segtrain.loading import to_yaml
+from segtrain.config import Config, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 150.0

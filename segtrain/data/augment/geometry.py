@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrain.data.augment.draws import Drawn
-from segtrain.data.sampler import AUGMENT_STREAM, generator
+from segtrain.data.order import AUGMENT_STREAM, generator
 
 SCALE = 0.05
 ANGLE_DEGREES = 15.0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.data.augment.intensity import blur
-from segtrain.data.sampler import MIX_STREAM, generator
+from segtrain.data.order import MIX_STREAM, generator
 
 EDGE_SIGMA_PX = 0.8  # of a pasted lesion's edge: from one tenth to nine in 2 px
 MIXUP_ALPHA = 0.4  # H. Zhang et al., ICLR 2018: between 0.1 and 0.4

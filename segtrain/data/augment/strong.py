@@ -19,7 +19,7 @@ from segtrain.data.augment.draws import Drawn, Draws, EffectName, Strong
 from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_air
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
-from segtrain.data.sampler import AUGMENT_STREAM, generator
+from segtrain.data.order import AUGMENT_STREAM, generator
 
 CONTRASTS, FLAIR = 3, 1
 

@@ -1,0 +1,38 @@
+"""The job that comes after an ablation's: table and report, of whatever ended and however it ended."""
+
+import logging
+from pathlib import Path
+
+from jobs.submission import Submission
+from segtrain.commands.ablate import write_results
+from segtrain.config import load_config
+from segtrain.errors import SegtrainError
+from segtrain.report.write import make
+from segtrain.run import Member
+from segtrain.runtime.process import start_logging
+
+log = logging.getLogger("segtrain.jobs")
+
+REPORT = "report"  # beside the runs
+
+
+def write(root: str) -> str:
+    """Bring results.csv of the submission in `root` up to date, then the report; returns the path of the page.
+
+    The report comes twice: at once without the atlas, which predicts for minutes and may not fit into the job.
+    """
+    start_logging()
+    submission = Submission(Path(root))
+    members = [
+        Member(row["variant"], row["fold"], row["seed"], load_config(submission.config(row["name"])))
+        for row in submission.record["members"]
+    ]
+    table = write_results(members)
+    finished = {member.variant for member in members if member.finished()}
+    baseline = members[0].variant if members[0].variant in finished else None
+    try:
+        make([table.parent], table.with_name(REPORT), baseline=baseline)
+        return str(make([table.parent], table.with_name(REPORT), baseline=baseline, atlas_of=()))
+    except SegtrainError as error:  # no run has begun, say; the table stands
+        log.warning("no report: %s", error)
+        return str(table)

@@ -1,0 +1,27 @@
+"""The command `segtrain augmentations`: pictures of what augmentation does."""
+
+from collections.abc import Sequence
+
+from segtrain.commands.arguments import config_of, parse
+from segtrain.data.prepare import ensure_store
+from segtrain.runtime.process import start_logging
+
+EXAMPLES = """\
+  segtrain augmentations --out augmentations
+  segtrain augmentations --config configs/lgg.yaml data.root=/data/kaggle_3m --out augmentations
+"""
+
+
+def command(argv: Sequence[str]) -> int:
+    """Draw what augmentation does to the data."""
+    arguments = parse(
+        "segtrain augmentations", "Draw each effect of augment=strong, copy-paste and mixup on some slices.",
+        EXAMPLES, {}, argv, folder="where the pictures go",
+    )  # fmt: skip
+    start_logging()
+    cfg = config_of(arguments)
+    store = ensure_store(cfg.data)
+    from segtrain.evaluation.gallery import write_gallery  # imports torch: seconds
+
+    write_gallery(store, cfg.seed, arguments.out)
+    return 0

@@ -1,0 +1,64 @@
+"""The command `segtrain doctor`: checks the machine and the config before hours are spent."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segtrain.commands.arguments import config_of, parse
+from segtrain.doctor.checks import findings, usual_ranks
+from segtrain.doctor.finding import Finding
+from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
+from segtrain.runtime.process import start_logging
+
+EXAMPLES = """\
+  segtrain doctor
+  segtrain doctor --config configs/lgg.yaml data.root=/data/kaggle_3m --nproc 4 --price-per-hour 2.5
+  segtrain doctor --json
+"""
+GRACE_S = 30.0  # that torchrun and SLURM give
+COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print a line a check; 2 when something will fail."""
+    options = {
+        "--nproc": (int, "N", "processes on this machine, as for torchrun (default: one a GPU, two on a CPU)"),
+        "--price-per-hour": (float, "X", "of the machine, for a forecast of the cost"),
+        "--grace-s": (float, "S", f"seconds from a signal to the kill (default {GRACE_S:.0f})"),
+    }
+    arguments = parse(
+        "segtrain doctor", "Check this machine for a config before the hours are spent.", EXAMPLES,
+        {"--json": "for programs"}, argv, options=options,
+    )  # fmt: skip
+    start_logging()
+    began, cfg, found = time.monotonic(), config_of(arguments), []
+    ranks = arguments.nproc or usual_ranks(cfg)
+    if ranks < 1 or cfg.train.global_batch % ranks:
+        raise LaunchError(f"--nproc {ranks}: train.global_batch={cfg.train.global_batch} cannot be shared by so many")
+    for finding in findings(cfg, ranks, arguments.grace_s or GRACE_S, arguments.price_per_hour):
+        found.append(finding)
+        if not arguments.json and sys.stderr.isatty():
+            sys.stderr.write(f"{finding.check}: {finding.state}\n")
+    failed = any(finding.state == "failure" for finding in found)
+    took_s = round(time.monotonic() - began, 1)
+    if arguments.json:
+        tree = {"will_fail": failed, "seconds": took_s, "findings": [finding.row() for finding in found]}
+        sys.stdout.write(json.dumps(tree, indent=1) + "\n")
+    else:
+        _show(found, took_s)
+    return EXIT_USER_ERROR if failed else EXIT_FINISHED
+
+
+def _show(found: Sequence[Finding], took_s: float) -> None:
+    table = Table("check", "", "what was found", title=f"segtrain doctor, {took_s:.0f} s", title_justify="left")
+    for finding in found:
+        said = Text(finding.said)
+        if finding.remedy:
+            said.append(f"\n-> {finding.remedy}", "bold")
+        table.add_row(finding.check, Text(finding.state, COLOURS[finding.state]), said)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -1,0 +1,21 @@
+"""The command `segtrain prepare`: check the source, build the store, print what it holds."""
+
+from collections.abc import Sequence
+
+from segtrain.commands.arguments import config_of, parse
+from segtrain.data.prepare import ensure_store, summary
+from segtrain.runtime.process import start_logging
+from segtrain.runtime.terminal import show_table
+
+EXAMPLES = """\
+  segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m
+  segtrain prepare data.image_size=128
+"""
+
+
+def command(argv: Sequence[str]) -> int:
+    """Check the source, build the store, print what it holds."""
+    arguments = parse("segtrain prepare", "Check the data and prepare it once for all runs.", EXAMPLES, {}, argv)
+    start_logging()
+    show_table("Prepared data", summary(ensure_store(config_of(arguments).data)))
+    return 0

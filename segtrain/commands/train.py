@@ -1,0 +1,58 @@
+"""The command `segtrain train`: what can be checked is checked here, before torch is even imported."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from segtrain.commands.arguments import config_of, parse
+from segtrain.errors import EXIT_FINISHED
+from segtrain.run import Run
+from segtrain.runtime.allocator import use_allocator
+from segtrain.runtime.launcher import env_int, job_id, restarted, signal_when_parent_dies
+from segtrain.runtime.process import start_logging
+from segtrain.runtime.stop import Stop, deadline_of
+from segtrain.training.start import last_words, train
+
+log = logging.getLogger("segtrain.train")  # __name__ is __main__ under -m
+
+DESCRIPTION = "Train a network; ends with the best validation mean DSC. Start it under torchrun for several processes."
+EXAMPLES = """\
+  torchrun --standalone --nproc_per_node=4 -m segtrain.train
+  torchrun --standalone --nproc_per_node=4 -m segtrain.train --config configs/lgg.yaml data.root=/data/kaggle_3m
+  python -m segtrain.train name=small model.features=16 data.image_size=128 optim.lr=1e-3
+"""
+
+
+def command(argv: Sequence[str]) -> int:
+    """Train the run that the command line describes, on this rank; returns the exit code."""
+    started_s = time.time()
+    stop = Stop()
+    stop.listen()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun was killed: save and leave
+        signal_when_parent_dies(signal.SIGTERM)
+    flags = {"--fresh": "start over; the old run is kept beside"}
+    arguments = parse("segtrain.train", DESCRIPTION, EXAMPLES, flags, argv)
+    rank = env_int("RANK", 0)
+    start_logging(rank=rank)
+    cfg = config_of(arguments)
+    deadline_s = deadline_of(cfg.stop.deadline, started_s, ask_slurm=rank == 0)
+    run = Run(Path(cfg.runs_dir).expanduser() / cfg.name)
+    # A job that comes back goes on with what it began.
+    fresh = arguments.fresh and not (restarted() and run.begun_by(job_id()))
+    if not fresh and (outcome := run.finished(cfg)):
+        if rank == 0:
+            log.info("%s is finished; choose another name=... or --fresh to train again", run.root)
+            last_words(run, outcome["best_dsc"])
+        return EXIT_FINISHED
+    if rank == 0:
+        stop.watch(run.stop_file, deadline_s)
+
+    use_allocator(cfg.allocator, cfg.device)
+    from segtrain.runtime.world import join  # imports torch: seconds
+
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
+        train(cfg, run, argv, fresh, stop, world)
+    return EXIT_FINISHED

@@ -1,0 +1,81 @@
+"""All checks of the doctor, in order."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from segtrain.config import Config
+from segtrain.data.order import make_order
+from segtrain.data.sources.open import make_source
+from segtrain.data.splits import make_split
+from segtrain.data.store import open_store, store_path
+from segtrain.doctor import cluster, disk, forecast, software, talk
+from segtrain.doctor.finding import Finding, failure, ok
+from segtrain.errors import SegtrainError
+
+SAMPLED = 3  # patients that are read where no store tells their slices
+
+
+def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> Iterator[Finding]:
+    """All checks, each as soon as it is done."""
+    if importlib.util.find_spec("torch") is None:
+        yield software.packages()
+        return
+    yield from software.check(cfg)
+    yield from talk.ports()
+    yield from talk.check(cfg, max(ranks, gpus(cfg)), grace_s)  # every device, also one that the batch leaves over
+    yield from cluster.check()
+    said, work, store_bytes = data(cfg, ranks)
+    yield said
+    lines, words = forecast.trial(cfg, ranks)
+    yield from forecast.check(cfg, ranks, work, lines, words, price)
+    yield from disk.check("data.store", Path(cfg.data.store), store_bytes)
+    parameters = lines[0]["parameters"] if lines else 0
+    yield from disk.check("runs_dir", Path(cfg.runs_dir), forecast.checkpoint_bytes(cfg, parameters))
+
+
+def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
+    """Whether the patients can be found and shared by the ranks, how many slices they have, bytes still to prepare."""
+    try:
+        source = make_source(cfg.data)
+        patients = source.patients()
+        path = store_path(cfg.data, source.fingerprint())
+        if path.is_dir():
+            store = open_store(path)
+            split = make_split(cfg.data, store)
+            make_order(cfg, store, split).columns(0, ranks)
+            train, validation = (
+                sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)
+            )
+            said = (
+                f"{store.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"
+            )
+            return ok("data", said), forecast.Work(train, validation, exact=True), 0
+        sample = [len(source.read(patient).mask_shw) for patient in patients[:SAMPLED]]
+    except SegtrainError as error:
+        thing, _, remedy = str(error).rpartition("; ")
+        return failure("data", thing or remedy, remedy), None, 0
+    slices = round(sum(sample) / len(sample))
+    if cfg.data.split == "kfold":
+        validating = len(patients) // cfg.data.folds
+    else:
+        validating = min(cfg.data.validation_patients, len(patients) - 1)
+    work = forecast.Work((len(patients) - validating) * slices, validating * slices, exact=False)
+    needed = len(patients) * slices * cfg.data.image_size**2 * 7  # three float16 and a uint8
+    said = f"{source.label}: {len(patients)} patients, not prepared yet; {SAMPLED} of them can be read"
+    return ok("data", said), work, needed
+
+
+def gpus(cfg: Config) -> int:
+    """GPUs that the config may use on this machine."""
+    if cfg.device == "cpu" or importlib.util.find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def usual_ranks(cfg: Config) -> int:
+    """As many as there are GPUs, or two, as far as they share the batch evenly."""
+    wanted = range(min(gpus(cfg) or 2, cfg.train.global_batch), 0, -1)
+    return next(ranks for ranks in wanted if cfg.train.global_batch % ranks == 0)

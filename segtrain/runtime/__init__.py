@@ -1,0 +1,12 @@
+"""What a process needs of its machine.
+
+files.py       whole files or none: written aside, synced, renamed
+terminal.py    progress bars and tables
+process.py     logging, exit codes
+launcher.py    what torchrun, srun or a scheduler tells this process
+workers.py     processes that compute beside this one
+allocator.py   glibc keeps freed memory, before torch is imported
+usage.py       what this process uses: CPU, memory, GPU
+stop.py        when to stop: signals, the STOP file, a deadline
+world.py       the ranks of a job and what they say to each other (torch)
+"""

@@ -1,0 +1,73 @@
+"""Work on several processes, without torch: light workers that die with their parent and leave signals to it."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from segtrain.runtime.launcher import signal_when_parent_dies
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AHEAD = 2  # tasks a worker that may wait: what is made faster than it is worked on must not fill the memory
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """New processes, one thread each: their number is the parallelism."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        _one_blas_thread(),
+        ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool,
+    ):
+        yield pool
+
+
+def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Generator[Result, None, None]:
+    """`function` of each task, in the tasks' order; one worker is this process.
+
+    Tasks are drawn as they are needed. Raises BrokenProcessPool when a worker is killed, and what `function` raises.
+    """
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    with process_pool(workers) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(function, task))
+                while waiting and (waiting[0].done() or len(waiting) > AHEAD * workers):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent(parent: int) -> None:
+    """In a worker: leave signals, which reach the whole group, to the parent; die with it even when it is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal_when_parent_dies(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Worker processes started inside use one thread each."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

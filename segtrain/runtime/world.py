@@ -1,0 +1,178 @@
+"""The ranks of a job and what they say to each other.
+
+Every collective must be called by all ranks. With one rank no process group exists and each collective is the identity.
+"""
+
+import datetime
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from segtrain.config import DeviceName
+from segtrain.errors import LaunchError, SegtrainError
+from segtrain.runtime.launcher import env_int
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def gpu_uuid(self) -> str | None:
+        """The driver's name of this rank's GPU, None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over ranks, on every rank; not differentiable. Collective."""
+        total = tensor.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def concatenate(self, tensor_n: Tensor) -> Tensor:
+        """The ranks' flat tensors, all of one size, one behind the other, on every rank. Collective."""
+        if self.size == 1:
+            return tensor_n
+        parts = [torch.empty_like(tensor_n) for _ in range(self.size)]
+        dist.all_gather(parts, tensor_n.contiguous())
+        return torch.cat(parts)
+
+    def sum_keep_gradient(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, whose gradient flows to this rank's part. Collective."""
+        if self.size == 1:
+            return tensor
+        return self.sum(tensor) + (tensor - tensor.detach())  # in this order: the same bits on all ranks
+
+    def gather(self, item: T) -> list[T] | None:
+        """Every rank's item in rank order on rank 0, None elsewhere. Collective."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(item, items)
+        return items
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns on rank 0, on every rank; its SegtrainError is raised on every rank. Collective."""
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = function()
+            except SegtrainError as error:
+                error.told_by = "main"
+                box[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def largest(self, *values: int) -> list[int]:
+        """The largest of each value over ranks, on every rank; on the CPU, so that no device waits. Collective."""
+        if self.size == 1:
+            return list(values)
+        box = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        found: list[int] = box.tolist()
+        return found
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Have operations give the same bits each time, on CUDA too, and those that cannot raise RuntimeError; or not.
+
+    Call it before CUDA starts: cuBLAS reads its setting then. torch would also fill all new memory, which takes
+    time and is meant for finding mistakes: that is left out.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(wanted)
+
+
+@contextmanager
+def join(device: DeviceName, threads: int | None, deterministic: bool = False) -> Iterator[World]:
+    """Join the job that torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describes; alone without one.
+
+    NCCL for CUDA tensors, gloo for CPU tensors. Raises LaunchError: no CUDA, fewer GPUs than ranks, address unreachable
+    or port taken.
+    """
+    rank, size = env_int("RANK", 0), env_int("WORLD_SIZE", 1)
+    local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
+    be_deterministic(deterministic)
+    world = World(rank, size, local_rank, device_of(device, local_rank, local_size))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if size > 1:
+        _init(world, one_node=local_size == size)
+    yield world
+    if (
+        dist.is_initialized()
+    ):  # not after an error: the others may be in a collective, and leaving must not wait for them
+        dist.destroy_process_group()
+
+
+def be_a_group(world: World) -> None:
+    """Make a process group of a single process, for what cannot do without one."""
+    if world.size == 1 and not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def device_of(device: DeviceName, local_rank: int, local_size: int) -> torch.device:
+    """What a rank of this machine computes on. Raises LaunchError when there is no such device."""
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and not gpus:
+        raise LaunchError(
+            "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu, or check nvidia-smi"
+        )
+    if not gpus:
+        return torch.device("cpu")
+    if local_size > gpus:
+        raise LaunchError(
+            f"{local_size} ranks on {socket.gethostname()}, which has {gpus} GPU(s); "
+            f"use --nproc_per_node={gpus}, or device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _init(world: World, one_node: bool) -> None:
+    if one_node:  # the loopback interface always works; a host name may not resolve
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    device_id = world.device if world.device.type == "cuda" else None
+    try:
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30), device_id=device_id)
+    except (dist.DistError, ValueError) as error:
+        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+        reason = " ".join(str(error).split())
+        if "EADDRINUSE" in reason or "in use" in reason:
+            raise LaunchError(
+                f"port {port} on {address} is taken; set MASTER_PORT to a free one, or use torchrun --standalone"
+            ) from error
+        raise LaunchError(
+            f"rank {world.rank} of {world.size} cannot reach {address}:{port} ({reason[:150]}); "
+            "start with torchrun, or set MASTER_ADDR and MASTER_PORT"
+        ) from error

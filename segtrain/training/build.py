@@ -1,0 +1,74 @@
+"""What is trained and by which loss, put together and checked before anything is written."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segtrain.config import Config
+from segtrain.engines import Engine, make_engine
+from segtrain.errors import ConfigError, LaunchError
+from segtrain.losses import DeepSupervision, Loss, make_loss
+from segtrain.models import Network, make_model, supervision_ratio
+from segtrain.runtime.world import World
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, and by which loss."""
+
+    loss: Loss
+    engine: Engine
+
+
+def build(cfg: Config, world: World, begun: bool) -> Trained:
+    """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
+    `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
+    loss, network = _parts(cfg, begun)
+    _refuse_single_voxels(cfg, network, world.size, world.device)
+    return Trained(loss, make_engine(cfg, network, loss, world))
+
+
+def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:
+    """Raise what `build` would on each of `ranks` ranks with such a device, in this process, on its CPU."""
+    loss, network = _parts(cfg, begun)
+    _refuse_single_voxels(cfg, network, ranks, device)
+    share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
+    make_engine(replace(cfg, train=share), network, loss, World())
+
+
+def refuse_for_device(cfg: Config, kind: str) -> None:
+    """Raise LaunchError: what this kind of device, cpu or cuda, cannot do."""
+    if cfg.precision == "tf32" and kind != "cuda":
+        raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
+    losses = {cfg.loss} if isinstance(cfg.loss, str) else cfg.loss.keys()
+    if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
+        raise LaunchError(
+            "loss=lovasz with deterministic=true: its running sums (torch.cumsum) are not deterministic on CUDA; take "
+            "another loss, or deterministic=false"
+        )
+
+
+def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
+    loss: Loss = make_loss(cfg.loss)
+    if ratio := supervision_ratio(cfg.model):
+        loss = DeepSupervision(loss, ratio)
+    model = replace(cfg.model, weights=None) if begun else cfg.model
+    return loss, make_model(model, cfg.seed, cfg.data.channels)
+
+
+def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: torch.device) -> None:
+    """Raise ConfigError when a batch norm will see one value a channel: torch refuses to train on that."""
+    share = cfg.train.global_batch // ranks
+    micro_batch = min(cfg.train.micro_batch or share, share)
+    fewest = share % micro_batch or micro_batch  # the last may be smaller
+    together = fewest * ranks if device.type == "cuda" else fewest  # there batch norm is synchronised
+    if together > 1 or cfg.data.image_size > network.multiple:  # smaller images are enlarged to it
+        return
+    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            f"data.image_size={cfg.data.image_size} halved {network.multiple.bit_length() - 1} times is one voxel, and "
+            f"batch norm needs more than one to train on, but with train.global_batch={cfg.train.global_batch} on "
+            f"{ranks} rank(s) a micro-batch has one sample; set train.global_batch or train.micro_batch so that "
+            "none does, a larger data.image_size, or model.norm=instance where the network has it"
+        )
