@@ -90,29 +90,36 @@ def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -
 
 
 def _whole_loop(world: Any, cfg: Config) -> Work:
-    import segtrain.training.loop as module
-    from segtrain.data.splits import make_split
+    from segtrain.data.order import plan_order
     from segtrain.run import Run
+    from segtrain.run.checkpoint import Saver
     from segtrain.runtime.stop import Stop
     from segtrain.training.build import build
+    from segtrain.training.loop import Loop
+    from segtrain.training.micro_batch import MemoryGuard
+    from segtrain.training.resume import resume
+    from segtrain.training.start import Start
 
     store = ensure_store(cfg.data)
-    split = make_split(cfg.data, store)
+    split, _ = plan_order(cfg, store, 1)
 
     def work() -> dict[str, float]:
         shares: dict[str, float] = defaultdict(float)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder) / "run")
             run.open(cfg, split.to_json(), [], False, 1, "cpu")
-            trainer = module.Trainer(cfg, run, store, split, world, Stop(), build(cfg, world, begun=False))
+            start = Start(cfg, run, world, Stop(), store, *plan_order(cfg, store, 1), *build(cfg, world, begun=False))
+            memory = MemoryGuard(cfg.train, run, start.engine, world)
+            loop = Loop(start, resume(start), memory, Saver(run, cfg.checkpoint.keep))
             inside: list[str] = []
-            for name in ("_record", "_save_or_stop", "_save", "_check", "_evaluate"):
-                _timed(trainer, name, shares, inside)
-            _timed(trainer.engine, "step", shares, inside)
+            for name in ("_save", "_agree", "_evaluate"):
+                _timed(loop, name, shares, inside)
+            _timed(loop.log, "record", shares, inside)
+            _timed(start.engine, "step", shares, inside)
             started = time.perf_counter()
-            trainer.run()
+            loop.run()
             shares["run"] = time.perf_counter() - started
-            shares["steps"] = trainer.total_steps
+            shares["steps"] = start.total_steps
         return dict(shares)
 
     return work
@@ -136,7 +143,7 @@ def train(options: Options) -> list[Line]:
     loop_s = shares["run"] - shares["_evaluate"]
     bare = 20 * BATCH / found["step"].median_s
     ours = shares["steps"] * BATCH / loop_s
-    aside = sum(shares[name] for name in ("_record", "_save_or_stop", "_save", "_check"))
+    aside = sum(shares[name] for name in ("record", "_save", "_agree"))
     data = loop_s - shares["step"] - aside
     return [
         Line("train", f"whole loop, {size} px, evaluation apart", f"{ours:.2f} img/s", f"{bare:.2f} img/s",

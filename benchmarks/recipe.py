@@ -13,6 +13,7 @@ from segtrain.errors import RunError
 from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.collect import Collected, by_variant, collect, scores
 from segtrain.report.statistics import holm, paired, per_patient, wilcoxon_p
+from segtrain.run.events import evaluations
 from segtrain.runtime import files
 from segtrain.runtime.process import run_command, start_logging
 
@@ -61,11 +62,11 @@ def quality(groups: Groups) -> list[dict[str, Any]]:
     for variant, runs in groups.items():
         for run in runs:
             assert run.config is not None, "a run that counts has a config that was read"
-            evaluations = [event for event in run.run.events() if event["event"] == "evaluation"]
+            scores = evaluations(run.run.events())
             for wanted in QUALITIES:
-                first = next((e for e in evaluations if e["val_dsc"] >= wanted), None)
-                reached = {key: first[key] if first else "not reached" for key in ("epoch", "step")}
-                images = first["step"] * run.config.train.global_batch if first else "not reached"
+                first = next((event for event in scores if event.val_dsc >= wanted), None)
+                reached = {key: getattr(first, key, "not reached") for key in ("epoch", "step")}
+                images = first.step * run.config.train.global_batch if first else "not reached"
                 lines.append(
                     {"variant": variant, "fold": run.fold, "dsc": f"{wanted:.2f}", **reached, "images": images}
                 )

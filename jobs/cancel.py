@@ -98,7 +98,9 @@ def _scancel(jobs: dict[Run, str]) -> dict[Run, str]:
 
 def _state(run: Run) -> str:
     try:
-        return str(run.outcome().get("state", "before its first step" if not run.metrics.exists() else "cut off"))
+        if outcome := run.outcome():
+            return outcome.state
+        return "cut off" if run.metrics.exists() else "before its first step"
     except (OSError, ValueError) as error:
         return f"unreadable ({error})"
 

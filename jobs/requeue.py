@@ -6,11 +6,11 @@ from pathlib import Path
 
 from jobs import scheduler
 from jobs.history import Book
-from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR
+from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, StopReason
 
 EXIT_BUG = 1
 FOR_GOOD = (EXIT_USER_ERROR, EXIT_DIVERGED)  # the first that a rank left with is the start's, whatever the others did
-STOP_FILE = "the STOP file"  # a reason of segtrain.runtime.stop
+STOP_FILE = StopReason.STOP_FILE.sentence
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from jobs.entry import main
 from jobs.history import Book
 from jobs.status_table import NUMBERS, board
 from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
-from segtrain.run import Run
+from segtrain.run import Outcome, Run
+from segtrain.run.events import Event, evaluations, trained
 
 QUIET_S = 600.0  # a run without a job and without a word for so long is not running
 DAY_S = 86400.0
@@ -134,16 +135,15 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     starts = run.starts()
     began_s = _began_s(starts) or _opened_s(run)
     outcome, told, booked = run.outcome(), progress.told_by(run, began_s), Book(run).entries(job)
-    trained = [event for event in events if event["event"] == "train"]
-    scores = [event for event in events if event["event"] == "evaluation"]
+    training, scores = trained(events), evaluations(events)
     row: dict[str, Any] = {
         "state": _state(run, outcome, said, events, told, booked, now_s, began_s), "slurm": said,
-        "restarts": max(0, len(starts) - 1), "step": events[-1]["step"] if events else 0,
-        "epoch": scores[-1]["epoch"] if scores else 0, "epochs": _epochs(run),
-        "best_dsc": max((event["val_dsc"] for event in scores), default=None),
-        "last_dsc": scores[-1]["val_dsc"] if scores else None, "n": scores[-1]["n"] if scores else None,
-        "images_per_s": trained[-1]["images_per_s"] if trained else None,
-        "memory_gib": trained[-1]["memory_gib"] if trained else None,
+        "restarts": max(0, len(starts) - 1), "step": events[-1].step if events else 0,
+        "epoch": scores[-1].epoch if scores else 0, "epochs": _epochs(run),
+        "best_dsc": max((event.val_dsc for event in scores), default=None),
+        "last_dsc": scores[-1].val_dsc if scores else None, "n": scores[-1].n if scores else None,
+        "images_per_s": training[-1].images_per_s if training else None,
+        "memory_gib": training[-1].memory_gib if training else None,
         "why": _why(booked, outcome), "trouble": _trouble(run, starts),
     }  # fmt: skip
     lives = row["state"] == "running"
@@ -181,21 +181,21 @@ def _opened_s(run: Run) -> float:
 
 
 def _state(
-    run: Run, outcome: Mapping[str, Any], said: str | None, events: Sequence[Any], told: Sequence[Any],
+    run: Run, outcome: Outcome | None, said: str | None, events: Sequence[Any], told: Sequence[Any],
     booked: Sequence[Mapping[str, Any]], now_s: float, began_s: float,
 ) -> str:  # fmt: skip
-    ending = said == "COMPLETING" or (said == "RUNNING" and outcome.get("state") == "finished")
+    ending = said == "COMPLETING" or (said == "RUNNING" and outcome is not None and outcome.state == "finished")
     if said in scheduler.ALIVE and not (ending and outcome):
         return "running" if said in ("RUNNING", "COMPLETING") else "pending"
     if outcome:
-        return str(outcome["state"])
+        return outcome.state
     if said:  # it ended, and did not say how
         return "failed" if not run.root.exists() else "broken off"
     if not run.root.exists():
         return "failed" if booked and booked[-1].get("how") == "failed" else "none"
     if told:
         return "broken off" if progress.silent(told, now_s) else "running"
-    spoke_s = max(began_s, events[-1]["time"] if events else 0.0)
+    spoke_s = max(began_s, events[-1].time if events else 0.0)
     return "running" if now_s - spoke_s < QUIET_S else "broken off"
 
 
@@ -213,16 +213,17 @@ def _trouble(run: Run, starts: Sequence[Mapping[str, Any]]) -> str | None:
     return None if last is None or last[:19] < began else last
 
 
-def _why(booked: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> str:
+def _why(booked: Sequence[Mapping[str, Any]], outcome: Outcome | None) -> str:
     """What is worth saying: why it failed, stopped or was given up.
 
     The run itself knows best why it failed; a start that was refused before it opened the run is in the book alone.
     """
     last = next((entry for entry in reversed(booked) if entry["event"] == "end"), {"how": None})
-    reason = "" if outcome.get("state") in (None, "finished") else str(outcome.get("reason") or "")
-    if last["how"] == "given up" or (last["how"] == "failed" and not (reason and outcome["state"] != "stopped")):
+    message = "" if outcome is None or outcome.state == "finished" else outcome.message or ""
+    says_why_it_failed = message and outcome is not None and outcome.state != "stopped"
+    if last["how"] == "given up" or (last["how"] == "failed" and not says_why_it_failed):
         return f"{last['how']}: {last['why']}"
-    return reason
+    return message
 
 
 def _eta_s(row: Mapping[str, Any], scores: Sequence[Any], events: Sequence[Any]) -> float | None:
@@ -230,12 +231,12 @@ def _eta_s(row: Mapping[str, Any], scores: Sequence[Any], events: Sequence[Any])
     if len(scores) < 2 or row["epochs"] is None:
         return None
     first, last = scores[0], scores[-1]
-    per_epoch_s = (last["time"] - first["time"]) / (last["epoch"] - first["epoch"] or 1)
-    left_s: float = (row["epochs"] - last["epoch"]) * per_epoch_s - (events[-1]["time"] - last["time"])
+    per_epoch_s = (last.time - first.time) / (last.epoch - first.epoch or 1)
+    left_s: float = (row["epochs"] - last.epoch) * per_epoch_s - (events[-1].time - last.time)
     return max(0.0, left_s)
 
 
-def _events(run: Run) -> list[dict[str, Any]]:
+def _events(run: Run) -> list[Event]:
     try:
         seen = run.metrics.stat()
     except OSError:
@@ -244,7 +245,7 @@ def _events(run: Run) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=1024)
-def _events_of(run: Run, mtime_ns: int, size_bytes: int) -> list[dict[str, Any]]:
+def _events_of(run: Run, mtime_ns: int, size_bytes: int) -> list[Event]:
     """Read once as long as the file stays the same: who watches looks again and again."""
     return run.events()
 

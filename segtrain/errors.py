@@ -9,7 +9,7 @@ SegtrainError                 a user's error (code 2); everything else keeps its
 └── Stopped                   asked to stop, saved, run the same command again (code 75, EX_TEMPFAIL)
 """
 
-from typing import Literal
+from enum import IntEnum
 
 # The remedy for a patient that is of no use; predict takes no data.skip_bad.
 LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
@@ -25,7 +25,6 @@ class SegtrainError(Exception):
     """A user's error: its message is the one line that is shown."""
 
     exit_code = EXIT_USER_ERROR
-    told_by: Literal["node", "rank", "main"] = "node"  # one process a node; the rank that has it; rank 0
 
 
 class ConfigError(SegtrainError):
@@ -48,11 +47,37 @@ class Diverged(SegtrainError):
     """The training loss stopped being finite; the run's outcome is `diverged`."""
 
     exit_code = EXIT_DIVERGED
-    told_by = "main"
+
+
+class StopReason(IntEnum):
+    """Why a process saves and leaves before its work is done.
+
+    Code decides on the value, ranks agree on it, files hold its name; `sentence` is for people and may be reworded.
+    """
+
+    SIGTERM = 1
+    SIGINT = 2
+    SIGUSR1 = 3
+    SIGUSR2 = 4
+    STOP_FILE = 5
+    DEADLINE = 6
+    OUT_OF_MEMORY = 7
+
+    @property
+    def sentence(self) -> str:
+        """What stopped it, to stand after "stopped by"."""
+        return {
+            StopReason.STOP_FILE: "the STOP file",
+            StopReason.DEADLINE: "the deadline",
+            StopReason.OUT_OF_MEMORY: "a lack of memory",
+        }.get(self, self.name)
 
 
 class Stopped(SegtrainError):
     """The run was asked to stop and has saved; the same command goes on from there."""
 
     exit_code = EXIT_STOPPED
-    told_by: Literal["node", "rank", "main"] = "main"
+
+    def __init__(self, message: str, reason: StopReason | None = None) -> None:  # the default is for pickle
+        super().__init__(message)
+        self.reason = reason

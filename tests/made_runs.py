@@ -3,20 +3,24 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from segtrain.config import from_tree
 from segtrain.evaluation.metrics import EMPTY_RULE
-from segtrain.run import Run
+from segtrain.run import Outcome, Run
+from segtrain.run.events import EvaluationEvent, TrainEvent
+from segtrain.run.outcome import State
 
 HOSTILE = "<script>alert(1)</script>|`x`"
 PATIENTS = tuple(f"patient{number}" for number in range(6))
 BEST_IS_FIRST = (0.9, 0.5, 0.7)  # mean DSC by epoch
 
 
-def train(root: Path, shift: float = 0.0, state: str = "finished", patients: tuple[str, ...] = PATIENTS) -> Run:
+def train(
+    root: Path, shift: float = 0.0, state: State | Literal["running"] = "finished", patients: tuple[str, ...] = PATIENTS
+) -> Run:
     """A run directory as training leaves it: three epochs, pictures, an end."""
     run = Run(root)
     tree: dict[str, Any] = {"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}
@@ -26,15 +30,24 @@ def train(root: Path, shift: float = 0.0, state: str = "finished", patients: tup
     run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], False, 1, "cpu")
     for epoch, dsc in enumerate(BEST_IS_FIRST, start=1):
         for step in (epoch * 10 - 5, epoch * 10):
-            run.record("train", step, loss=1 / step, lr=1e-3, images_per_s=float(step), memory_gib=1.0)
+            run.record(train_event(step, loss=1 / step, images_per_s=float(step)))
         values = [dsc + shift + 0.01 * place for place in range(len(patients))]
         run.write_picture(epoch, np.full((64, 96, 3), 20 * epoch, np.uint8))
         run.write_scores(epoch, [
             {"patient": patient, "slices": 3, "voxels": 9, "tp": 5, "fp": 1, "fn": 4, "dsc": f"{value:.6f}",
              "dsc_all_components": "0.5"} for patient, value in zip(patients, values, strict=True)
         ])  # fmt: skip
-        run.record("evaluation", epoch * 10, epoch=epoch, val_loss=1 / epoch, val_dsc=math.fsum(values) / len(values),
-                   n=len(values), empty_masks=EMPTY_RULE, best=epoch == 1)  # fmt: skip
+        dsc = math.fsum(values) / len(values)
+        run.record(evaluation_event(epoch * 10, epoch, dsc, n=len(values), val_loss=1 / epoch, best=epoch == 1))
     if state != "running":
-        run.end(state, 30, 3, None if state == "finished" else f"loss is nan {HOSTILE}", 0.9)
+        run.end(Outcome(state, 30, 3, 0.9, message=None if state == "finished" else f"loss is nan {HOSTILE}"))
     return run
+
+
+def train_event(step: int, loss: float = 1.0, images_per_s: float = 5.0) -> TrainEvent:
+    return TrainEvent(step=step, loss=loss, lr=1e-3, images_per_s=images_per_s, memory_gib=1.0)
+
+
+def evaluation_event(step: int, epoch: int, val_dsc: float, **values: Any) -> EvaluationEvent:
+    others: dict[str, Any] = {"val_loss": 1.0, "n": 3, "best": True, "empty_masks": EMPTY_RULE} | values
+    return EvaluationEvent(step=step, epoch=epoch, val_dsc=val_dsc, **others)

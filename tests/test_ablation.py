@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import evaluation_event
 
 from segtrain.commands.ablate import _train_all
 from segtrain.config import flatten, load_config
@@ -18,7 +19,7 @@ from segtrain.data.order import make_order
 from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import make_split
 from segtrain.errors import ConfigError
-from segtrain.run import COLUMNS, Member, Run, expand, missing
+from segtrain.run import COLUMNS, Member, Outcome, Run, expand, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = """
@@ -72,7 +73,7 @@ def test_without_seeds_the_seed_is_the_base_s_or_the_command_line_s(tmp_path: Pa
 def test_a_line_that_is_half_written_is_left_out_of_the_result(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for epoch, dsc in ((1, 0.6), (2, 0.5)):
-        run.record("evaluation", epoch, epoch=epoch, val_dsc=dsc, n=3, ci_low=0.1, ci_high=0.9)
+        run.record(evaluation_event(epoch, epoch, dsc, ci_low=0.1, ci_high=0.9))
     with run.metrics.open("a") as file:
         file.write('{"event": "evalu')
     result = run.result()
@@ -226,7 +227,7 @@ def test_a_run_that_has_begun_needs_no_file_of_weights_and_a_finished_one_nothin
     assert set(missing(members)) == {"smp", "zero"}
     smp = Run(tmp_path / "runs" / "bad" / "smp-seed42")
     smp.root.mkdir()
-    smp.end("finished", 1, 1, None, 0.5)
+    smp.end(Outcome("finished", 1, 1, 0.5))
     assert set(missing(members)) == {"zero"}
 
 

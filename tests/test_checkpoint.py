@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -17,8 +18,9 @@ from segtrain.errors import Diverged, RunError, Stopped
 from segtrain.run import Run, checkpoint
 from segtrain.run.checkpoint import Saver, Snapshot, read
 from segtrain.runtime import files
-from segtrain.training import start
-from segtrain.training.loop import Trainer
+from segtrain.runtime.world import World
+from segtrain.training import session
+from segtrain.training.loop import Loop
 
 
 @pytest.mark.law("L7")
@@ -86,7 +88,8 @@ def test_killed_at_any_file_operation_of_a_save_a_whole_checkpoint_is_found(run:
         found.append(step)
         if not died:
             break
-        save(run, 3, keep=2)  # the run that comes back: cleans up and saves again
+        checkpoint.remove_leftovers(run)  # the run that comes back cleans up and saves again
+        save(run, 3, keep=2)
         assert not list(run.checkpoints.glob(".*"))
         files.remove_folder(run.checkpoint(3))
         shutil.rmtree(run.checkpoints)
@@ -212,17 +215,24 @@ def test_saving_does_not_hold_up_the_loop(run: Run, monkeypatch: pytest.MonkeyPa
     assert events == ["on", "written 1", "on", "written 2"]
 
 
-@pytest.mark.law("L7")
 class Ending:
-    """A training that hands a checkpoint to a slow writer and ends a step later."""
+    """A training loop that hands a checkpoint to a slow writer and ends a step later."""
 
     def __init__(self, run: Run, error: Exception) -> None:
-        self.saver, self.error, self.curves = Saver(run, keep=1), error, None
-        self.fit, self.step, self.epochs_done, self.best_dsc = self, 2, 0, 0.5
+        self.saver = Saver(run, keep=1)
+        self.error = error
+        self.start = SimpleNamespace(run=run, world=World())
+        self.memory = self
+        self.step = 2
+        self.epochs_done = 0
+        self.best_dsc = 0.5
 
     def run(self) -> None:
         self.saver.save(1, snapshot(1))
         raise self.error
+
+    def close(self) -> None:
+        self.saver.finish()
 
     def explain(self, error: Exception) -> Exception:
         return error
@@ -242,10 +252,12 @@ def test_however_a_run_ends_what_it_handed_to_the_writer_is_whole(
 
     monkeypatch.setattr(checkpoint, "publish", slow)
     with pytest.raises(type(error)):
-        start._run(cast("Trainer", Ending(run, error)), run, is_main=True)
+        session.run_to_its_outcome(cast("Loop", Ending(run, error)))
     assert same(read(run.checkpoint(1)), snapshot(1))
     assert run.latest_pointer.read_text() == "step-00000001\n"
-    assert run.outcome()["reason"] == f"{type(error).__name__}: {error}"
+    outcome = run.outcome()
+    assert outcome is not None
+    assert outcome.message == f"{type(error).__name__}: {error}"
 
 
 def test_a_writer_that_fails_at_the_end_hides_no_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +266,10 @@ def test_a_writer_that_fails_at_the_end_hides_no_reason(run: Run, monkeypatch: p
 
     monkeypatch.setattr(checkpoint, "publish", broken)
     with pytest.raises(Diverged):
-        start._run(cast("Trainer", Ending(run, Diverged("nan"))), run, is_main=True)
-    assert run.outcome()["state"] == "diverged"
+        session.run_to_its_outcome(cast("Loop", Ending(run, Diverged("nan"))))
+    outcome = run.outcome()
+    assert outcome is not None
+    assert outcome.state == "diverged"
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_runs import evaluation_event, train_event
 from trainings import assert_same, run_to_end, state_of
 
 from jobs import history, node, rendezvous, requeue, resources, scheduler, status, submission
 from jobs.requeue import Ended
 from segtrain.config import Config, read_yaml, to_yaml
-from segtrain.errors import ConfigError, RunError
-from segtrain.run import Run
+from segtrain.errors import ConfigError, RunError, StopReason
+from segtrain.run import Outcome, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -256,8 +257,8 @@ def test_the_status_tells_runs_that_end_from_runs_that_go_on(tmp_path: Path) -> 
     run.checkpoints.parent.joinpath("config.yaml").write_text("train: {epochs: 10}\n")
     assert status.summary(run, None, None, time.time() + status.QUIET_S + 1)["state"] == "broken off"
     for epoch in (1, 2):
-        run.record("train", 20 * epoch, images_per_s=5.0, memory_gib=1.0)
-        run.record("evaluation", 20 * epoch, epoch=epoch, val_dsc=0.1 * epoch, n=4)
+        run.record(train_event(20 * epoch))
+        run.record(evaluation_event(20 * epoch, epoch, 0.1 * epoch))
     now = time.time()
     row = status.summary(run, None, None, now)
     assert (row["state"], row["epoch"], row["epochs"], row["best_dsc"]) == ("running", 2, 10, 0.2)
@@ -265,10 +266,10 @@ def test_the_status_tells_runs_that_end_from_runs_that_go_on(tmp_path: Path) -> 
     assert status.summary(run, None, None, now + 2 * status.QUIET_S)["state"] == "broken off"
     assert status.summary(run, "7", "PENDING", now)["state"] == "pending"
     assert status.summary(run, "7", "NODE_FAIL", now)["state"] == "broken off"
-    run.end("stopped", 40, 2, "Stopped: stopped by SIGUSR2", 0.2)
+    run.end(Outcome("stopped", 40, 2, 0.2, StopReason.SIGUSR2, "Stopped: stopped by SIGUSR2"))
     told = {"PENDING": "pending", "RUNNING": "running", "COMPLETING": "stopped", "CANCELLED": "stopped"}
     assert {said: status.summary(run, "7", said, now)["state"] for said in told} == told
-    run.end("diverged", 40, 2, "Diverged: the loss is nan", 0.2)
+    run.end(Outcome("diverged", 40, 2, 0.2, message="Diverged: the loss is nan"))
     assert status.summary(run, "7", "FAILED", now)["state"] == "diverged"
     assert "nan" in status.summary(run, "7", "FAILED", now)["why"]
 

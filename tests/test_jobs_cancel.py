@@ -12,7 +12,8 @@ from jobs import cancel, executors, resources, scheduler, submission
 from jobs.history import Book
 from jobs.submission import Submission
 from segtrain.config import Config
-from segtrain.errors import EXIT_STOPPED
+from segtrain.errors import EXIT_STOPPED, StopReason
+from segtrain.run import Outcome
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_what_is_trained_here_without_slurm_is_stopped(
 
         def training() -> None:
             if clock.now >= 3 and run.stop_file.exists() and leaves:
-                run.end("stopped", 40, 1, "Stopped: stopped by the STOP file", None)
+                run.end(Outcome("stopped", 40, 1, reason=StopReason.STOP_FILE, message="Stopped: as asked"))
                 fcntl.flock(file, fcntl.LOCK_UN)
 
         clock.meanwhile = training

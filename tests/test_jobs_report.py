@@ -13,7 +13,7 @@ from jobs import ablate, ablation_report, executors, submission
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.config import Config, to_yaml
-from segtrain.run import Member, expand, missing
+from segtrain.run import Member, Outcome, expand, missing
 from segtrain.runtime.process import run_command
 
 SPEC = "name: loss\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}, focal: {loss: focal}}\nseeds: [7]\n"
@@ -118,7 +118,7 @@ def finish(member: Member) -> None:
     """As if it had been trained."""
     member.run.root.mkdir(parents=True)
     (member.run.root / "config.yaml").write_text(to_yaml(member.cfg))
-    member.run.end("finished", 4, member.cfg.train.epochs, None, 0.5)
+    member.run.end(Outcome("finished", 4, member.cfg.train.epochs, 0.5))
 
 
 def test_a_report_job_that_is_refused_is_caught_up_on_and_costs_the_array_nothing(

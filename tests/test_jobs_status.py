@@ -9,8 +9,8 @@ import pytest
 
 from jobs import rank, requeue, status
 from jobs.history import PATIENCE, Book
-from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped
-from segtrain.run import Run
+from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped, StopReason
+from segtrain.run import Outcome, Run
 
 NAN = "the loss is nan at step 40 (patients TCGA_1 and TCGA_2); a lower optim.lr may help"
 TF32 = "precision=tf32 is a mode of CUDA devices, and device is cpu; use precision=fp32"
@@ -56,14 +56,14 @@ def test_a_run_that_was_refused_before_it_began_has_failed_and_says_why(
 
 def test_the_reason_that_the_run_wrote_down_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.checkpoint(40).mkdir(parents=True)
-    run.end("diverged", 40, 1, f"Diverged: {NAN}", 0.2)
+    run.end(Outcome("diverged", 40, 1, 0.2, message=f"Diverged: {NAN}"))
     settled(run, monkeypatch, [Diverged(NAN), Stopped("stopped by SIGTERM")])
     assert Book(run).entries("7")[-1]["why"] == NAN
     row = status.summary(run, "7", "FAILED", time.time())
     assert (row["state"], row["why"]) == ("diverged", f"Diverged: {NAN}")
     Book(run).end("7", "failed", "failed (launcher's code 1), see the log")  # as a bug is booked, which leaves no words
     assert status.summary(run, "7", "FAILED", time.time())["why"] == f"Diverged: {NAN}"
-    run.end("stopped", 40, 1, "Stopped: stopped by SIGUSR2", 0.2)
+    run.end(Outcome("stopped", 40, 1, 0.2, StopReason.SIGUSR2, "Stopped: stopped by SIGUSR2"))
     settled(run, monkeypatch, [LaunchError(TF32)])
     assert status.summary(run, "7", "FAILED", time.time())["why"] == f"failed: {TF32}", "not what an earlier start said"
 

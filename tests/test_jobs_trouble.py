@@ -11,8 +11,8 @@ import pytest
 
 from jobs import cancel, executors, history, node, rank, rendezvous, requeue, resources, scheduler, status, submission
 from segtrain.config import Config
-from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped
-from segtrain.run import Run
+from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped, StopReason
+from segtrain.run import Outcome, Run
 from segtrain.runtime import launcher
 
 ASKED = resources.Resources()
@@ -206,7 +206,7 @@ def test_what_an_earlier_start_said_does_not_decide_what_becomes_of_this_one(
     monkeypatch.setattr(scheduler, "requeue", lambda job: None)
     run = Run(tmp_path / "runs" / "a")
     run.checkpoint(40).mkdir(parents=True)
-    run.end("stopped", 40, 1, f"Stopped: stopped by {earlier} at step 40", None)
+    run.end(Outcome("stopped", 40, 1, message=f"Stopped: stopped by {earlier} at step 40"))
     starts = history.Book(run)
     requeue.settle(starts, "7", requeue.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
     assert starts.entries("7")[-1]["how"] == how
@@ -251,7 +251,9 @@ def test_what_cannot_be_read_is_shown_with_its_trouble_and_hides_nothing(tmp_pat
         made.keep(runs={name: f"local-{name}"})
         Run(runs_dir / name).checkpoint(0).mkdir(parents=True)
         (runs_dir / name / "config.yaml").write_text("train: {epochs: 10}\n")
-        Run(runs_dir / name).end("stopped", 40, 1, "Stopped: stopped by SIGTERM", None)
+        Run(runs_dir / name).end(
+            Outcome("stopped", 40, 1, reason=StopReason.SIGTERM, message="Stopped: stopped by SIGTERM")
+        )
         damaged = {"old": made.config(name), "torn": made.root / "job.json", "half": runs_dir / name / "outcome.json"}
         if name in damaged:
             damaged[name].write_text("a_key_of_another_version: {")

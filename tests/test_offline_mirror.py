@@ -22,6 +22,7 @@ from segtrain import train
 from segtrain.config import Config, to_yaml
 from segtrain.errors import ConfigError, DataError
 from segtrain.run import Run, checkpoint
+from segtrain.run.events import Event
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -245,10 +246,10 @@ def told_to_stop(directory: Path) -> None:
     """Train, and get SIGTERM at the second event: in the middle, however slow this machine is."""
     record = Run.record
 
-    def in_the_middle(self: Run, event: str, step: int, **values: Any) -> dict[str, Any]:
+    def in_the_middle(self: Run, event: Event) -> None:
         if self.metrics.exists():
             os.kill(os.getpid(), signal.SIGTERM)
-        return record(self, event, step, **values)
+        record(self, event)
 
     Run.record = in_the_middle  # type: ignore[method-assign]
     os.chdir(directory)

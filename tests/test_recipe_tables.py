@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import evaluation_event, train_event
 from PIL import Image
 
 from benchmarks import worst
 from benchmarks.recipe import command
 from segtrain.config import from_tree
 from segtrain.errors import RunError
-from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.overlays import GREEN
 from segtrain.report.collect import collect
-from segtrain.run import Run
+from segtrain.run import Outcome, Run
 
 # DSC of the fold's two patients, epoch by epoch.
 PLAIN = {0: [(0.60, 0.70), (0.80, 0.72)], 1: [(0.50, 0.60), (0.70, 0.60)]}
@@ -26,11 +26,10 @@ def train(root: Path, epochs: list[tuple[float, float]], fold: int) -> None:
     cfg = from_tree({"name": "any", "train": {"epochs": len(epochs), "global_batch": 4}}, "test")
     run.open(cfg, {"hash": "0", "train": [], "validation": []}, [], False, 1, "cpu")
     for epoch, values in enumerate(epochs, start=1):
-        run.record("train", epoch * 5, loss=1.0, lr=1e-3, images_per_s=50.0, memory_gib=1.0)
+        run.record(train_event(epoch * 5, images_per_s=50.0))
         run.write_scores(epoch, [{"patient": f"p{fold}{n}", "dsc": f"{dsc:.6f}"} for n, dsc in enumerate(values)])
-        run.record("evaluation", epoch * 5, epoch=epoch, val_loss=1.0, val_dsc=sum(values) / 2, n=2,
-                   empty_masks=EMPTY_RULE, best=True)  # fmt: skip
-    run.end("finished", len(epochs) * 5, len(epochs), None, 0.9)
+        run.record(evaluation_event(epoch * 5, epoch, sum(values) / 2, n=2))
+    run.end(Outcome("finished", len(epochs) * 5, len(epochs), 0.9))
 
 
 def read(path: Path) -> list[dict[str, str]]:

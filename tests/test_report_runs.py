@@ -2,11 +2,12 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from made_runs import HOSTILE, PATIENTS, train
+from made_runs import HOSTILE, PATIENTS, train, train_event
 
 from segtrain.errors import RunError
 from segtrain.report.collect import by_variant, collect, scores
@@ -26,7 +27,7 @@ def test_what_a_run_costs() -> None:
         {"time": "2026-01-01T15:00:00+0200", "world_size": 8, "device": "cpu"},
     ]
     ten = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
-    events = [{"time": ten + 3600 * hours} for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
+    events = [replace(train_event(1), time=ten + 3600 * hours) for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
     assert cost(starts, events) == Cost(hours=1.0 + 0.5 + 0.75, gpu_hours=4 * 1.0 + 2 * 0.5)
     assert cost(starts, []) == Cost(0.0, 0.0)
 

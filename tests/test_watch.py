@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from commands import events
+from made_runs import train_event
 from ranks import FORKSERVER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,6 +26,7 @@ from jobs import progress, status
 from segtrain.config import Config, WatchConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.run import Run
+from segtrain.run.events import trained
 from segtrain.runtime.usage import Meter, gpu_reader
 from segtrain.training.watch import Watch
 
@@ -97,7 +99,7 @@ def test_a_gpu_is_read_through_nvml_and_what_it_does_not_tell_is_left_out(monkey
 
 
 def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: Run) -> None:
-    told = [event["resources"] for event in trained_run.events() if event["event"] == "train"]
+    told = [event.resources for event in trained(trained_run.events())]
     assert told == [event["resources"] for event in events(trained_run.root, "train")] != []
     for use in told:
         assert {"cpu_percent", "rss_gib", "machine_cpu_percent", "machine_memory_percent"} <= use.keys()
@@ -107,7 +109,7 @@ def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: R
     shown = [point.value for point in board.Scalars("resources/rss_gib")]
     assert shown == pytest.approx([use["rss_gib"] for use in told], rel=1e-5)
     [rank] = progress.told_by(trained_run, 0.0)
-    assert (rank["doing"], rank["step"]) == ("ended", trained_run.outcome()["step"])
+    assert (rank["doing"], rank["step"]) == ("ended", trained_run.saved_step())
 
 
 def hang_here() -> None:
@@ -194,7 +196,7 @@ def test_a_run_that_makes_progress_is_never_stalled_and_its_resources_are_shown(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.root / "config.yaml").write_text("train: {epochs: 10}\n")
-    run.record("train", 1, images_per_s=5.0, memory_gib=1.0)
+    run.record(train_event(1))
     with Watch(run, WatchConfig(every_s=0.1, stall_s=4.0)) as watch:
         for step in range(2, 12):
             time.sleep(0.5)

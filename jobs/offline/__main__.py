@@ -28,7 +28,7 @@ from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
 from segtrain.runtime.process import start_logging
-from segtrain.runtime.stop import Stop, reason
+from segtrain.runtime.stop import Stop
 from segtrain.runtime.terminal import FILE_ONLY, as_title
 
 log = logging.getLogger("segtrain.offline")
@@ -96,7 +96,7 @@ def command(argv: Sequence[str]) -> int:
     with machine.alone(asked.folder):
         start_logging(asked.folder / "log.txt")
         with _afterwards(arguments.when_done, asked.folder, stop):
-            machine.wait_for_orphans(asked.folder, stop.code)
+            machine.wait_for_orphans(asked.folder, stop.reason)
             mirror = Mirror(place, asked.folder, 60 * asked.spec.sync_every_min)
             return _queue(asked, arguments, stop, mirror)
 
@@ -117,7 +117,7 @@ def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[Non
         log.exception("the queue failed: %s", error, extra=FILE_ONLY)  # before the machine goes off
         raise
     finally:
-        if when_done and not stop.code():
+        if when_done and not stop.reason():
             wrap_up.run_when_done(when_done, folder, Journal(folder))
 
 
@@ -145,13 +145,13 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     found = {item.name: standing(item, journal) for item in asked.items}
     tell = partial(wrap_up.tell, journal=journal, why=why)
     tasks = (tell, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
-    said = [None if stop.code() else task(asked, lambda: not stop.code()) for task in tasks]
+    said = [None if stop.reason() else task(asked, lambda: not stop.reason()) for task in tasks]
     trouble = [failure for failure in said if failure]
-    if stop.code():
-        why = reason(stop.code())
+    if reason := stop.reason():
+        why = reason.sentence
     code = _code(why, found.values(), trouble)
     journal.write("left", why=why, code=code, trouble=trouble)
-    unsent = mirror.flush(wrap_up.files_of(asked) if not stop.code() else [], deadline_s, stop.code)
+    unsent = mirror.flush(wrap_up.files_of(asked) if not stop.reason() else [], deadline_s, stop.reason)
     for line in (*trouble, *unsent):
         log.warning("%s", line)
     if why != DONE:
@@ -167,13 +167,13 @@ def _fetched(asked: Plan, source: sync.Place, stop: Stop, arguments: argparse.Na
 
     def insist(task: Callable[..., T], *of_task: Any) -> T:
         within_s = min(FETCH_S, max(LEAST_S, end_s - time.time()))
-        return retry.insist(partial(task, *of_task), stop.code, within_s)
+        return retry.insist(partial(task, *of_task), stop.reason, within_s)
 
     insist(sync.fetch_journal, source, asked.folder)
     items = []
     for item in asked.items:
         try:
-            if item.cfg and not stop.code() and insist(sync.fetch, source / item.name, item.run.root):
+            if item.cfg and not stop.reason() and insist(sync.fetch, source / item.name, item.run.root):
                 log.info("%s: fetched from %s, at step %d", item.name, source, item.run.saved_step())
             items.append(item)
         except DataError as error:

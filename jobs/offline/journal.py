@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.offline.plan import Item
-from segtrain.errors import RunError
+from segtrain.errors import RunError, StopReason
 from segtrain.runtime import files
 
 DONE = "done"  # why it left: every run is finished or passed over
-STOP_FILE = "the STOP file"  # a reason of segtrain.runtime.stop
+STOP_FILE = StopReason.STOP_FILE.sentence
 
 
 class Journal:

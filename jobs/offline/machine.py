@@ -93,7 +93,7 @@ def mark(folder: Path) -> int:
     return descriptor
 
 
-def wait_for_orphans(folder: Path, told: Callable[[], int], give_up_s: float = ORPHANS_S) -> None:
+def wait_for_orphans(folder: Path, told: Callable[[], object], give_up_s: float = ORPHANS_S) -> None:
     """Wait until the runs of a queue that was killed have saved and left, as they do, or this one is `told` to stop.
 
     Raises LaunchError: they do not leave.

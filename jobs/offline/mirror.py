@@ -69,7 +69,7 @@ class Mirror:
 
     def flush(
         self, extra: Sequence[Callable[[sync.Place], object]] = (), until_s: float | None = None,
-        told: Callable[[], int] = lambda: 0,
+        told: Callable[[], object] = lambda: 0,
     ) -> list[str]:  # fmt: skip
         """Mirror all that is left, and what `extra` puts there; what could not be mirrored, and why.
 

@@ -53,7 +53,7 @@ def pause(seconds: float, limit: Limit) -> None:
         time.sleep(min(seconds, LOOK_EVERY_S))
 
 
-def limit(seconds: float, told: Callable[[], int], told_s: float = 0.0) -> Limit:
+def limit(seconds: float, told: Callable[[], object], told_s: float = 0.0) -> Limit:
     """A limit so many seconds from now, or `told_s` after this process was `told` to stop, whichever is first."""
     began = time.monotonic()
     end, said = began + seconds, f"no answer in {seconds:.0f} s"
@@ -67,7 +67,7 @@ def limit(seconds: float, told: Callable[[], int], told_s: float = 0.0) -> Limit
     return why
 
 
-def insist(task: Callable[[], T], told: Callable[[], int], within_s: float) -> T:
+def insist(task: Callable[[], T], told: Callable[[], object], within_s: float) -> T:
     """What the task returns, tried again for `REACH_S` while it raises RunError: a network may come up after this.
 
     Raises RunError: that was in vain, or it never came back; Stopped: this process was `told` to stop; what else the

@@ -22,15 +22,15 @@ from jobs.offline.plan import Item, Plan
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.config import Config, StopConfig, to_yaml
-from segtrain.errors import EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
+from segtrain.errors import EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
 from segtrain.runtime import files
-from segtrain.runtime.stop import Stop, deadline_of, reason
+from segtrain.runtime.stop import Stop, deadline_of
 
 log = logging.getLogger("segtrain.offline")
 
 LOOK_EVERY_S = 0.2
 DISK_EVERY_S = 5.0
-DEADLINE = "the deadline"  # a reason of segtrain.runtime.stop
+DEADLINE = StopReason.DEADLINE.sentence
 GONE_S = machine.ORPHANS_S  # from asking a run to stop to ending it
 
 
@@ -93,8 +93,8 @@ class Runner:
             time.sleep(LOOK_EVERY_S)
 
     def _reason_to_stop(self) -> str:
-        if code := self.stop.code():
-            return reason(code)
+        if reason := self.stop.reason():
+            return reason.sentence
         if self.end_s is not None and time.time() > self.end_s:
             return DEADLINE
         if time.monotonic() - self._disk_at > DISK_EVERY_S:

@@ -118,7 +118,7 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
                 to.fs.put_file(stream.name, (objects / digest).path)
         there[digest], sent = size, sent + size
     run = Run(folder)
-    about = {"files": listed, "step": run.saved_step(), "finished": run.outcome().get("state") == "finished"}
+    about = {"files": listed, "step": run.saved_step(), "finished": _is_finished(run)}
     _replace(to / MANIFEST, json.dumps(about, indent=1).encode())
     for digest in set(there) - {entry["sha256"] for entry in listed.values()}:
         to.fs.rm_file((objects / digest).path)
@@ -158,7 +158,7 @@ def fetch(source: Place, folder: Path) -> bool:
             return False
         _refuse_another(source, folder)
         here = Run(folder)
-        ours = here.saved_step(), here.outcome().get("state") == "finished"
+        ours = here.saved_step(), _is_finished(here)
         if folder.exists() and ours >= (int(about["step"]), bool(about["finished"])):
             return False
         shutil.rmtree(aside, ignore_errors=True)
@@ -248,3 +248,8 @@ def fetch_journal(source: Place, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.rename(target)
         shutil.rmtree(aside)
+
+
+def _is_finished(run: Run) -> bool:
+    outcome = run.outcome()
+    return outcome is not None and outcome.state == "finished"

@@ -14,9 +14,9 @@ from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.launcher import env_int, job_id, restarted, signal_when_parent_dies
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop, deadline_of
-from segtrain.training.start import last_words, train
+from segtrain.runtime.terminal import FILE_ONLY
 
-log = logging.getLogger("segtrain.train")  # __name__ is __main__ under -m
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "Train a network; ends with the best validation mean DSC. Start it under torchrun for several processes."
 EXAMPLES = """\
@@ -45,14 +45,29 @@ def command(argv: Sequence[str]) -> int:
     if not fresh and (outcome := run.finished(cfg)):
         if rank == 0:
             log.info("%s is finished; choose another name=... or --fresh to train again", run.root)
-            last_words(run, outcome["best_dsc"])
+            _conclude(run, outcome.best_dsc)
         return EXIT_FINISHED
     if rank == 0:
         stop.watch(run.stop_file, deadline_s)
 
     use_allocator(cfg.allocator, cfg.device)
     from segtrain.runtime.world import join  # imports torch: seconds
+    from segtrain.training.session import train
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        train(cfg, run, argv, fresh, stop, world)
+        best_dsc = train(cfg, run, argv, fresh, stop, world)
+    if rank == 0:
+        _conclude(run, best_dsc)
     return EXIT_FINISHED
+
+
+def _conclude(run: Run, best_dsc: float | None) -> None:
+    """Print where the run is and its result; the last line is the score, as users of the reference know it."""
+    assert best_dsc is not None, "the last epoch is always evaluated"
+    for line in (
+        f"Run directory: {run.root.resolve()}",
+        f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}",
+        f"Best validation mean DSC: {best_dsc:.6f}",
+    ):
+        print(line, flush=True)
+        log.info(line, extra=FILE_ONLY)

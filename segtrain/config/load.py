@@ -19,7 +19,7 @@ from segtrain.errors import ConfigError
 
 def builtin_config(name: str) -> Path:
     """The path of a YAML that comes with the project: in a checkout `configs/`, in a wheel `segtrain/configs/`."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     folders = (here / "configs", here.parent / "configs")
     return next((f / name for f in folders if (f / name).is_file()), folders[-1] / name)
 

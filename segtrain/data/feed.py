@@ -123,11 +123,6 @@ class Feed:
         self.store.read(patient, first, image_shwc, mask_shw)
         return as_channels(image_shwc[wanted - first]), mask_shw[number - first]
 
-    def patients_at(self, step: int) -> list[str]:
-        """The patients of the whole global batch of a step, for messages."""
-        epoch, row = divmod(step, self.order.steps_per_epoch)
-        return sorted({self.patients[index] for index in self.order.plan(epoch).patient[row]})
-
     def _positions(self, step: int) -> NDArray[np.int64]:
         first = step * self.order.global_batch
         return np.arange(first + self.columns.start, first + self.columns.stop)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segtrain.config import Config, SamplingName
 from segtrain.data.preprocess import slice_weights
-from segtrain.data.splits import Split
+from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError
 
@@ -102,6 +102,11 @@ class Order:
         rng = generator(self.seed, ORDER_STREAM, epoch)
         return self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
 
+    def patients_at(self, step: int) -> set[int]:
+        """The patients of the whole global batch of a step."""
+        epoch, row = divmod(step, self.steps_per_epoch)
+        return set(self.plan(epoch).patient[row].tolist())
+
     def _draw_lesion(self, rng: np.random.Generator) -> EpochPlan:
         """A patient of the lane uniformly, then a slice by the reference's weights."""
         order = rng.permutation(len(self.areas))
@@ -168,6 +173,14 @@ def make_order(cfg: Config, store: Store, split: Split) -> Order:
                 f"train.global_batch to {max(1, slices // 4)} or less, or data.{key}=0"
             )
     return order
+
+
+def plan_order(cfg: Config, store: Store, world_size: int) -> tuple[Split, Order]:
+    """Split and order of a run. Raises DataError or ConfigError: what does not fit the data, or so many ranks."""
+    split = make_split(cfg.data, store)
+    order = make_order(cfg, store, split)
+    order.columns(0, world_size)
+    return split, order
 
 
 def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segtrain.config import Config
-from segtrain.data.order import make_order
+from segtrain.data.order import plan_order
 from segtrain.data.sources.open import make_source
-from segtrain.data.splits import make_split
 from segtrain.data.store import open_store, store_path
 from segtrain.doctor import cluster, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
@@ -42,8 +41,7 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
         path = store_path(cfg.data, source.fingerprint())
         if path.is_dir():
             store = open_store(path)
-            split = make_split(cfg.data, store)
-            make_order(cfg, store, split).columns(0, ranks)
+            split, _ = plan_order(cfg, store, ranks)
             train, validation = (
                 sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)
             )

@@ -31,9 +31,9 @@ def main(folder: str, device: str) -> int:
         told = {"rank": world.rank, "sum": total, "seconds": time.monotonic() - began, "device": str(world.device)}
         _write(Path(folder, f"ready-{world.rank}.json"), told)
         end = time.monotonic() + WAIT_S
-        while not stop.code() and time.monotonic() < end:
+        while not stop.reason() and time.monotonic() < end:
             time.sleep(0.02)
-        if stop.code():
+        if stop.reason():
             _write(Path(folder, f"told-{world.rank}.json"), {"rank": world.rank, "time": time.time()})
     return 0
 

@@ -41,7 +41,7 @@ def main(config: str, ranks: str) -> int:
     # DeepSpeed's step is the same work; its start is not worth waiting for here.
     cfg = replace(cfg, engine="ddp", train=replace(cfg.train, global_batch=share))
     world = World(device=torch.device("cuda" if gpu else "cpu"))
-    engine = build(cfg, world, begun=True).engine  # from whatever weights
+    _, engine = build(cfg, world, begun=True)  # from whatever weights
     told = {"device": "cuda" if gpu else "cpu", "parameters": sum(p.numel() for p in engine.network.parameters())}
     for line in on_gpu(cfg, engine, share) if gpu else on_cpu(cfg, engine, share):
         sys.stdout.write(json.dumps({**told, **line}) + "\n")

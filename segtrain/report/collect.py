@@ -19,6 +19,7 @@ from segtrain.report.cost import Cost, cost
 from segtrain.report.planned import end_told, listed, not_begun
 from segtrain.report.statistics import Scores, Unit, per_patient
 from segtrain.run import Member, Run, differences
+from segtrain.run.events import EvaluationEvent, best_of, evaluations, trained
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +151,8 @@ def _read(run: Run, name: str) -> Collected:
     found = Collected(run, name, *_by_name(name), begun=str(run.starts()[0].get("time", "")))
     try:
         outcome = run.outcome()
-        if (state := outcome.get("state", "running")) not in STATES:
-            raise ValueError(f"it ended as {state!r}, which no run does")
-        found = replace(found, state=state, reason=outcome.get("reason") or "")
+        if outcome:
+            found = replace(found, state=outcome.state, reason=outcome.message or "")
         found = replace(found, **_events(run))
         return _with_config(found, run.config())
     except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
@@ -174,36 +174,35 @@ def _with_config(run: Collected, cfg: Config) -> Collected:
 
 def _events(run: Run) -> dict[str, Any]:
     events = run.events()
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    trained = [event for event in events if event["event"] == "train"]
+    scores, training = evaluations(events), trained(events)
     if not events:
         return {}
     found: dict[str, Any] = {"cost": cost(run.starts(), events)}
-    if rates := [event["images_per_s"] for event in trained]:
+    if rates := [event.images_per_s for event in training]:
         found["images_per_s"] = statistics.median(rates)
-    if not evaluations:
+    if not scores:
         return found
-    best = max(evaluations, key=lambda event: (event["val_dsc"], -event["epoch"]))
-    for which, event in (("best", best), ("last", evaluations[-1])):
+    for which, event in (("best", best_of(scores)), ("last", scores[-1])):
         found[which] = _evaluation(run, event)
-    found["empty_rule"] = evaluations[-1]["empty_masks"]
+    found["empty_rule"] = scores[-1].empty_masks
     losses: dict[int, list[float]] = defaultdict(list)
-    steps_per_epoch = evaluations[0]["step"] / evaluations[0]["epoch"]
-    for event in trained:
-        losses[int(-(-event["step"] // steps_per_epoch))].append(event["loss"])
+    steps_per_epoch = scores[0].step / scores[0].epoch
+    for record in training:
+        losses[int(-(-record.step // steps_per_epoch))].append(record.loss)
     found["curves"] = {
         "loss": [(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
-        **{key: [(float(e["epoch"]), e[key]) for e in evaluations] for key in ("val_loss", "val_dsc")},
+        "val_loss": [(float(event.epoch), event.val_loss) for event in scores],
+        "val_dsc": [(float(event.epoch), event.val_dsc) for event in scores],
     }
     return found
 
 
-def _evaluation(run: Run, event: Mapping[str, Any]) -> Evaluation:
-    epoch, rows = event["epoch"], run.scores(event["epoch"])
+def _evaluation(run: Run, event: EvaluationEvent) -> Evaluation:
+    rows = run.scores(event.epoch)
     by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
-    if len(by_patient) != event["n"]:
-        raise ValueError(f"{run.validation_table(epoch)}: {len(by_patient)} patients, {event['n']} were scored")
-    return Evaluation(epoch, event["step"], event["val_dsc"], rows, by_patient)
+    if len(by_patient) != event.n:
+        raise ValueError(f"{run.validation_table(event.epoch)}: {len(by_patient)} patients, {event.n} were scored")
+    return Evaluation(event.epoch, event.step, event.val_dsc, rows, by_patient)
 
 
 def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:

@@ -3,6 +3,8 @@
     reader.py        the names, and what a run holds; changes nothing
     writer.py        a run to be trained in
     checkpoint.py    weights, moments and state, written whole or not at all (torch)
+    events.py        what metrics.jsonl holds, a typed event a line
+    outcome.py       how the last start ended
     environment.py   what a run was trained with
     tensorboard.py   the curves, derived from the events (torch)
     ablation.py      a spec of variants, folds and seeds becomes runs
@@ -11,6 +13,7 @@ All but those marked import without torch.
 """
 
 from segtrain.run.ablation import COLUMNS, Member, Name, Spec, differences, expand, missing
+from segtrain.run.outcome import Outcome
 from segtrain.run.reader import RunFiles
 from segtrain.run.writer import Run, write_evaluation
 
@@ -18,6 +21,7 @@ __all__ = [
     "COLUMNS",
     "Member",
     "Name",
+    "Outcome",
     "Run",
     "RunFiles",
     "Spec",

@@ -122,6 +122,12 @@ def newest(run: Run) -> str | None:
     return None
 
 
+def remove_leftovers(run: Run) -> None:
+    """Remove what a start that was killed left half-written, or half-removed."""
+    for folder in (*run.checkpoints.glob(".step-*.tmp"), *run.checkpoints.glob(".step-*.removed")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def prune(run: Run, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and those that a pointer names."""
     named = {pointer.read_text().strip() for pointer in (run.latest_pointer, run.best_pointer) if pointer.exists()}
@@ -143,8 +149,6 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._job: Future[None] | None = None
         self.failure: OSError | None = None  # of the last save
-        for left in (*run.checkpoints.glob(".step-*.tmp"), *run.checkpoints.glob(".step-*.removed")):
-            shutil.rmtree(left, ignore_errors=True)  # by a run that was killed
 
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Publish a snapshot, whose tensors nobody changes any more and point LATEST at it; waits for the last one."""
@@ -174,6 +178,13 @@ class Saver:
         """Wait for the writer; whether the last save failed for want of space."""
         self.wait()
         return self.failure is not None
+
+    def finish(self) -> None:
+        """Wait for the writer after an error: that error stays what the run ended with, whatever the writer says."""
+        try:
+            self.wait()
+        except Exception:
+            log.exception("the last checkpoint was not written; the one before is kept")
 
     def close(self) -> None:
         """Wait for the writer and end it. Raises RunError when the last checkpoint could not be written."""

@@ -6,7 +6,6 @@ Nothing here changes a run.
 import csv
 import fcntl
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import yaml
 
 from segtrain.config import Config, from_tree
 from segtrain.errors import RunError
+from segtrain.run.events import Event, best_of, evaluations, from_lines
+from segtrain.run.outcome import Outcome, outcome_from_json
 
 
 @dataclass(frozen=True)
@@ -89,26 +90,27 @@ class RunFiles:
     def validation_picture(self, epoch: int) -> Path:
         return self.validation_table(epoch).with_suffix(".png")
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """What was recorded, without a line that is only half there."""
-        events = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            with suppress(ValueError):
-                events.append(json.loads(line))
-        return events
+        return from_lines(self.metrics.read_text().splitlines()) if self.metrics.exists() else []
 
     def result(self) -> dict[str, Any]:
         """What the run has come to: state (`none` before it began, `running` before it ended), epochs, best and last
         mean DSC over `n` validation patients, hours from its first to its last event."""
         found: dict[str, Any] = {"state": "running" if self.root.exists() else "none"}
-        if self._outcome.exists():
-            found |= {key: value for key, value in self.outcome().items() if key != "reason"}
+        if outcome := self.outcome():
+            found |= {
+                "state": outcome.state,
+                "step": outcome.step,
+                "epochs": outcome.epochs,
+                "best_dsc": outcome.best_dsc,
+            }
         events = self.events()
-        if scores := [event for event in events if event["event"] == "evaluation"]:
-            best = max(scores, key=lambda event: (event["val_dsc"], -event["epoch"]))
-            found |= {"best_epoch": best["epoch"], "ci_low": best["ci_low"], "ci_high": best["ci_high"]}
-            found |= {"best_dsc": best["val_dsc"], "last_dsc": scores[-1]["val_dsc"], "n": best["n"]}
-            found |= {"hours": round((events[-1]["time"] - events[0]["time"]) / 3600, 4)}
+        if scores := evaluations(events):
+            best = best_of(scores)
+            found |= {"best_epoch": best.epoch, "ci_low": best.ci_low, "ci_high": best.ci_high}
+            found |= {"best_dsc": best.val_dsc, "last_dsc": scores[-1].val_dsc, "n": best.n}
+            found |= {"hours": round((events[-1].time - events[0].time) / 3600, 4)}
         return found
 
     def config_tree(self) -> dict[str, Any]:
@@ -137,9 +139,9 @@ class RunFiles:
         with self.validation_table(epoch).open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def outcome(self) -> dict[str, Any]:
-        """How the last start ended, with the reason; empty before the first and while one goes on."""
-        return dict(json.loads(self._outcome.read_text())) if self._outcome.exists() else {}
+    def outcome(self) -> Outcome | None:
+        """How the last start ended; None before the first and while one goes on. Raises one of DAMAGED."""
+        return outcome_from_json(json.loads(self._outcome.read_text())) if self._outcome.exists() else None
 
     def starts(self) -> list[dict[str, Any]]:
         """What environment.json says of each start; empty before the first."""

@@ -1,43 +1,51 @@
 """The curves of a run in TensorBoard, derived from its events."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Self
 
 import numpy as np
 from PIL import Image
 
+from segtrain.run.events import Event, TrainEvent
 from segtrain.run.writer import Run
 
 
 class Curves:
-    """The TensorBoard log of a run: made anew from the run's events at each start, so that nothing overlaps."""
+    """The TensorBoard log of a run."""
 
     SCALARS = ("loss", "lr", "images_per_s", "memory_gib", "val_loss", "val_dsc")
     PICTURE = "validation (prediction red, truth green)"
 
-    def __init__(self, run: Run, events: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed on rank 0 alone
 
         self.run = run
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
         self.writer = SummaryWriter(str(run.tensorboard))
-        for event in events:
-            self.show(event)
 
-    def show(self, event: Mapping[str, Any]) -> None:
+    @classmethod
+    def drawn_anew(cls, run: Run, events: Sequence[Event]) -> Self:
+        """The log of these events alone: what is there is removed, so that nothing overlaps after a resume."""
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+        curves = cls(run)
+        for event in events:
+            curves.show(event)
+        return curves
+
+    def show(self, event: Event) -> None:
         """Add what an event holds, with the picture of an evaluation."""
         for name in self.SCALARS:
-            if name in event:
-                self.writer.add_scalar(name, event[name], event["step"], walltime=event["time"])
-        for name, value in event.get("resources", {}).items():
-            self.writer.add_scalar(f"resources/{name}", value, event["step"], walltime=event["time"])
-        if "epoch" in event:
-            with suppress(OSError):  # none, or cut by a crash of the machine
-                pixels = np.asarray(Image.open(self.run.validation_picture(event["epoch"])))
-                self.writer.add_image(self.PICTURE, pixels, event["step"], walltime=event["time"], dataformats="HWC")
-            self.writer.flush()
+            if hasattr(event, name):
+                self.writer.add_scalar(name, getattr(event, name), event.step, walltime=event.time)
+        if isinstance(event, TrainEvent):
+            for name, value in event.resources.items():
+                self.writer.add_scalar(f"resources/{name}", value, event.step, walltime=event.time)
+            return
+        with suppress(OSError):  # none, or cut by a crash of the machine
+            pixels = np.asarray(Image.open(self.run.validation_picture(event.epoch)))
+            self.writer.add_image(self.PICTURE, pixels, event.step, walltime=event.time, dataformats="HWC")
+        self.writer.flush()
 
     def close(self) -> None:
         """Write out what is left."""

@@ -23,7 +23,6 @@ import json
 import logging
 import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.config import Config, first_difference, to_yaml
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.environment import environment
+from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
+from segtrain.run.outcome import Outcome
 from segtrain.run.reader import RunFiles
 from segtrain.runtime import files
 
@@ -57,7 +58,7 @@ def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: M
 class Run(RunFiles):
     """One run's directory, to be trained in; making the object touches nothing."""
 
-    def finished(self, cfg: Config) -> dict[str, Any] | None:
+    def finished(self, cfg: Config) -> Outcome | None:
         """The outcome of a run of this config that has come to its end; None when there is something to do.
 
         Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
@@ -68,14 +69,12 @@ class Run(RunFiles):
         fresh = "--fresh starts over and keeps what is there beside it"
         try:
             theirs, outcome = self.config(), self.outcome()
-        except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
+        except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {fresh}") from error
         if different := first_difference(cfg, theirs):
             key, ours, other = different
             raise RunError(f"{self.root}: this run has {key}={other}, not {ours}; choose another name=..., or {fresh}")
-        if outcome.get("state") == "finished" and outcome["epochs"] >= cfg.train.epochs:
-            return dict(outcome)
-        return None
+        return outcome if outcome and outcome.state == "finished" and outcome.epochs >= cfg.train.epochs else None
 
     def _strangers(self) -> list[Path]:
         """What lies in the directory and is not what `open` makes first."""
@@ -134,17 +133,17 @@ class Run(RunFiles):
             )
         files.write_json(file, split)
 
-    def rewind(self, step: int, epoch: int) -> tuple[list[dict[str, Any]], bool]:
+    def rewind(self, step: int, epoch: int) -> tuple[list[Event], bool]:
         """Forget what was written after `step`, at which `epoch` epochs were evaluated.
 
         Returns the events that stay, and whether there was an evaluation at `step` itself: that is done again.
         """
         events, evaluated_here = [], False
         for event in self.events():
-            if event["step"] < step or (event["step"] == step and event["event"] == "train"):
+            if event.step < step or (event.step == step and isinstance(event, TrainEvent)):
                 events.append(event)
-            evaluated_here |= event["step"] == step and event["event"] == "evaluation"
-        files.write_text(self.metrics, "".join(json.dumps(event) + "\n" for event in events))
+            evaluated_here |= event.step == step and isinstance(event, EvaluationEvent)
+        files.write_text(self.metrics, "".join(map(to_line, events)))
         for file in self.validation_table(0).parent.glob("epoch-*"):
             if int(file.stem.removeprefix("epoch-").split(".")[0]) > epoch:
                 file.unlink()
@@ -154,12 +153,11 @@ class Run(RunFiles):
         """Whether this job, at an earlier start, began or went on with the run."""
         return job is not None and any(start.get("job") == job for start in self.starts())
 
-    def record(self, event: str, step: int, **values: Any) -> dict[str, Any]:
-        """Append one event to metrics.jsonl and return it."""
-        entry = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+    def record(self, event: Event) -> None:
+        """Append an event to metrics.jsonl."""
+        line = to_line(event)
         with self.metrics.open("a") as file:
-            file.write(json.dumps(entry, allow_nan=False) + "\n")
-        return entry
+            file.write(line)
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """The per-patient table of an epoch's evaluation."""
@@ -184,7 +182,6 @@ class Run(RunFiles):
         Image.fromarray(picture_hwc).save(tmp, format="PNG", optimize=True)
         tmp.replace(self.validation_picture(epoch))
 
-    def end(self, state: str, step: int, epochs: int, reason: str | None, best_dsc: float | None) -> None:
-        """Write outcome.json; `epochs`: how many were trained to their end."""
-        outcome = {"state": state, "step": step, "epochs": epochs, "reason": reason, "best_dsc": best_dsc}
-        files.write_json(self._outcome, outcome)
+    def end(self, outcome: Outcome) -> None:
+        """Write outcome.json."""
+        files.write_json(self._outcome, outcome.to_json())

@@ -1,13 +1,13 @@
 """Logging and exit codes of this process."""
 
+import hashlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segtrain.errors import EXIT_USER_ERROR, SegtrainError, Stopped
+from segtrain.errors import SegtrainError, Stopped
 from segtrain.runtime.terminal import FILE_ONLY
 
 log = logging.getLogger("segtrain")
@@ -37,20 +37,31 @@ def _marked(record: logging.LogRecord) -> bool:
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback.
-
-    What is wrong on several ranks is said by one; the others give it the time to, since the launcher kills all when one
-    has left.
-    """
+    """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback."""
     try:
         return command(argv)
     except SegtrainError as error:
-        rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
-        if {"node": local_rank == "0", "main": rank == "0", "rank": True}[error.told_by]:
+        if _is_first_to_report(str(error)):
             kind = "" if isinstance(error, Stopped) else "error: "
-            where = f"[rank {rank}] " if error.told_by == "rank" and rank != "0" else ""
-            print(f"segtrain: {kind}{where}{error}", file=sys.stderr, flush=True)
+            print(f"segtrain: {kind}{error}", file=sys.stderr, flush=True)
             log.error("%s%s", kind, error, extra=FILE_ONLY)
-        elif error.exit_code == EXIT_USER_ERROR:
-            time.sleep(4)
         return error.exit_code
+
+
+def _is_first_to_report(message: str) -> bool:
+    """Whether no other rank of this node has reported the same; without torchrun each process reports.
+
+    Whoever comes first reports, since torchrun ends all ranks as soon as one has left. It gives each rank a folder for
+    an error file, beside each other in one that it removes at the end; the mark of what was reported goes there.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not error_file:
+        return True
+    mark = Path(error_file).parent.parent / f"reported-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -9,19 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, StopReason
 
-REASONS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "the STOP file", "the deadline")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 LOOK_EVERY_S = 1.0  # at the STOP file
 SAFETY_S = 5.0  # kept before a deadline, beside what steps and saves were measured to take
 
 
 class Stop:
-    """Whether this process was asked to stop, and why: an index into REASONS plus one, 0 while it was not."""
+    """Whether this process was asked to stop, and why."""
 
     def __init__(self) -> None:
-        self._code = 0
+        self._reason: StopReason | None = None
         self._file: Path | None = None
         self._deadline_s: float | None = None  # seconds since the epoch
         self._looked_at = 0.0
@@ -35,29 +34,24 @@ class Stop:
         """Look at a STOP file and a deadline too. One process is enough: the ranks tell each other."""
         self._file, self._deadline_s = file, deadline_s
 
-    def code(self, margin_s: float = 0.0) -> int:
-        """Why to stop, 0 if there is no reason. `margin_s`: what the next step and the save may take."""
-        if self._code:
-            return self._code
+    def reason(self, margin_s: float = 0.0) -> StopReason | None:
+        """Why to stop, None while there is no reason. `margin_s`: what the next step and the save may take."""
+        if self._reason:
+            return self._reason
         now = time.time()
         if self._deadline_s is not None and now + margin_s + SAFETY_S > self._deadline_s:
-            self._code = REASONS.index("the deadline") + 1
+            self._reason = StopReason.DEADLINE
         elif self._file is not None and now - self._looked_at > LOOK_EVERY_S:
             self._looked_at = now
             if self._file.exists():
-                self._file.unlink()  # it has been understood: the next start is not stopped by it
-                self._code = REASONS.index("the STOP file") + 1
-        return self._code
+                self._file.unlink()  # or it would stop the next start too
+                self._reason = StopReason.STOP_FILE
+        return self._reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:  # the second one ends the process, whatever it is doing
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self._code = REASONS.index(signal.Signals(number).name) + 1
-
-
-def reason(code: int) -> str:
-    """The reason that a code stands for."""
-    return REASONS[code - 1]
+        self._reason = StopReason[signal.Signals(number).name]
 
 
 def deadline_of(setting: str | None, started_s: float, ask_slurm: bool) -> float | None:

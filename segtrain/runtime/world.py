@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from segtrain.config import DeviceName
-from segtrain.errors import LaunchError, SegtrainError
+from segtrain.errors import LaunchError, SegtrainError, StopReason
 from segtrain.runtime.launcher import env_int
 
 T = TypeVar("T")
@@ -79,7 +79,6 @@ class World:
             try:
                 box[0] = function()
             except SegtrainError as error:
-                error.told_by = "main"
                 box[1] = error
         if self.size > 1:
             dist.broadcast_object_list(box)
@@ -92,10 +91,25 @@ class World:
         """The largest of each value over ranks, on every rank; on the CPU, so that no device waits. Collective."""
         if self.size == 1:
             return list(values)
-        box = torch.tensor(values, dtype=torch.int64)
-        dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        found: list[int] = box.tolist()
-        return found
+        largest = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return [int(value) for value in largest.tolist()]
+
+    def first(self, item: T | None) -> T:
+        """The item of the first rank that has one, on every rank; at least one has. Collective."""
+        items: list[T | None] = [item] * self.size
+        if self.size > 1:
+            dist.all_gather_object(items, item)
+        return next(each for each in items if each is not None)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank. Collective."""
+        return self.largest(flag)[0] > 0
+
+    def agree(self, reason: StopReason | None, save: bool = False) -> tuple[StopReason | None, bool]:
+        """A reason to stop that any rank has, and whether any rank wants to save: the same on all ranks. Collective."""
+        value, saves = self.largest(reason or 0, save)
+        return (StopReason(value) if value else None), saves > 0
 
 
 def be_deterministic(wanted: bool) -> None:

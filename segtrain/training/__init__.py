@@ -1,9 +1,13 @@
 """From a config to a trained run.
 
-start.py         what happens before the first step, and after the last
-preflight.py     the same, dry
+session.py       one training from its first word to its last
+start.py         the one start sequence: refuse, prepare, split, order, build
 build.py         network, loss and engine, put together
+preflight.py     the start sequence, dry, for the runs of an ablation
+resume.py        where a run stands; what was written after its newest checkpoint is forgotten
 loop.py          the training loop
+log.py           losses, events, curves, pictures, the progress bar
+clock.py         when a save is due, how long the next step may take
 micro_batch.py   steps that fit into memory
 watch.py         what each rank uses and where it stands
 """

@@ -1,6 +1,6 @@
-"""What is trained and by which loss, put together and checked before anything is written."""
+"""Network, loss and engine of a run, put together and checked before anything is written."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,20 +13,15 @@ from segtrain.models import Network, make_model, supervision_ratio
 from segtrain.runtime.world import World
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What is trained, and by which loss."""
+def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
+    """The loss, and the engine around the network with its initial weights.
 
-    loss: Loss
-    engine: Engine
-
-
-def build(cfg: Config, world: World, begun: bool) -> Trained:
-    """The engine around the network with its initial weights; a run that has `begun` has its own, wherever the file of
-    `model.weights` went. Raises ConfigError or LaunchError, before anything is written."""
+    A run that has `begun` has weights of its own, and needs the file of `model.weights` no more. Raises ConfigError or
+    LaunchError, before anything is written.
+    """
     loss, network = _parts(cfg, begun)
     _refuse_single_voxels(cfg, network, world.size, world.device)
-    return Trained(loss, make_engine(cfg, network, loss, world))
+    return loss, make_engine(cfg, network, loss, world)
 
 
 def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:

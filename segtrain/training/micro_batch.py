@@ -17,36 +17,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.config import Config
+from segtrain.config import TrainConfig
 from segtrain.engines import Engine
 from segtrain.engines.out_of_memory import OutOfMemory
-from segtrain.errors import RunError, Stopped
+from segtrain.errors import RunError, Stopped, StopReason
 from segtrain.run import Run
 from segtrain.runtime.world import World
 
 log = logging.getLogger(__name__)
 
-SMALLER = "model.checkpoint_activations=true, precision=bf16, a smaller data.image_size or model.features"
+REMEDIES = "model.checkpoint_activations=true, precision=bf16, a smaller data.image_size or model.features"
 
 
-class Fit:
-    """The engine's steps, in micro-batches that fit. `found` is what the next start needs to know, for a checkpoint."""
+class MemoryGuard:
+    """The engine's steps, in micro-batches that fit.
 
-    def __init__(self, cfg: Config, run: Run, engine: Engine, world: World) -> None:
-        self.cfg, self.run, self.engine, self.world = cfg, run, engine, world
-        self.share = cfg.train.global_batch // world.size
-        self.halves = cfg.train.on_oom == "halve"
-        self.found: dict[str, Any] | None = None
-        self.left = world.on_main(run.shortage)  # by an earlier start
-        self.recall(self.left)
+    `state` is what the next start needs to know, for a checkpoint. `earlier`: what an earlier start left, on rank 0.
+    """
 
-    def recall(self, found: Mapping[str, Any] | None) -> None:
-        """Go on with what was found to fit, unless the device or the micro-batch that is asked for are others now."""
-        mine = {"asked": self.cfg.train.micro_batch, "device": self._device()}
-        if self.halves and found and mine.items() <= found.items():
-            if found["micro_batch"] < self.engine.micro_batch:
-                log.info("going on with %d samples at once: more did not fit into memory", found["micro_batch"])
-            self._take(min(found["micro_batch"], self.engine.micro_batch))
+    def __init__(
+        self, cfg: TrainConfig, run: Run, engine: Engine, world: World, earlier: Mapping[str, Any] | None = None
+    ) -> None:
+        self.cfg = cfg
+        self.run = run
+        self.engine = engine
+        self.world = world
+        self.earlier = earlier
+        self.state: dict[str, Any] | None = None
+
+    @property
+    def halves(self) -> bool:
+        """Whether a micro-batch that does not fit is halved."""
+        return self.cfg.on_oom == "halve"
+
+    def recall(self, state: Mapping[str, Any] | None) -> None:
+        """Go on with the micro-batch that fitted, unless the device or `train.micro_batch` are others now."""
+        mine = {"asked": self.cfg.micro_batch, "device": self._device()}
+        if self.halves and state and mine.items() <= state.items():
+            if state["micro_batch"] < self.engine.micro_batch:
+                log.info("going on with %d samples at once: more did not fit into memory", state["micro_batch"])
+            self._take(min(state["micro_batch"], self.engine.micro_batch))
 
     def rehearse(self) -> None:
         """Find what fits before the first step, where a shortage in it could not be mended. Collective."""
@@ -88,46 +98,60 @@ class Fit:
 
     def explain(self, error: RuntimeError) -> Exception:
         """What made a collective fail: a rank that ran out of memory and left, or else the error itself."""
-        found = self.run.shortage()
-        return _stopped(found["why"]) if found and found != self.left else error
+        shortage = self.run.shortage()
+        return _stopped(shortage["why"]) if shortage and shortage != self.earlier else error
 
     def _halve(self, short: str) -> None:
         """Go on with half. Raises RunError when there is no half."""
         before = self.engine.micro_batch
+        share = self.cfg.global_batch // self.world.size
         self._take(self._half(short))
         if self.world.is_main:
             log.warning(
                 "out of memory with %d samples of a rank at once (%s); going on with %d, %d times a step: the global "
                 "batch stays %d; %s",
-                before, short, self.engine.micro_batch, -(-self.share // self.engine.micro_batch),
-                self.cfg.train.global_batch, what_changes(self.engine.network),
-            )  # fmt: skip
+                before,
+                short,
+                self.engine.micro_batch,
+                -(-share // self.engine.micro_batch),
+                self.cfg.global_batch,
+                what_changes(self.engine.network),
+            )
 
     def _half(self, short: str) -> int:
         if self.engine.micro_batch == 1:
-            raise self._hopeless(short, SMALLER)
+            raise self._hopeless(short, REMEDIES)
         return (self.engine.micro_batch + 1) // 2
 
     def _take(self, micro_batch: int) -> None:
         self.engine.micro_batch = micro_batch
-        self.found = {"micro_batch": micro_batch, "asked": self.cfg.train.micro_batch, "device": self._device()}
+        self.state = {"micro_batch": micro_batch, "asked": self.cfg.micro_batch, "device": self._device()}
 
     def _left_to_the_next(self, step: int, short: str) -> Stopped:
         self._take(self._half(short))
         why = f"rank {self.world.rank} was out of memory at step {step} ({short})"
         with suppress(OSError):  # another node may not see the run's directory; then the next start finds out again
-            self.run.remember_shortage({**(self.found or {}), "why": why, "time": time.time()})
+            self.run.remember_shortage({**(self.state or {}), "why": why, "time": time.time()})
         return _stopped(why)
 
     def _hopeless(self, short: str, remedy: str) -> RunError:
-        error = RunError(f"out of memory with {self.engine.micro_batch} samples of a rank at once ({short}); {remedy}")
-        error.told_by = "rank"
-        return error
+        return RunError(f"out of memory with {self.engine.micro_batch} samples of a rank at once ({short}); {remedy}")
 
     def _device(self) -> str:
         """By the kind: on another kind more may fit."""
         device = self.world.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def guard(cfg: TrainConfig, run: Run, engine: Engine, world: World, state: Mapping[str, Any] | None) -> MemoryGuard:
+    """The guard of a run that goes on from a checkpoint's `state`, or else from what a start without one left.
+
+    Collective.
+    """
+    memory = MemoryGuard(cfg, run, engine, world, earlier=world.on_main(run.shortage))
+    memory.recall(memory.earlier)
+    memory.recall(state)
+    return memory
 
 
 def what_changes(network: nn.Module) -> str:
@@ -150,6 +174,5 @@ def may_run_short(device: torch.device) -> bool:
 
 
 def _stopped(why: str) -> Stopped:
-    stopped = Stopped(f"{why}; the same command goes on from the last checkpoint, with fewer samples at once")
-    stopped.told_by = "rank"
-    return stopped
+    message = f"{why}; the same command goes on from the last checkpoint, with fewer samples at once"
+    return Stopped(message, StopReason.OUT_OF_MEMORY)

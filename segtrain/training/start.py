@@ -1,153 +1,165 @@
-"""The start of a training, from a config to the loop."""
+"""The one start sequence: what does not fit is refused, then store, split, order, network, loss and engine.
 
-import logging
+`prepare` does it for a training, on all ranks in step, and writes nothing but the store. `Rehearsal` does it dry, for
+runs that other processes will train.
+"""
+
+import hashlib
+import json
 import socket
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
-from segtrain.config import Config
-from segtrain.data.order import make_order
+import torch
+
+from segtrain.config import Config, DataConfig
+from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store
-from segtrain.data.splits import Split, make_split
+from segtrain.data.splits import Split
 from segtrain.data.store import Store
-from segtrain.errors import DataError, Diverged, LaunchError, SegtrainError, Stopped
+from segtrain.engines import Engine
+from segtrain.errors import DataError, LaunchError, SegtrainError, Stopped, StopReason
+from segtrain.losses import Loss
 from segtrain.run import Run
-from segtrain.runtime.process import start_logging
-from segtrain.runtime.stop import Stop, reason
-from segtrain.runtime.terminal import FILE_ONLY
-
-if TYPE_CHECKING:
-    from segtrain.run.checkpoint import Saver
-    from segtrain.runtime.world import World
-    from segtrain.training.loop import Trainer
-
-log = logging.getLogger(__name__)
+from segtrain.runtime.stop import Stop
+from segtrain.runtime.world import World, device_of
+from segtrain.training import build
 
 
-def train(cfg: Config, run: Run, argv: Sequence[str], fresh: bool, stop: Stop, world: "World") -> None:
-    """Prepare, build and train on this rank; rank 0 writes down how it ended. Collective."""
-    from segtrain.training.build import build, refuse_for_device
-    from segtrain.training.loop import Trainer
+@dataclass(frozen=True)
+class Start:
+    """All that a training is made of, on this rank."""
 
-    refuse_for_device(cfg, world.device.type)
-    store = _prepare(cfg, stop, world)
-    split = make_split(cfg.data, store)
-    make_order(cfg, store, split).columns(world.rank, world.size)
+    cfg: Config
+    run: Run
+    world: World
+    stop: Stop
+    store: Store
+    split: Split
+    order: Order
+    loss: Loss
+    engine: Engine
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.cfg.train.epochs * self.order.steps_per_epoch
+
+    @cached_property
+    def data_hash(self) -> str:
+        """What decides which slice stands at which position, besides the config: patients and lesion areas."""
+        return hashlib.sha256(json.dumps([self.split.hash, self.order.areas]).encode()).hexdigest()
+
+    @property
+    def remedy(self) -> str:
+        """What to try where a loss or a weight is not finite."""
+        return f"try a smaller optim.lr (now {self.cfg.optim.lr}), optim.clip_norm=1 or precision=fp32"
+
+    def patients_at(self, step: int) -> list[str]:
+        """The patients of the whole global batch of a step, for messages."""
+        return sorted(self.split.train[index] for index in self.order.patients_at(step))
+
+
+def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Start:
+    """Check and put together everything up to the first step. Collective.
+
+    Raises ConfigError, DataError or LaunchError, before anything but the store is written; Stopped on all ranks alike.
+    """
+    build.refuse_for_device(cfg, world.device.type)
+    store = _ensure_store_in_step(cfg.data, stop, world)
+    split, order = plan_order(cfg, store, world.size)
     begun = not fresh and world.on_main(run.saved_step) > 0
-    trained = build(cfg, world, begun)
-    try:
-        device = str(world.device)
-        world.on_main(lambda: run.open(cfg, split.to_json(), argv, fresh, world.size, device))
-        start_logging(run.log_file, world.rank)
-        _agree(cfg, store, split, world)
-        if world.is_main:
-            _first_words(cfg, run, store, split, world.size, device)
-        _run(Trainer(cfg, run, store, split, world, stop, trained), run, world.is_main)
-    except SegtrainError as error:
-        if error.told_by == "node":
-            error.told_by = "rank"
-        raise
+    loss, engine = build.build(cfg, world, begun)
+    return Start(cfg, run, world, stop, store, split, order, loss, engine)
 
 
-def _prepare(cfg: Config, stop: Stop, world: "World") -> Store:
+def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
     """The store, on every rank; one process a node builds, the others wait in step with it. Collective.
 
-    Raises what is wrong with the data where it was found, and Stopped on all ranks alike.
+    Raises what is wrong with the data, and Stopped, on all ranks alike.
     """
 
     def in_step(busy: bool, error: DataError | None = None) -> bool:
         """Whether any rank is still busy."""
-        code, failed, others_busy = world.largest(stop.code(), error is not None, busy)
-        if code:
-            raise Stopped(f"stopped by {reason(code)} before the first step; the same command goes on from there")
-        if error is not None:
-            raise error
+        reason, failed, others_busy = world.largest(stop.reason() or 0, error is not None, busy)
+        if reason:
+            raise stopped(StopReason(reason), "before the first step")
         if failed:
-            error = DataError("another process could not prepare the data; see its message")
-            error.told_by = "main"
-            raise error
+            raise DataError(world.first(str(error) if error else None))
         return others_busy > 0
 
-    def keep_step() -> None:
+    def keep_in_step() -> None:
         in_step(busy=True)
 
-    found = None
+    failure = None
     if world.local_rank == 0:
         try:
-            ensure_store(cfg.data, keep_step)
+            ensure_store(cfg, keep_in_step)
         except DataError as error:
-            error.told_by = "rank"
-            found = error
-    while in_step(busy=False, error=found):
+            failure = error
+    while in_step(busy=False, error=failure):
         pass
-    return ensure_store(cfg.data)
+    return ensure_store(cfg)
 
 
-def _agree(cfg: Config, store: Store, split: Split, world: "World") -> None:
+def stopped(reason: StopReason, where: str) -> Stopped:
+    """The exception that says why and where the training was stopped."""
+    return Stopped(f"stopped by {reason.sentence} {where}; the same command goes on from there", reason)
+
+
+def refuse_disagreement(start: Start) -> None:
     """Raise LaunchError on a rank that sees another config or other data than rank 0. Collective."""
-    mine = {**asdict(cfg), "split": split.hash, "store": store.path.name}
-    theirs = world.on_main(lambda: mine)
+    mine = {**asdict(start.cfg), "split": start.split.hash, "store": start.store.path.name}
+    theirs = start.world.on_main(lambda: mine)
     if different := [key for key in mine if mine[key] != theirs[key]]:
         raise LaunchError(
-            f"rank {world.rank} on {socket.gethostname()} has another {different[0]} than rank 0; give all nodes the "
-            "same command and the same data"
+            f"rank {start.world.rank} on {socket.gethostname()} has another {different[0]} than rank 0; give all nodes "
+            "the same command and the same data"
         )
 
 
-def _run(trainer: "Trainer", run: Run, is_main: bool) -> None:
-    """Run the trainer; rank 0 writes down how it ended."""
-    state, why = "failed", None
-    try:
-        trainer.run()
-        state = "finished"
-    except RuntimeError as error:
-        told = trainer.fit.explain(error)
-        state, why = ("stopped" if isinstance(told, Stopped) else "failed"), f"{type(told).__name__}: {told}"
-        if told is error:
-            raise
-        raise told from error
-    except BaseException as error:
-        state = "diverged" if isinstance(error, Diverged) else "stopped" if isinstance(error, Stopped) else "failed"
-        why = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if trainer.saver:
-            _wait_for(trainer.saver)  # the process may leave without joining its threads
-        if trainer.curves:
-            trainer.curves.close()
-        if is_main:
-            run.end(state, trainer.step, trainer.epochs_done, why, trainer.best_dsc)
-    if is_main:
-        assert trainer.best_dsc is not None, "the last epoch is always evaluated"
-        last_words(run, trainer.best_dsc)
+class Rehearsal:
+    """Checks runs for `ranks` ranks on this machine; what runs have in common is done once."""
 
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        self._stores: list[tuple[DataConfig, Store | SegtrainError]] = []
+        self._built: list[tuple[Config, bool, SegtrainError | None]] = []
 
-def _wait_for(saver: "Saver") -> None:
-    """Have the checkpoint that is being written be whole; how the run ended stays what is told of it."""
-    try:
-        saver.wait()
-    except Exception:
-        log.exception("the last checkpoint was not written; the one before is kept")
+    def check(self, cfg: Config) -> None:
+        """Raise what training would raise before its first step. Prepares the data where that is still to be done."""
+        device = device_of(cfg.device, self.ranks - 1, self.ranks)
+        build.refuse_for_device(cfg, device.type)
+        plan_order(cfg, self._store(cfg.data), self.ranks)
+        self._build(cfg, device)
 
+    def _store(self, data: DataConfig) -> Store:
+        same = replace(data, fold=0)
+        store = next((store for other, store in self._stores if other == same), None)
+        if store is None:
+            try:
+                store = ensure_store(data)
+            except SegtrainError as error:
+                store = error
+            self._stores.append((same, store))
+        if isinstance(store, SegtrainError):
+            raise store
+        return store
 
-def _first_words(cfg: Config, run: Run, store: Store, split: Split, world_size: int, device: str) -> None:
-    log.info("run %s on %d %s rank(s), global batch %d", run.root, world_size, device, cfg.train.global_batch)
-    log.info(
-        "data: %s, %d px: %d patients train, %d validate",
-        store.label,
-        store.size_px,
-        len(split.train),
-        len(split.validation),
-    )
+    def _build(self, cfg: Config, device: torch.device) -> None:
+        begun = Run(Path(cfg.runs_dir).expanduser() / cfg.name).saved_step() > 0
+        same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0))
+        known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
+        if not known:
+            known.append(self._error_of(cfg, device, begun))
+            self._built.append((same, begun, known[0]))
+        if known[0]:
+            raise known[0]
 
-
-def last_words(run: Run, best_dsc: float) -> None:
-    """Print where the run lies and its result; the last line is the score."""
-    for line in (
-        f"Run directory: {run.root.resolve()}",
-        f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}",
-        f"Best validation mean DSC: {best_dsc:.6f}",
-    ):
-        print(line, flush=True)
-        log.info(line, extra=FILE_ONLY)
+    def _error_of(self, cfg: Config, device: torch.device, begun: bool) -> SegtrainError | None:
+        try:
+            build.rehearse(cfg, self.ranks, device, begun)
+        except SegtrainError as error:
+            return error
+        return None

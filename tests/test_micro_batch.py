@@ -21,7 +21,7 @@ from segtrain.losses import make_loss
 from segtrain.models import make_model
 from segtrain.run import Run
 from segtrain.runtime.world import World
-from segtrain.training.micro_batch import Fit, what_changes
+from segtrain.training.micro_batch import MemoryGuard, guard, what_changes
 
 BATCH = Config(
     data=replace(Config().data, image_size=32),
@@ -87,19 +87,19 @@ def test_a_step_that_was_short_is_taken_again_as_if_it_had_been_smaller_from_the
 
     monkeypatch.setattr(DdpEngine, "_forward", short_forward)
     monkeypatch.setattr(DdpEngine, "_backward", short_backward)
-    fit = Fit(cfg, run, engine, World())
+    memory = guard(cfg.train, run, engine, World(), None)
     losses = []
     for at in range(4):
-        losses.append(fit.step(at, *batch(at), 1e-2, 0.0).item())  # noqa: PERF401
+        losses.append(memory.step(at, *batch(at), 1e-2, 0.0).item())  # noqa: PERF401
     assert losses == expected
     same(engine, reference)
-    assert fit.found == {"micro_batch": size // 2, "asked": cfg.train.micro_batch, "device": "cpu"}
-    again = Fit(cfg, run, make(cfg, World()), World())
-    assert again.found is None, "that it went on by itself is in its checkpoints alone"
-    again.recall(fit.found)
+    assert memory.state == {"micro_batch": size // 2, "asked": cfg.train.micro_batch, "device": "cpu"}
+    again = guard(cfg.train, run, make(cfg, World()), World(), None)
+    assert again.state is None, "that it went on by itself is in its checkpoints alone"
+    again.recall(memory.state)
     assert again.engine.micro_batch == size // 2
     again.engine.micro_batch = 8
-    again.recall({**fit.found, "device": "NVIDIA H100"})
+    again.recall({**memory.state, "device": "NVIDIA H100"})
     assert again.engine.micro_batch == 8
 
 
@@ -114,7 +114,7 @@ def test_only_what_means_too_little_memory_is_taken_for_it(run: Run, monkeypatch
 
     monkeypatch.setattr(DdpEngine, "_forward", wrong)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        Fit(BATCH, run, make(BATCH, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+        guard(BATCH.train, run, make(BATCH, World()), World(), None).step(0, *batch(0), 1e-2, 0.0)
 
 
 @pytest.mark.law("L12")
@@ -124,10 +124,10 @@ def test_where_nothing_can_be_halved_the_remedy_is_named(run: Run, monkeypatch: 
 
     monkeypatch.setattr(DdpEngine, "_forward", short)
     with pytest.raises(RunError, match=r"with 1 samples .*2\.00 GiB.*model\.checkpoint_activations=true"):
-        Fit(BATCH, run, make(BATCH, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+        guard(BATCH.train, run, make(BATCH, World()), World(), None).step(0, *batch(0), 1e-2, 0.0)
     told_not_to = replace(BATCH, train=TrainConfig(global_batch=8, on_oom="fail"))
     with pytest.raises(RunError, match=r"with 8 samples .*set train\.micro_batch below 8"):
-        Fit(told_not_to, run, make(told_not_to, World()), World()).step(0, *batch(0), 1e-2, 0.0)
+        guard(told_not_to.train, run, make(told_not_to, World()), World(), None).step(0, *batch(0), 1e-2, 0.0)
 
 
 def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny_store: Store) -> None:
@@ -165,13 +165,13 @@ def train_under_a_limit(world: World, headroom_mib: int | None) -> tuple[list[An
     cfg = replace(BATCH, data=replace(BATCH.data, image_size=128), model=ModelConfig(features=16, norm="group"))
     engine = make(cfg, world)
     run = Run(Path("/nonexistent"))
-    fit = Fit(cfg, run, engine, world)
-    losses = [fit.step(0, *batch(0, 2, 128), 1e-2, 0.0).item()]
+    memory = guard(cfg.train, run, engine, world, None)
+    losses = [memory.step(0, *batch(0, 2, 128), 1e-2, 0.0).item()]
     if headroom_mib is not None:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + (headroom_mib << 20), resource.RLIM_INFINITY))
-    losses.append(fit.step(1, *batch(1, 8, 128), 1e-2, 0.0).item())
-    return losses, fit.found and fit.found["micro_batch"]
+    losses.append(memory.step(1, *batch(1, 8, 128), 1e-2, 0.0).item())
+    return losses, memory.state and memory.state["micro_batch"]
 
 
 def test_a_real_allocation_that_the_system_refuses_is_lived_through() -> None:
@@ -200,14 +200,14 @@ def short_in_the_rehearsal(world: World, cfg: Config, whose: int) -> tuple[int, 
 
     engine = make(cfg, world)
     setattr(nn.Module, "__call__", short)  # noqa: B010
-    fit = Fit(cfg, Run(Path("/nonexistent")), engine, world)
-    fit.rehearse()
+    memory = guard(cfg.train, Run(Path("/nonexistent")), engine, world, None)
+    memory.rehearse()
     share = 16 // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     losses = []
     for step in range(2):
         image, mask = batch(step, 16)
-        losses.append(fit.step(step, image[mine], mask[mine], 1e-2, 0.0).item())
+        losses.append(memory.step(step, image[mine], mask[mine], 1e-2, 0.0).item())
     return engine.micro_batch, losses
 
 
@@ -223,11 +223,11 @@ def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: i
 def recalled_on_mixed_devices(world: World, whose: int, found: dict[str, Any] | None) -> tuple[int, Any]:
     """The micro-batch of a rank, and what it would have the next start know; one rank's device is of another kind."""
     if world.rank == whose:
-        setattr(Fit, "_device", lambda self: "NVIDIA H100")  # noqa: B010
-    fit = Fit(BATCH, Run(Path("/nonexistent")), make(BATCH, world), world)
-    fit.recall(found)
-    fit.rehearse()
-    return fit.engine.micro_batch, fit.found
+        setattr(MemoryGuard, "_device", lambda self: "NVIDIA H100")  # noqa: B010
+    memory = guard(BATCH.train, Run(Path("/nonexistent")), make(BATCH, world), world, None)
+    memory.recall(found)
+    memory.rehearse()
+    return memory.engine.micro_batch, memory.state
 
 
 @pytest.mark.parametrize("whose", [0, 1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ranks import FORKSERVER
-from test_fit import SHORTAGES
+from test_micro_batch import SHORTAGES
 from torch import Tensor
 from trainings import assert_same, run_to_end, state_of
 
@@ -21,7 +21,7 @@ from segtrain.data.store import Store
 from segtrain.engines.base import BaseEngine
 from segtrain.engines.ddp import DdpEngine
 from segtrain.run import Run
-from segtrain.training.micro_batch import Fit
+from segtrain.training.micro_batch import MemoryGuard
 
 
 def rank_of_a_training(
@@ -43,9 +43,9 @@ def rank_of_a_training(
 
 def at_step(at: int, then: Callable[[BaseEngine], None]) -> None:
     """Have `then` called after each backward pass from step `at` of the run on."""
-    step, backward, now = Fit.step, DdpEngine._backward, [0]
+    step, backward, now = MemoryGuard.step, DdpEngine._backward, [0]
 
-    def counted(self: Fit, number: int, *arguments: Any) -> Tensor:
+    def counted(self: MemoryGuard, number: int, *arguments: Any) -> Tensor:
         now[0] = number
         return step(self, number, *arguments)
 
@@ -54,7 +54,7 @@ def at_step(at: int, then: Callable[[BaseEngine], None]) -> None:
         if now[0] >= at:
             then(self)
 
-    setattr(Fit, "step", counted)  # noqa: B010
+    setattr(MemoryGuard, "step", counted)  # noqa: B010
     setattr(DdpEngine, "_backward", watched)  # noqa: B010
 
 
@@ -111,8 +111,10 @@ def test_a_rank_that_is_short_in_the_middle_of_a_step_takes_all_out_and_the_next
     assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [75, 75]
     run = Run(tmp_path / "short" / "runs" / "tiny")
     outcome = run.outcome()
-    assert outcome["state"] == "stopped"
-    assert f"rank 1 was out of memory at step {at} (CUDA out of memory" in outcome["reason"]
+    assert outcome is not None
+    assert outcome.message is not None
+    assert outcome.state == "stopped"
+    assert f"rank 1 was out of memory at step {at} (CUDA out of memory" in outcome.message
     assert json.loads(run.memory_file.read_text())["micro_batch"] == 1
     assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [0, 0]
     assert start(tmp_path / "killed", cfg, 2, killed_on_all, at) == [9, 9]

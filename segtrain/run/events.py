@@ -1,0 +1,85 @@
+"""Events of a run: a line each in metrics.jsonl, from which curves, tables and reports are derived."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+def _now_s() -> float:
+    return round(time.time(), 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEvent:
+    """Steps since the last such event: their mean loss, the learning rate and speed, what the rank uses."""
+
+    kind: ClassVar[str] = "train"
+
+    step: int
+    time: float = field(default_factory=_now_s)  # seconds since the epoch
+    loss: float
+    lr: float
+    images_per_s: float
+    memory_gib: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationEvent:
+    """Scores of the validation patients after an epoch; `per_patient` is their table in the run's directory."""
+
+    kind: ClassVar[str] = "evaluation"
+
+    step: int
+    time: float = field(default_factory=_now_s)  # seconds since the epoch
+    epoch: int
+    val_loss: float
+    val_dsc: float  # mean over patients
+    median: float | None = None
+    n: int
+    ci_low: float | None = None  # one patient alone has no interval
+    ci_high: float | None = None
+    best: bool
+    empty_masks: str
+    per_patient: str = ""
+
+
+Event = TrainEvent | EvaluationEvent
+KINDS: dict[str, type[TrainEvent] | type[EvaluationEvent]] = {cls.kind: cls for cls in (TrainEvent, EvaluationEvent)}
+
+
+def to_line(event: Event) -> str:
+    """The event as a line of metrics.jsonl. Raises ValueError: a number that is not finite."""
+    return json.dumps({"event": event.kind, **asdict(event)}, allow_nan=False) + "\n"
+
+
+def from_lines(lines: Iterable[str]) -> list[Event]:
+    """The events of metrics.jsonl, without a line that is only half there."""
+    return [event for line in lines if (event := _from_line(line)) is not None]
+
+
+def _from_line(line: str) -> Event | None:
+    try:
+        tree = json.loads(line)
+        kind = KINDS[tree["event"]]
+        values: dict[str, Any] = {f.name: tree[f.name] for f in fields(kind) if f.name in tree}
+        return kind(**values)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def evaluations(events: Iterable[Event]) -> list[EvaluationEvent]:
+    """Those of them that are evaluations."""
+    return [event for event in events if isinstance(event, EvaluationEvent)]
+
+
+def trained(events: Iterable[Event]) -> list[TrainEvent]:
+    """Those of them that are of training."""
+    return [event for event in events if isinstance(event, TrainEvent)]
+
+
+def best_of(scores: Iterable[EvaluationEvent]) -> EvaluationEvent:
+    """The evaluation with the highest mean DSC, the first of equals."""
+    return max(scores, key=lambda event: (event.val_dsc, -event.epoch))

@@ -1,0 +1,149 @@
+"""What a training says: losses, events, TensorBoard, pictures, tables, the progress bar."""
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segtrain.errors import Diverged
+from segtrain.evaluation.evaluate import Evaluation
+from segtrain.evaluation.metrics import EMPTY_RULE
+from segtrain.evaluation.overlays import sheet
+from segtrain.run.events import EvaluationEvent, Event, TrainEvent
+from segtrain.run.tensorboard import Curves
+from segtrain.runtime.terminal import Progress
+from segtrain.training.start import Start
+from segtrain.training.watch import Watch
+
+log = logging.getLogger(__name__)
+
+
+class TrainingLog:
+    """The record of one training. Losses stay on the device until `record` or `losses` asks for them.
+
+    `curves` is there on rank 0, which alone writes; the other ranks only check that their losses are finite.
+    """
+
+    def __init__(self, start: Start, losses: Sequence[float], curves: Curves | None) -> None:
+        self.start = start
+        self.curves = curves
+        self._losses = [torch.tensor(loss, device=start.world.device) for loss in losses]  # since the last record
+        self._shown_loss = "..."
+        self._recorded_step = 0
+        self._recorded_at = 0.0
+        self._bar: Progress | None = None
+
+    def begin_epoch(self, step: int) -> None:
+        """Show a new bar; the speed is measured from here on, without the evaluation before."""
+        self._recorded_step = step
+        self._recorded_at = time.monotonic()
+        cfg, steps_per_epoch = self.start.cfg.train, self.start.order.steps_per_epoch
+        left = (steps_per_epoch - step % steps_per_epoch) * cfg.global_batch
+        title = f"epoch {step // steps_per_epoch + 1}/{cfg.epochs}"
+        self._bar = Progress(title, left, "images", quiet=not self.start.world.is_main)
+        self._bar.__enter__()
+
+    def end_epoch(self) -> None:
+        """Take the bar away, at an epoch's end or at an error."""
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def add(self, loss: Tensor) -> None:
+        """Remember a step's loss, without waiting for the device."""
+        self._losses.append(loss)
+        if self._bar:
+            self._bar.advance(self.start.cfg.train.global_batch, loss=self._shown_loss)
+
+    def losses(self, step: int) -> list[float]:
+        """The losses since the last record, up to `step`, on the host. Raises Diverged, on all ranks alike."""
+        values: list[float] = torch.stack(self._losses).tolist() if self._losses else []
+        for of_step, value in enumerate(values, start=step - len(values)):
+            if not math.isfinite(value):
+                patients = ", ".join(self.start.patients_at(of_step))
+                raise Diverged(f"the loss is {value} at step {of_step}, on patients {patients}; {self.start.remedy}")
+        return values
+
+    def record(self, step: int, lr: float, watch: Watch) -> None:
+        """Write down the mean loss since the last record. Waits for the device; raises Diverged on all ranks alike."""
+        values = self.losses(step)
+        loss = sum(values) / len(values)
+        now = time.monotonic()
+        images = (step - self._recorded_step) * self.start.cfg.train.global_batch
+        images_per_s = images / (now - self._recorded_at)
+        self._losses = []
+        self._recorded_step = step
+        self._recorded_at = now
+        self._shown_loss = f"{loss:.4f}"
+        if self.curves:
+            self._write(
+                TrainEvent(
+                    step=step,
+                    loss=loss,
+                    lr=lr,
+                    images_per_s=images_per_s,
+                    memory_gib=_memory_gib(self.start.world.device),
+                    resources=watch.sample(),
+                )
+            )
+
+    def evaluation(self, step: int, epoch: int, result: Evaluation, best: bool) -> None:
+        """Write down an epoch's evaluation: picture, table, event, curves, a line. On rank 0."""
+        run, dsc = self.start.run, result.dsc
+        pictures = [
+            (f"{score.patient}  DSC {score.scored.dsc:.3f}", score.picture)
+            for score in result.scores
+            if score.picture is not None
+        ]
+        if pictures:
+            run.write_picture(epoch, sheet(pictures))
+        run.write_scores(epoch, [score.row() for score in result.scores])
+        self._write(
+            EvaluationEvent(
+                step=step,
+                epoch=epoch,
+                val_loss=result.loss,
+                val_dsc=dsc.mean,
+                median=dsc.median,
+                n=dsc.n,
+                ci_low=_or_none(dsc.ci_low),
+                ci_high=_or_none(dsc.ci_high),
+                best=best,
+                empty_masks=EMPTY_RULE,
+                per_patient=str(run.validation_table(epoch).relative_to(run.root)),
+            )
+        )
+        log.info(
+            "epoch %d/%d  loss %s  val_loss %.4f  val_dsc %s%s",
+            epoch,
+            self.start.cfg.train.epochs,
+            self._shown_loss,
+            result.loss,
+            dsc,
+            "  best" if best else "",
+        )
+
+    def close(self) -> None:
+        """Take the bar away and write out what is left for TensorBoard."""
+        self.end_epoch()
+        if self.curves:
+            self.curves.close()
+
+    def _write(self, event: Event) -> None:
+        self.start.run.record(event)
+        if self.curves:
+            self.curves.show(event)
+
+
+def _memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,73 @@
+"""Where a run stands, and how it goes on from there: the newest whole checkpoint; what came after it is forgotten."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segtrain.errors import RunError
+from segtrain.run import checkpoint
+from segtrain.run.tensorboard import Curves
+from segtrain.training.start import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training goes on. `best_dsc`, `evaluated_here` and `curves` are known on rank 0 alone."""
+
+    step: int = 0
+    best_dsc: float | None = None
+    losses: tuple[float, ...] = ()  # not recorded yet
+    memory: Mapping[str, Any] | None = None  # the micro-batch that fitted
+    evaluated_here: bool = False  # at `step`, before the run was ended
+    curves: Curves | None = None
+
+
+def resume(start: Start) -> Position:
+    """Restore the engine from the newest checkpoint and rewind the run to it. Collective.
+
+    Raises RunError: other data than the run trained on, a run that is past `train.epochs`, no whole checkpoint.
+    """
+    name = start.world.on_main(lambda: checkpoint.newest(start.run))
+    state: Mapping[str, Any] = {"step": 0}
+    if name is not None:
+        snapshot = checkpoint.read(start.run.checkpoints / name)
+        state = snapshot.state
+        _refuse_other_data(start, state)
+        start.engine.restore(snapshot.model, snapshot.optimizer, state["engine"])
+        log.info("resuming %s at step %d of %d", start.run.root, state["step"], start.total_steps)
+    step = int(state["step"])
+    _refuse_fewer_epochs(start, step)
+    evaluated_here, curves = False, None
+    if start.world.is_main:
+        evaluated_here, curves = _rewind(start, step)
+    losses = tuple(state.get("losses", ()))
+    return Position(step, state.get("best_dsc"), losses, state.get("memory"), evaluated_here, curves)
+
+
+def _refuse_other_data(start: Start, state: Mapping[str, Any]) -> None:
+    if state["data"] != start.data_hash:
+        raise RunError(
+            f"{start.run.root}: this run trained on other slices under the same patient names than are in "
+            f"{start.store.label} now; bring them back, or --fresh starts over"
+        )
+
+
+def _refuse_fewer_epochs(start: Start, step: int) -> None:
+    if step > start.total_steps:
+        epochs = step // start.order.steps_per_epoch
+        raise RunError(
+            f"{start.run.root}: trained for more than {epochs} epochs already, past "
+            f"train.epochs={start.cfg.train.epochs}; ask for {epochs + 1} or more, or another name=..."
+        )
+
+
+def _rewind(start: Start, step: int) -> tuple[bool, Curves]:
+    """Forget events, tables and curves after `step`; whether there was an evaluation at it, and the curves."""
+    epochs, steps_into_epoch = divmod(step, start.order.steps_per_epoch)
+    evaluated_epochs = epochs - (step > 0 and steps_into_epoch == 0)  # the evaluation at `step` is done again
+    checkpoint.remove_leftovers(start.run)
+    events, evaluated_here = start.run.rewind(step, evaluated_epochs)
+    return evaluated_here, Curves.drawn_anew(start.run, events)

@@ -1,0 +1,88 @@
+"""One training from its first word to its last: start, loop, outcome."""
+
+import logging
+from collections.abc import Sequence
+
+from segtrain.config import Config
+from segtrain.errors import Diverged, Stopped, StopReason
+from segtrain.run import Outcome, Run, checkpoint
+from segtrain.run.outcome import State
+from segtrain.runtime.process import start_logging
+from segtrain.runtime.stop import Stop
+from segtrain.runtime.world import World
+from segtrain.training.loop import Loop
+from segtrain.training.micro_batch import guard
+from segtrain.training.resume import resume
+from segtrain.training.start import Start, prepare, refuse_disagreement
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: Stop, world: World) -> float | None:
+    """Train the run on this rank; its best validation mean DSC, on rank 0. Collective.
+
+    Raises a SegtrainError; rank 0 has then written down how the run ended.
+    """
+    start = prepare(cfg, run, stop, world, fresh)
+    device = str(world.device)
+    world.on_main(lambda: run.open(cfg, start.split.to_json(), arguments, fresh, world.size, device))
+    start_logging(run.log_file, world.rank)
+    refuse_disagreement(start)
+    if world.is_main:
+        _introduce(start)
+    position = resume(start)
+    memory = guard(cfg.train, run, start.engine, world, position.memory)
+    saver = checkpoint.Saver(run, cfg.checkpoint.keep) if world.is_main else None
+    loop = Loop(start, position, memory, saver)
+    run_to_its_outcome(loop)
+    return loop.best_dsc
+
+
+def run_to_its_outcome(loop: Loop) -> None:
+    """Run the loop; rank 0 writes down how it ended, whatever it raises. Collective."""
+    state: State = "failed"
+    message: str | None = None
+    reason: StopReason | None = None
+    try:
+        _run(loop)
+        state = "finished"
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            state, reason = "stopped", error.reason
+        elif isinstance(error, Diverged):
+            state = "diverged"
+        message = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        loop.close()
+        if loop.start.world.is_main:
+            outcome = Outcome(state, loop.step, loop.epochs_done, loop.best_dsc, reason, message)
+            loop.start.run.end(outcome)
+
+
+def _run(loop: Loop) -> None:
+    """Run the loop; a collective that failed since another rank was out of memory says so."""
+    try:
+        loop.run()
+    except RuntimeError as error:
+        explained = loop.memory.explain(error)
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def _introduce(start: Start) -> None:
+    log.info(
+        "run %s on %d %s rank(s), global batch %d",
+        start.run.root,
+        start.world.size,
+        start.world.device,
+        start.cfg.train.global_batch,
+    )
+    log.info(
+        "data: %s, %d px: %d patients train, %d validate",
+        start.store.label,
+        start.store.size_px,
+        len(start.split.train),
+        len(start.split.validation),
+    )
