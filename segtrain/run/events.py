@@ -56,18 +56,20 @@ def to_line(event: Event) -> str:
 
 
 def from_lines(lines: Iterable[str]) -> list[Event]:
-    """The events of metrics.jsonl, without a line that is only half there."""
-    return [event for line in lines if (event := _from_line(line)) is not None]
+    """The events of metrics.jsonl, without a line that is only half there.
 
-
-def _from_line(line: str) -> Event | None:
-    try:
-        tree = json.loads(line)
+    Raises KeyError or TypeError: a whole line that is no event.
+    """
+    events = []
+    for line in lines:
+        try:
+            tree = json.loads(line)
+        except ValueError:  # it was being written when the process was killed
+            continue
         kind = KINDS[tree["event"]]
-        values: dict[str, Any] = {f.name: tree[f.name] for f in fields(kind) if f.name in tree}
-        return kind(**values)
-    except (ValueError, KeyError, TypeError):
-        return None
+        values: dict[str, Any] = {key.name: tree[key.name] for key in fields(kind) if key.name in tree}
+        events.append(kind(**values))
+    return events
 
 
 def evaluations(events: Iterable[Event]) -> list[EvaluationEvent]:

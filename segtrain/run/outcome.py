@@ -30,15 +30,15 @@ def outcome_from_json(tree: Mapping[str, Any]) -> Outcome:
 
     Before there was a message, `reason` held a sentence; it is read as the message.
     """
-    state, reason = tree["state"], tree["reason"]
+    state, reason = tree["state"], tree.get("reason")
     if state not in get_args(State):
         raise ValueError(f"it ended as {state!r}, which no run does")
     named = reason in StopReason.__members__
     return Outcome(
         state=state,
-        step=tree["step"],
-        epochs=tree["epochs"],
-        best_dsc=tree["best_dsc"],
+        step=tree.get("step", 0),
+        epochs=tree.get("epochs", 0),
+        best_dsc=tree.get("best_dsc"),
         reason=StopReason[reason] if named else None,
         message=tree.get("message", None if named else reason),
     )
