@@ -30,7 +30,8 @@ def outcome_from_json(tree: Mapping[str, Any]) -> Outcome:
 
     Before there was a message, `reason` held a sentence; it is read as the message.
     """
-    state, reason = tree["state"], tree.get("reason")
+    state = tree["state"]
+    reason: Any = tree.get("reason")
     if state not in get_args(State):
         raise ValueError(f"it ended as {state!r}, which no run does")
     named = reason in StopReason.__members__
