@@ -87,7 +87,11 @@ def total(ranks: Sequence[Rank], name: str, largest: bool = False) -> float | No
 
 
 def _short(file: str) -> str:
-    return "/".join(Path(file).parts[-2:])
+    """The path below the package that this project's file is in; of others the folder and the name."""
+    parts = Path(file).parts
+    ours = "segtrain" in parts[:-1]
+    first = len(parts) - 1 - parts[::-1].index("segtrain") if ours else -2
+    return "/".join(parts[first:])
 
 
 def _lives(rank: Rank) -> bool:

@@ -22,6 +22,7 @@ from segtrain.config import Config, DeepSpeedConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.doctor import checks, cluster, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding
+from segtrain.doctor.forecast import Trial
 from segtrain.runtime import files
 
 GIB = 2**30
@@ -54,11 +55,11 @@ def test_the_whole_doctor_on_a_machine_that_can_train(tiny: Config, tiny_store: 
         "data.store: space", "data.store: rename and fsync", "data.store: locks", "runs_dir: space",
         "runs_dir: rename and fsync", "runs_dir: locks",
     } <= found.keys()  # fmt: skip
-    assert "2 ranks on cpu: right" in found["all-reduce"]["said"]
-    assert "measured" in found["memory"]["said"]
+    assert "2 ranks on cpu: correct" in found["all-reduce"]["message"]
+    assert "measured" in found["memory"]["message"]
     slices = sum(patient.slices for patient in tiny_store.patients.values())
-    assert sum(int(word) for word in found["data"]["said"].split() if word.isdigit()) == 10 + slices
-    assert "costs about" in found["forecast"]["said"]
+    assert sum(int(word) for word in found["data"]["message"].split() if word.isdigit()) == 10 + slices
+    assert "costs about" in found["forecast"]["message"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.yaml", "temporary"]
     assert list((tmp_path / "temporary").iterdir()) == []
     assert sorted(tiny_store.path.parent.iterdir()) == left
@@ -70,7 +71,7 @@ def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(talk, "check", lambda *_: iter([]))
-    monkeypatch.setattr(forecast, "trial", lambda *_: ([], "no such network"))
+    monkeypatch.setattr(forecast, "run_trial", lambda *_: Trial(error="no such network"))
     overrides = ["data.source=lgg", f"data.root={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs", "--nproc", "2"]
     assert doctor.command([*overrides, f"data.store={tmp_path}/prepared"]) == 2
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -88,10 +89,10 @@ def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     found = software.packages()
     assert found.state == "failure"
-    assert "torch" in found.said
-    assert "no-such-package is missing" in found.said
-    assert "numpy" not in found.said
-    assert "deepspeed" not in found.said
+    assert "torch" in found.message
+    assert "no-such-package is missing" in found.message
+    assert "numpy" not in found.message
+    assert "deepspeed" not in found.message
 
 
 def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +117,9 @@ def test_a_gpu_that_tells_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
     monkeypatch.setattr(software, "gpu_reader", lambda uuid: None if uuid == "GPU-1" else dict)
     found = {finding.check: finding for finding in software.devices(Config())}
-    assert found["device"].said.startswith("2 GPU(s): H100 80 GiB, H100 80 GiB")
+    assert found["device"].message.startswith("2 GPU(s): H100 80 GiB, H100 80 GiB")
     assert found["watching"].state == "warning"
-    assert "GPU 1:" in found["watching"].said
+    assert "GPU 1:" in found["watching"].message
     monkeypatch.setattr(software, "gpu_reader", lambda uuid: dict)
     assert set(states(software.devices(Config()))) == {"device"}
 
@@ -134,7 +135,7 @@ def test_deepspeed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
     assert capfd.readouterr().out == "", "it may not print into the JSON"
     monkeypatch.setattr(software, "OPS", "raise RuntimeError('no nvcc')")
     found = software.deepspeed(cfg)
-    assert (found.state, "no nvcc" in found.said) == ("failure", True)
+    assert (found.state, "no nvcc" in found.message) == ("failure", True)
 
 
 def test_without_torch_nothing_but_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +188,7 @@ def test_ranks_that_are_deaf_or_cannot_add_are_found_and_ended(
     assert {finding.check: finding.state for finding in found} == expected
     assert all(finding.remedy for finding in found if finding.state == "failure")
     if "no route" in prelude:
-        assert "RuntimeError: no route" in found[0].said
+        assert "RuntimeError: no route" in found[0].message
     assert time.monotonic() - began < 200, "it does not wait for who sleeps"
     alive = [p for p in psutil.process_iter(["cmdline"]) if str(script) in " ".join(p.info["cmdline"] or [])]
     assert not alive
@@ -202,7 +203,7 @@ def test_locks_that_are_never_answered_are_found_in_time(
     began = time.monotonic()
     found = disk.locks("runs_dir", tmp_path)
     assert (found.state, found.check) == ("failure", "runs_dir: locks")
-    assert "gave no answer in 2 s" in found.said
+    assert "no answer to a request for a lock in 2 s" in found.message
     assert time.monotonic() - began < 20
 
 
@@ -251,13 +252,13 @@ def test_a_file_system_that_does_not_keep_its_word(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "TAKE", "")
         found = disk.locks("runs_dir", folder())
-        assert (found.state, "a second process" in found.said) == ("failure", True)
+        assert (found.state, "a second process" in found.message) == ("failure", True)
     with monkeypatch.context() as patch:
         patch.setattr(disk, "HOLD", "raise SystemExit(1)")
-        assert "cannot be taken" in disk.locks("runs_dir", folder()).said
+        assert "cannot be taken" in disk.locks("runs_dir", folder()).message
     with monkeypatch.context() as patch:
         patch.setattr(disk, "_free", lambda file: False)
-        assert "a killed process keeps" in disk.locks("runs_dir", folder()).said
+        assert "a killed process keeps" in disk.locks("runs_dir", folder()).message
 
 
 def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,11 +274,11 @@ def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(cluster.check()) == {"scheduler": "ok"}
     programs(sbatch=0, squeue=0)
     [found] = cluster.check()
-    assert (found.state, "scancel" in found.said) == ("failure", True)
+    assert (found.state, "scancel" in found.message) == ("failure", True)
     whole = dict.fromkeys(cluster.COMMANDS, 0)
     programs(**{**whole, "squeue": 1})
     [found] = cluster.check()
-    assert (found.state, "no answer" in found.said) == ("warning", True)
+    assert (found.state, "no answer" in found.message) == ("warning", True)
     programs(**whole, sacct=1)
     assert states(cluster.check()) == {"scheduler": "ok", "accounting": "warning"}
     programs(**whole, sacct=0)

@@ -150,7 +150,7 @@ def both_stand(row: dict[str, Any]) -> bool:
     if row.get("state") != "stalled" or len(row["stalled"]["ranks"]) < 2:
         return False
     waiting, hanging = (rank["stack"] for rank in row["stalled"]["ranks"])
-    waits = any(frame.startswith("_train_step (") for frame in waiting)
+    waits = any(frame.startswith("run (segtrain/training/loop.py:") for frame in waiting)
     return waits and bool(hanging) and hanging[0].startswith("hang_here (tests/test_watch.py:")
 
 
@@ -176,8 +176,8 @@ def test_a_run_with_a_rank_that_hangs_is_stalled_and_says_where_each_rank_stands
         assert both_stand(row), (row, (tmp_path / "rank-0.log").read_text())
         assert "running" in states
         waiting, hanging = row["stalled"]["ranks"]
-        assert any(frame.startswith("_train_step (segtrain/trainer.py:") for frame in hanging["stack"])
-        assert any(frame.startswith("_train_step (segtrain/trainer.py:") for frame in waiting["stack"])
+        assert any(frame.startswith("run (segtrain/training/loop.py:") for frame in hanging["stack"])
+        assert any(frame.startswith("run (segtrain/training/loop.py:") for frame in waiting["stack"])
         assert re.search(r"rank 1 last heard of at step \d, \w+: hang_here \(tests/test_watch.py:", row["why"])
         assert row["eta_s"] is None
         later = time.time() + 300  # rank 1 says nothing any more; its process is there

@@ -20,12 +20,12 @@ EXAMPLES = """\
   segtrain doctor --config configs/lgg.yaml data.root=/data/kaggle_3m --nproc 4 --price-per-hour 2.5
   segtrain doctor --json
 """
-GRACE_S = 30.0  # that torchrun and SLURM give
+GRACE_S = 30.0  # of torchrun and SLURM, between a signal and the kill
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 def command(argv: Sequence[str]) -> int:
-    """Print a line a check; 2 when something will fail."""
+    """Print a line for each check; returns 2 when training would fail."""
     options = {
         "--nproc": (int, "N", "processes on this machine, as for torchrun (default: one a GPU, two on a CPU)"),
         "--price-per-hour": (float, "X", "of the machine, for a forecast of the cost"),
@@ -36,29 +36,31 @@ def command(argv: Sequence[str]) -> int:
         {"--json": "for programs"}, argv, options=options,
     )  # fmt: skip
     start_logging()
-    began, cfg, found = time.monotonic(), config_of(arguments), []
+    began = time.monotonic()
+    cfg = config_of(arguments)
+    results = []
     ranks = arguments.nproc or usual_ranks(cfg)
     if ranks < 1 or cfg.train.global_batch % ranks:
         raise LaunchError(f"--nproc {ranks}: train.global_batch={cfg.train.global_batch} cannot be shared by so many")
     for finding in findings(cfg, ranks, arguments.grace_s or GRACE_S, arguments.price_per_hour):
-        found.append(finding)
+        results.append(finding)
         if not arguments.json and sys.stderr.isatty():
             sys.stderr.write(f"{finding.check}: {finding.state}\n")
-    failed = any(finding.state == "failure" for finding in found)
+    failed = any(finding.state == "failure" for finding in results)
     took_s = round(time.monotonic() - began, 1)
     if arguments.json:
-        tree = {"will_fail": failed, "seconds": took_s, "findings": [finding.row() for finding in found]}
+        tree = {"will_fail": failed, "seconds": took_s, "findings": [finding.row() for finding in results]}
         sys.stdout.write(json.dumps(tree, indent=1) + "\n")
     else:
-        _show(found, took_s)
+        _show(results, took_s)
     return EXIT_USER_ERROR if failed else EXIT_FINISHED
 
 
-def _show(found: Sequence[Finding], took_s: float) -> None:
-    table = Table("check", "", "what was found", title=f"segtrain doctor, {took_s:.0f} s", title_justify="left")
-    for finding in found:
-        said = Text(finding.said)
+def _show(results: Sequence[Finding], took_s: float) -> None:
+    table = Table("check", "", "result", title=f"segtrain doctor, {took_s:.0f} s", title_justify="left")
+    for finding in results:
+        message = Text(finding.message)
         if finding.remedy:
-            said.append(f"\n-> {finding.remedy}", "bold")
-        table.add_row(finding.check, Text(finding.state, COLOURS[finding.state]), said)
+            message.append(f"\n-> {finding.remedy}", "bold")
+        table.add_row(finding.check, Text(finding.state, COLOURS[finding.state]), message)
     Console(width=None if sys.stdout.isatty() else 120).print(table)

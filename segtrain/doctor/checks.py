@@ -12,29 +12,28 @@ from segtrain.doctor import cluster, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
 from segtrain.errors import SegtrainError
 
-SAMPLED = 3  # patients that are read where no store tells their slices
+SAMPLED = 3  # patients that are read to estimate slices where there is no store
 
 
 def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> Iterator[Finding]:
-    """All checks, each as soon as it is done."""
+    """All checks, each as soon as it is done. `price`: of the machine an hour."""
     if importlib.util.find_spec("torch") is None:
         yield software.packages()
         return
     yield from software.check(cfg)
     yield from talk.ports()
-    yield from talk.check(cfg, max(ranks, gpus(cfg)), grace_s)  # every device, also one that the batch leaves over
+    yield from talk.check(cfg, max(ranks, gpus(cfg)), grace_s)  # every device, also those that no rank will use
     yield from cluster.check()
-    said, work, store_bytes = data(cfg, ranks)
-    yield said
-    lines, words = forecast.trial(cfg, ranks)
-    yield from forecast.check(cfg, ranks, work, lines, words, price)
+    finding, work, store_bytes = data(cfg, ranks)
+    yield finding
+    trial = forecast.run_trial(cfg, ranks)
+    yield from forecast.check(cfg, ranks, work, trial, price)
     yield from disk.check("data.store", Path(cfg.data.store), store_bytes)
-    parameters = lines[0]["parameters"] if lines else 0
-    yield from disk.check("runs_dir", Path(cfg.runs_dir), forecast.checkpoint_bytes(cfg, parameters))
+    yield from disk.check("runs_dir", Path(cfg.runs_dir), forecast.checkpoint_bytes(cfg.checkpoint, trial.parameters))
 
 
 def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
-    """Whether the patients can be found and shared by the ranks, how many slices they have, bytes still to prepare."""
+    """Whether the data can be read and shared by the ranks; how much work it is; bytes that are still to prepare."""
     try:
         source = make_source(cfg.data)
         patients = source.patients()
@@ -45,10 +44,10 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
             train, validation = (
                 sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)
             )
-            said = (
+            message = (
                 f"{store.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"
             )
-            return ok("data", said), forecast.Work(train, validation, exact=True), 0
+            return ok("data", message), forecast.Work(train, validation, exact=True), 0
         sample = [len(source.read(patient).mask_shw) for patient in patients[:SAMPLED]]
     except SegtrainError as error:
         thing, _, remedy = str(error).rpartition("; ")
@@ -59,9 +58,9 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     else:
         validating = min(cfg.data.validation_patients, len(patients) - 1)
     work = forecast.Work((len(patients) - validating) * slices, validating * slices, exact=False)
-    needed = len(patients) * slices * cfg.data.image_size**2 * 7  # three float16 and a uint8
-    said = f"{source.label}: {len(patients)} patients, not prepared yet; {SAMPLED} of them can be read"
-    return ok("data", said), work, needed
+    needed_bytes = len(patients) * slices * cfg.data.image_size**2 * 7  # three float16 and a uint8
+    message = f"{source.label}: {len(patients)} patients, not prepared yet; {SAMPLED} of them can be read"
+    return ok("data", message), work, needed_bytes
 
 
 def gpus(cfg: Config) -> int:
@@ -74,6 +73,6 @@ def gpus(cfg: Config) -> int:
 
 
 def usual_ranks(cfg: Config) -> int:
-    """As many as there are GPUs, or two, as far as they share the batch evenly."""
+    """One rank a GPU, or two on a CPU; fewer where the global batch cannot be shared evenly."""
     wanted = range(min(gpus(cfg) or 2, cfg.train.global_batch), 0, -1)
     return next(ranks for ranks in wanted if cfg.train.global_batch % ranks == 0)

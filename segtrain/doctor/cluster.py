@@ -1,4 +1,4 @@
-"""Whether SLURM is here and answers. Training needs none; `jobs.submit` and `jobs.ablate` do."""
+"""SLURM on this machine. Training does not need it; `segtrain submit` and `segtrain ablate --cluster` do."""
 
 import os
 import shutil
@@ -12,20 +12,20 @@ TIMEOUT_S = 10
 
 
 def check() -> Iterator[Finding]:
-    """Its commands, its queue, its accounting."""
-    there = [name for name in COMMANDS if shutil.which(name)]
-    if not there:
-        yield ok("scheduler", "no SLURM on this machine; only jobs.submit and jobs.ablate would need it")
+    """SLURM's commands, its queue, its accounting."""
+    installed = [name for name in COMMANDS if shutil.which(name)]
+    if not installed:
+        yield ok("scheduler", "no SLURM on this machine; only segtrain submit and segtrain ablate --cluster need it")
         return
-    if missing := [name for name in COMMANDS if name not in there]:
-        yield failure("scheduler", f"{', '.join(missing)}: not found beside {there[0]}", "add SLURM's bin to PATH")
+    if missing := [name for name in COMMANDS if name not in installed]:
+        yield failure("scheduler", f"{', '.join(missing)}: not found beside {installed[0]}", "add SLURM's bin to PATH")
         return
     if trouble := _trouble("squeue", "-h", "-u", str(os.getuid())):
         yield warning("scheduler", f"squeue: {trouble}", "jobs cannot be submitted now; ask who runs the cluster")
         return
     yield ok("scheduler", "SLURM answers")
     if trouble := _trouble("sacct", "-n", "-X", "-S", "now"):
-        yield warning("accounting", f"sacct: {trouble}", "jobs.status will not know how jobs ended that left no word")
+        yield warning("accounting", f"sacct: {trouble}", "segtrain status cannot say how jobs without an outcome ended")
     else:
         yield ok("accounting", "sacct answers")
 
@@ -37,5 +37,7 @@ def _trouble(*command: str) -> str | None:
         return str(error.strerror)
     except subprocess.TimeoutExpired:
         return f"no answer in {TIMEOUT_S} s"
-    words = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-    return words[-1][:200].removeprefix(f"{command[0]}: ") if done.returncode else None
+    if not done.returncode:
+        return None
+    lines = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
+    return lines[-1][:200].removeprefix(f"{command[0]}: ")

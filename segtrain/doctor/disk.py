@@ -1,4 +1,4 @@
-"""Whether store and run directory have room, and keep what the project takes for granted: rename, fsync, locks."""
+"""Disks of the store and of the runs: room, and what the project relies on (rename, fsync, locks)."""
 
 import os
 import select
@@ -15,43 +15,43 @@ from segtrain.runtime import files
 SLOW_S = 2.0  # for a few small files made durable
 HOLD = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"  # noqa: E501
 TAKE = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-ANSWER_S = 10.0  # of a file system that is asked for a lock
+ANSWER_S = 10.0  # in which the file system must answer a request for a lock
 GIB = 2**30
 
 
 def check(what: str, folder: Path, needed_bytes: int) -> Iterator[Finding]:
-    """Of the folder, or of the nearest one above it that is there. Leaves nothing behind."""
-    there = folder.expanduser().absolute()
-    while not os.path.exists(there):  # noqa: PTH110  (which raises where it may not look)
-        there = there.parent
-    yield space(what, there, needed_bytes)
+    """Check the folder, or the nearest existing one above it. Leaves nothing behind."""
+    existing = folder.expanduser().absolute()
+    while not os.path.exists(existing):  # noqa: PTH110  (Path.exists raises where it may not look)
+        existing = existing.parent
+    yield space(what, existing, needed_bytes)
     try:
-        with tempfile.TemporaryDirectory(prefix=".segtrain-doctor-", dir=there) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".segtrain-doctor-", dir=existing) as scratch:
             yield durable(what, Path(scratch))
             yield locks(what, Path(scratch))
     except OSError as error:
         yield failure(
-            f"{what}: write", f"{there}: cannot be written ({error.strerror})", f"set {what} to another folder"
+            f"{what}: write", f"{existing}: cannot be written ({error.strerror})", f"set {what} to another folder"
         )
 
 
 def space(what: str, folder: Path, needed_bytes: int) -> Finding:
-    """Whether what the config will write fits, twice over."""
-    found = os.statvfs(folder)
-    free = found.f_bavail * found.f_frsize
-    said = f"{folder}: {free / GIB:.1f} GiB free, about {needed_bytes / GIB:.2f} GiB will be written"
+    """Whether the disk has room for twice what the config will write."""
+    disk = os.statvfs(folder)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    message = f"{folder}: {free_bytes / GIB:.1f} GiB free, about {needed_bytes / GIB:.2f} GiB will be written"
     check = f"{what}: space"
-    if found.f_files and not found.f_favail:
-        return failure(check, f"{folder}: no inode is free", "remove files, or set another folder")
-    if free < needed_bytes:
-        return failure(check, said, f"free some space, or set {what} to another folder")
-    if free < 2 * needed_bytes:
-        return warning(check, said, f"free some space, or set {what} to another folder")
-    return ok(check, said)
+    if disk.f_files and not disk.f_favail:
+        return failure(check, f"{folder}: no inode is free", f"set {what} to a folder on another disk")
+    if free_bytes < needed_bytes:
+        return failure(check, message, f"free some space, or set {what} to another folder")
+    if free_bytes < 2 * needed_bytes:
+        return warning(check, message, f"free some space, or set {what} to another folder")
+    return ok(check, message)
 
 
 def durable(what: str, scratch: Path) -> Finding:
-    """Whether files and folders can be replaced in one move and made durable, as checkpoints are."""
+    """Whether files and folders can be replaced by a rename and made durable, as checkpoints are."""
     check, file = f"{what}: rename and fsync", scratch / "file.json"
     began = time.monotonic()
     try:
@@ -64,18 +64,20 @@ def durable(what: str, scratch: Path) -> Finding:
     except OSError as error:
         return failure(check, f"{scratch.parent}: {error.strerror}", "use a local disk or a POSIX file system")
     took_s = time.monotonic() - began
-    made = [file, *(scratch / f"folder-{turn}" / "part" for turn in range(3))]
-    if not all(path.exists() for path in made) or file.read_text() != "2\n":
-        return failure(check, f"{scratch.parent}: what was renamed is not there", "use a POSIX file system")
-    said = f"{scratch.parent}: {1000 * took_s:.0f} ms for three of each"
-    return ok(check, said) if took_s < SLOW_S else warning(check, said, "checkpoints will be slow; use a faster disk")
+    written = [file, *(scratch / f"folder-{turn}" / "part" for turn in range(3))]
+    if not all(path.exists() for path in written) or file.read_text() != "2\n":
+        return failure(check, f"{scratch.parent}: a renamed file is missing", "use a POSIX file system")
+    message = f"{scratch.parent}: {1000 * took_s:.0f} ms for three of each"
+    if took_s > SLOW_S:
+        return warning(check, message, "checkpoints will be slow; use a faster disk")
+    return ok(check, message)
 
 
 def locks(what: str, scratch: Path) -> Finding:
-    """Whether a lock of one process keeps another out, and is gone when its holder is killed."""
+    """Whether a lock excludes other processes, and is released when its holder is killed."""
     check, file = f"{what}: locks", scratch / "lock"
     file.touch()
-    remedy = "two jobs could train in one run unnoticed; mount it with locks (flock), or use another file system"
+    remedy = "two jobs could train in one run unnoticed; mount it with flock, or use another file system"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE)
     try:
         try:
@@ -86,7 +88,7 @@ def locks(what: str, scratch: Path) -> Finding:
             if holder.stdout.readline().strip() != b"held":
                 return failure(check, f"{scratch.parent}: a lock cannot be taken", remedy)
             if _free(file):
-                return failure(check, f"{scratch.parent}: a second process got a lock that is held", remedy)
+                return failure(check, f"{scratch.parent}: a second process got the lock too", remedy)
         finally:
             holder.kill()
             if holder.stdout:
@@ -97,12 +99,12 @@ def locks(what: str, scratch: Path) -> Finding:
             if time.monotonic() > end:
                 return failure(check, f"{scratch.parent}: a killed process keeps its lock", "use another file system")
             time.sleep(0.05)
-    except subprocess.TimeoutExpired:  # NFS asks a server, and for ever
-        return failure(check, f"{scratch.parent}: asked for a lock, it gave no answer in {ANSWER_S:g} s", remedy)
-    return ok(check, f"{scratch.parent}: one process at a time, free when its holder is killed")
+    except subprocess.TimeoutExpired:  # NFS asks its server, without a time limit
+        return failure(check, f"{scratch.parent}: no answer to a request for a lock in {ANSWER_S:g} s", remedy)
+    return ok(check, f"{scratch.parent}: exclusive, and released when the holder is killed")
 
 
 def _free(file: Path) -> bool:
-    """Whether a process of its own gets the lock. Raises TimeoutExpired."""
-    asked = [sys.executable, "-S", "-c", TAKE, str(file)]
-    return subprocess.run(asked, stderr=subprocess.DEVNULL, timeout=ANSWER_S, check=False).returncode == 0
+    """Whether another process gets the lock. Raises TimeoutExpired."""
+    command = [sys.executable, "-S", "-c", TAKE, str(file)]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, timeout=ANSWER_S, check=False).returncode == 0

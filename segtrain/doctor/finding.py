@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,28 +8,31 @@ State = Literal["ok", "warning", "failure"]
 
 @dataclass(frozen=True)
 class Finding:
-    """ok; warning: it runs, or only some of it does not; failure: it will fail. The remedy is for the last two."""
+    """ok; warning: training works, but something is slow or missing; failure: it will fail.
+
+    Warnings and failures come with a remedy.
+    """
 
     check: str
     state: State
-    said: str
+    message: str
     remedy: str = ""
 
     def row(self) -> dict[str, Any]:
-        """For JSON."""
+        """The finding as JSON holds it."""
         return asdict(self)
 
 
-def ok(check: str, said: str) -> Finding:
+def ok(check: str, message: str) -> Finding:
     """Nothing to do."""
-    return Finding(check, "ok", said)
+    return Finding(check, "ok", message)
 
 
-def warning(check: str, said: str, remedy: str) -> Finding:
-    """Something to know before it matters."""
-    return Finding(check, "warning", said, remedy)
+def warning(check: str, message: str, remedy: str) -> Finding:
+    """Something to know before it costs time."""
+    return Finding(check, "warning", message, remedy)
 
 
-def failure(check: str, said: str, remedy: str) -> Finding:
-    """Something to mend first."""
-    return Finding(check, "failure", said, remedy)
+def failure(check: str, message: str, remedy: str) -> Finding:
+    """Something to repair first."""
+    return Finding(check, "failure", message, remedy)

@@ -1,4 +1,4 @@
-"""One of the ranks that `segtrain doctor` starts: adds up with the others, then waits to be stopped."""
+"""One of the ranks that `segtrain doctor` starts: an all-reduce with the others, then a wait for the signal."""
 
 import json
 import os
@@ -16,7 +16,7 @@ NUMBERS = 4 * 2**20  # float32: 16 MiB
 
 
 def main(folder: str, device: str) -> int:
-    """Write down ready-<rank>.json with the sum, and told-<rank>.json at the signal."""
+    """Write ready-<rank>.json after the all-reduce, and signalled-<rank>.json after the signal."""
     stop = Stop()
     stop.listen()
     import torch
@@ -25,16 +25,16 @@ def main(folder: str, device: str) -> int:
 
     with join(cast(DeviceName, device), threads=1) as world:
         mine = torch.full((NUMBERS,), float(world.rank + 1), device=world.device)
-        world.sum(mine)  # connections are made at the first
+        world.sum(mine)  # the first one makes the connections
         began = time.monotonic()
         total = float(world.sum(mine)[-1])
-        told = {"rank": world.rank, "sum": total, "seconds": time.monotonic() - began, "device": str(world.device)}
-        _write(Path(folder, f"ready-{world.rank}.json"), told)
+        report = {"rank": world.rank, "sum": total, "seconds": time.monotonic() - began, "device": str(world.device)}
+        _write(Path(folder, f"ready-{world.rank}.json"), report)
         end = time.monotonic() + WAIT_S
         while not stop.reason() and time.monotonic() < end:
             time.sleep(0.02)
         if stop.reason():
-            _write(Path(folder, f"told-{world.rank}.json"), {"rank": world.rank, "time": time.time()})
+            _write(Path(folder, f"signalled-{world.rank}.json"), {"rank": world.rank, "time": time.time()})
     return 0
 
 

@@ -24,7 +24,7 @@ OPS = (
 
 
 def check(cfg: Config) -> Iterator[Finding]:
-    """All of this file."""
+    """Python, packages, devices and, where it is used, DeepSpeed."""
     yield python(sys.version_info[:2])
     yield packages()
     yield from devices(cfg)
@@ -33,77 +33,84 @@ def check(cfg: Config) -> Iterator[Finding]:
 
 
 def python(version: tuple[int, int]) -> Finding:
-    """Whether this Python is one that the project supports."""
-    said = f"Python {platform.python_version()}, {sys.executable}"
+    """Whether the project supports this Python."""
+    message = f"Python {platform.python_version()}, {sys.executable}"
     if PYTHONS[0] <= version <= PYTHONS[1]:
-        return ok("python", said)
-    return failure("python", f"{said}: not supported", "use Python 3.11 to 3.13: make PYTHON=/path/to/python3.12")
+        return ok("python", message)
+    return failure("python", f"{message}: not supported", "use Python 3.11 to 3.13: make PYTHON=/path/to/python3.12")
 
 
 def packages() -> Finding:
-    """Whether what is installed is what the project asks for."""
+    """Whether the installed packages are those that the project requires."""
     wrong = []
     for text in metadata.requires("segtrain") or []:
-        wanted = Requirement(text)
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+        required = Requirement(text)
+        if required.marker and not required.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = metadata.version(wanted.name)
+            installed = metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{wanted.name} is missing")
+            wrong.append(f"{required.name} is missing")
             continue
-        if not wanted.specifier.contains(found, prereleases=True):
-            wrong.append(f"{wanted.name} {found} is not {wanted.specifier}")
+        if not required.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{required.name} {installed} is not {required.specifier}")
     if wrong:
         return failure("packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
     return ok("packages", f"segtrain {metadata.version('segtrain')}, torch {metadata.version('torch')}, as asked for")
 
 
 def devices(cfg: Config) -> Iterator[Finding]:
-    """What the training would run on, and whether the precision fits it."""
+    """The devices that training would use, and whether they can do the precision."""
     import torch
     import torch.distributed as dist
 
     gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
     if gpus:
-        named = [torch.cuda.get_device_properties(index) for index in range(gpus)]
-        said = ", ".join(f"{device.name} {device.total_memory / 2**30:.0f} GiB" for device in named)
-        yield ok("device", f"{gpus} GPU(s): {said}; CUDA {torch.version.cuda}")
+        properties = [torch.cuda.get_device_properties(index) for index in range(gpus)]
+        names = ", ".join(f"{device.name} {device.total_memory / 2**30:.0f} GiB" for device in properties)
+        yield ok("device", f"{gpus} GPU(s): {names}; CUDA {torch.version.cuda}")
         if not dist.is_nccl_available():
             yield failure("backend", "torch has no NCCL", "install torch's CUDA build")
-        if silent := [str(index) for index, device in enumerate(named) if gpu_reader(f"GPU-{device.uuid}") is None]:
-            yield warning("watching", f"NVML tells nothing of GPU {', '.join(silent)}: use, power and temperature are "
-                          "not recorded", "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)")  # fmt: skip
+        unread = [str(index) for index, gpu in enumerate(properties) if gpu_reader(f"GPU-{gpu.uuid}") is None]
+        if unread:
+            yield warning(
+                "watching",
+                f"NVML cannot read GPU {', '.join(unread)}: its use, power and temperature are not recorded",
+                "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)",
+            )
     elif cfg.device == "cuda":
         yield failure("device", "device=cuda, but torch sees no GPU", "check nvidia-smi and torch.version.cuda")
     elif shutil.which("nvidia-smi"):
-        yield warning("device", "nvidia-smi is here, but torch sees no GPU; the CPU would train",
-                      "install torch's CUDA build, check CUDA_VISIBLE_DEVICES")  # fmt: skip
+        yield warning(
+            "device",
+            "nvidia-smi is installed, but torch sees no GPU; training would run on the CPU",
+            "install torch's CUDA build, check CUDA_VISIBLE_DEVICES",
+        )
     else:
         yield ok(
             "device", f"CPU, {len(os.sched_getaffinity(0))} usable cores, {torch.backends.cpu.get_cpu_capability()}"
         )
     if not dist.is_gloo_available():
-        yield failure("backend", "torch has no gloo, which ranks agree through", "install an official build of torch")
+        yield failure("backend", "torch has no gloo, which ranks need to agree", "install an official build of torch")
     if cfg.precision == "tf32" and not gpus:
         yield failure("precision", "precision=tf32 is a mode of CUDA devices", "use precision=fp32 or bf16")
     elif cfg.precision == "bf16" and not gpus and "amx_bf16" not in _cpu_flags():
-        yield warning("precision", "precision=bf16 on a CPU without bf16 units is far slower", "use precision=fp32")
+        yield warning("precision", "precision=bf16 is far slower on a CPU without bf16 units", "use precision=fp32")
 
 
 def deepspeed(cfg: Config) -> Finding:
-    """Whether DeepSpeed is there with the operations that the config makes it use."""
+    """Whether DeepSpeed can be imported."""
     if importlib.util.find_spec("deepspeed") is None:
         return failure("deepspeed", "engine=deepspeed, but it is not installed", "pip install 'segtrain[deepspeed]'")
-    # In a process of its own: it prints what it likes, and without a compiler it may not even be imported.
+    # In a process of its own: it prints as it pleases, and without a compiler its import may fail.
     done = subprocess.run([sys.executable, "-c", OPS], capture_output=True, text=True, check=False)
     if done.returncode:
-        words = done.stderr.strip().splitlines() or ["no word"]
-        return failure("deepspeed", f"it cannot be imported: {words[-1][:200]}", "mend that, or use engine=ddp")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        return failure("deepspeed", f"it cannot be imported: {lines[-1][:200]}", "repair that, or use engine=ddp")
     version, usable, known = done.stdout.split()[-3:]
-    # The project uses torch's optimisers and gloo or NCCL: no operation of DeepSpeed's has to be compiled.
-    said = f"DeepSpeed {version}, ZeRO {cfg.deepspeed.zero}; needs none of its compiled operations"
-    return ok("deepspeed", f"{said}, {usable} of {known} would compile here")
+    # The project uses torch's optimisers, and gloo or NCCL: none of DeepSpeed's operations has to be compiled.
+    message = f"DeepSpeed {version}, ZeRO {cfg.deepspeed.zero}; its compiled operations are not needed"
+    return ok("deepspeed", f"{message} ({usable} of {known} would compile here)")
 
 
 def _cpu_flags() -> str:

@@ -21,18 +21,16 @@ DEFAULT_PORT = 29500  # of torchrun without --standalone
 
 
 def ports() -> Iterator[Finding]:
-    """Whether the port that the environment names, or torchrun's own, is free, and the machine can talk to itself."""
-    asked = env_int("MASTER_PORT", 0)
-    if port_taken(asked or DEFAULT_PORT):
-        said = f"port {asked or DEFAULT_PORT} is taken"
-        if asked:
-            yield failure("port", f"{said}, and MASTER_PORT names it", "set MASTER_PORT to a free one")
-        else:
-            yield warning(
-                "port", f"{said}; torchrun takes it by default", "use torchrun --standalone, or --master-port"
-            )
+    """Whether MASTER_PORT, or torchrun's default port, is free, and loopback connections work."""
+    requested = env_int("MASTER_PORT", 0)
+    port = requested or DEFAULT_PORT
+    if not port_taken(port):
+        yield ok("port", f"{port} is free")
+    elif requested:
+        yield failure("port", f"MASTER_PORT={port} is in use", "set MASTER_PORT to a free port")
     else:
-        yield ok("port", f"{asked or DEFAULT_PORT} is free")
+        message = f"port {port} is in use; it is torchrun's default"
+        yield warning("port", message, "use torchrun --standalone, or --master-port")
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=5).close()
@@ -43,61 +41,67 @@ def ports() -> Iterator[Finding]:
 
 
 def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD) -> Iterator[Finding]:
-    """Start `ranks` small processes under torchrun, as a training is started; have them add up, then stop them."""
+    """Start `ranks` small processes under torchrun, as a training is started; let them all-reduce, then stop them."""
     with tempfile.TemporaryDirectory(prefix="segtrain-doctor-") as folder:
         log = Path(folder, "log")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *child]
-        with log.open("w") as said:
+        with log.open("w") as output:
             torchrun = subprocess.Popen(
-                [*command, folder, cfg.device], stdout=said, stderr=said, start_new_session=True,
+                [*command, folder, cfg.device],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
                 env={"OMP_NUM_THREADS": "1", **os.environ, "TMPDIR": folder},  # torchrun leaves folders there
-            )  # fmt: skip
+            )
         try:
             ready = _wait(folder, "ready", ranks, START_S, torchrun)
             yield _all_reduce(ready, ranks, log)
             if len(ready) == ranks:
-                asked_s = time.time()
+                sent_s = time.time()
                 torchrun.terminate()
-                yield _signals(_wait(folder, "told", ranks, grace_s, None), ranks, asked_s, grace_s)
+                yield _signals(_wait(folder, "signalled", ranks, grace_s, None), ranks, sent_s, grace_s)
         finally:
             _end(torchrun)
 
 
 def _wait(folder: str, what: str, ranks: int, limit_s: float, process: subprocess.Popen[bytes] | None) -> list[Any]:
-    """What the ranks wrote down, as far as they did in time."""
+    """The reports that the ranks wrote, as many as came in time."""
     end = time.monotonic() + limit_s
     while True:
         gone = process is not None and process.poll() is not None
-        found = [json.loads(file.read_text()) for file in sorted(Path(folder).glob(f"{what}-*.json"))]
-        if len(found) == ranks or gone or time.monotonic() > end:
-            return found
+        reports = [json.loads(file.read_text()) for file in sorted(Path(folder).glob(f"{what}-*.json"))]
+        if len(reports) == ranks or gone or time.monotonic() > end:
+            return reports
         time.sleep(0.05)
 
 
 def _all_reduce(ready: Sequence[Any], ranks: int, log: Path) -> Finding:
     if len(ready) < ranks:
-        words = [line for line in log.read_text().splitlines() if "Error" in line and "ChildFailed" not in line]
-        word = words[-1][:200] if words else "no word"
+        errors = [line for line in log.read_text().splitlines() if "Error" in line and "ChildFailed" not in line]
+        last_error = errors[-1][:200] if errors else "no message"
         return failure(
-            "all-reduce", f"{ranks - len(ready)} of {ranks} ranks did not get through: {word}",
+            "all-reduce",
+            f"{ranks - len(ready)} of {ranks} ranks did not finish it: {last_error}",
             "see that message; try NCCL_DEBUG=INFO, or GLOO_SOCKET_IFNAME=lo on one machine",
-        )  # fmt: skip
+        )
     if wrong := [rank for rank in ready if rank["sum"] != ranks * (ranks + 1) / 2]:
         return failure("all-reduce", f"rank {wrong[0]['rank']} got {wrong[0]['sum']}", "do not train on this machine")
-    took, device = max(rank["seconds"] for rank in ready), ready[0]["device"]
-    return ok("all-reduce", f"{ranks} ranks on {device}: right, 16 MiB in {1000 * took:.1f} ms")
+    took_s = max(rank["seconds"] for rank in ready)
+    device = ready[0]["device"]
+    return ok("all-reduce", f"{ranks} ranks on {device}: correct, 16 MiB in {1000 * took_s:.1f} ms")
 
 
-def _signals(told: Sequence[Any], ranks: int, asked_s: float, grace_s: float) -> Finding:
-    if len(told) < ranks:
+def _signals(signalled: Sequence[Any], ranks: int, sent_s: float, grace_s: float) -> Finding:
+    if len(signalled) < ranks:
         return failure(
             "signals",
-            f"{ranks - len(told)} of {ranks} ranks heard nothing of torchrun's SIGTERM in {grace_s:.0f} s: they could "
-            "not save before they are killed",
-            "start torchrun itself, not a script that keeps signals to itself (use exec)",
+            f"torchrun's SIGTERM did not reach {ranks - len(signalled)} of {ranks} ranks in {grace_s:.0f} s: they "
+            "would be killed before they can save",
+            "start torchrun directly, not from a script that does not pass signals on (use exec)",
         )
-    took_s = max(rank["time"] for rank in told) - asked_s
-    return ok("signals", f"SIGTERM to torchrun reached {ranks} ranks in {took_s:.2f} s, {grace_s:.0f} s are given")
+    took_s = max(rank["time"] for rank in signalled) - sent_s
+    message = f"SIGTERM to torchrun reached {ranks} ranks in {took_s:.2f} s; the grace period is {grace_s:.0f} s"
+    return ok("signals", message)
 
 
 def _end(torchrun: subprocess.Popen[bytes]) -> None:

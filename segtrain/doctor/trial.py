@@ -1,6 +1,6 @@
-"""A few steps of the config on made-up pixels in a process of its own, measured: `python -m segtrain.doctor.trial`.
+"""A few measured steps of a config on random pixels: `python -m segtrain.doctor.trial CONFIG RANKS`.
 
-Prints a line of JSON a size of micro-batch: seconds of a step and of scoring as many slices, peak memory.
+Prints a line of JSON for each size of micro-batch (`forecast.Measurement`).
 """
 
 import json
@@ -8,11 +8,12 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segtrain.config import Config, load_config
+from segtrain.doctor.forecast import Measurement
 from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
@@ -38,19 +39,18 @@ def main(config: str, ranks: str) -> int:
     gpu = cfg.device != "cpu" and torch.cuda.is_available()
     torch.set_num_threads(cfg.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // int(ranks)))
     share = cfg.train.global_batch // int(ranks)
-    # DeepSpeed's step is the same work; its start is not worth waiting for here.
+    # DeepSpeed's step is the same work, and its start takes long.
     cfg = replace(cfg, engine="ddp", train=replace(cfg.train, global_batch=share))
     world = World(device=torch.device("cuda" if gpu else "cpu"))
-    _, engine = build(cfg, world, begun=True)  # from whatever weights
-    told = {"device": "cuda" if gpu else "cpu", "parameters": sum(p.numel() for p in engine.network.parameters())}
-    for line in on_gpu(cfg, engine, share) if gpu else on_cpu(cfg, engine, share):
-        sys.stdout.write(json.dumps({**told, **line}) + "\n")
+    _, engine = build(cfg, world, begun=True)  # whatever the weights
+    for measurement in on_gpu(cfg, engine, share) if gpu else on_cpu(cfg, engine, share):
+        sys.stdout.write(json.dumps(asdict(measurement)) + "\n")
         sys.stdout.flush()
     return 0
 
 
-def on_cpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]]:
-    """Growing sizes, as long as the time suffices: what is beyond can be told from them."""
+def on_cpu(cfg: Config, engine: "Engine", share: int) -> Iterator[Measurement]:
+    """Growing sizes, as many as the time allows; larger ones are extrapolated from them."""
     import torch
 
     began = time.monotonic()
@@ -58,38 +58,43 @@ def on_cpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]
     for place, size in enumerate(sizes):
         step_s, score_s = _measure(cfg, engine, size, torch.device("cpu"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        yield {"size": size, "step_s": step_s, "score_s": score_s, "peak_bytes": peak, "fits": True}
+        yield Measurement("cpu", _parameters(engine), size, True, step_s, score_s, peak)
         if place + 1 < len(sizes):
             expected_s = (2 * step_s + score_s) * sizes[place + 1] / size
             if time.monotonic() - began + expected_s > BUDGET_S:
                 return
 
 
-def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[dict[str, Any]]:
-    """From a rank's whole share of the batch down to what fits; then what the config asks for, if that is less."""
+def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[Measurement]:
+    """Halves of a rank's share of the batch, down to one that fits; then the size of the config, if that is smaller."""
     import torch
 
     from segtrain.engines.out_of_memory import OutOfMemory
 
-    device, size = torch.device("cuda"), share
-    asked = min(cfg.train.micro_batch or share, share)
+    device = torch.device("cuda")
+    size = share
+    requested = min(cfg.train.micro_batch or share, share)
     while size:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
             step_s, score_s = _measure(cfg, engine, size, device)
         except OutOfMemory:
-            yield {"size": size, "fits": False}
+            yield Measurement("cuda", _parameters(engine), size, False)
             half = (size + 1) // 2 if size > 1 else 0
-            size = asked if half < asked < size else half
+            size = requested if half < requested < size else half
             continue
         peak = torch.cuda.max_memory_reserved()
-        yield {"size": size, "step_s": step_s, "score_s": score_s, "peak_bytes": peak, "fits": True}
-        size = asked if asked < size else 0
+        yield Measurement("cuda", _parameters(engine), size, True, step_s, score_s, peak)
+        size = requested if requested < size else 0
+
+
+def _parameters(engine: "Engine") -> int:
+    return sum(parameter.numel() for parameter in engine.network.parameters())
 
 
 def _measure(cfg: Config, engine: "Engine", size: int, device: "torch.device") -> tuple[float, float]:
-    """Seconds of a step and of scoring, the faster of two each."""
+    """Seconds of a step and of scoring: of each the faster of two."""
     import torch
 
     from segtrain.evaluation.tta import mean_probability

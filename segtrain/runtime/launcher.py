@@ -1,4 +1,4 @@
-"""What the launcher (torchrun, srun) tells a process, and what becomes of it when the launcher dies; without torch."""
+"""The launcher of this process (torchrun, srun, jobs/): its environment variables, its death. Imports no torch."""
 
 import ctypes
 import logging
@@ -11,12 +11,12 @@ from typing import NoReturn
 
 from segtrain.errors import LaunchError
 
-# What jobs/ calls a job that runs in the foreground, and how often it has started that again.
+# Set by jobs/ for a job in the foreground: its name, and how often it has been restarted.
 LOCAL_JOB, LOCAL_RESTART = "SEGTRAIN_LOCAL_JOB", "SEGTRAIN_LOCAL_RESTART"
 
 
 def env_int(name: str, default: int) -> int:
-    """An integer of the environment. Raises LaunchError when it is none."""
+    """An integer from the environment. Raises LaunchError where it is not a number."""
     value = os.environ.get(name, "")
     if value and not value.isdigit():
         raise LaunchError(f"{name}={value}: not a number; start with torchrun, or unset it for a single process")
@@ -24,19 +24,19 @@ def env_int(name: str, default: int) -> int:
 
 
 def job_id() -> str | None:
-    """The scheduler's or torchrun's name of this job: the same when the job comes back."""
+    """The scheduler's or torchrun's name of this job; it stays the same when the job is requeued."""
     names = (LOCAL_JOB, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
     return next((job for name in names if (job := os.environ.get(name))), None)
 
 
 def restarted() -> bool:
-    """Whether the launcher started this same command before: SLURM requeued the job, or torchrun its workers."""
+    """Whether this is a restart: SLURM requeued the job, or torchrun restarted its workers."""
     counts = (LOCAL_RESTART, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(env_int(name, 0) > 0 for name in counts)
 
 
 def port_taken(port: int) -> bool:
-    """Whether somebody on this host holds the port."""
+    """Whether a process on this host listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -47,7 +47,7 @@ def port_taken(port: int) -> bool:
 
 
 def signal_when_parent_dies(number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent is gone, however it died (Linux; else nothing)."""
+    """Have the kernel send `number` to this process when its parent has died. Does nothing where prctl is missing."""
     try:
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
@@ -55,13 +55,13 @@ def signal_when_parent_dies(number: signal.Signals) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End a process that trained: what was said is flushed, the interpreter's own teardown left out.
+    """End a process that trained: flush its output and skip the interpreter's teardown.
 
-    gloo's threads let go of tensors after a collective has returned, and need the interpreter for it: one that meets
-    its teardown ends the process with SIGABRT, and a finished job would count as failed.
+    gloo's threads free tensors after a collective has returned, and need the interpreter for it. A thread that meets
+    the teardown ends the process with SIGABRT, and a finished job would count as failed.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # who read it has left
+        with suppress(OSError):  # the reader has gone
             stream.flush()
     os._exit(code)

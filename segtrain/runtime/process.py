@@ -1,4 +1,4 @@
-"""Logging and exit codes of this process."""
+"""Logging and exit codes of a process."""
 
 import hashlib
 import logging
@@ -14,15 +14,17 @@ log = logging.getLogger("segtrain")
 
 
 def start_logging(file: Path | None = None, rank: int = 0) -> None:
-    """Log to standard error, and to `file` when given; ranks but 0 say warnings only, under their number."""
+    """Log to standard error, and to `file` if one is given. Ranks other than 0 log warnings only, with their number."""
     prefix = "" if rank == 0 else f"[rank {rank}] "
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    handlers[0].addFilter(lambda record: not getattr(record, "file_only", False))
+    to_terminal = logging.StreamHandler()
+    to_terminal.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
+    handlers: list[logging.Handler] = [to_terminal]
     if file is not None and file.parent.is_dir():  # another node may not see it
-        handlers.append(logging.FileHandler(file))
-        handlers[1].setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
-        handlers[1].addFilter(_marked)
+        to_file = logging.FileHandler(file)
+        to_file.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+        to_file.addFilter(_mark_warnings)
+        handlers.append(to_file)
     for old in log.handlers:
         old.close()
     log.handlers = handlers
@@ -30,8 +32,8 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.propagate = False
 
 
-def _marked(record: logging.LogRecord) -> bool:
-    """Let `jobs.status` tell a warning from the rest of the log; errors say themselves what they are."""
+def _mark_warnings(record: logging.LogRecord) -> bool:
+    """Mark warnings for `segtrain status`, which looks for them in the log; errors carry their own mark."""
     record.mark = "warning: " if record.levelno == logging.WARNING else ""
     return True
 

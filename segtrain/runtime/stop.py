@@ -1,4 +1,4 @@
-"""When to stop: signals, the STOP file, a deadline. A handler only sets a flag; the ranks agree at a boundary (L8)."""
+"""Reasons to stop: signals, the STOP file, a deadline. A handler only sets a flag; ranks agree at a boundary (L8)."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from types import FrameType
 from segtrain.errors import ConfigError, StopReason
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-LOOK_EVERY_S = 1.0  # at the STOP file
-SAFETY_S = 5.0  # kept before a deadline, beside what steps and saves were measured to take
+LOOK_EVERY_S = 1.0  # for the STOP file
+SAFETY_S = 5.0  # before a deadline, on top of the measured duration of a step and a save
 
 
 class Stop:
@@ -26,16 +26,16 @@ class Stop:
         self._looked_at = 0.0
 
     def listen(self) -> None:
-        """Handle signals from now on; a second SIGINT leaves at once."""
+        """Handle signals from now on; a second SIGINT ends the process at once."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def watch(self, file: Path, deadline_s: float | None) -> None:
-        """Look at a STOP file and a deadline too. One process is enough: the ranks tell each other."""
+        """Watch for a STOP file and a deadline too. One rank is enough, since ranks agree."""
         self._file, self._deadline_s = file, deadline_s
 
     def reason(self, margin_s: float = 0.0) -> StopReason | None:
-        """Why to stop, None while there is no reason. `margin_s`: what the next step and the save may take."""
+        """Why to stop, None while there is no reason. `margin_s`: how long the next step and a save may take."""
         if self._reason:
             return self._reason
         now = time.time()
@@ -49,7 +49,7 @@ class Stop:
         return self._reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:  # the second one ends the process, whatever it is doing
+        if number == signal.SIGINT:  # the second one ends the process in whatever state
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._reason = StopReason[signal.Signals(number).name]
 
@@ -78,7 +78,7 @@ def _parse(setting: str | None, started_s: float) -> float | None:
 
 
 def _slurm_end() -> float | None:
-    """The end of this SLURM job: from the environment, or from the scheduler where that does not say it."""
+    """When SLURM will end this job: from the environment, else from the scheduler. None outside of a job."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return None

@@ -1,6 +1,6 @@
-"""The ranks of a job and what they say to each other.
+"""The ranks of a job, and their collectives.
 
-Every collective must be called by all ranks. With one rank no process group exists and each collective is the identity.
+All ranks must call every collective. With one rank there is no process group, and each collective is the identity.
 """
 
 import datetime
@@ -51,7 +51,7 @@ class World:
         return total
 
     def concatenate(self, tensor_n: Tensor) -> Tensor:
-        """The ranks' flat tensors, all of one size, one behind the other, on every rank. Collective."""
+        """The ranks' flat tensors, all of one size, concatenated in rank order on every rank. Collective."""
         if self.size == 1:
             return tensor_n
         parts = [torch.empty_like(tensor_n) for _ in range(self.size)]
@@ -59,10 +59,10 @@ class World:
         return torch.cat(parts)
 
     def sum_keep_gradient(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, whose gradient flows to this rank's part. Collective."""
+        """The sum over ranks; its gradient flows to this rank's tensor. Collective."""
         if self.size == 1:
             return tensor
-        return self.sum(tensor) + (tensor - tensor.detach())  # in this order: the same bits on all ranks
+        return self.sum(tensor) + (tensor - tensor.detach())  # in this order, all ranks get the same bits
 
     def gather(self, item: T) -> list[T] | None:
         """Every rank's item in rank order on rank 0, None elsewhere. Collective."""
@@ -73,7 +73,7 @@ class World:
         return items
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """What `function` returns on rank 0, on every rank; its SegtrainError is raised on every rank. Collective."""
+        """The value of `function` on rank 0, on every rank; its SegtrainError is raised on every rank. Collective."""
         box: list[Any] = [None, None]
         if self.is_main:
             try:
@@ -88,7 +88,7 @@ class World:
         return result
 
     def largest(self, *values: int) -> list[int]:
-        """The largest of each value over ranks, on every rank; on the CPU, so that no device waits. Collective."""
+        """The maximum of each value over ranks, on every rank; computed on the CPU, so no device waits. Collective."""
         if self.size == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.int64)
@@ -112,16 +112,16 @@ class World:
         return (StopReason(value) if value else None), saves > 0
 
 
-def be_deterministic(wanted: bool) -> None:
-    """Have operations give the same bits each time, on CUDA too, and those that cannot raise RuntimeError; or not.
+def be_deterministic(enabled: bool) -> None:
+    """Make operations give the same bits each time, on CUDA too, or raise RuntimeError; or switch that off.
 
-    Call it before CUDA starts: cuBLAS reads its setting then. torch would also fill all new memory, which takes
-    time and is meant for finding mistakes: that is left out.
+    Call it before CUDA starts: cuBLAS reads its setting then. torch would also fill all new memory, which costs time
+    and only helps to find bugs: that stays off.
     """
-    if wanted:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(wanted)
+    torch.use_deterministic_algorithms(enabled)
 
 
 @contextmanager
@@ -141,14 +141,13 @@ def join(device: DeviceName, threads: int | None, deterministic: bool = False) -
     if size > 1:
         _init(world, one_node=local_size == size)
     yield world
-    if (
-        dist.is_initialized()
-    ):  # not after an error: the others may be in a collective, and leaving must not wait for them
+    # Not after an error: the other ranks may be in a collective, and this one must not wait for them.
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def be_a_group(world: World) -> None:
-    """Make a process group of a single process, for what cannot do without one."""
+    """Make a process group of this one process, for code that needs one."""
     if world.size == 1 and not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if world.device.type == "cuda" else "gloo"
@@ -156,7 +155,7 @@ def be_a_group(world: World) -> None:
 
 
 def device_of(device: DeviceName, local_rank: int, local_size: int) -> torch.device:
-    """What a rank of this machine computes on. Raises LaunchError when there is no such device."""
+    """The device of a rank on this machine. Raises LaunchError where there is no such device."""
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise LaunchError(
@@ -173,7 +172,7 @@ def device_of(device: DeviceName, local_rank: int, local_size: int) -> torch.dev
 
 
 def _init(world: World, one_node: bool) -> None:
-    if one_node:  # the loopback interface always works; a host name may not resolve
+    if one_node:  # the host name may not resolve; the loopback interface always works
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     device_id = world.device if world.device.type == "cuda" else None

@@ -1,10 +1,10 @@
-"""What each rank uses and where it stands, told while it trains; whether it has stopped making progress.
+"""Progress and resource use of each rank, written down while it trains, and its stacks when it stalls.
 
-    ranks/0.json     every `watch.every_s` seconds: step, since when, what it does, resources, host and process
-    ranks/0.stacks   the stacks of all its threads, each `watch.stall_s` seconds in which there was no progress
+    ranks/0.json     every `watch.every_s` seconds: step, since when, phase, resources, host and process
+    ranks/0.stacks   the stacks of all its threads, after every `watch.stall_s` seconds without progress
 
-The stacks are written by faulthandler's own thread, which needs nothing of the interpreter: also where the rank hangs
-in a C call that holds its lock. Nothing here waits for a device or for another rank.
+faulthandler's own thread writes the stacks. It does not need the interpreter, so it works even where the rank hangs in
+a C call that holds the interpreter's lock. Nothing here waits for a device or for another rank.
 """
 
 import faulthandler
@@ -27,7 +27,7 @@ from segtrain.runtime.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 2.0  # a reading is good for so long: shorter intervals say little
+FRESH_S = 2.0  # a reading is used again for so long; rates over shorter intervals are noise
 
 
 class Watch:
@@ -36,34 +36,46 @@ class Watch:
     def __init__(
         self, run: RunFiles, cfg: WatchConfig, rank: int = 0, world_size: int = 1, gpu_uuid: str | None = None
     ) -> None:
-        self.run, self.cfg, self.rank, self.world_size = run, cfg, rank, world_size
+        self.run = run
+        self.cfg = cfg
+        self.rank = rank
+        self.world_size = world_size
         self.meter = Meter(gpu_uuid)
-        self.state: dict[str, Any] = {}
+        self.identity: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._latest: Usage = {}
-        self._step, self._doing = 0, "starting"
+        self._step = 0
+        self._phase = "starting"
         self._progressed_s = time.time()
         self._armed_s = 0.0  # monotonic
         self._leave = threading.Event()
         self._stacks: TextIO | None = None
-        self._thread = threading.Thread(target=self._tell_on, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._write_repeatedly, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self.state = {
-            "rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(), "thread": f"0x{threading.get_ident():016x}",
-            "every_s": self.cfg.every_s, "stall_s": self.cfg.stall_s,
-        }  # fmt: skip
+        self.identity = {
+            "rank": self.rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "thread": f"0x{threading.get_ident():016x}",
+            "every_s": self.cfg.every_s,
+            "stall_s": self.cfg.stall_s,
+        }
         with suppress(OSError):  # another node may not see the run's directory
             if self.rank == 0:
-                for left in self.run.ranks.glob("*.*"):  # of an earlier start with more ranks
-                    if left.stem.isdigit() and int(left.stem) >= self.world_size:
-                        left.unlink()
+                self._remove_further_ranks()
             self.run.ranks.mkdir(exist_ok=True)
             self._stacks = self.run.rank_stacks(self.rank).open("w")
-        self.progress(self._step, self._doing)
+        self.progress(self._step, self._phase)
         self._thread.start()
         return self
+
+    def _remove_further_ranks(self) -> None:
+        """Remove the files of ranks that an earlier, larger start had."""
+        for file in self.run.ranks.glob("*.*"):
+            if file.stem.isdigit() and int(file.stem) >= self.world_size:
+                file.unlink()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leave.set()
@@ -72,41 +84,54 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             self._stacks.close()
             self._stacks = None
-        self._doing = "ended"
-        self._tell()
+        self._phase = "ended"
+        self._write()
 
-    def progress(self, step: int, doing: str) -> None:
-        """This rank stands at `step` and goes on with `doing`. Microseconds, except every tenth of `stall_s`."""
-        self._step, self._doing, self._progressed_s = step, doing, time.time()
+    def progress(self, step: int, phase: str) -> None:
+        """Note that this rank has reached `step`, in a phase: training or evaluating.
+
+        Takes microseconds, except once every tenth of `stall_s`.
+        """
+        self._step = step
+        self._phase = phase
+        self._progressed_s = time.time()
         now_s = time.monotonic()
         if self._stacks and now_s - self._armed_s > self.cfg.stall_s / 10:
             self._armed_s = now_s
             faulthandler.dump_traceback_later(self.cfg.stall_s, repeat=True, file=self._stacks)
 
     def sample(self) -> Usage:
-        """What this rank uses: since the last reading, or that one where it is fresh."""
+        """Resources that this rank has used since the last reading; that reading itself while it is fresh."""
         with self._lock:
             if not self._latest or time.monotonic() - self.meter.at_s > FRESH_S:
                 self._latest = self.meter.read()
             return dict(self._latest)
 
-    def _tell_on(self) -> None:
+    def _write_repeatedly(self) -> None:
         warned = False
-        self._tell()
+        self._write()
         while not self._leave.wait(self.cfg.every_s):
-            self._tell()
+            self._write()
             still_s = time.time() - self._progressed_s
             if still_s > self.cfg.stall_s and not warned:
                 log.warning(
-                    "rank %d: no progress for %.0f s at step %d (%s); where it stands: %s",
-                    self.rank, still_s, self._step, self._doing, self.run.rank_stacks(self.rank),
-                )  # fmt: skip
+                    "rank %d: no progress for %.0f s at step %d (%s); its stacks: %s",
+                    self.rank,
+                    still_s,
+                    self._step,
+                    self._phase,
+                    self.run.rank_stacks(self.rank),
+                )
             warned = still_s > self.cfg.stall_s
 
-    def _tell(self) -> None:
-        told = {
-            **self.state, "step": self._step, "doing": self._doing, "progressed": round(self._progressed_s, 3),
-            "time": round(time.time(), 3), "resources": self.sample(),
-        }  # fmt: skip
+    def _write(self) -> None:
+        state = {
+            **self.identity,
+            "step": self._step,
+            "doing": self._phase,
+            "progressed": round(self._progressed_s, 3),
+            "time": round(time.time(), 3),
+            "resources": self.sample(),
+        }
         with suppress(OSError):
-            files.replace_text(self.run.rank_state(self.rank), json.dumps(told) + "\n")
+            files.replace_text(self.run.rank_state(self.rank), json.dumps(state) + "\n")
