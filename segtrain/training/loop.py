@@ -47,6 +47,8 @@ class Loop:
         cfg, world = self.start.cfg, self.start.world
         total, per_epoch = self.start.total_steps, self.start.order.steps_per_epoch
         self.memory.rehearse()
+        if world.is_main and self.start.engine.settings:
+            self.start.run.write_engine_settings(cfg.engine, self.start.engine.settings)
         with self.watch, self._feed() as feed:
             if self.step and self.step % per_epoch == 0:
                 self._evaluate()  # the run ended in this evaluation, or after it: the result is the same
