@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import DataConfig
+from segtrain.data.preprocess import Geometry
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store, StoredPatient
 from segtrain.errors import DataError
 
+GEOMETRY = Geometry((4, 16, 16), ((1, 3), (0, 16), (0, 16)), ((0, 0), (0, 0)), 16)
+
 
 def store_of(patients: list[tuple[str, str, int]]) -> Store:
     """A store of (patient, institution, lesion voxels) without pixels."""
-    stored = {p: StoredPatient(p, where, (voxels, 0), (2, 3), {}, ()) for p, where, voxels in patients}
+    stored = {p: StoredPatient(p, where, (voxels, 0), (2, 3), GEOMETRY, ()) for p, where, voxels in patients}
     return Store(Path("/nowhere"), "made up", 32, stored, {})
 
 
@@ -76,8 +79,8 @@ def test_the_seed_changes_the_folds() -> None:
     ("train", "validation", "words"),
     [
         (["P1", "P2"], ["P2"], "P2 is on both sides"),
-        (["P1", "P1"], ["P2"], "P1 stands twice in train"),
-        (["P1"], ["P2", "P2"], "P2 stands twice in validation"),
+        (["P1", "P1"], ["P2"], "P1 is listed twice in train"),
+        (["P1"], ["P2", "P2"], "P2 is listed twice in validation"),
         ([], ["P2"], "0 patients in train"),
         (["P1"], [], "0 patients in validation"),
         (["P1", "P9"], ["P2"], "P9 is not in"),

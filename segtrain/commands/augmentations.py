@@ -1,4 +1,4 @@
-"""The command `segtrain augmentations`: pictures of what augmentation does."""
+"""The command `segtrain augmentations`: pictures of each effect of augmentation."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,9 @@ EXAMPLES = """\
 
 
 def command(argv: Sequence[str]) -> int:
-    """Draw what augmentation does to the data."""
-    arguments = parse(
-        "segtrain augmentations", "Draw each effect of augment=strong, copy-paste and mixup on some slices.",
-        EXAMPLES, {}, argv, folder="where the pictures go",
-    )  # fmt: skip
+    """Write the pictures, of the config's data."""
+    description = "Draw each effect of augment=strong, copy-paste and mixup on some slices."
+    arguments = parse("segtrain augmentations", description, EXAMPLES, {}, argv, folder="where the pictures go")
     start_logging()
     cfg = config_of(arguments)
     store = ensure_store(cfg.data)

@@ -1,4 +1,4 @@
-"""The command `segtrain prepare`: check the source, build the store, print what it holds."""
+"""The command `segtrain prepare`: the source checked, its store built and summed up."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ EXAMPLES = """\
 
 
 def command(argv: Sequence[str]) -> int:
-    """Check the source, build the store, print what it holds."""
+    """Check the source, build its store, print a table of what is in it."""
     arguments = parse("segtrain prepare", "Check the data and prepare it once for all runs.", EXAMPLES, {}, argv)
     start_logging()
     show_table("Prepared data", summary(ensure_store(config_of(arguments).data)))

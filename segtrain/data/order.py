@@ -1,9 +1,9 @@
-"""Which slice stands at which position of a run: a function of (seed, epoch, position) (L2), sharded by patient (L3).
+"""The slice at each position of a run: a function of (seed, epoch, position) (L2), sharded by patient (L3).
 
-The trick that makes both laws hold at once is the lane. Each epoch deals the training patients anew to a fixed number
-of lanes, as many as the global batch and the number of patients allow. A batch takes the same number of samples from
-each lane, in lane order. World size is not in it: with W ranks, rank r reads the r-th W-th part of every batch, which
-is the r-th part of the lanes, so ranks never share a patient within an epoch, and batches are the same for every W.
+Lanes make both laws hold at once. Each epoch deals the training patients anew to a fixed number of lanes, as many as
+the global batch and the number of patients allow. A batch has the same number of samples from each lane, in lane order.
+This does not depend on the world size: of W ranks, rank r reads the r-th of W equal parts of every batch, which is the
+r-th part of the lanes. So ranks never share a patient within an epoch, and batches are the same for every W.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError
 
-COVERAGE = 0.95  # of all slices, that an epoch of uniform sampling visits at least
+COVERAGE = 0.95  # the least share of all slices in an epoch of uniform sampling
 ORDER_STREAM, AUGMENT_STREAM, MIX_STREAM = 1, 2, 3  # keep the draws of one seed apart
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
-    """A counter-based generator: the same draws for the same arguments, independent ones for any others."""
+    """A counter-based generator: equal draws for equal arguments, independent ones otherwise."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, counter, 0, 0]))
 
 
@@ -62,17 +62,17 @@ class Order:
     def lanes(self) -> int:
         """As many lanes as patients and global batch allow.
 
-        Lesion sampling draws as often from each lane: the number of patients in a lane differs by half at most, so that
-        in one epoch no patient is much likelier than another. Uniform sampling: as balance allows.
+        Lesion sampling draws equally often from each lane, so a lane has at most one and a half times the patients of
+        another: in one epoch no patient is much likelier than another. Uniform sampling: as many as COVERAGE allows.
         """
         patients = len(self.areas)
         fitting = [d for d in range(patients, 0, -1) if self.global_batch % d == 0]
         if self.sampling == "lesion":
             return next(d for d in fitting if -(-patients // d) <= 1.5 * (patients // d))
-        wanted = COVERAGE * self.slices.sum()
+        target = COVERAGE * self.slices.sum()
         covered = {lanes: self._most_steps(lanes) * self.global_batch for lanes in fitting}
         best = max(covered.values())
-        lanes = next(lanes for lanes in fitting if covered[lanes] >= min(wanted, best))
+        lanes = next(lanes for lanes in fitting if covered[lanes] >= min(target, best))
         if not covered[lanes]:
             raise ConfigError(
                 f"train.global_batch={self.global_batch} is more than the {self.slices.sum()} training slices; "
@@ -81,7 +81,7 @@ class Order:
         return lanes
 
     def columns(self, rank: int, world_size: int) -> slice:
-        """The part of every batch that `rank` reads. Raises ConfigError when the world size does not fit."""
+        """The columns of every batch that `rank` reads. Raises ConfigError when the world size does not fit."""
         if self.global_batch % world_size:
             below = self.global_batch - self.global_batch % world_size
             raise ConfigError(
@@ -91,7 +91,7 @@ class Order:
         if self.lanes % world_size:
             raise ConfigError(
                 f"{len(self.areas)} training patients make {self.lanes} lanes of {self.global_batch} samples, "
-                f"which {world_size} ranks cannot share without sharing a patient; use {self.lanes} ranks or a "
+                f"which {world_size} ranks cannot divide without sharing a patient; use {self.lanes} ranks or a "
                 "divisor of it, or more patients"
             )
         share = self.global_batch // world_size
@@ -117,35 +117,35 @@ class Order:
         for lane, members in enumerate(lanes):
             columns = slice(lane * width, (lane + 1) * width)
             patient[:, columns] = members[(which[:, columns] * len(members)).astype(np.int64)]
-        chosen = np.empty(which.shape, np.int64)
+        number = np.empty(which.shape, np.int64)
         for index, cumulative in enumerate(self._cumulative_weights):
             drawn = patient == index
-            chosen[drawn] = np.searchsorted(cumulative[:-1], where[drawn], side="right")
-        return EpochPlan(patient, chosen)
+            number[drawn] = np.searchsorted(cumulative[:-1], where[drawn], side="right")
+        return EpochPlan(patient, number)
 
     @cached_property
     def _cumulative_weights(self) -> list[NDArray[np.float64]]:
         return [np.cumsum(slice_weights(np.asarray(a, dtype=np.int64))) for a in self.areas]
 
     def _draw_uniform(self, rng: np.random.Generator) -> EpochPlan:
-        """Each slice at most once; what a lane has too many of is dropped, by chance."""
+        """Each slice at most once; a lane with too many slices drops some at random."""
         width = self.global_batch // self.lanes
         needed = self.steps_per_epoch * width
         patient = np.empty((self.steps_per_epoch, self.global_batch), np.int64)
-        chosen = np.empty_like(patient)
+        number = np.empty_like(patient)
         for lane, members in enumerate(self._balanced_deal(rng, needed)):
             pool = np.concatenate(
                 [np.stack([np.full(self.slices[p], p), np.arange(self.slices[p])]) for p in members], 1
             )
-            taken = pool[:, rng.permutation(pool.shape[1])[:needed]].reshape(2, self.steps_per_epoch, width)
+            drawn = pool[:, rng.permutation(pool.shape[1])[:needed]].reshape(2, self.steps_per_epoch, width)
             columns = slice(lane * width, (lane + 1) * width)
-            patient[:, columns], chosen[:, columns] = taken
-        return EpochPlan(patient, chosen)
+            patient[:, columns], number[:, columns] = drawn
+        return EpochPlan(patient, number)
 
     def _balanced_deal(self, rng: np.random.Generator, needed: int) -> list[list[int]]:
-        """A random deal in which every lane has `needed` slices; the known one, lanes permuted, if none is found."""
+        """A random deal in which every lane has `needed` slices; without one, the fixed deal with permuted lanes."""
         for _ in range(20):
-            # Largest first to the emptiest lane; jitter makes another deal of it each time.
+            # Largest first to the emptiest lane; jitter makes each deal another one.
             jitter = self.slices * rng.uniform(0.7, 1.3, len(self.slices))
             deal = deal_evenly(self.slices, np.argsort(-jitter, kind="stable"), self.lanes)
             if min(int(self.slices[lane].sum()) for lane in deal) >= needed:
@@ -160,8 +160,7 @@ class Order:
 
 
 def make_order(cfg: Config, store: Store, split: Split) -> Order:
-    """The order of a run's samples. Raises ConfigError when samples shall be mixed with those of a next step that an
-    epoch does not have."""
+    """The order of a run's samples. Raises ConfigError when copy-paste or mixup have no next step to take from."""
     areas = [store.patients[patient].areas for patient in split.train]
     order = Order(areas, cfg.data.sampling, cfg.train.global_batch, cfg.seed)
     slices = int(order.slices.sum())
@@ -184,7 +183,7 @@ def plan_order(cfg: Config, store: Store, world_size: int) -> tuple[Split, Order
 
 
 def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:
-    """Deal items in `order`, each to the hand with the least so far; then swap pairs while that evens the extremes."""
+    """Deal items in `order`, each to the hand with the least so far; then swap pairs to even out the extremes."""
     dealt: list[list[int]] = [[] for _ in range(hands)]
     totals = np.zeros(hands, np.int64)
     for item in order:

@@ -1,4 +1,4 @@
-"""Which patients train and which validate: patient ids only, never slices (L1)."""
+"""Splits into training and validation, by patient ids and never by slices (L1)."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def hash_of(train: Iterable[str], validation: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Sorted patient ids of both sides: disjoint, without duplicates, neither side empty."""
+    """Sorted patient ids of both sides: disjoint, without duplicates, no side empty."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -33,7 +33,7 @@ class Split:
                 raise DataError(f"split: 0 patients in {side}; every side needs at least one")
             twice = sorted({p for p in patients if patients.count(p) > 1})
             if twice:
-                raise DataError(f"split: patient {twice[0]} stands twice in {side}; list each patient once")
+                raise DataError(f"split: patient {twice[0]} is listed twice in {side}; list each patient once")
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise DataError(f"split: patient {both[0]} is on both sides ({len(both)} such patients); keep it on one")
@@ -58,18 +58,18 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
 
 
 def _reference(patients: list[str], validation: int, seed: int) -> Split:
-    """The public reference program's draw: `random.Random(42).sample(sorted(patients), 10)`."""
+    """The draw of the public reference program: `random.Random(42).sample(sorted(patients), 10)`."""
     if len(patients) <= validation:
         raise DataError(
             f"split: {len(patients)} patients are too few for data.validation_patients={validation} and at least one "
             f"to train on; set data.validation_patients={max(1, len(patients) // 5)} or add patients"
         )
-    chosen = random.Random(seed).sample(patients, validation)
-    return Split(tuple(p for p in patients if p not in chosen), tuple(sorted(chosen)))
+    validating = random.Random(seed).sample(patients, validation)
+    return Split(tuple(p for p in patients if p not in validating), tuple(sorted(validating)))
 
 
 def _kfold(patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: int) -> Split:
-    """Fold `fold` validates. Neighbours in (institution, lesion volume) are dealt to different folds."""
+    """Fold `fold` validates. Neighbours in order of institution and lesion volume are dealt to different folds."""
     if len(patients) < folds:
         raise DataError(
             f"split: {len(patients)} patients cannot make data.folds={folds}; set data.folds={max(2, len(patients))}"
@@ -84,7 +84,7 @@ def _kfold(patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: i
 
 
 def _from_file(path: Path, store: Store) -> Split:
-    """JSON `{"train": [...], "validation": [...]}`, as a run's split.json; patients of neither side stay out."""
+    """From JSON `{"train": [...], "validation": [...]}`, like a run's split.json; patients of neither side stay out."""
     try:
         tree = json.loads(path.read_text())
         sides = [tuple(str(p) for p in tree[side]) for side in ("train", "validation")]

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 RED, GREEN, YELLOW = (255, 60, 60), (60, 220, 60), (255, 220, 60)
-SIDE_PX = 256  # of one picture on a sheet, at least
+SIDE_PX = 256  # the least side of a picture on a sheet
 MARGIN_PX = 18
 
 Picture = NDArray[np.uint8]
@@ -30,7 +30,7 @@ def overlay(plane_hw: NDArray[np.floating], predicted_hw: NDArray[np.bool_], tru
 
 
 def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3) -> Picture:
-    """Pictures of one size in rows under their titles, uint8 [height, width, 3]."""
+    """Pictures of one size in rows, each below its title, uint8 [height, width, 3]."""
     height, width = pictures[0][1].shape[:2]
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
@@ -44,12 +44,12 @@ def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3) -> Picture:
 
 
 def enlarge(plane: NDArray[np.generic], factor: int) -> NDArray[np.generic]:
-    """Each pixel [h, w] as `factor` x `factor` of them."""
+    """Each pixel [h, w] repeated `factor` x `factor` times."""
     return plane.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def outline(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """The pixels of a mask [h, w] within two of its edge."""
+    """The pixels of a mask [h, w] within two pixels of its edge."""
     filled = mask.astype(bool)
     edge: NDArray[np.bool_] = filled & ~ndimage.binary_erosion(filled, iterations=2)
     return edge

@@ -1,8 +1,8 @@
-"""Distances between the surfaces of two volumes, in voxels: the published slices say nothing of their spacing.
+"""Distances between the surfaces of two volumes, in voxels, since the published slices have no spacing.
 
-From MONAI: `get_edge_surface_distance` finds the surface voxels (set, with a face to one that is not, or to the end of
-the volume) and their distances, once. What follows is what its hausdorff_distance (95th percentile, the larger
-direction), surface_distance (symmetric) and surface_dice make of them; a test holds them together.
+MONAI's `get_edge_surface_distance` finds the surface voxels (set, with a face to one that is not, or to the end of the
+volume) and their distances. The scores computed from these are those of MONAI's hausdorff_distance (95th percentile,
+the larger direction), surface_distance (symmetric) and surface_dice; a test compares them.
 
 Legend: s slice, h height, w width.
 """
@@ -23,7 +23,7 @@ def surface_scores(predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI's optional accelerators
+        warnings.simplefilter("ignore")  # about MONAI's optional accelerators
         from monai.metrics.utils import get_edge_surface_distance
 
         _, distances, _ = get_edge_surface_distance(

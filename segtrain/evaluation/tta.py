@@ -1,4 +1,4 @@
-"""Augmentation at test time: probabilities averaged over views of the same slices.
+"""Test-time augmentation: probabilities averaged over views of the same slices.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -16,25 +16,25 @@ from segtrain.config import TtaName
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a slice: turned and enlarged about its middle, then flipped."""
+    """A slice turned and enlarged about its centre, then flipped."""
 
     flip: tuple[int, ...] = ()  # dimensions of [b, c, h, w]
     angle_degrees: float = 0.0
     scale: float = 1.0
 
     def there(self, image: Tensor) -> Tensor:
-        """The image as this view shows it; what comes from outside repeats the edge."""
+        """The image in this view; outside of it the edge is repeated."""
         return self._warp(image, back=False).flip(self.flip)
 
     def back(self, probability: Tensor) -> Tensor:
-        """What was predicted of the view, where it belongs in the image."""
+        """A prediction for the view, in the geometry of the image."""
         return self._warp(probability.flip(self.flip), back=True)
 
     def _warp(self, image: Tensor, back: bool) -> Tensor:
         if not self.angle_degrees and self.scale == 1:
             return image
         angle, scale = math.radians(self.angle_degrees), self.scale
-        if not back:  # a grid says where each pixel comes from: the way there is the inverse
+        if not back:  # a grid has the origin of each pixel, so the way there is the inverse
             angle, scale = -angle, 1 / scale
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         ratio = image.shape[2] / image.shape[3]
@@ -49,7 +49,7 @@ VIEWS: dict[TtaName, tuple[View, ...]] = {"none": (), "flips": FLIPS, "all": FLI
 
 
 def mean_probability(logits: Callable[[Tensor], Tensor], image_bchw: Tensor, plain: Tensor, tta: TtaName) -> Tensor:
-    """[b, 1, h, w]: the mean over the views of `tta` and the slices as they are, whose logits `plain` are known."""
+    """[b, 1, h, w]: the mean over the views of `tta` and the slices themselves, whose logits are `plain`."""
     total = torch.sigmoid(plain)
     for view in VIEWS[tta]:
         total = total + view.back(torch.sigmoid(logits(view.there(image_bchw))))

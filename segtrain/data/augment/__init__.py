@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch in one call on the training device, its parameters a function of (seed, position) (L4).
+"""Augmentation of a whole batch in one call on the training device; its parameters are drawn by position (L4).
 
 Legend: b batch, h height, w width, c channel.
 """
@@ -20,7 +20,7 @@ __all__ = ["AUGMENTATIONS", "Draws", "Mix", "augment", "reference_affines", "str
 
 
 def reference_draws(seed: int, positions: NDArray[np.int64]) -> Draws:
-    """What the reference protocol does to the samples at `positions`."""
+    """The reference protocol's draws of the samples at `positions`."""
     return Draws(torch.from_numpy(reference_affines(seed, positions)))
 
 
@@ -32,7 +32,7 @@ AUGMENTATIONS: dict[AugmentName, Callable[[int, NDArray[np.int64]], Draws] | Non
 
 
 def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Both after what was drawn; all on one device."""
+    """Image and mask after the draws; all on one device."""
     if draws.strong is None:
         return warp(image_bchw, mask_b1hw, draws.affines)
     return strengthen(image_bchw, mask_b1hw, draws.affines, draws.strong)

@@ -1,4 +1,4 @@
-"""What the augmentation of a batch is made of: small tensors, drawn on the CPU, that travel with the batch (L4).
+"""The parameters of a batch's augmentation: small tensors, drawn on the CPU, that travel with the batch (L4).
 
 Legend: b batch, k samples to which an effect applies.
 """
@@ -17,10 +17,11 @@ EffectName = Literal[
 
 @dataclass(frozen=True)
 class Drawn:
-    """place: int64 [k], which samples of the batch; contrast: int64 [k], which contrast of each, or None for the sample
-    whole; values: float32 [k, ...], the effect's parameters.
+    """One effect's draws for the k samples that it applies to.
 
-    The CPU, which draws them, knows how many they are, so that the device works on these only and nobody waits.
+    place: int64 [k], indices of the samples in the batch; contrast: int64 [k], a contrast of each, or None for the
+    whole sample; values: float32 [k, ...], the effect's parameters. k is known on the CPU, so that the device works on
+    these samples alone without a synchronisation.
     """
 
     place: Tensor
@@ -34,10 +35,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Strong:
-    """What `strong` does beyond an affine map. still: int64 [k], samples that keep their geometry, exactly."""
+    """The draws of `strong` besides the affine map. still: int64 [k], samples that keep their exact geometry."""
 
     still: Tensor
-    effects: Mapping[EffectName, Drawn]  # those that apply to a sample of the batch at least
+    effects: Mapping[EffectName, Drawn]  # those that apply to at least one sample of the batch
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Strong":
         """The same after `move`, which pins tensors or brings them to a device."""
@@ -46,7 +47,7 @@ class Strong:
 
 @dataclass(frozen=True)
 class Draws:
-    """affines: float32 [b, 2, 3], output to input coordinates in -1..1; strong: None for the reference's."""
+    """affines: float32 [b, 2, 3], output to input coordinates in -1..1; strong: None for `reference`."""
 
     affines: Tensor
     strong: Strong | None = None
@@ -57,5 +58,5 @@ class Draws:
 
 
 def to(target: device) -> Callable[[Tensor], Tensor]:
-    """A move to a device that does not wait for the copy (which needs pinned memory)."""
+    """A copy to a device that nobody waits for (which needs pinned memory)."""
     return lambda tensor: tensor.to(target, non_blocking=True)

@@ -16,14 +16,13 @@ SCALE = 0.05
 ANGLE_DEGREES = 15.0
 FLIP_CHANCE = 0.5
 
-Affines = NDArray[
-    np.float32
-]  # [b, 2, 3], output to input coordinates in -1..1, as torch.nn.functional.affine_grid takes
+# [b, 2, 3], output to input coordinates in -1..1, as torch.nn.functional.affine_grid takes them
+Affines = NDArray[np.float32]
 Reals = NDArray[np.float64]
 
 
 def affine_maps(scale: Reals, angle: Reals, flip_x: Reals, flip_y: Reals) -> Affines:
-    """Scale about the centre, then rotate (radians), then flip (-1, or 1 for not), as one affine map a sample."""
+    """Scale about the centre, rotate (radians), flip (-1; 1 for no flip), as one affine map for each sample."""
     cos, sin, zero = np.cos(angle) / scale, np.sin(angle) / scale, np.zeros(len(scale))
     return np.stack(
         [np.stack([cos * flip_x, -sin * flip_y, zero], axis=1), np.stack([sin * flip_x, cos * flip_y, zero], axis=1)],
@@ -32,7 +31,7 @@ def affine_maps(scale: Reals, angle: Reals, flip_x: Reals, flip_y: Reals) -> Aff
 
 
 def reference_affines(seed: int, positions: NDArray[np.int64]) -> Affines:
-    """The reference's scale (1 +- 0.05), rotation (+-15 degrees) and left-right flip, as one affine map a sample."""
+    """The reference's scale (1 +- 0.05), rotation (+-15 degrees) and left-right flip, as affine maps."""
     draws = np.array([generator(seed, AUGMENT_STREAM, int(position)).random(3) for position in positions])
     scale = 1 + SCALE * (2 * draws[:, 0] - 1)
     angle = np.deg2rad(ANGLE_DEGREES) * (2 * draws[:, 1] - 1)
@@ -41,21 +40,21 @@ def reference_affines(seed: int, positions: NDArray[np.int64]) -> Affines:
 
 
 def warp(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor) -> tuple[Tensor, Tensor]:
-    """Both after the affine maps [b, 2, 3]: image linear, mask nearest, zeros from outside."""
+    """Image (linear) and mask (nearest) after the affine maps [b, 2, 3]; zeros come from outside."""
     return _sample(image_bchw, mask_bchw, F.affine_grid(affines, list(image_bchw.shape), align_corners=False))
 
 
 def warp_in_air(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor, elastic: Drawn | None) -> tuple[Tensor, Tensor]:
-    """Both after affine maps and elastic displacements: image linear, mask nearest, air from outside.
+    """Image (linear) and mask (nearest) after affine maps and elastic displacements; air comes from outside.
 
-    Air is each channel's least value: z-scored, it is not 0. elastic: displacements [k, 2, n, n] of control points, in
-    input coordinates of -1..1, in x and in y.
+    Air is each channel's smallest value, which is not 0 in z-scores. elastic: displacements [k, 2, n, n] of control
+    points in x and y, in input coordinates of -1..1.
     """
     grid = F.affine_grid(affines, list(image_bchw.shape), align_corners=False)
     if elastic is not None:
         height, width = (spline(size, elastic.values.shape[-1], grid.device) for size in image_bchw.shape[2:])
         grid.index_add_(0, elastic.place, (height @ elastic.values @ width.T).permute(0, 2, 3, 1))
-    # Rows first, then along a row: ten times faster than at once where the channels lie innermost, as in the store.
+    # First over rows, then along a row: ten times faster than at once where channels are innermost, as in the store.
     rows = image_bchw.permute(0, 2, 3, 1).flatten(2).amin(1)
     air = rows.unflatten(1, (image_bchw.shape[3], -1)).amin(1)[:, :, None, None]
     image, mask = _sample(image_bchw - air, mask_bchw, grid)
@@ -63,7 +62,7 @@ def warp_in_air(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor, elastic:
 
 
 def spline(size: int, points: int, device: torch.device) -> Tensor:
-    """[size, points]: weights of control points along an axis, uniform cubic B-splines; the outermost lie outside."""
+    """[size, points]: weights of control points along an axis, uniform cubic B-splines; outer points are outside."""
     place = (torch.arange(size, device=device) + 0.5) * ((points - 3) / size) + 1
     away = (place[:, None] - torch.arange(points, device=device)).abs()
     return torch.where(away < 1, 2 / 3 - away**2 + away**3 / 2, (2 - away).clamp_min(0) ** 3 / 6)

@@ -1,4 +1,4 @@
-"""What changes intensities, by effect. Images are z-scored per patient and contrast: air is below 0.
+"""Effects on intensities. Images are z-scored per patient and contrast, so air is below 0.
 
 Each function takes images of one contrast, x [k, s, h, w], and their parameters [k, ...], and returns them changed. The
 s neighbouring slices (one without `data.neighbours`) share parameters and statistics.
@@ -23,14 +23,14 @@ def _each(values_k: Tensor) -> Tensor:
 
 
 def _range_of(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The least value, which is air, and the largest."""
+    """The smallest value, which is air, and the largest."""
     return x.amin(VOXELS, keepdim=True), x.amax(VOXELS, keepdim=True)
 
 
 def blur(x: Tensor, values: Tensor) -> Tensor:
     """Gaussian of standard deviation values[:, 0] px; the border is repeated.
 
-    Sums of shifted images: a convolution's last bits depend on how many images there are, and L4 says that they do not.
+    As sums of shifted images: a convolution's last bits depend on the number of images, which L4 forbids.
     """
     taps = torch.arange(REACH_PX + 1, device=x.device)
     weights = torch.exp(-(taps**2) / (2 * values**2))
@@ -45,14 +45,14 @@ def blur(x: Tensor, values: Tensor) -> Tensor:
 
 
 def low_resolution(x: Tensor, values: Tensor) -> Tensor:
-    """Voxels larger by the factor values[:, 0]: taken by nearest, enlarged by cubic."""
-    # The small image lies in a corner of one of full size: the factor differs between samples.
+    """Voxels larger by the factor values[:, 0]: reduced by nearest, enlarged by cubic interpolation."""
+    # The small image is in a corner of one of full size, since the factor differs between samples.
     small = F.grid_sample(x, _zoom(values[:, 0], x), "nearest", "border", align_corners=False)
     return F.grid_sample(small, _zoom(1 / values[:, 0], x), "bicubic", "border", align_corners=False)
 
 
 def _zoom(factor: Tensor, like: Tensor) -> Tensor:
-    """The grid that takes place p, from the corner, of the output from place factor * p of the input; h = w."""
+    """The grid by which the output at p, from the corner, is the input at factor * p; h = w."""
     size = like.shape[-1]
     place = (torch.arange(size, device=like.device) * 2 + 1) / size
     line = factor[:, None] * place - 1
@@ -66,28 +66,28 @@ def legendre(size: int, device: torch.device) -> Tensor:
 
 
 def bias_field(x: Tensor, values: Tensor) -> Tensor:
-    """What is above air, times exp of a polynomial with coefficients values [k, 4, 4] (order in y, order in x)."""
+    """The part above air, times exp of a polynomial with coefficients values [k, 4, 4] (order in y, order in x)."""
     field = (legendre(x.shape[2], x.device).T @ values @ legendre(x.shape[3], x.device)).exp_()[:, None]
     air = x.amin(VOXELS, keepdim=True)
     return (x - air).mul_(field).add_(air)
 
 
 def brightness(x: Tensor, values: Tensor) -> Tensor:
-    """What is above air, times values[:, 0]. Times z-scores themselves, as nnU-Net, would be contrast once more."""
+    """The part above air, times values[:, 0]. Multiplied z-scores, as in nnU-Net, would be another contrast effect."""
     air = x.amin(VOXELS, keepdim=True)
     return (x - air).mul_(_each(values[:, 0])).add_(air)
 
 
 def contrast(x: Tensor, values: Tensor) -> Tensor:
-    """The distance from the mean, times values[:, 0], clipped to the range that was."""
+    """The distance from the mean, times values[:, 0], clipped to the former range."""
     mean, (low, high) = x.mean(VOXELS, keepdim=True), _range_of(x)
     return (x - mean).mul_(_each(values[:, 0])).add_(mean).clamp_(low, high)
 
 
 def gamma(x: Tensor, values: Tensor) -> Tensor:
-    """To 0..1, to the power values[:, 0], back to the mean and standard deviation that were.
+    """Scaled to 0..1, raised to the power values[:, 0], scaled back to the former mean and standard deviation.
 
-    Where values[:, 1] is 1, of 1 - x in place of x.
+    Where values[:, 1] is 1, with 1 - x in place of x.
     """
     (low, high), inverted = _range_of(x), _each(values[:, 1]) > 0
     spread = (high - low).clamp_min(SMALLEST)
@@ -100,14 +100,14 @@ def gamma(x: Tensor, values: Tensor) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation. Twenty times as fast as torch.std_mean, and z-scores lose no digits this way."""
+    """Mean and standard deviation, twenty times as fast as torch.std_mean; accurate enough for z-scores."""
     mean = x.mean(VOXELS, keepdim=True)
     square = torch.linalg.vector_norm(x, dim=VOXELS, keepdim=True) ** 2 / x[0].numel()
     return mean, (square - mean**2).clamp_min(0).sqrt()
 
 
 def noise(x: Tensor, values: Tensor) -> Tensor:
-    """Gaussian, independent in each voxel, of standard deviation values[:, 0]; the rest is the key."""
+    """Independent Gaussian noise of standard deviation values[:, 0] in each voxel; the other values are the key."""
     high, low = values[:, 1:].long().unbind(1)
     normal = standard_normal(high << KEY_BITS | low, x[0].numel())
     return normal.view_as(x).mul_(_each(values[:, 0])).add_(x)

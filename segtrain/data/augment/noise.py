@@ -1,6 +1,7 @@
-"""Gaussian noise from a counter: each voxel's value is a function of a key and its number, computed on the device.
+"""Counter-based Gaussian noise: each voxel's value is a function of a key and the voxel's index.
 
-A generator's state would depend on what was drawn before, and noise drawn on the CPU would have to travel.
+It is computed on the device. A generator's state would depend on earlier draws, and noise drawn on the CPU would have
+to be copied.
 """
 
 import math
@@ -8,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-KEY_BITS = 24  # of each of a key's two halves, which float32 holds exactly
+KEY_BITS = 24  # of each half of a key: float32 holds it exactly
 _MASK = (1 << KEY_BITS) - 1
 
 
@@ -22,19 +23,19 @@ GOLDEN, FIRST, SECOND = _signed(0x9E3779B97F4A7C15), _signed(0xBF58476D1CE4E5B9)
 
 
 def _shifted(bits: Tensor, right: int) -> Tensor:
-    """Without the sign, which torch's shift repeats."""
+    """A logical shift; torch's is arithmetic and repeats the sign."""
     return (bits >> right).bitwise_and_((1 << (64 - right)) - 1)
 
 
 def mixed(bits: Tensor) -> Tensor:
-    """int64 with every bit of the result depending on every bit given; one to one."""
+    """SplitMix64's finaliser, a bijection: every bit of the result depends on every bit of `bits`."""
     bits = (bits ^ _shifted(bits, 30)).mul_(FIRST)
     bits = bits.bitwise_xor_(_shifted(bits, 27)).mul_(SECOND)
     return bits.bitwise_xor_(_shifted(bits, 31))
 
 
 def standard_normal(key: Tensor, count: int) -> Tensor:
-    """float32 [k, count], N(0, 1), of int64 keys [k]: two values a hash, after G. Box and M. Muller, 1958."""
+    """float32 [k, count], N(0, 1), for int64 keys [k]: two values from each hash (G. Box and M. Muller, 1958)."""
     number = torch.arange(1, (count + 1) // 2 + 1, device=key.device)
     bits = mixed(mixed(key)[:, None] + number * GOLDEN)
     uniform = _shifted(bits, 40).float().add_(0.5).mul_(2.0**-KEY_BITS)  # in (0, 1]
