@@ -181,6 +181,7 @@ def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool
 
     from segtrain.engines import make_engine
     from segtrain.evaluation.evaluate import score_patient
+    from segtrain.evaluation.predictor import Predictor
     from segtrain.losses import make_loss
     from segtrain.models import make_model
 
@@ -194,9 +195,10 @@ def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool
         return image[:, :1]
 
     logits = nothing if without_network else engine.logits
+    predictor = Predictor(logits, cfg.evaluate, world.device)
 
     def work() -> list[float]:
-        scores = [score_patient(logits, loss, store, p, world.device, cfg.evaluate, draw=False)[0] for p in names]
+        scores = [score_patient(predictor, loss, store, name, draw=False)[0] for name in names]
         return [s.scored.dsc for s in scores] + [s.all_components.dsc for s in scores]
 
     return work

@@ -17,7 +17,7 @@ from PIL import Image
 
 from segtrain.data.prepare import ensure_store
 from segtrain.errors import RunError
-from segtrain.evaluation.ensemble import choose, ensemble_logits
+from segtrain.evaluation.ensemble import opened, select_checkpoints
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 from segtrain.report.collect import collect
 from segtrain.runtime.process import run_command, start_logging
@@ -27,21 +27,18 @@ Volumes = tuple[float, NDArray[np.bool_], NDArray[np.bool_]]  # DSC, prediction,
 
 def volumes(run: Path, patients: Sequence[str]) -> dict[str, Volumes]:
     """Each patient as the run's last checkpoint segments it, scored as in training."""
-    from segtrain.evaluation.evaluate import score_patient
-    from segtrain.losses import make_loss
-    from segtrain.runtime.world import CPU  # imports torch: seconds
+    from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 
-    chosen = choose([run], "last", [])
-    cfg = chosen[0].cfg
-    if others := sorted(set(patients) - chosen[0].validation):
+    checkpoints = select_checkpoints([run], "last", ["device=cpu"])
+    if others := sorted(set(patients) - checkpoints[0].validation):
         raise RunError(f"{run}: does not validate on {others[0]}; name two runs of one split")
-    store, logits, loss, found = ensure_store(cfg.data), ensemble_logits(chosen, CPU), make_loss("dice"), {}
-    for patient in patients:
-        score, predicted, true = score_patient(
-            logits, loss, store, patient, CPU, cfg.evaluate, False, cfg.data.neighbours
-        )
-        found[patient] = score.scored.dsc, predicted, true
-    return found
+    store = ensure_store(checkpoints[0].cfg.data)
+    by_patient = {}
+    with opened(checkpoints) as predictor:
+        for patient in patients:
+            score, predicted, true = score_patient(predictor, None, store, patient, draw=False)
+            by_patient[patient] = score.scored.dsc, predicted, true
+    return by_patient
 
 
 def outlines(of: Volumes, where: int) -> Picture:

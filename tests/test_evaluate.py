@@ -13,9 +13,10 @@ from segtrain.config import Config, EvaluateConfig, LossConfig, Ramp
 from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate
 from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component
+from segtrain.evaluation.predictor import Predictor
 from segtrain.losses import make_loss
 from segtrain.models import make_model
-from segtrain.runtime.world import World
+from segtrain.runtime.world import CPU, World
 
 
 def probability_net(cfg: Config) -> torch.nn.Module:
@@ -27,8 +28,8 @@ def probability_net(cfg: Config) -> torch.nn.Module:
 
 
 def run(world: World, cfg: Config, store: Store, evaluation: EvaluateConfig) -> Evaluation | None:
-    network = probability_net(cfg)
-    return evaluate(network, make_loss("dice"), store, sorted(store.patients), world, evaluation)
+    predictor = Predictor(probability_net(cfg), evaluation, world.device)
+    return evaluate(predictor, make_loss("dice"), store, sorted(store.patients), world)
 
 
 def counts(result: Evaluation) -> list[tuple[str, Counts, Counts]]:
@@ -113,8 +114,11 @@ def test_views_and_small_components_count_in_the_prediction_alone(tiny: Config, 
     network = probability_net(tiny)
     cfg = EvaluateConfig(pictures=0, tta="flips", min_component_voxels=5, largest_component=False)
     patient = sorted(tiny_store.patients)[0]
-    plain = evaluate(network, make_loss("dice"), tiny_store, [patient], World(), EvaluateConfig(pictures=0))
-    found = evaluate(network, make_loss("dice"), tiny_store, [patient], World(), cfg)
+    plain_cfg = EvaluateConfig(pictures=0)
+    plain, found = (
+        evaluate(Predictor(network, settings, CPU), make_loss("dice"), tiny_store, [patient], World())
+        for settings in (plain_cfg, cfg)
+    )
     assert plain is not None
     assert found is not None
     image_shwc, mask_shw = tiny_store.volume(patient)
@@ -130,11 +134,12 @@ def test_views_and_small_components_count_in_the_prediction_alone(tiny: Config, 
 
 
 def test_a_loss_whose_weight_moves_is_that_of_the_progress(tiny: Config, tiny_store: Store) -> None:
-    network, patients = probability_net(tiny), sorted(tiny_store.patients)[:2]
+    predictor = Predictor(probability_net(tiny), EvaluateConfig(pictures=0), CPU)
+    patients = sorted(tiny_store.patients)[:2]
     cfg: LossConfig = {"dice": 1.0, "bce": Ramp(start=0.0, end=1.0)}
     loss = make_loss(cfg)
     at = {
-        progress: evaluate(network, loss, tiny_store, patients, World(), EvaluateConfig(pictures=0), progress=progress)
+        progress: evaluate(predictor, loss, tiny_store, patients, World(), progress=progress)
         for progress in (0.0, 0.5, 1.0)
     }
     start, middle, end = (result.loss for result in at.values() if result is not None)

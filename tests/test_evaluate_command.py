@@ -20,7 +20,7 @@ from segtrain.commands.evaluate import command
 from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.data.splits import hash_of
 from segtrain.engines import make_engine
-from segtrain.evaluation.ensemble import Chosen, member_logits
+from segtrain.evaluation.ensemble import TrainedCheckpoint, member_logits
 from segtrain.evaluation.scores import METRICS
 from segtrain.evaluation.surface import NAMES, surface_scores
 from segtrain.losses import DeepSupervision, Loss, make_loss
@@ -96,8 +96,8 @@ def test_logits_are_bitwise_those_of_the_engine(tiny: Config, run: Run, change: 
     checkpoint.publish(run.checkpoint(2), checkpoint.Snapshot(model, moments, {"split": hash_of((), ())}))
     with engine.averaged():
         theirs = engine.logits(image)
-    chosen = Chosen(run, cfg, run.checkpoint(2), frozenset(), frozenset())
-    assert torch.equal(member_logits(chosen, torch.device("cpu"))(image), theirs)
+    ours = TrainedCheckpoint(run, cfg, run.checkpoint(2), frozenset(), frozenset())
+    assert torch.equal(member_logits(ours, torch.device("cpu"))(image), theirs)
 
 
 @pytest.mark.law("L9")
@@ -178,7 +178,7 @@ def test_an_ensemble_has_trained_on_what_any_member_has(trained_run: Run, tmp_pa
     sides = trained_run.split()
     moved = {"train": [*sides["validation"], *sides["train"][2:]], "validation": sides["train"][:2]}
     (other.root / "split.json").write_text(json.dumps(moved))
-    assert "other validation patients" in refused(trained_run.root, other.root)
+    assert "do not have the same validation patients" in refused(trained_run.root, other.root)
     file = tmp_path / "patients.json"
     file.write_text(json.dumps(sides["validation"]))
     assert "2 of the 2 patients" in refused(trained_run.root, other.root, "--split", file)

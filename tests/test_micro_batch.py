@@ -17,10 +17,11 @@ from segtrain.engines.ddp import DdpEngine
 from segtrain.engines.out_of_memory import is_shortage
 from segtrain.errors import RunError
 from segtrain.evaluation.evaluate import score_patient
+from segtrain.evaluation.predictor import Predictor
 from segtrain.losses import make_loss
 from segtrain.models import make_model
 from segtrain.run import Run
-from segtrain.runtime.world import World
+from segtrain.runtime.world import CPU, World
 from segtrain.training.micro_batch import MemoryGuard, guard, what_changes
 
 BATCH = Config(
@@ -144,7 +145,7 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
 
     patient = sorted(tiny_store.patients)[0]
     scored = [
-        score_patient(logits, loss, tiny_store, patient, World().device, tiny.evaluate, draw=False)[0]
+        score_patient(Predictor(logits, tiny.evaluate, CPU), loss, tiny_store, patient, draw=False)[0]
         for logits in (lambda image: network(image.contiguous()), short)
     ]
     assert scored[1].scored == scored[0].scored
@@ -152,7 +153,7 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
     assert sizes[:3] == [16, 8, 4]
     assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices
     with pytest.raises(RuntimeError, match="shapes"):
-        score_patient(wrong, loss, tiny_store, patient, World().device, tiny.evaluate, draw=False)
+        score_patient(Predictor(wrong, tiny.evaluate, CPU), loss, tiny_store, patient, draw=False)
 
 
 def test_what_changes_depends_on_the_norm() -> None:

@@ -13,8 +13,9 @@ from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store, with_neighbours
 from segtrain.evaluation.evaluate import evaluate
+from segtrain.evaluation.predictor import Predictor
 from segtrain.losses import make_loss
-from segtrain.runtime.world import World
+from segtrain.runtime.world import CPU, World
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 4])
@@ -62,7 +63,8 @@ def test_the_evaluator_gives_the_network_its_channels(tiny: Config, tiny_store: 
             return image[:, 3 * n + 1 : 3 * n + 2] - 1
 
         cfg = EvaluateConfig(pictures=1, batch=7)
-        result = evaluate(middle, make_loss("dice"), tiny_store, patients, World(), cfg, neighbours=n)
+        predictor = Predictor(middle, cfg, CPU, neighbours=n)
+        result = evaluate(predictor, make_loss("dice"), tiny_store, patients, World())
         assert result is not None
         return [(s.scored, s.loss_sums, None if s.picture is None else s.picture.tobytes()) for s in result.scores]
 

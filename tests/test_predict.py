@@ -15,7 +15,10 @@ from scipy import ndimage
 
 from segtrain.commands import evaluate
 from segtrain.commands.predict import command
+from segtrain.config import DataConfig
+from segtrain.data.prepare import ensure_store
 from segtrain.data.preprocess import Prepared, preprocess, to_source
+from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.sources.phantom import phantom_patient
 from segtrain.errors import DataError
@@ -44,22 +47,27 @@ def predicted(trained_run: Run, images: Path, tmp_path_factory: pytest.TempPathF
     return out
 
 
+def truth(source: LggSource, patient: str) -> Volume:
+    _, mask_shw = read_with_mask(source, patient)
+    return mask_shw
+
+
 def masks(folder: Path, source: LggSource, patient: str) -> Volume:
-    paths = [folder / "masks" / patient / f"{image.stem}_mask.tif" for image in source.images(patient)]
+    paths = [folder / "masks" / patient / f"{image.stem}_mask.tif" for image in source.files(patient).images]
     return np.stack([read(path) for path in paths])
 
 
 def test_every_slice_has_its_mask_and_its_picture(images: Path, predicted: Path) -> None:
-    source = LggSource(images, masks_needed=False)
+    source = LggSource(images)
     for patient in source.patients():
         found = masks(predicted, source, patient)
-        assert found.shape == source.read(patient).mask_shw.shape
+        assert found.shape == source.read(patient).image_shwc.shape[:3]
         assert set(np.unique(found)) <= {0, 255}
         assert not found[[0, -1]].any(), "preparation drops the first and the last"
         assert pages(predicted / "probabilities" / f"{patient}.tif").shape == found.shape
         assert read(predicted / "sheets" / f"{patient}.png").ndim == 3
         overlays = {path.stem for path in (predicted / "overlays" / patient).iterdir()}
-        assert overlays == {path.stem for path in source.images(patient)}
+        assert overlays == {path.stem for path in source.files(patient).images}
     files = {str(f.relative_to(predicted)) for f in predicted.rglob("*") if f.is_file()}
     with ZipFile(predicted / "predictions.zip") as archive:
         assert archive.testzip() is None
@@ -72,11 +80,11 @@ def test_the_masks_are_those_that_evaluate_scores(
 ) -> None:
     """Taken through preparation again, each gives the counts of the prepared volume."""
     assert evaluate.command([str(trained_run.root), "--out", str(tmp_path)]) == 0
-    source = LggSource(images, masks_needed=False)
+    source = LggSource(images)
     for row in csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()):
-        raw = source.read(row["patient"])
+        raw, mask_shw = read_with_mask(source, row["patient"])
         ours = preprocess(raw.image_shwc, masks(predicted, source, row["patient"]) // 255, 32, "ours").mask_shw
-        true = preprocess(raw.image_shwc, raw.mask_shw, 32, "true").mask_shw
+        true = preprocess(raw.image_shwc, mask_shw, 32, "true").mask_shw
         counts = [int((ours & true).sum()), int((ours & (1 - true)).sum()), int(((1 - ours) & true).sum())]
         assert counts == [int(row[name]) for name in ("tp", "fp", "fn")]
         assert counts[0] + counts[1] > 0, "something is predicted, or this test says nothing"
@@ -106,9 +114,9 @@ def test_scores_are_of_the_patients_with_masks_and_say_who_was_trained_on(
         **dict.fromkeys(sides["validation"], "no"),
         sides["train"][0]: "yes",
     }
-    source = LggSource(images, masks_needed=False)
+    source = LggSource(images)
     for row in rows:
-        found, true = masks(predicted, source, row["patient"]) > 0, source.read(row["patient"]).mask_shw > 0
+        found, true = masks(predicted, source, row["patient"]) > 0, truth(source, row["patient"]) > 0
         dsc = 2 * (found & true).sum() / (found.sum() + true.sum())
         assert float(row["dsc"]) == pytest.approx(dsc, abs=1e-6)
     assert read(predicted / "dsc.png").ndim == 3
@@ -157,8 +165,13 @@ def test_what_cannot_be_predicted_is_named_and_nothing_is_left(
 
 def test_training_still_needs_every_mask(tmp_path: Path) -> None:
     write_patient(tmp_path, "A", phantom_patient(1, 0, 64)[0], None)
-    with pytest.raises(DataError, match="has no mask"):
-        LggSource(tmp_path).read("A")
+    source = LggSource(tmp_path)
+    assert source.read("A").mask_shw is None
+    with pytest.raises(DataError, match=r"patient A: has no mask .* add its masks"):
+        read_with_mask(source, "A")
+    cfg = DataConfig(source="lgg", root=str(tmp_path), store=str(tmp_path / "store"), image_size=32, workers=1)
+    with pytest.raises(DataError, match="patient A: has no mask"):
+        ensure_store(cfg)
 
 
 def prepared(mask_shw: Volume, box: tuple[int, int, int, int], size_px: int) -> Prepared:

@@ -11,7 +11,7 @@ import pytest
 from predictions import IMAGE, MASK, Volume, lgg_mask, pages, predict, table, write_patient
 
 from segtrain.commands.predict import command
-from segtrain.data.sources.open import open_inputs
+from segtrain.data.sources.open import find_source
 from segtrain.errors import ConfigError
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
@@ -135,14 +135,14 @@ def test_other_intensities_are_brought_to_8_bits(
         contrast = IMAGE[..., c].astype(np.float32)
         contrast[0, 0, :4] = 10_000
         save(tmp_path / "in" / f"P_{name}.nii.gz", *as_file(contrast * np.float32(unit) - 5, axes, flips, 0))
-    given = open_inputs(tmp_path / "in", "auto").read("P")
-    assert given.image_shwc.dtype == np.uint8
+    volume = find_source(tmp_path / "in", "auto").read("P")
+    assert volume.image_shwc.dtype == np.uint8
     for c in range(3):
         values = IMAGE[..., c].astype(float)
         values[0, 0, :4] = 10_000
         top = np.quantile(values[values > values.min()], 0.999)
         expected = np.clip((values - values.min()) / (top - values.min()) * 255, 0, 255)
-        assert np.abs(given.image_shwc[..., c] - expected).max() < 0.51
+        assert np.abs(volume.image_shwc[..., c] - expected).max() < 0.51
     predict(trained_run, tmp_path / "in", tmp_path / "out")
     assert "intensities scaled to 8 bits" in capsys.readouterr().err
 
@@ -154,12 +154,12 @@ def test_what_a_header_leaves_in_doubt_is_said(tmp_path: Path) -> None:
         image = nibabel.Nifti1Image(voxels, None)
         image.header.set_zooms((1.0, 2.0, 3.0, 1.0)[: voxels.ndim])
         nibabel.save(image, tmp_path / f"{name}.nii")
-    given = open_inputs(tmp_path, "auto").read("P")
-    said = " ".join(given.remarks)
+    volume = find_source(tmp_path, "auto").read("P")
+    remarks = " ".join(volume.remarks)
     for words in ("no orientation", "1.00 x 2.00 mm", "labels 1, 2 all count"):
-        assert words in said
-    assert given.truth_shw is not None
-    assert (given.image_shwc.shape, given.truth_shw.sum()) == (IMAGE.shape, MASK.sum())
+        assert words in remarks
+    assert volume.mask_shw is not None
+    assert (volume.image_shwc.shape, volume.mask_shw.sum()) == (IMAGE.shape, MASK.sum())
 
 
 @pytest.mark.law("L12")
@@ -213,5 +213,5 @@ def test_without_nibabel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest
     save(tmp_path / "P.nii", *as_file(IMAGE, *LAYOUTS[0], 0))
     monkeypatch.delitem(sys.modules, "segtrain.data.sources.nifti", raising=False)
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(ConfigError, match=r"pip install 'segtrain\[nifti\]'"):
-        open_inputs(tmp_path, "auto")
+    with pytest.raises(ConfigError, match="pip install nibabel"):
+        find_source(tmp_path, "auto")

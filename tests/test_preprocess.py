@@ -12,6 +12,7 @@ from skimage.transform import resize
 
 from segtrain.config import Config
 from segtrain.data.preprocess import preprocess, slice_weights
+from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.store import Store
 from segtrain.errors import DataError
@@ -19,8 +20,8 @@ from segtrain.errors import DataError
 
 @pytest.mark.parametrize("patient", GOLDEN_PATIENTS)
 def test_a_real_patient_is_prepared_as_the_reference_does(golden: Path, lgg_root: Path, patient: str) -> None:
-    raw = LggSource(lgg_root).read(patient)
-    ours = preprocess(raw.image_shwc, raw.mask_shw, 256, patient)
+    raw, mask_shw = read_with_mask(LggSource(lgg_root), patient)
+    ours = preprocess(raw.image_shwc, mask_shw, 256, patient)
     with np.load(golden / f"preprocess_{patient}.npz") as theirs:
         assert ours.image_shwc.shape == tuple(theirs["shape"])
         shown = theirs["slices"]
@@ -78,8 +79,8 @@ def test_any_volume_is_prepared_as_scikit_image_would(
 
 
 def test_the_geometry_maps_a_prepared_volume_back(lgg_root: Path) -> None:
-    raw = LggSource(lgg_root).read(GOLDEN_PATIENTS[0])
-    prepared = preprocess(raw.image_shwc, raw.mask_shw, 256, "x")
+    raw, mask_shw = read_with_mask(LggSource(lgg_root), GOLDEN_PATIENTS[0])
+    prepared = preprocess(raw.image_shwc, mask_shw, 256, "x")
     g = prepared.geometry
     (z0, z1), (y0, y1), (x0, x1) = g.box
     side = y1 - y0 + sum(g.pad[0])
@@ -88,7 +89,7 @@ def test_the_geometry_maps_a_prepared_volume_back(lgg_root: Path) -> None:
     back = back[:, g.pad[0][0] : side - g.pad[0][1], g.pad[1][0] : side - g.pad[1][1]]
     whole = np.zeros(g.source_shape, np.uint8)
     whole[z0:z1, y0:y1, x0:x1] = back
-    overlap = 2 * (whole & raw.mask_shw).sum() / (whole.sum() + raw.mask_shw.sum())
+    overlap = 2 * (whole & mask_shw).sum() / (whole.sum() + mask_shw.sum())
     assert overlap > 0.97
 
 
@@ -96,8 +97,8 @@ def test_the_store_holds_what_preparation_made(tiny: Config, tiny_store: Store) 
     from segtrain.data.sources.open import make_source
 
     patient = next(iter(tiny_store.patients))
-    raw = make_source(tiny.data).read(patient)
-    prepared = preprocess(raw.image_shwc, raw.mask_shw, 32, patient)
+    raw, mask_shw = read_with_mask(make_source(tiny.data), patient)
+    prepared = preprocess(raw.image_shwc, mask_shw, 32, patient)
     image, mask = tiny_store.volume(patient)
     assert np.abs(image.astype(np.float32) - prepared.image_shwc).max() < 0.01
     assert np.array_equal(mask, prepared.mask_shw)

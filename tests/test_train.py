@@ -18,9 +18,10 @@ from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.overlays import GREEN, RED, YELLOW
+from segtrain.evaluation.predictor import Predictor
 from segtrain.losses import make_loss
 from segtrain.models import make_model
-from segtrain.runtime.world import World
+from segtrain.runtime.world import CPU, World
 
 LAST_LINE = re.compile(r"Best validation mean DSC: (\d\.\d{6})")
 
@@ -121,9 +122,8 @@ def test_the_best_weights_give_the_best_score(finished: tuple[Path, str], tiny: 
     network = make_model(tiny.model, seed=9).eval()
     network.load_state_dict(load_file(best / "model.safetensors"))
     patients = json.loads((directory / "split.json").read_text())["validation"]
-    result = evaluate(
-        lambda image: network(image.contiguous()), make_loss("dice"), tiny_store, patients, World(), tiny.evaluate
-    )
+    predictor = Predictor(lambda image: network(image.contiguous()), tiny.evaluate, CPU)
+    result = evaluate(predictor, make_loss("dice"), tiny_store, patients, World())
     assert result is not None
     match = LAST_LINE.search(output)
     assert match

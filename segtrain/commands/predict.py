@@ -1,25 +1,17 @@
-"""The command `segtrain predict`: masks of a folder of patients, in their own geometry and format, and pictures.
-
-`delivery` says what is written. Patient by patient: memory does not grow with their number. Legend: s slice, h height,
-w width, c channel.
-"""
+"""The command `segtrain predict`: masks of a folder of patients, in their own geometry and format, and pictures."""
 
 import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
-from segtrain.data.sources.open import LAYOUTS, open_inputs
-from segtrain.evaluation.ensemble import choose
+from segtrain.data.sources.open import LAYOUTS, find_source
+from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
-from segtrain.evaluation.predictions import _predict_all, delivery, refuse_taken
+from segtrain.evaluation.predictions import predict_source, refuse_folder
 from segtrain.evaluation.scores import MASK_RULES
 from segtrain.runtime.process import start_logging
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -31,31 +23,26 @@ examples:
 DIR holds one of
   the LGG layout   <patient>/<patient>_<k>.tif, three channels (pre-contrast, FLAIR, post-contrast), k from 1
   slices           .tif or .png of three channels: each folder is a volume, or DIR itself, in the order of their numbers
-  NIfTI volumes    <patient>_pre, _flair, _post.nii.gz (or _t1, _flair, _t1ce), or one [x, y, z, 3] a patient; beside
-                   each other or in a folder a patient; turned to axial slices by the affine (extra: segtrain[nifti])
-and masks beside them if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
-is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and it is said.
+  NIfTI volumes    <patient>_pre, _flair, _post.nii.gz (or _t1, _flair, _t1ce), or one [x, y, z, 3] for each patient; in
+                   DIR or in a folder for each patient; turned to axial slices by the affine (needs nibabel)
+and beside them masks, if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
+is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
 """
 
 
 def command(argv: Sequence[str]) -> int:
-    """Predict every patient of the folder; a broken one ends it, and nothing is left."""
+    """Predict every patient of the folder; a broken one ends the command, and nothing is left."""
     arguments = _parser().parse_intermixed_args(list(argv))
     start_logging()
     runs, overrides = runs_and_overrides(arguments.words)
-    chosen = choose(runs, arguments.checkpoint, overrides)
-    inputs = open_inputs(arguments.images, arguments.layout)
-    slices = inputs.slices()  # names what is wrong
-    log.info("%s: %d patients", inputs.label, len(slices))
-    refuse_taken(arguments.out, arguments.images)
-    with delivery(arguments.out, inputs, arguments.probabilities) as place:
-        rows = _predict_all(chosen, inputs, slices, place, arguments.empty_masks)
-        if rows:
-            place.add_scores(rows, MASK_RULES[arguments.empty_masks])
+    checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    source = find_source(arguments.images, arguments.layout)
+    refuse_folder(arguments.out, arguments.images)
+    rule = arguments.empty_masks
+    rows = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
     if new := [row["dsc"] for row in rows if row["trained_on"] == "no" and row["dsc"] is not None]:
-        rule = MASK_RULES[arguments.empty_masks]
-        log.info("mean DSC %s, not of patients that were trained on; %s", summarise(new), rule)
-    log.info("%d patients: %s", len(slices), arguments.out.resolve())
+        log.info("mean DSC %s, without patients that were trained on; %s", summarise(new), MASK_RULES[rule])
+    log.info("predictions: %s", arguments.out.resolve())
     return 0
 
 
@@ -64,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--images", type=Path, metavar="DIR", required=True, help="the patients")
     add("--out", type=Path, metavar="DIR", required=True, help="where the predictions go: a new folder")
-    add("--probabilities", action="store_true", help="also a probability map a patient (float32)")
+    add("--probabilities", action="store_true", help="also a probability map for each patient (float32)")
     add_choice(parser, "--layout", LAYOUTS)
     add_choice(parser, "--empty-masks", MASK_RULES)
     return parser

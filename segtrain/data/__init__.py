@@ -1,1 +1,11 @@
-"""From a folder of patients to batches: sources, preparation, store, splits, order, augmentation, feed."""
+"""From a folder of patients to batches.
+
+sources/        folders of patients: one protocol for training and prediction
+preprocess.py   a volume prepared for the network, and back in its source's geometry
+store.py        the prepared data set on disk
+prepare.py      a store built from a source, by several processes
+splits.py       the patients that train and those that validate
+order.py        the slice at each position of a run
+feed.py         batches of one rank, read ahead by a thread
+augment/        augmentation of a batch, drawn by position
+"""

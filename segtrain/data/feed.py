@@ -17,16 +17,16 @@ from segtrain.config import DataConfig
 from segtrain.data.augment import AUGMENTATIONS
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
-from segtrain.data.augment.strong import CONTRASTS
 from segtrain.data.order import EpochPlan, Order
+from segtrain.data.sources.base import CONTRASTS
 from segtrain.data.store import Store, as_channels, neighbours_of
 
-AHEAD = 2  # batches gathered before they are asked for
+AHEAD = 2  # batches that are gathered and wait
 
 
 @dataclass(frozen=True)
 class Batch:
-    """image_bhwc: float16, mask_bhw: uint8, and what will be done to them; on the CPU, pinned when asked for."""
+    """image_bhwc: float16, mask_bhw: uint8, and the draws of their augmentation; on the CPU, pinned on request."""
 
     image_bhwc: Tensor
     mask_bhw: Tensor
@@ -35,7 +35,7 @@ class Batch:
 
 
 class Feed:
-    """This rank's batches from any step of the run on. Use as a context: leaving it ends the thread."""
+    """This rank's batches from any step of the run on. A context manager: leaving it ends the thread."""
 
     def __init__(
         self,
@@ -47,11 +47,15 @@ class Feed:
         world_size: int,
         pin: bool,
     ) -> None:
-        self.store, self.patients, self.order, self.cfg, self.pin = store, patients, order, cfg, pin
+        self.store = store
+        self.patients = patients
+        self.order = order
+        self.cfg = cfg
+        self.pin = pin
         self.columns = order.columns(rank, world_size)
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
-        self._planned: tuple[int, EpochPlan] | None = None  # the epoch that is being gathered
+        self._planned: tuple[int, EpochPlan] | None = None  # the current epoch
 
     def __enter__(self) -> "Feed":
         return self
@@ -79,7 +83,7 @@ class Feed:
                 for step in range(first_step, end_step):
                     if not put(self.gather(step)):
                         return
-            except BaseException as error:  # noqa: BLE001  handed to the loop, which raises it
+            except BaseException as error:  # noqa: BLE001  the loop raises it
                 put(error)
 
         self._thread = threading.Thread(target=gather_all, name="feed", daemon=True)
@@ -101,7 +105,7 @@ class Feed:
 
     def _read(self, plan: EpochPlan, row: int, columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The samples of some columns of a batch, from the store."""
-        size, channels = self.store.size_px, CONTRASTS * (2 * self.cfg.neighbours + 1)
+        size, channels = self.store.size_px, self.cfg.channels
         image = torch.empty((len(columns), size, size, channels), dtype=torch.float16, pin_memory=self.pin)
         mask = torch.empty((len(columns), size, size), dtype=torch.uint8, pin_memory=self.pin)
         image_bhwc, mask_bhw = image.numpy(), mask.numpy()
@@ -115,13 +119,13 @@ class Feed:
         return image, mask
 
     def _window(self, patient: str, number: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """A slice with its neighbours as channels and its mask: one read, of slices that lie one after another."""
-        wanted = neighbours_of(number, self.store.patients[patient].slices, self.cfg.neighbours)
-        first, size = int(wanted[0]), self.store.size_px
-        shape = int(wanted[-1]) - first + 1, size, size
-        image_shwc, mask_shw = np.empty((*shape, CONTRASTS), np.float16), np.empty(shape, np.uint8)
+        """A slice with its neighbours as channels, and its mask: one read, since they are contiguous."""
+        numbers = neighbours_of(number, self.store.patients[patient].slices, self.cfg.neighbours)
+        first, size = int(numbers[0]), self.store.size_px
+        shape = int(numbers[-1]) - first + 1, size, size
+        image_shwc, mask_shw = np.empty((*shape, len(CONTRASTS)), np.float16), np.empty(shape, np.uint8)
         self.store.read(patient, first, image_shwc, mask_shw)
-        return as_channels(image_shwc[wanted - first]), mask_shw[number - first]
+        return as_channels(image_shwc[numbers - first]), mask_shw[number - first]
 
     def _positions(self, step: int) -> NDArray[np.int64]:
         first = step * self.order.global_batch
@@ -135,15 +139,17 @@ class Feed:
         return draws.moved(Tensor.pin_memory) if self.pin else draws
 
     def _mix(self, plan: EpochPlan, row: int, step: int) -> Mix | None:
-        """Copy-paste and mixup with samples of the next batch of the epoch, each of the same column and so of the same
-        lane: whatever the world size, it is a rank's own patient."""
+        """Copy-paste and mixup with samples of the epoch's next batch, in the same column.
+
+        A column is of one lane, so the partner is a patient of the same rank at any world size.
+        """
         if not (self.cfg.copy_paste or self.cfg.mixup):
             return None
-        paste, kept = mix_draws(self.order.seed, self._positions(step), self.cfg.copy_paste, self.cfg.mixup)
-        place = np.flatnonzero((paste > 0) | (kept < 1))
+        paste, own_share = mix_draws(self.order.seed, self._positions(step), self.cfg.copy_paste, self.cfg.mixup)
+        place = np.flatnonzero((paste > 0) | (own_share < 1))
         if not len(place):
             return None
         image, mask = self._read(plan, (row + 1) % self.order.steps_per_epoch, self.columns.start + place)
-        paste_k, kept_k = torch.from_numpy(paste[place]), torch.from_numpy(kept[place])
-        mix = Mix(torch.from_numpy(place), image, mask, paste_k, kept_k)
+        paste_k, own_share_k = torch.from_numpy(paste[place]), torch.from_numpy(own_share[place])
+        mix = Mix(torch.from_numpy(place), image, mask, paste_k, own_share_k)
         return mix.moved(Tensor.pin_memory) if self.pin else mix

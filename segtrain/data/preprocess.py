@@ -1,6 +1,8 @@
-"""The reference protocol's preparation of one volume (DESIGN 7), each step once and in its order.
+"""The reference protocol's preparation of one volume (DESIGN 7), and the way back to the source's geometry.
 
-crop to what is not background -> pad to a square -> resize in plane -> clip to percentiles -> z-score per channel.
+There (`preprocess`): drop the first and last slice -> crop to what is not background -> pad to a square -> resize in
+plane -> clip to percentiles -> z-score per channel. Back (`to_source`): resize by nearest pixel -> cut the padding off
+-> put the box where it was.
 
 The reference resizes with a spline of order 2 (`skimage.transform.resize`), which is separable: a zoom along one axis
 is a matrix, made here by zooming unit vectors with SciPy, so a slice costs two small matrix products.
@@ -8,14 +10,12 @@ is a matrix, made here by zooming unit vectors with SciPy, so a slice costs two 
 Legend: s slice, h height, w width, c channel.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from scipy import ndimage
 
 from segtrain.errors import LEAVE_OUT, DataError
@@ -23,22 +23,21 @@ from segtrain.errors import LEAVE_OUT, DataError
 BACKGROUND = 0.1  # of the volume's maximum
 PERCENTILES = (10, 99)
 
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a prepared volume lies in its source: enough to map a prediction back.
+    """Where a prepared volume is in its source: all that `to_source` needs.
 
     source_shape: (slices, height, width) in the source; box: (start, stop) of slices, rows, columns in the source;
     pad: zeros before and after the box, of rows and columns; size_px: the side after resizing.
     """
 
     source_shape: tuple[int, int, int]
-    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    pad: tuple[tuple[int, int], tuple[int, int]]
+    box: tuple[Span, Span, Span]
+    pad: tuple[Span, Span]
     size_px: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -51,40 +50,46 @@ class Prepared:
 
 
 def preprocess(image_shwc: NDArray[np.uint8], mask_shw: NDArray[np.uint8], size_px: int, where: str) -> Prepared:
-    """The prepared volume of a source volume (all slices; the first and last are dropped here).
+    """The prepared volume of a source's volume.
 
-    Raises DataError (naming `where`) for a volume too short, constant, or with an empty mask.
+    Raises DataError (naming `where`) for a volume that is too short or constant, or has an empty mask.
     """
-    source_shape = mask_shw.shape
-    if source_shape[0] < 3:
-        raise DataError(
-            f"{where}: {source_shape[0]} slice(s), but 3 are needed (the first and last are dropped); {LEAVE_OUT}"
-        )
+    slices, height, width = mask_shw.shape
+    if slices < 3:
+        raise DataError(f"{where}: {slices} slice(s), but 3 are needed (the first and last are dropped); {LEAVE_OUT}")
     image, mask = image_shwc[1:-1], mask_shw[1:-1]
     if image.max() == image.min():
         raise DataError(f"{where}: constant volume (every voxel is {image.max()}); export it again or {LEAVE_OUT}")
     image, mask, box = _crop(image, mask)
     if not mask.any():
-        raise DataError(
-            f"{where}: no lesion voxel in the mask, so no slice weight and no DSC; remove it or {LEAVE_OUT}"
-        )
+        raise DataError(f"{where}: no lesion voxel in the mask, so no slice weights; check the mask or {LEAVE_OUT}")
     pad = _square_padding(image.shape[1], image.shape[2])
     scaled_cshw = _resize(image, pad, size_px)
     resized_mask = _resize_mask(mask, pad, size_px)
     if not resized_mask.any():
         raise DataError(f"{where}: the lesion vanishes at data.image_size={size_px}; use a larger one")
     (z0, z1), rows, columns = box
-    geometry = Geometry(
-        (int(source_shape[0]), int(source_shape[1]), int(source_shape[2])),
-        ((z0 + 1, z1 + 1), rows, columns),
-        pad,
-        size_px,
-    )
+    geometry = Geometry((slices, height, width), ((z0 + 1, z1 + 1), rows, columns), pad, size_px)
     return Prepared(_normalise(scaled_cshw, where), resized_mask, geometry)
 
 
+def to_source(prepared_shw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """A prepared volume in its source's geometry: the nearest pixel for each, zero where preparation cut off.
+
+    Exact inside the crop where the padded crop has `size_px` already; else up to half a pixel at a boundary.
+    """
+    (z0, z1), (y0, y1), (x0, x1) = geometry.box
+    (top, _), (left, _) = geometry.pad
+    side = y1 - y0 + sum(geometry.pad[0])
+    nearest = ((np.arange(side) + 0.5) * geometry.size_px / side).astype(int)
+    rows, columns = nearest[top : top + y1 - y0], nearest[left : left + x1 - x0]
+    source = np.zeros(geometry.source_shape, prepared_shw.dtype)
+    source[z0:z1, y0:y1, x0:x1] = prepared_shw[:, rows[:, None], columns[None, :]]
+    return source
+
+
 def slice_weights(areas: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The reference's chance of each slice of a patient: by lesion area, a tenth of the mass spread evenly."""
+    """The reference's probability of each slice of a patient: by lesion area, with a tenth of it spread evenly."""
     total = areas.sum()
     weights: NDArray[np.float64] = (areas + 0.1 * total / len(areas)) / (1.1 * total)
     return weights
@@ -92,7 +97,8 @@ def slice_weights(areas: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _crop(
     image: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Span, Span, Span]]:
+    """Both cut to the box of what is not background, background set to 0; and the box."""
     image = np.where(image < image.max() * BACKGROUND, np.uint8(0), image)
     inside = np.asarray(image.any(axis=3))
     spans = []
@@ -103,13 +109,13 @@ def _crop(
     return image[z0:z1, y0:y1, x0:x1], mask[z0:z1, y0:y1, x0:x1], (spans[0], spans[1], spans[2])
 
 
-def _square_padding(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _square_padding(height: int, width: int) -> tuple[Span, Span]:
     before = abs(height - width) // 2
     after = abs(height - width) - before
     return ((0, 0), (before, after)) if height > width else ((before, after), (0, 0))
 
 
-def _resize(image_shwc: NDArray[np.uint8], pad: tuple[tuple[int, int], tuple[int, int]], size_px: int) -> Any:
+def _resize(image_shwc: NDArray[np.uint8], pad: tuple[Span, Span], size_px: int) -> NDArray[np.float32]:
     """float32 [channel, slice, size, size] in 0..1."""
     slices, height, width, channels = image_shwc.shape
     side = height + sum(pad[0])
@@ -121,14 +127,12 @@ def _resize(image_shwc: NDArray[np.uint8], pad: tuple[tuple[int, int], tuple[int
         for s in range(slices):
             plane = planes[c, s].astype(np.float32) * np.float32(1 / 255)
             np.matmul(rows @ plane, columns_t, out=out[c, s])
-    # The reference clips what the spline overshoots to the range of its (padded) input.
+    # The spline overshoots; the reference clips it to the range of its padded input.
     low = 0.0 if sum(map(sum, pad)) else image_shwc.min() / 255
     return np.clip(out, np.float32(low), np.float32(image_shwc.max() / 255), out=out)
 
 
-def _resize_mask(
-    mask_shw: NDArray[np.uint8], pad: tuple[tuple[int, int], tuple[int, int]], size_px: int
-) -> NDArray[np.uint8]:
+def _resize_mask(mask_shw: NDArray[np.uint8], pad: tuple[Span, Span], size_px: int) -> NDArray[np.uint8]:
     side = mask_shw.shape[1] + sum(pad[0])
     nearest = ndimage.zoom(
         np.arange(side, dtype=np.float64), size_px / side, order=0, mode="grid-constant", grid_mode=True
@@ -164,23 +168,3 @@ def _zoom_matrix(source: int, target: int) -> NDArray[np.float32]:
     matrix = np.stack(columns, axis=1)
     assert matrix.shape == (target, source), f"zoom of {source} to {target} gave {matrix.shape}"
     return matrix.astype(np.float32)
-
-
-def to_source(prepared_shw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """A prepared volume where it lies in its source: the nearest pixel of each, zero where preparation cut off.
-
-    Exact inside the crop where the padded crop has `size_px` already; else true up to half a pixel at a boundary.
-    """
-    (z0, z1), (y0, y1), (x0, x1) = geometry.box
-    (top, _), (left, _) = geometry.pad
-    side = y1 - y0 + sum(geometry.pad[0])
-    nearest = ((np.arange(side) + 0.5) * geometry.size_px / side).astype(int)
-    rows, columns = nearest[top : top + y1 - y0], nearest[left : left + x1 - x0]
-    source = np.zeros(geometry.source_shape, prepared_shw.dtype)
-    source[z0:z1, y0:y1, x0:x1] = prepared_shw[:, rows[:, None], columns[None, :]]
-    return source
-
-
-def geometry_of(tree: Mapping[str, Any]) -> Geometry:
-    """The geometry that a store's index holds of a patient."""
-    return TypeAdapter(Geometry).validate_python(tree)

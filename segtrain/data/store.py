@@ -1,15 +1,15 @@
-"""The store: a source prepared once, read by every run that asks for the same source and settings.
+"""The store: a source prepared once, read by every run with the same source and settings.
 
-    <data.store>/<source>-<size>px-<key>/
-        index.json             fingerprints, per-patient geometry and slice areas, patients left out
+    <data.store>/<source>-<size>px-<settings>-<fingerprint>/
+        index.json             fingerprint, per-patient geometry and slice areas, patients left out
         images/<patient>.npy   float16 [slice, size, size, 3], z-scored
         masks/<patient>.npy    uint8 0/1 [slice, size, size]
 
-Slices lie one after another, so a batch is one read a slice; plain reads, since a memory map's pages count as the
-rank's own memory and grow with the number of patients.
+A patient's slices are contiguous in its file, so a sample is one read. These are plain reads, since a memory map's
+pages count as the rank's own memory and grow with the number of patients.
 
-L11: the folder's name holds the fingerprint of source and settings, so it is never changed, only built or not. A
-builder holds an exclusive `flock`, which the kernel lets go when the process dies, builds aside and renames.
+L11: the folder's name is the key of source and settings, so a store is built or not, and never changed. A builder holds
+an exclusive `flock`, which the kernel releases when the process dies, builds aside and renames.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,21 +30,22 @@ from pydantic import TypeAdapter
 
 from segtrain.config import DataConfig
 from segtrain.data import preprocess
+from segtrain.data.preprocess import Geometry
 from segtrain.errors import DataError
 from segtrain.runtime import files
 
-FORMAT = 1
+FORMAT = 1  # of the files of a store
 
 
 @dataclass(frozen=True)
 class StoredPatient:
-    """What the index holds of a patient; `areas` are lesion pixels per prepared slice."""
+    """A patient's entry in the index; `areas` are lesion pixels per prepared slice."""
 
     patient: str
     institution: str
     areas: tuple[int, ...]
     slice_numbers: tuple[int, ...]  # the source's numbers of the prepared slices
-    geometry: dict[str, Any]
+    geometry: Geometry
     missing_channels: tuple[str, ...]
 
     @property
@@ -58,7 +59,7 @@ class StoredPatient:
 
 @dataclass(frozen=True)
 class Store:
-    """A built store, opened: the index in memory, the arrays read when asked for."""
+    """A built store, opened: the index in memory, the arrays read on demand."""
 
     path: Path
     label: str
@@ -67,7 +68,7 @@ class Store:
     skipped: dict[str, str]
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
-        """Fill both arrays (contiguous) with the patient's slices from `first` on. Raises DataError: file cut short."""
+        """Fill both contiguous arrays with the patient's slices from `first` on. Raises DataError: file cut short."""
         arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
         for kind, array in arrays.items():
             path = self.path / kind / f"{patient}.npy"
@@ -84,14 +85,22 @@ class Store:
         self.read(patient, 0, image_shwc, mask_shw)
         return image_shwc, mask_shw
 
+    def require(self, patients: Iterable[str]) -> None:
+        """Raises DataError for a patient that the store does not have."""
+        if strangers := sorted(set(patients) - self.patients.keys()):
+            raise DataError(
+                f"patient {strangers[0]} is not in {self.label} ({len(strangers)} such); set data.root to the data "
+                "that has it"
+            )
+
 
 def neighbours_of(number: int, slices: int, neighbours: int) -> NDArray[np.int64]:
-    """The slices [2 * neighbours + 1] around slice `number` of a volume, from below to above; edges repeat."""
+    """Indices [2 * neighbours + 1] of the slices around slice `number`, from below to above; edges repeat."""
     return np.clip(np.arange(number - neighbours, number + neighbours + 1), 0, slices - 1)
 
 
 def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Slices [n, h, w, 3] as the channels of one image [h, w, 3 * n], the contrasts of each slice in turn."""
+    """Slices [n, h, w, 3] as the channels of one image [h, w, 3 * n], slice by slice."""
     n, height, width, contrasts = window_nhwc.shape
     return np.moveaxis(window_nhwc, 0, 2).reshape(height, width, n * contrasts)
 
@@ -105,7 +114,7 @@ def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArra
 
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
-    """Where the store of this source at these settings lies, built or not."""
+    """The folder of this source's store at these settings, built or not."""
     settings = hashlib.sha256(Path(preprocess.__file__).read_bytes())
     settings.update(repr((FORMAT, cfg.image_size, cfg.skip_bad)).encode())
     key = f"{settings.hexdigest()[:8]}-{source_fingerprint[:12]}"
@@ -134,8 +143,8 @@ def open_store(path: Path) -> Store:
 def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
     """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
 
-    Waits while another process builds, and calls `check` meanwhile, which may raise. What a killed builder left is
-    removed. Raises DataError when the disk is full or the folder cannot be written; nothing of the attempt is left.
+    While another process builds, waits and calls `check`, which may raise. Removes what a killed builder left. Raises
+    DataError when the disk is full or the folder cannot be written; then nothing of the attempt is left.
     """
     aside = path.with_name(f".{path.name}.building")
     with writable(path.parent):
@@ -169,7 +178,7 @@ def _locked(descriptor: int, path: Path) -> bool:
         return False
     except OSError as error:
         raise DataError(
-            f"{path.parent}: the file system has no locks ({error.strerror}); set data.store to another"
+            f"{path.parent}: the file system has no locks ({error.strerror}); set data.store to a folder on another"
         ) from error
     return True
 

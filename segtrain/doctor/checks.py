@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.data.order import plan_order
+from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.open import make_source
 from segtrain.data.store import open_store, store_path
 from segtrain.doctor import cluster, disk, forecast, software, talk
@@ -48,7 +49,7 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
                 f"{store.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"
             )
             return ok("data", message), forecast.Work(train, validation, exact=True), 0
-        sample = [len(source.read(patient).mask_shw) for patient in patients[:SAMPLED]]
+        sample = [len(read_with_mask(source, patient)[1]) for patient in patients[:SAMPLED]]
     except SegtrainError as error:
         thing, _, remedy = str(error).rpartition("; ")
         return failure("data", thing or remedy, remedy), None, 0

@@ -1,13 +1,14 @@
 """A volume to numbers and pictures.
 
 evaluate.py      validation in training: each patient whole, by one rank, once
+predictor.py     a network as a function from a prepared volume to probabilities
 metrics.py       counts, DSC, means with their interval, components
-surface.py       distances of surfaces
-scores.py        a patient's row, in the prepared and the original geometry
-summary.py       the means of rows, and the rules they were made by
+surface.py       distances between surfaces
+scores.py        a row a patient, in the prepared and the original geometry, by several processes
+summary.py       the means of the rows, with intervals, strata and rules
 tta.py           probabilities averaged over flips and small rotations
-ensemble.py      checkpoints as a function from slices to logits
-predictions.py   what `segtrain predict` writes
+ensemble.py      checkpoints selected, verified and opened as one predictor
+predictions.py   masks, pictures and scores of a folder of patients, written
 overlays.py      prediction and truth over a slice; sheets of them
 bars.py          a bar chart of DSC
 gallery.py       pictures of what augmentation does

@@ -1,36 +1,46 @@
-"""Trained networks: a run's checkpoint, verified, as a function from slices to logits; several as an ensemble.
+"""The checkpoints of runs, selected and verified, as one network that predicts volumes: their ensemble.
 
-Imports torch only when a network is made. Legend: b batch, c channel, h height, w width.
+Torch is imported only when a network is made. Legend: b batch, c channel, h height, w width.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segtrain.config import Config, flatten, load_config
 from segtrain.data.splits import hash_of
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import ConfigError, LaunchError, RunError
 from segtrain.run import Run
+from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+    from segtrain.evaluation.predictor import Logits, Predictor
 
-# What the members of an ensemble must have in common: they see the same prepared slices, and are scored in one way.
+# The members of an ensemble must agree in these: they see the same prepared slices and are scored in the same way.
 SHARED = (
-    "data.source", "data.root", "data.image_size", "data.neighbours", "data.skip_bad", "data.phantom.patients",
-    "data.phantom.seed", "data.phantom.size_px", "evaluate.threshold", "evaluate.tta", "evaluate.largest_component",
+    "data.source",
+    "data.root",
+    "data.image_size",
+    "data.neighbours",
+    "data.skip_bad",
+    "data.phantom.patients",
+    "data.phantom.seed",
+    "data.phantom.size_px",
+    "evaluate.threshold",
+    "evaluate.tta",
+    "evaluate.largest_component",
     "evaluate.min_component_voxels",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A checkpoint that is there, with the config to use it by and the patients that it trained on."""
+class TrainedCheckpoint:
+    """A checkpoint of a run, with the config to use it by and the run's patients."""
 
     run: Run
     cfg: Config
@@ -40,85 +50,76 @@ class Chosen:
 
     @property
     def is_best(self) -> bool:
-        """Whether its epoch was chosen by the scores of the run's validation patients."""
+        """Whether its epoch was selected by the scores of the run's validation patients."""
         pointer = self.run.best_pointer
         return pointer.exists() and pointer.read_text().strip() == self.folder.name
 
 
-def choose(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[Chosen]:
-    """The checkpoint of each run: `best`, `last` or that of a step. Raises RunError; ConfigError for runs that do not
-    fit together."""
-    chosen = [_choose(Run(path), which, overrides) for path in runs]
-    folders = [one.folder.resolve() for one in chosen]
-    for place, one in enumerate(chosen[1:], start=1):
+def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[TrainedCheckpoint]:
+    """The checkpoint `best`, `last` or of step `which` of each run, the members of an ensemble.
+
+    Raises RunError for a run without it; ConfigError for a run that is listed twice, or runs that do not fit together.
+    """
+    checkpoints = [_select(Run(path), which, overrides) for path in runs]
+    folders = [checkpoint.folder.resolve() for checkpoint in checkpoints]
+    first = checkpoints[0]
+    for place, checkpoint in enumerate(checkpoints[1:], start=1):
         if folders[place] in folders[:place]:
-            raise ConfigError(f"{one.run.root}: stands there twice; name each run once")
-        ours, theirs = (dict(flatten(asdict(c.cfg))) for c in (one, chosen[0]))
+            raise ConfigError(f"{checkpoint.run.root}: is listed twice; list it once")
+        ours, theirs = (dict(flatten(asdict(one.cfg))) for one in (checkpoint, first))
         for key in SHARED:
             if ours[key] != theirs[key]:
                 raise ConfigError(
-                    f"{one.run.root}: {key}={ours[key]}, but {chosen[0].run.root} has {theirs[key]}; runs of an "
+                    f"{checkpoint.run.root}: {key}={ours[key]}, but {first.run.root} has {theirs[key]}; the runs of an "
                     "ensemble must agree in what their networks see and how they are scored"
                 )
-    return chosen
+    return checkpoints
 
 
-def _choose(run: Run, which: str, overrides: Sequence[str]) -> Chosen:
-    tree = run.config_tree()
-    if isinstance(tree.get("model"), dict):
-        tree["model"]["weights"] = None  # what training started from need not be there any more
-    cfg = load_config(None, overrides, tree, where=str(run.root), stored=True)
-    sides = run.split()
-    return Chosen(run, cfg, _folder(run, which), frozenset(sides["train"]), frozenset(sides["validation"]))
+def trained_on(checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
+    """The patients that any of the checkpoints was trained on (L1)."""
+    return frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
 
 
-def _folder(run: Run, which: str) -> Path:
-    pointers = {"best": run.best_pointer, "last": run.latest_pointer}
-    if which not in pointers and not which.isdecimal():
-        raise ConfigError(f"--checkpoint {which}: neither best nor last nor the number of a step")
-    pointer = pointers.get(which)
-    if pointer is None:
-        folder = run.checkpoint(int(which))
-    elif pointer.exists():
-        folder = run.checkpoints / pointer.read_text().strip()
-    else:
-        raise RunError(f"{run.root}: has no {which} checkpoint yet; train it first, or name a step with --checkpoint")
-    if not folder.is_dir():
-        there = ", ".join(str(int(f.name.removeprefix("step-"))) for f in sorted(run.checkpoints.glob("step-*")))
-        raise RunError(f"{folder}: no such checkpoint; there are those of steps {there or '(none)'}")
-    return folder
+@contextmanager
+def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
+    """The ensemble of the checkpoints on this process's device. Raises RunError; LaunchError under torchrun."""
+    cfg = checkpoints[0].cfg
+    use_allocator(cfg.allocator, cfg.device)  # before torch allocates
+    from segtrain.evaluation.predictor import Predictor
+    from segtrain.runtime.world import join
+
+    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
+        if world.size > 1:
+            raise LaunchError(f"{world.size} processes, but this command runs in one; start it without torchrun")
+        logits = ensemble([member_logits(checkpoint, world.device) for checkpoint in checkpoints])
+        yield Predictor(logits, cfg.evaluate, world.device, cfg.data.neighbours)
 
 
-def load_network(chosen: Chosen, device: "torch.device") -> tuple["nn.Module", Mapping[str, Any]]:
-    """The network with the checkpoint's weights, in evaluation mode, and the checkpoint's state. Raises RunError, also
-    where the run's split.json names other patients than the checkpoint was trained by (L1)."""
-    from segtrain.models import make_model
-    from segtrain.run import checkpoint
+def ensemble(members: "Sequence[Logits]") -> "Logits":
+    """The logits of the mean of the members' probabilities."""
+    import torch
 
-    try:
-        snapshot = checkpoint.read(chosen.folder)
-        network = make_model(chosen.cfg.model, chosen.cfg.seed, chosen.cfg.data.channels)
-        network.load_state_dict(dict(snapshot.model))
-    except (checkpoint.CorruptCheckpoint, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{chosen.folder}: cannot be used ({reason}); choose another with --checkpoint") from error
-    if snapshot.state["split"] != hash_of(chosen.train, chosen.validation):
-        raise RunError(
-            f"{chosen.run.root}: its split.json is not the split that {chosen.folder.name} was trained by, so nobody "
-            "can say who was trained on; bring the file back"
-        )
-    return network.to(device).eval().requires_grad_(False), snapshot.state
+    if len(members) == 1:
+        return members[0]
+
+    def logits(image_bchw: "Tensor") -> "Tensor":
+        # In float64 a mean of probabilities near 1 keeps the digits that its logit needs.
+        mean = torch.stack([torch.sigmoid(member(image_bchw).double()) for member in members]).mean(0)
+        return torch.logit(mean, eps=1e-12).float()
+
+    return logits
 
 
-def member_logits(chosen: Chosen, device: "torch.device") -> Callable[["Tensor"], "Tensor"]:
-    """Logits, float32, as the engine of the run's validation computes them: same precision, same memory layout."""
+def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Logits":
+    """Logits, float32, as the run's engine computes them in validation: same precision, same memory layout."""
     import torch
 
     from segtrain.engines import ENGINES
     from segtrain.engines.base import AUTOCAST, prefers_channels_last, set_tf32
 
-    cfg = chosen.cfg
-    network, _ = load_network(chosen, device)
+    cfg = checkpoint.cfg
+    network = _network(checkpoint, device)
     dtype = AUTOCAST[cfg.precision]
     flattens = getattr(ENGINES[cfg.engine], "flattens", False)
     channels_last = not flattens and prefers_channels_last(cfg, device)
@@ -134,21 +135,54 @@ def member_logits(chosen: Chosen, device: "torch.device") -> Callable[["Tensor"]
     return logits
 
 
-def ensemble_logits(chosen: Sequence[Chosen], device: "torch.device") -> Callable[["Tensor"], "Tensor"]:
-    """Logits of one checkpoint, or of the mean of several ones' probabilities."""
-    return ensemble([member_logits(one, device) for one in chosen])
+def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Module":
+    """The network with the checkpoint's weights, in evaluation mode.
+
+    Raises RunError for a checkpoint that cannot be used, and where the run's split.json is not the split that the
+    checkpoint was trained with (L1).
+    """
+    from segtrain.models import make_model
+    from segtrain.run import checkpoint as checkpoints
+
+    run, cfg, folder = checkpoint.run, checkpoint.cfg, checkpoint.folder
+    try:
+        snapshot = checkpoints.read(folder)
+        network = make_model(cfg.model, cfg.seed, cfg.data.channels)
+        network.load_state_dict(dict(snapshot.model))
+    except (checkpoints.CorruptCheckpoint, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{folder}: cannot be used ({reason}); choose another with --checkpoint") from error
+    if snapshot.state["split"] != hash_of(checkpoint.train, checkpoint.validation):
+        raise RunError(
+            f"{run.root}: its split.json is not the split that {folder.name} was trained with, so the patients that it "
+            "was trained on are not known; bring the file back"
+        )
+    return network.to(device).eval().requires_grad_(False)
 
 
-def ensemble(members: "list[Callable[[Tensor], Tensor]]") -> "Callable[[Tensor], Tensor]":
-    """Logits of the mean of the members' probabilities."""
-    import torch
+def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint:
+    tree = run.config_tree()
+    if isinstance(tree.get("model"), dict):
+        tree["model"]["weights"] = None  # the file that training started from may be gone
+    cfg = load_config(None, overrides, tree, where=str(run.root), stored=True)
+    sides = run.split()
+    return TrainedCheckpoint(run, cfg, _folder(run, which), frozenset(sides["train"]), frozenset(sides["validation"]))
 
-    if len(members) == 1:
-        return members[0]
 
-    def logits(image_bchw: "Tensor") -> "Tensor":
-        # In float64 a mean of probabilities next to 1 keeps what the logit needs of it.
-        mean = torch.stack([torch.sigmoid(member(image_bchw).double()) for member in members]).mean(0)
-        return torch.logit(mean, eps=1e-12).float()
-
-    return logits
+def _folder(run: Run, which: str) -> Path:
+    """The folder of the checkpoint `best`, `last` or of a step. Raises ConfigError; RunError when it is not there."""
+    pointers = {"best": run.best_pointer, "last": run.latest_pointer}
+    if which in pointers:
+        if not pointers[which].exists():
+            raise RunError(
+                f"{run.root}: has no {which} checkpoint yet; train it first, or name a step with --checkpoint"
+            )
+        folder = run.checkpoints / pointers[which].read_text().strip()
+    elif which.isdecimal():
+        folder = run.checkpoint(int(which))
+    else:
+        raise ConfigError(f"--checkpoint {which}: not best, last or the number of a step; give one of these")
+    if not folder.is_dir():
+        steps = ", ".join(str(int(f.name.removeprefix("step-"))) for f in sorted(run.checkpoints.glob("step-*")))
+        raise RunError(f"{folder}: no such checkpoint; there are those of steps {steps or '(none)'}")
+    return folder

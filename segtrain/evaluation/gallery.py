@@ -1,4 +1,4 @@
-"""Pictures of what augmentation does: each effect alone, before and after, and full samples of `strong`.
+"""Pictures of augmentation for docs/augmentation.md: each effect alone, before and after, and samples of `strong`.
 
 Legend: b batch, h height, w width, c channel.
 """
@@ -16,17 +16,18 @@ from torch import Tensor
 from segtrain.data.augment import to_device
 from segtrain.data.augment.draws import Draws, EffectName
 from segtrain.data.augment.mix import Mix
-from segtrain.data.augment.strong import CONTRASTS, EFFECTS, FLAIR, strong_draws
+from segtrain.data.augment.strong import EFFECTS, strong_draws
+from segtrain.data.sources.base import CONTRASTS, FLAIR
 from segtrain.data.store import Store
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 
 log = logging.getLogger(__name__)
 
-PAIRS = 2  # on the picture of an effect
-SAMPLES = 12  # on the sheet of full samples
-COLOURS = 48
+PAIRS = 2  # in the picture of an effect
+SAMPLES = 12  # in the sheet of samples
+COLOURS = 48  # of a PNG's palette
 POST = 2
-SHOWN: dict[EffectName, int] = {"missing_contrast": POST}  # the contrast in which an effect shows, if not FLAIR
+SHOWN: dict[EffectName, int] = {"missing_contrast": POST}  # the contrast in which an effect is visible, if not FLAIR
 TITLES = {FLAIR: "FLAIR before, after", POST: "post-contrast before, after"}
 CPU = torch.device("cpu")
 
@@ -49,8 +50,8 @@ def write_gallery(store: Store, seed: int, folder: Path) -> None:
     few, partners = slices[:PAIRS], slices[PAIRS : 2 * PAIRS]
     for name in EFFECTS:
         _write(folder / f"{name}.png", _pairs(few, effect_alone(name, seed), None, SHOWN.get(name, FLAIR)), columns=2)
-    _write(folder / "copy_paste.png", _pairs(few, None, _mix(partners, paste=1.0, kept=1.0), FLAIR), columns=2)
-    _write(folder / "mixup.png", _pairs(few, None, _mix(partners, paste=0.0, kept=0.5), FLAIR), columns=2)
+    _write(folder / "copy_paste.png", _pairs(few, None, _mix(partners, paste=1.0, own_share=1.0), FLAIR), columns=2)
+    _write(folder / "mixup.png", _pairs(few, None, _mix(partners, paste=0.0, own_share=0.5), FLAIR), columns=2)
     draws = strong_draws(seed, np.arange(SAMPLES))
     image, mask = to_device(slices.image_bhwc, slices.mask_bhw, draws, CPU)
     samples = [("", _outlined(i[FLAIR], m[0])) for i, m in zip(image, mask, strict=True)]
@@ -64,40 +65,41 @@ def row(name: EffectName) -> str:
 
 
 def effect_alone(name: EffectName, seed: int) -> Draws:
-    """The first draws for `PAIRS` samples in which an effect applies to the contrast that is shown of each."""
+    """The first draws of `PAIRS` samples in which the effect applies to each sample's shown contrast."""
     shown = SHOWN.get(name, FLAIR)
     for first in range(0, 1000 * PAIRS, PAIRS):
         draws = strong_draws(seed, np.arange(first, first + PAIRS), {name: 1.0})
         assert draws.strong is not None
         drawn = draws.strong.effects.get(name)
         if name in ("blur", "low_resolution") and drawn is None:
-            continue  # of no contrast
+            continue  # drawn for no contrast
         if drawn is None or drawn.contrast is None or int((drawn.contrast == shown).sum()) == PAIRS:
             return draws
     raise AssertionError(f"{name} is never drawn for {PAIRS} samples in a row")
 
 
 def _slices(store: Store) -> Slices:
-    """The slice with the most lesion of each of the first patients; further slices of them, if they are few."""
+    """The slice with the most lesion of each of the first patients; with few patients, their next slices too."""
     patients = sorted(store.patients)
     size = store.size_px
-    image, mask = np.empty((SAMPLES, size, size, CONTRASTS), np.float16), np.empty((SAMPLES, size, size), np.uint8)
+    image, mask = np.empty((SAMPLES, size, size, len(CONTRASTS)), np.float16), np.empty((SAMPLES, size, size), np.uint8)
     for number in range(SAMPLES):
         turn, place = divmod(number, len(patients))
-        areas = np.array(store.patients[patients[place]].areas)
+        patient = patients[place]
+        areas = np.array(store.patients[patient].areas)
         by_area = np.argsort(-areas, kind="stable")
         one = slice(number, number + 1)
-        store.read(patients[place], int(by_area[min(turn, len(areas) - 1)]), image[one], mask[one])
+        store.read(patient, int(by_area[min(turn, len(areas) - 1)]), image[one], mask[one])
     return Slices(torch.from_numpy(image), torch.from_numpy(mask))
 
 
-def _mix(partners: Slices, paste: float, kept: float) -> Mix:
+def _mix(partners: Slices, paste: float, own_share: float) -> Mix:
     each = torch.ones(PAIRS)
-    return Mix(torch.arange(PAIRS), partners.image_bhwc, partners.mask_bhw, paste * each, kept * each)
+    return Mix(torch.arange(PAIRS), partners.image_bhwc, partners.mask_bhw, paste * each, own_share * each)
 
 
 def _pairs(slices: Slices, draws: Draws | None, mix: Mix | None, contrast: int) -> list[tuple[str, Picture]]:
-    """Before and after side by side, as one picture, so that one grey scale holds for both."""
+    """Before and after side by side in one picture, so that they have the same grey scale."""
     image, mask = to_device(slices.image_bhwc, slices.mask_bhw, None, CPU)
     after, after_mask = to_device(slices.image_bhwc, slices.mask_bhw, draws, CPU, mix)
     planes = torch.cat((image, after), dim=3)[:, contrast]
@@ -106,7 +108,7 @@ def _pairs(slices: Slices, draws: Draws | None, mix: Mix | None, contrast: int) 
 
 
 def _outlined(plane_hw: Tensor, mask_hw: Tensor) -> Picture:
-    """The image with the outline of what is lesion, by any share."""
+    """The image with the outline of the lesion; mixup makes masks between 0 and 1."""
     lesion: NDArray[np.bool_] = mask_hw.numpy() > 0
     return overlay(plane_hw.numpy(), np.zeros_like(lesion), lesion)
 

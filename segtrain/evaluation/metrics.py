@@ -1,4 +1,4 @@
-"""Scores of a patient's whole volume, from integer counts, and their mean with what belongs beside it (L10).
+"""Counts and DSC of a patient's whole volume, and a mean over patients with its n and interval (L10).
 
 Legend: s slice, h height, w width.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from segtrain.config import EvaluateConfig
 
 EMPTY_RULE = "mask and prediction both empty: DSC 1; only one of them empty: DSC 0"
 CONFIDENCE = 0.95
@@ -30,11 +32,21 @@ class Counts:
         denominator = 2 * self.tp + self.fp + self.fn
         return 2 * self.tp / denominator if denominator else 1.0
 
+    def columns(self, slices: int) -> dict[str, int]:
+        """The columns that every table of patients has after the patient."""
+        return {"slices": slices, "voxels": self.tp + self.fn, "tp": self.tp, "fp": self.fp, "fn": self.fn}
+
 
 def count(prediction_shw: NDArray[np.bool_], mask_shw: NDArray[np.bool_]) -> Counts:
     """Counts of a predicted against a true volume of the same shape."""
     tp = int(np.count_nonzero(prediction_shw & mask_shw))
     return Counts(tp, int(np.count_nonzero(prediction_shw)) - tp, int(np.count_nonzero(mask_shw)) - tp)
+
+
+def kept_components(predicted_shw: NDArray[np.bool_], cfg: EvaluateConfig) -> NDArray[np.bool_]:
+    """The components of a prediction that are scored, as the settings say."""
+    kept = drop_small(predicted_shw, cfg.min_component_voxels) if cfg.min_component_voxels > 1 else predicted_shw
+    return largest_component(kept) if cfg.largest_component else kept
 
 
 def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -43,22 +55,22 @@ def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
     def largest(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(np.arange(len(sizes)) == sizes.argmax())
 
-    return _choose(prediction_shw, largest)
+    return _select(prediction_shw, largest)
 
 
 def drop_small(prediction_shw: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
     """Without the components, connected through faces, of fewer than `voxels`."""
-    return _choose(prediction_shw, lambda sizes: sizes >= voxels)
+    return _select(prediction_shw, lambda sizes: sizes >= voxels)
 
 
-def _choose(
+def _select(
     prediction_shw: NDArray[np.bool_], choice: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
-    """The components that `choice`, given all their sizes, says to keep."""
+    """The components for which `choice`, of all their sizes, is true."""
     box = _occupied(prediction_shw)
     inside = prediction_shw[box]
-    labels, found = ndimage.label(inside)
-    if not found:
+    labels, components = ndimage.label(inside)
+    if not components:
         return prediction_shw
     label_of_voxel = labels[inside] - 1
     keep = np.zeros_like(prediction_shw)
@@ -67,7 +79,7 @@ def _choose(
 
 
 def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box with all that is set; small next to the volume where a lesion is all that is predicted."""
+    """The smallest box around all predicted voxels; labelling it is much faster than labelling the whole volume."""
     plane = np.asarray(volume_shw.any(axis=0))
     occupied = (volume_shw.reshape(len(volume_shw), -1).any(axis=1), plane.any(axis=1), plane.any(axis=0))
     ends = [np.flatnonzero(line)[[0, -1]] if line.any() else (0, -1) for line in occupied]
@@ -77,7 +89,7 @@ def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean and what must stand beside it: n, median and a bootstrap confidence interval over patients."""
+    """A mean with n, median and a bootstrap confidence interval over patients."""
 
     mean: float
     median: float
@@ -92,7 +104,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and median of per-patient values, with a percentile bootstrap interval; NaN ends when n < 2.
+    """Mean and median of per-patient values, with a percentile bootstrap interval; its ends are NaN when n < 2.
 
     Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. Resampling is seeded:
     the same values give the same interval.
@@ -103,10 +115,14 @@ def summarise(values: Sequence[float]) -> Summary:
     if len(array) > 1:
         from scipy import stats  # slow to import, needed once an epoch
 
-        interval = stats.bootstrap(
-            (array,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
+        result = stats.bootstrap(
+            (array,),
+            np.mean,
+            confidence_level=CONFIDENCE,
+            n_resamples=RESAMPLES,
+            method="percentile",
             rng=np.random.default_rng(0),
-        ).confidence_interval  # fmt: skip
-        low, high = float(interval.low), float(interval.high)
+        )
+        low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     # fsum: the mean does not depend on the order in which patients were gathered.
     return Summary(math.fsum(array) / len(array), float(np.median(array)), len(array), low, high)

@@ -1,22 +1,22 @@
-"""What `segtrain predict` leaves behind, written patient by patient: on disk, and once more in one zip.
+"""Predictions of a source's patients, written patient by patient: in a folder, and all of it in one zip.
 
-    masks/...                           in the input's own names, format and geometry, one for every slice of it
+    masks/...                           in the source's own names, format and geometry, for every slice
     overlays/<patient>/<slice>.png      on FLAIR: prediction red, truth green, yellow where they agree
     sheets/<patient>.png                all slices of a patient
-    probabilities/<patient>.tif         when asked for: float32, a page a slice (.nii.gz of NIfTI volumes)
+    probabilities/<patient>.tif         on demand: float32, a page for each slice (.nii.gz for NIfTI volumes)
     scores.csv, dsc.png                 of the patients with masks
     predictions.zip                     all of it
 
-Legend: s slice, h height, w width.
+Memory does not grow with the number of patients. Legend: s slice, h height, w width, c channel.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
@@ -24,90 +24,96 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.data.preprocess import preprocess, to_source
-from segtrain.data.sources.base import FLAIR, Input, Inputs
-from segtrain.errors import LaunchError, RunError
+from segtrain.data.sources.base import FLAIR, Source, Volume, fill_blank_contrasts
+from segtrain.errors import RunError
 from segtrain.evaluation.bars import Bar, chart
-from segtrain.evaluation.ensemble import Chosen, ensemble_logits
-from segtrain.evaluation.metrics import count
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
+from segtrain.evaluation.metrics import count, kept_components
 from segtrain.evaluation.overlays import overlay, sheet
-from segtrain.evaluation.scores import EmptyMasks
+from segtrain.evaluation.scores import MASK_RULES, EmptyMasks, Row
 from segtrain.runtime import files
-from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.terminal import Progress
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from segtrain.evaluation.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-COLUMNS = 8  # of a sheet
-PACKED = (".png", ".gz")  # gain nothing in a zip
+SHEET_COLUMNS = 8
+COMPRESSED = (".png", ".gz")  # stored in the zip as they are
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """In the geometry of the input: probability float32 [s, h, w], its mask as it is scored."""
+    """In the source's geometry: the probability, float32 [s, h, w], and the mask as it is scored."""
 
     probability_shw: NDArray[np.float32]
     mask_shw: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """The folder that is being written, and its zip."""
+class Writer:
+    """Writes predictions into a folder and its zip."""
 
     folder: Path
     archive: ZipFile
-    inputs: Inputs
+    source: Source
     probabilities: bool
 
-    def add(self, patient: str, found: Prediction, given: Input) -> None:
-        """A patient's mask, pictures and, when asked for, probabilities."""
-        for file in self.inputs.write_mask(patient, found.mask_shw, self.folder / "masks"):
-            self._pack(file)
+    def add(self, patient: str, prediction: Prediction, volume: Volume) -> None:
+        """A patient's mask and pictures, and on demand its probabilities."""
+        for file in self.source.write_mask(patient, prediction.mask_shw, self.folder / "masks"):
+            self._zip(file)
         if self.probabilities:
             folder = self.folder / "probabilities"
-            self._pack(self.inputs.write_probability(patient, found.probability_shw, folder))
+            self._zip(self.source.write_probability(patient, prediction.probability_shw, folder))
+        true_shw = np.zeros_like(prediction.mask_shw) if volume.mask_shw is None else volume.mask_shw.astype(bool)
         pictures = []
-        for place, (name, number) in enumerate(zip(given.names, given.numbers, strict=True)):
-            mask_hw = found.mask_shw[place]
-            true_hw = np.zeros_like(mask_hw) if given.truth_shw is None else given.truth_shw[place]
-            picture = overlay(given.image_shwc[place, ..., FLAIR].astype(np.float32), mask_hw, true_hw)
+        for place, (name, number) in enumerate(zip(volume.slice_names, volume.slice_numbers, strict=True)):
+            flair_hw = volume.image_shwc[place, ..., FLAIR].astype(np.float32)
+            picture = overlay(flair_hw, prediction.mask_shw[place], true_shw[place])
             pictures.append((f"slice {number}", picture))
             self._draw(f"overlays/{patient}/{name}.png", picture)
-        self._draw(f"sheets/{patient}.png", sheet(pictures, COLUMNS))
+        self._draw(f"sheets/{patient}.png", sheet(pictures, SHEET_COLUMNS))
 
-    def add_scores(self, rows: Sequence[dict[str, Any]], rule: str) -> None:
-        """scores.csv, and dsc.png of the patients that have a DSC; `rule` for patients without lesion."""
+    def add_scores(self, rows: Sequence[Row], rule: str) -> None:
+        """scores.csv, and dsc.png of the patients that have a DSC; `rule` is that for patients without lesion."""
         cells = [{**row, "dsc": None if row["dsc"] is None else f"{row['dsc']:.6f}"} for row in rows]
         files.write_text(self.folder / "scores.csv", files.csv_text(cells))
-        self._pack(self.folder / "scores.csv")
+        self._zip(self.folder / "scores.csv")
         bars = [Bar(row["patient"], row["dsc"], row["trained_on"] == "yes") for row in rows if row["dsc"] is not None]
         if bars:
-            self._draw("dsc.png", chart(bars, self.inputs.label, rule))
+            self._draw("dsc.png", chart(bars, self.source.label, rule))
 
     def _draw(self, name: str, picture: NDArray[np.uint8]) -> None:
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
-        self._pack(file)
+        self._zip(file)
 
-    def _pack(self, file: Path) -> None:
-        packed = file.name.lower().endswith(PACKED)
-        self.archive.write(file, file.relative_to(self.folder), ZIP_STORED if packed else ZIP_DEFLATED)
+    def _zip(self, file: Path) -> None:
+        method = ZIP_STORED if file.name.lower().endswith(COMPRESSED) else ZIP_DEFLATED
+        self.archive.write(file, file.relative_to(self.folder), method)
+
+
+def refuse_folder(out: Path, images: Path) -> None:
+    """Raises RunError for an `out` that is not empty, or is inside the folder of the images."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: is there already; name a new folder with --out")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise RunError(f"{out}: inside --images, where it would be read as a patient; name a folder elsewhere")
 
 
 @contextmanager
-def delivery(out: Path, inputs: Inputs, probabilities: bool) -> Iterator[Delivery]:
-    """A delivery aside, which becomes `out` when all of it is written; nothing is left of it otherwise."""
-    out = out.resolve()  # "." has no name to put beside
+def writing(out: Path, source: Source, probabilities: bool) -> Iterator[Writer]:
+    """A writer into a folder aside, which is renamed to `out` at the end; after an error nothing of it is left."""
+    out = out.resolve()  # "." has no name to put another beside
     aside = out.with_name(f".{out.name}.writing")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         with ZipFile(aside / "predictions.zip", "w") as archive:
-            yield Delivery(aside, archive, inputs, probabilities)
+            yield Writer(aside, archive, source, probabilities)
         if out.is_dir():
             out.rmdir()
         files.rename(aside, out)
@@ -119,74 +125,56 @@ def delivery(out: Path, inputs: Inputs, probabilities: bool) -> Iterator[Deliver
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_taken(out: Path, images: Path) -> None:
-    """Raises RunError: `out` holds something, or lies where it would be taken for input."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: is there already; name a new folder with --out")
-    if out.resolve().is_relative_to(images.resolve()):
-        raise RunError(f"{out}: inside --images, where it would be taken for a patient; name a folder elsewhere")
-
-
-def _predict_all(
-    chosen: Sequence[Chosen], inputs: Inputs, slices: dict[str, int], place: Delivery, rule: EmptyMasks
-) -> list[dict[str, Any]]:
-    """Write everything but the scores; returns their rows."""
-    cfg = chosen[0].cfg
-    use_allocator(cfg.allocator, cfg.device)
-    from segtrain.runtime.world import join  # imports torch: seconds
-
-    trained_on = frozenset[str]().union(*(one.train for one in chosen))
+def predict_source(
+    checkpoints: Sequence[TrainedCheckpoint], source: Source, out: Path, probabilities: bool, rule: EmptyMasks
+) -> list[Row]:
+    """Predict and write all patients; returns the scores of those with masks. A broken patient leaves no output."""
+    slices = {patient: source.slices(patient) for patient in source.patients()}  # before anything is predicted
+    log.info("%s: %d patients", source.label, len(slices))
+    seen = trained_on(checkpoints)
+    size_px = checkpoints[0].cfg.data.image_size
     rows = []
-    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        if world.size > 1:
-            raise LaunchError(f"{world.size} processes, but segtrain predict is one; start it without torchrun")
-        logits = ensemble_logits(chosen, world.device)
-        with Progress("predict", total=sum(slices.values()), unit="slices") as bar:
-            for patient in slices:
-                row = _predict_one(chosen[0], logits, inputs, patient, place, world.device)
-                if row is not None:
-                    told = row["voxels"] > 0 or rule == "score"
-                    seen = "yes" if patient in trained_on else "no"
-                    rows.append({**row, "dsc": row["dsc"] if told else None, "trained_on": seen})
-                bar.advance(slices[patient], patient=patient)
+    with (
+        writing(out, source, probabilities) as writer,
+        opened(checkpoints) as predictor,
+        Progress("predict", total=sum(slices.values()), unit="slices") as bar,
+    ):
+        for patient in slices:
+            row = _predict_patient(predictor, writer, patient, size_px, rule)
+            if row is not None:
+                row["trained_on"] = "yes" if patient in seen else "no"
+                rows.append(row)
+            bar.advance(slices[patient], patient=patient)
+        if rows:
+            writer.add_scores(rows, MASK_RULES[rule])
     return rows
 
 
-def _predict_one(
-    chosen: Chosen, logits: "Callable[[Tensor], Tensor]", inputs: Inputs, patient: str, place: Delivery,
-    device: "torch.device",
-) -> dict[str, Any] | None:  # fmt: skip
-    """Deliver a patient; its counts, None where no truth is. A function, so that nothing of it stays in memory."""
-    given = inputs.read(patient)
-    for remark in given.remarks:
+def _predict_patient(
+    predictor: "Predictor", writer: Writer, patient: str, size_px: int, rule: EmptyMasks
+) -> Row | None:
+    """Write a patient; its scores, None without a mask. A function of its own, so that its arrays are freed."""
+    volume = fill_blank_contrasts(writer.source.read(patient))
+    for remark in volume.remarks:
         log.info("patient %s: %s", patient, remark)
-    found = predict_patient(chosen, logits, given.image_shwc, patient, device)
-    place.add(patient, found, given)
-    if given.truth_shw is None:
+    prediction = predict_volume(predictor, volume.image_shwc, size_px, where=f"patient {patient}")
+    writer.add(patient, prediction, volume)
+    if volume.mask_shw is None:
         return None
-    c = count(found.mask_shw, given.truth_shw)
+    counts = count(prediction.mask_shw, volume.mask_shw.astype(bool))
+    has_dsc = counts.tp + counts.fn > 0 or rule == "score"
     return {
-        "patient": patient, "slices": len(given.truth_shw), "voxels": c.tp + c.fn, "tp": c.tp, "fp": c.fp, "fn": c.fn,
-        "dsc": c.dsc,
-    }  # fmt: skip
+        "patient": patient,
+        **counts.columns(len(volume.mask_shw)),
+        "dsc": counts.dsc if has_dsc else None,
+    }
 
 
-def predict_patient(
-    chosen: Chosen,
-    logits: "Callable[[Tensor], Tensor]",
-    image_shwc: NDArray[np.uint8],
-    patient: str,
-    device: "torch.device",
-) -> Prediction:
-    """What the network says of a volume, prepared as for training, and taken back to where it came from."""
-    from segtrain.evaluation.evaluate import kept_components, predict_volume
-
-    cfg = chosen.cfg
-    everywhere = np.ones(image_shwc.shape[:3], np.uint8)  # preparation refuses an empty mask; its result is not used
-    prepared = preprocess(image_shwc, everywhere, cfg.data.image_size, where=f"patient {patient}")
-    stored_shwc = prepared.image_shwc.astype(np.float16)  # as the store holds it
-    probability_shw = predict_volume(
-        logits, stored_shwc, prepared.mask_shw, device, cfg.evaluate, cfg.data.neighbours
-    )  # fmt: skip
-    kept_shw = kept_components(probability_shw > np.float32(cfg.evaluate.threshold), cfg.evaluate)
+def predict_volume(predictor: "Predictor", image_shwc: NDArray[np.uint8], size_px: int, where: str) -> Prediction:
+    """The prediction for a source's volume, prepared as for training and taken back to the source's geometry."""
+    everywhere = np.ones(image_shwc.shape[:3], np.uint8)  # preparation refuses an empty mask; the result is not used
+    prepared = preprocess(image_shwc, everywhere, size_px, where)
+    as_stored_shwc = prepared.image_shwc.astype(np.float16)
+    probability_shw = predictor.probability(as_stored_shwc, prepared.mask_shw)
+    kept_shw = kept_components(predictor.over_threshold(probability_shw), predictor.cfg)
     return Prediction(to_source(probability_shw, prepared.geometry), to_source(kept_shw, prepared.geometry))

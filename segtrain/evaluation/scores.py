@@ -1,7 +1,8 @@
-"""A patient's numbers, from what was predicted and what is true: in the prepared geometry, in the original, or both.
+"""Scores of patients in the prepared geometry, in the source's, or in both: one row a patient.
 
-A pure function of its task, so that any number of processes finds the same. Imports torch only when it scores. Legend:
-s slice, h height, w width.
+This process predicts, worker processes score. A row is a pure function of its task, so their number changes nothing.
+
+Legend: s slice, h height, w width.
 """
 
 import math
@@ -15,29 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import EvaluateConfig
-from segtrain.data.preprocess import Geometry, geometry_of, to_source
-from segtrain.data.sources.base import Source
+from segtrain.data.preprocess import Geometry, to_source
+from segtrain.data.sources.base import Source, read_with_mask
 from segtrain.data.sources.open import make_source
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
-from segtrain.evaluation.ensemble import Chosen, ensemble_logits
-from segtrain.evaluation.metrics import EMPTY_RULE, count
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
+from segtrain.evaluation.metrics import EMPTY_RULE, count, kept_components
 from segtrain.evaluation.surface import NAMES, surface_scores
-from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import in_order
 
 if TYPE_CHECKING:
-    import torch
+    from segtrain.evaluation.predictor import Predictor
 
-Row = dict[str, Any]
-Volume = NDArray[np.bool_]
+Row = dict[str, Any]  # a line of scores.csv: values by column, None for an empty cell
+Mask = NDArray[np.bool_]
 GeometryName = Literal["prepared", "original"]
 EmptyMasks = Literal["score", "leave_out"]
 EmptySurfaces = Literal["leave_out", "worst"]
-METRICS = (
-    "dsc", "dsc_all_components", "iou", "sensitivity", "precision", *NAMES, "false_positive_slices",
-)  # fmt: skip
+
+# The columns of `numbers` that have a mean; those before them are `Counts.columns`.
+METRICS = ("dsc", "dsc_all_components", "iou", "sensitivity", "precision", *NAMES, "false_positive_slices")
+# These sentences are in every summary.json, and `segtrain evaluate` compares them before it replaces scores: after a
+# change of words, earlier scores would count as scores by another rule.
 MASK_RULES: dict[EmptyMasks, str] = {
     "score": EMPTY_RULE,
     "leave_out": "mask empty: the patient is in no mean; prediction alone empty: DSC 0",
@@ -46,13 +48,13 @@ SURFACE_RULES: dict[EmptySurfaces, str] = {
     "leave_out": "mask or prediction empty: no surface, the cell stays empty and the patient is not in the mean",
     "worst": "mask or prediction empty: the volume's diagonal and surface Dice 0; both empty: 0 and surface Dice 1",
 }
-# Whatever the rules: these ratios have no value there. With leave_out a patient without lesion is in no mean at all.
+# By any rule these ratios have no value there; by `leave_out` a patient without lesion is in no mean at all.
 RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Where is scored, and what a patient without lesion, or without anything predicted, scores."""
+    """The geometries to score in, and the scores of a patient without lesion or without prediction."""
 
     geometries: tuple[GeometryName, ...] = ("prepared",)
     masks: EmptyMasks = "score"
@@ -61,127 +63,122 @@ class Rules:
 
 @dataclass(frozen=True)
 class Task:
-    """One patient: prediction and truth in the prepared geometry, bool [s, h, w], before components are chosen.
+    """One patient's prediction with all its components, and its truth, in the prepared geometry, bool [s, h, w].
 
-    `source` is read for the truth in the original geometry, where that is asked for.
+    `source` has the truth in the original geometry; it is read only for that.
     """
 
     patient: str
-    predicted_shw: Volume
-    true_shw: Volume
+    predicted_shw: Mask
+    true_shw: Mask
     geometry: Geometry
     source: Source
     cfg: EvaluateConfig
     rules: Rules
 
 
-def column(name: str, geometry: GeometryName) -> str:
-    """Of a table: plain in the prepared geometry, as training writes them; `original_...` in the other."""
-    return name if geometry == "prepared" else f"original_{name}"
-
-
-def rows_of(tasks: Iterable[Task], workers: int) -> Generator[Row, None, None]:
-    """A row a task, in their order. Raises DataError: source not readable; LaunchError: a worker was killed."""
-    try:
-        yield from in_order(row_of, tasks, workers)
-    except BrokenProcessPool as error:
-        raise LaunchError("a process that scored patients was killed, for want of memory? try --workers 1") from error
-
-
-def row_of(task: Task) -> Row:
-    """Patient, slices, then each geometry's numbers."""
-    from segtrain.evaluation.evaluate import kept_components  # imports torch: seconds
-
-    kept_shw = kept_components(task.predicted_shw, task.cfg)
-    row: Row = {"patient": task.patient}
-    for geometry in task.rules.geometries:
-        volumes = kept_shw, task.predicted_shw, task.true_shw
-        if geometry == "original":
-            kept, predicted = (to_source(volume, task.geometry) for volume in volumes[:2])
-            volumes = kept, predicted, _original_truth(task)
-        row |= {column(name, geometry): value for name, value in numbers(*volumes, task.rules).items()}
-    return row
-
-
-def _original_truth(task: Task) -> Volume:
-    true_shw = task.source.read(task.patient).mask_shw.astype(bool)
-    if true_shw.shape != task.geometry.source_shape:
-        raise DataError(
-            f"patient {task.patient}: {true_shw.shape} voxels in {task.source.label}, but the store was prepared from "
-            f"{task.geometry.source_shape}; leave the data alone while it is scored, and start again"
-        )
-    return true_shw
-
-
-def numbers(kept_shw: Volume, all_components_shw: Volume, true_shw: Volume, rules: Rules) -> Row:
-    """Counts and METRICS of one volume, in its own voxels; None where there is nothing to tell."""
-    c, everything = count(kept_shw, true_shw), count(all_components_shw, true_shw)
-    lesion, predicted = c.tp + c.fn, c.tp + c.fp
-    union = lesion + c.fp
-    told = lesion > 0 or rules.masks == "score"
-    return {
-        "slices": len(true_shw), "voxels": lesion, "tp": c.tp, "fp": c.fp, "fn": c.fn,
-        "dsc": c.dsc if told else None,
-        "dsc_all_components": everything.dsc if told else None,
-        "iou": (c.tp / union if union else 1.0) if told else None,
-        "sensitivity": c.tp / lesion if lesion else None,
-        "precision": c.tp / predicted if predicted and told else None,
-        **_distances(kept_shw, true_shw, rules),
-        "false_positive_slices": int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum()) if told else None,
-    }  # fmt: skip
-
-
-def _distances(kept_shw: Volume, true_shw: Volume, rules: Rules) -> dict[str, float | None]:
-    empty = [not volume.any() for volume in (kept_shw, true_shw)]
-    if rules.surfaces == "leave_out" or not any(empty):
-        return surface_scores(kept_shw, true_shw)
-    if empty[1] and rules.masks == "leave_out":
-        return dict.fromkeys(NAMES)
-    distance, dice = (0.0, 1.0) if all(empty) else (math.hypot(*true_shw.shape), 0.0)
-    return {name: dice if name.startswith("nsd") else distance for name in NAMES}
-
-
 def score(
-    chosen: Sequence[Chosen],
-    store: Store,
-    patients: Sequence[str],
-    trained_on: frozenset[str],
-    rules: Rules,
-    workers: int = 1,
+    checkpoints: Sequence[TrainedCheckpoint], store: Store, patients: Sequence[str], rules: Rules, workers: int = 1
 ) -> list[Row]:
-    """A row a patient, from the code that scores in training; this process predicts, `workers` others score."""
-    cfg = chosen[0].cfg
-    use_allocator(cfg.allocator, cfg.device)
-    from segtrain.runtime.world import join  # imports torch: seconds
+    """A row a patient, predicted and scored by the functions that score in training.
 
+    Raises DataError: source not readable; LaunchError: started under torchrun, or a worker was killed.
+    """
+    source, seen = make_source(checkpoints[0].cfg.data), trained_on(checkpoints)
     rows = []
-    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        if world.size > 1:
-            raise LaunchError(f"{world.size} processes, but segtrain evaluate is one; start it without torchrun")
-        tasks = _tasks(chosen, store, patients, rules, world.device)
-        total = sum(store.patients[p].slices for p in patients)
-        with Progress("evaluate", total=total, unit="slices") as bar, closing(rows_of(tasks, workers)) as scored:
+    total = sum(store.patients[patient].slices for patient in patients)
+    with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
+        tasks = _predicted(predictor, store, patients, source, rules)
+        with closing(_rows_of(tasks, workers)) as scored:
             for row in scored:
-                patient = row["patient"]
-                rows.append({
-                    **row, "institution": store.patients[patient].institution,
-                    "trained_on": "yes" if patient in trained_on else "no",
-                })  # fmt: skip
-                bar.advance(store.patients[patient].slices, patient=patient)
+                stored = store.patients[row["patient"]]
+                row["institution"] = stored.institution
+                row["trained_on"] = "yes" if stored.patient in seen else "no"
+                rows.append(row)
+                bar.advance(stored.slices, patient=stored.patient)
     return rows
 
 
-def _tasks(
-    chosen: Sequence[Chosen], store: Store, patients: Sequence[str], rules: Rules, device: "torch.device"
+def _predicted(
+    predictor: "Predictor", store: Store, patients: Sequence[str], source: Source, rules: Rules
 ) -> Iterator[Task]:
-    """Each patient, predicted when it is asked for."""
-    from segtrain.evaluation.evaluate import predict_volume
-
-    cfg, source = chosen[0].cfg, make_source(chosen[0].cfg.data)
-    logits = ensemble_logits(chosen, device)
+    """Each patient, predicted on demand."""
     for patient in patients:
         image_shwc, mask_shw = store.volume(patient)
-        probability_shw = predict_volume(logits, image_shwc, mask_shw, device, cfg.evaluate, cfg.data.neighbours)
-        predicted_shw = probability_shw > np.float32(cfg.evaluate.threshold)
-        geometry = geometry_of(store.patients[patient].geometry)
-        yield Task(patient, predicted_shw, mask_shw.astype(bool), geometry, source, cfg.evaluate, rules)
+        yield Task(
+            patient=patient,
+            predicted_shw=predictor.over_threshold(predictor.probability(image_shwc, mask_shw)),
+            true_shw=mask_shw.astype(bool),
+            geometry=store.patients[patient].geometry,
+            source=source,
+            cfg=predictor.cfg,
+            rules=rules,
+        )
+
+
+def _rows_of(tasks: Iterable[Task], workers: int) -> Generator[Row, None, None]:
+    try:
+        yield from in_order(row_of, tasks, workers)
+    except BrokenProcessPool as error:
+        raise LaunchError(
+            "a process that scored patients was killed, probably out of memory; try --workers 1"
+        ) from error
+
+
+def row_of(task: Task) -> Row:
+    """Patient, then the numbers in each geometry."""
+    kept_shw = kept_components(task.predicted_shw, task.cfg)
+    row: Row = {"patient": task.patient}
+    for geometry in task.rules.geometries:
+        kept, predicted, true = kept_shw, task.predicted_shw, task.true_shw
+        if geometry == "original":
+            kept, predicted = to_source(kept, task.geometry), to_source(predicted, task.geometry)
+            true = _original_truth(task)
+        for name, value in numbers(kept, predicted, true, task.rules).items():
+            row[column(name, geometry)] = value
+    return row
+
+
+def column(name: str, geometry: GeometryName) -> str:
+    """A column's name: as training writes it in the prepared geometry, `original_...` in the source's."""
+    return name if geometry == "prepared" else f"original_{name}"
+
+
+def _original_truth(task: Task) -> Mask:
+    _, mask_shw = read_with_mask(task.source, task.patient)
+    if mask_shw.shape != task.geometry.source_shape:
+        raise DataError(
+            f"patient {task.patient}: {mask_shw.shape} voxels in {task.source.label}, but the store was prepared from "
+            f"{task.geometry.source_shape}; do not change the data while it is scored, and start again"
+        )
+    return mask_shw.astype(bool)
+
+
+def numbers(kept_shw: Mask, all_components_shw: Mask, true_shw: Mask, rules: Rules) -> Row:
+    """Counts and METRICS of one volume, in its own voxels; None where a number has no value."""
+    counts, everything = count(kept_shw, true_shw), count(all_components_shw, true_shw)
+    lesion, predicted = counts.tp + counts.fn, counts.tp + counts.fp
+    union = lesion + counts.fp
+    row: Row = {**counts.columns(len(true_shw)), **dict.fromkeys(METRICS)}
+    if lesion > 0 or rules.masks == "score":
+        row["dsc"] = counts.dsc
+        row["dsc_all_components"] = everything.dsc
+        row["iou"] = counts.tp / union if union else 1.0
+        row["precision"] = counts.tp / predicted if predicted else None
+        row["false_positive_slices"] = int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum())
+    if lesion > 0:
+        row["sensitivity"] = counts.tp / lesion
+    return row | _distances(kept_shw, true_shw, rules)
+
+
+def _distances(kept_shw: Mask, true_shw: Mask, rules: Rules) -> dict[str, float | None]:
+    nothing_predicted, no_lesion = not kept_shw.any(), not true_shw.any()
+    if rules.surfaces == "leave_out" or not (nothing_predicted or no_lesion):
+        return surface_scores(kept_shw, true_shw)
+    if no_lesion and rules.masks == "leave_out":
+        return dict.fromkeys(NAMES)
+    if nothing_predicted and no_lesion:
+        distance, surface_dice = 0.0, 1.0
+    else:
+        distance, surface_dice = math.hypot(*true_shw.shape), 0.0
+    return {name: surface_dice if name.startswith("nsd") else distance for name in NAMES}

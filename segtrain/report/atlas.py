@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.data.prepare import ensure_store
+from segtrain.data.sources.base import FLAIR
 from segtrain.data.store import Store
-from segtrain.errors import LaunchError, RunError, SegtrainError
-from segtrain.evaluation.ensemble import Chosen, choose, ensemble_logits
+from segtrain.errors import RunError, SegtrainError
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints
 from segtrain.report.collect import Collected
 from segtrain.report.sprites import Sprites, sprites
 from segtrain.report.statistics import Row
-from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.terminal import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
-FLAIR = 1
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,13 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
     """Worst patients first, as long as there is room. Raises SegtrainError."""
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
-    chosen = choose([run.run.root], str(run.last.step), overrides)[0]
+    checkpoint = select_checkpoints([run.run.root], str(run.last.step), overrides)[0]
     table = {row["patient"]: row for row in run.last.rows}
-    if seen := sorted(chosen.train & table.keys()):
+    if seen := sorted(checkpoint.train & table.keys()):
         raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; nothing of it is a score")
     cards: list[Card] = []
     worst_first = sorted(table, key=lambda patient: (float(table[patient]["dsc"]), patient))
-    for card in _cards(chosen, worst_first, run.name):
+    for card in _cards(checkpoint, worst_first, run.name):
         if sum(made.pictures.size for made in cards) + card.pictures.size > room:
             break
         cards.append(card)
@@ -117,10 +116,10 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
         raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
     from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
 
-    evaluation = asdict(chosen.cfg.evaluate)
+    evaluation = asdict(checkpoint.cfg.evaluate)
     asked = ("threshold", "tta", "largest_component", "min_component_voxels")
     return Atlas(
-        run.name, epoch=run.last.epoch, checkpoint=chosen.folder.name, sha256=weights_sha256(chosen.folder),
+        run.name, epoch=run.last.epoch, checkpoint=checkpoint.folder.name, sha256=weights_sha256(checkpoint.folder),
         settings=" ".join(f"{key}={evaluation[key]}" for key in asked),
         cards=sorted(cards, key=lambda card: (card.dsc, card.patient)),
         left_out=len(table) - len(cards), differ=[c.patient for c in cards if c.row != _known(table[c.patient], c.row)],
@@ -132,28 +131,17 @@ def _known(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]
     return {key: theirs.get(key, "") for key in ours}
 
 
-def _cards(chosen: Chosen, patients: Sequence[str], name: str) -> Iterator[Card]:
+def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], name: str) -> Iterator[Card]:
     """Each patient, scored by the function that scores in training. Raises SegtrainError."""
-    store = ensure_store(chosen.cfg.data)
-    if strangers := sorted(set(patients) - store.patients.keys()):
-        raise RunError(f"patient {strangers[0]} is not in {store.label}; set data.root to the data that holds it")
-    cfg = chosen.cfg
-    use_allocator(cfg.allocator, cfg.device)
-    from segtrain.evaluation.evaluate import score_patient
-    from segtrain.losses import make_loss
-    from segtrain.runtime.world import join  # imports torch: seconds
+    store = ensure_store(checkpoint.cfg.data)
+    store.require(patients)
+    with opened([checkpoint]) as predictor, Progress(f"atlas of {name}", len(patients), "patients") as bar:
+        from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 
-    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        if world.size > 1:
-            raise LaunchError(f"{world.size} processes, but segtrain report is one; start it without torchrun")
-        logits, loss = ensemble_logits([chosen], world.device), make_loss("dice")  # the loss is not shown
-        with Progress(f"atlas of {name}", total=len(patients), unit="patients") as bar:
-            for patient in patients:
-                score, predicted_shw, true_shw = score_patient(
-                    logits, loss, store, patient, world.device, cfg.evaluate, False, cfg.data.neighbours
-                )
-                yield _card(store, score, predicted_shw, true_shw)
-                bar.advance(1, patient=patient)
+        for patient in patients:
+            score, predicted_shw, true_shw = score_patient(predictor, None, store, patient, draw=False)
+            yield _card(store, score, predicted_shw, true_shw)
+            bar.advance(1, patient=patient)
 
 
 def _card(store: Store, score: "PatientScore", predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Card:

@@ -14,6 +14,7 @@ from segtrain.data.feed import Batch, Feed
 from segtrain.engines.optim import lr_at
 from segtrain.errors import Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
+from segtrain.evaluation.predictor import Predictor
 from segtrain.run import checkpoint
 from segtrain.training.clock import Clock
 from segtrain.training.log import TrainingLog
@@ -128,11 +129,17 @@ class Loop:
         if epoch % cfg.evaluate.every_epochs and self.step < start.total_steps and not again:
             return
         self.clock.begin()
+        predictor = Predictor(start.engine.logits, cfg.evaluate, start.world.device, cfg.data.neighbours)
         with start.engine.averaged():
             result = evaluate(
-                start.engine.logits, start.loss, start.store, start.split.validation, start.world, cfg.evaluate,
-                self._after_patient, self.step / start.total_steps, cfg.data.neighbours,
-            )  # fmt: skip
+                predictor,
+                start.loss,
+                start.store,
+                start.split.validation,
+                start.world,
+                check=self._after_patient,
+                progress=self.step / start.total_steps,
+            )
         if start.world.any(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {start.remedy}")
         if start.world.any(self.saver is not None and self.saver.failed()):

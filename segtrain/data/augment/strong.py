@@ -1,7 +1,7 @@
-"""`data.augment=strong`: what can happen to a sample, how likely and how much, drawn by position (L4).
+"""`data.augment=strong`: the effects, their probabilities and ranges, drawn by position (L4).
 
-Chances and ranges are, where nothing else is said, those of nnU-Net's released trainer (F. Isensee et al., Nature
-Methods 2021, supplement; `nnUNetTrainer`). docs/augmentation.md shows each.
+Unless a comment says otherwise, probabilities and ranges are those of nnU-Net's released trainer (F. Isensee et al.,
+Nature Methods 2021, supplement; `nnUNetTrainer`). docs/augmentation.md shows each effect.
 
 Legend: b batch, k samples or contrasts of samples, s neighbouring slices, c channel, h height, w width.
 """
@@ -20,23 +20,24 @@ from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
 from segtrain.data.order import AUGMENT_STREAM, generator
+from segtrain.data.sources.base import CONTRASTS, FLAIR
 
-CONTRASTS, FLAIR = 3, 1
+CHANNELS = len(CONTRASTS)  # of a slice
 
 FLIP_CHANCE = 0.5
-# nnU-Net: 0.2. Raised, since the reference protocol turns and scales every sample.
+# nnU-Net: 0.2. Raised, since the reference protocol rotates and scales every sample.
 SCALE_CHANCE, SCALE = 0.5, (0.7, 1.4)
-# nnU-Net turns flat images all round; heads lie straight in the scanner.
+# nnU-Net rotates 2-D images by any angle; heads lie straight in the scanner.
 ROTATION_CHANCE, ANGLE_DEGREES = 0.5, (-30.0, 30.0)
-# nnU-Net's first version, where it was on: 0.2. Free-form deformation, D. Rueckert et al., IEEE TMI 1999; the standard
-# deviation is that of O. Ronneberger et al., MICCAI 2015: 10 px of 512. Points move by less than 0.48 of their
+# nnU-Net's first version, which still had it: 0.2. Free-form deformation, D. Rueckert et al., IEEE TMI 1999; the
+# standard deviation is that of O. Ronneberger et al., MICCAI 2015: 10 px of 512. Points move by less than 0.48 of their
 # distance, so that the image cannot fold: Y. Choi, S. Lee, Graphical Models 2000.
 ELASTIC_CHANCE, ELASTIC_POINTS, ELASTIC_SHARE = 0.2, 6, 0.07  # of the image's side
 BLUR_CHANCE, BLUR_SIGMA_PX = 0.2, (0.5, 1.0)
 LOW_RESOLUTION_CHANCE, LOW_RESOLUTION_FACTOR = 0.25, (1.0, 2.0)
-CONTRAST_SHARE = 0.5  # of contrasts that blur and low resolution are for, where they are for the sample
-# exp of a polynomial of order 3, as K. Van Leemput et al., IEEE TMI 1999, model it and TorchIO draws it. Within a head
-# the field's largest value is 1.5 times its least (median); with TorchIO's 0.5 it would be 2.7 times.
+CONTRAST_SHARE = 0.5  # of a sample's contrasts, if blur or low resolution applies to the sample
+# exp of a polynomial of order 3: the model of K. Van Leemput et al., IEEE TMI 1999, drawn as TorchIO does. Within a
+# head the field's largest value is 1.5 times its least (median); with TorchIO's 0.5 it would be 2.7 times.
 BIAS_CHANCE, BIAS_COEFFICIENT = 0.15, 0.2
 BRIGHTNESS_CHANCE, BRIGHTNESS_FACTOR = 0.15, (0.75, 1.25)
 CONTRAST_CHANCE, CONTRAST_FACTOR = 0.15, (0.75, 1.25)
@@ -50,8 +51,8 @@ MISSING_CHANCE, MISSING_BOTH = 0.1, 0.6
 class Effect:
     """chance: that it applies to a sample; says: its range, for people.
 
-    values: parameters of uniforms [k, uniforms]: [k, ...] for the sample whole, or [k, 3, ...] for each contrast, where
-    a contrast whose first parameter is not a number is left as it is.
+    values: from uniforms [k, uniforms] to parameters: [k, ...] for the whole sample, or [k, 3, ...] for each contrast,
+    where a contrast whose first parameter is NaN stays unchanged.
     """
 
     chance: float
@@ -65,45 +66,45 @@ def _between(limits: tuple[float, float], u: Reals) -> Reals:
 
 
 def _per_contrast(limits: tuple[float, float], share: float = 1.0) -> Callable[[Reals], Reals]:
-    """[k, 3, 1]: of each contrast its own; a contrast is drawn by `share`."""
+    """[k, 3, 1]: a value for each contrast; the effect applies to a contrast with probability `share`."""
 
     def values(u: Reals) -> Reals:
-        value, chance = u.reshape(-1, CONTRASTS, 2).transpose(2, 0, 1)
+        value, chance = u.reshape(-1, CHANNELS, 2).transpose(2, 0, 1)
         return np.where(chance < share, _between(limits, value), np.nan)[..., None]
 
     return values
 
 
 def _scale(u: Reals) -> Reals:
-    """As often smaller as larger."""
+    """Below 1 as often as above."""
     return np.where(u < 0.5, SCALE[0] + (1 - SCALE[0]) * 2 * u, 1 + (SCALE[1] - 1) * (2 * u - 1))
 
 
 def _elastic(u: Reals) -> Reals:
-    """[k, 2, n, n], in coordinates of -1..1: twice the share of the side."""
+    """[k, 2, n, n], in coordinates of -1..1, in which the side is 2."""
     return 2 * ELASTIC_SHARE * (2 * u - 1).reshape(-1, 2, ELASTIC_POINTS, ELASTIC_POINTS)
 
 
 def _bias_field(u: Reals) -> Reals:
-    """[k, 3, 4, 4]: coefficients up to order 3 in all; none for order 0, which is brightness.
+    """[k, 3, 4, 4]: coefficients of total order 1 to 3; order 0 would be brightness.
 
-    One field for all contrasts: it is the coil's, and a patient's contrasts are taken with one.
+    One field for all contrasts: it is that of the coil, and a patient's contrasts are scanned with one coil.
     """
     order = np.add.outer(np.arange(ORDERS), np.arange(ORDERS))
     values = BIAS_COEFFICIENT * (2 * u.reshape(-1, 1, ORDERS, ORDERS) - 1) * ((order > 0) & (order < ORDERS))
-    return np.repeat(values, CONTRASTS, axis=1)
+    return np.repeat(values, CHANNELS, axis=1)
 
 
 def _gamma(u: Reals) -> Reals:
-    """[k, 3, 2]: each contrast's power; inverted or not, all alike."""
-    power = _between(GAMMA_POWER, u[:, :CONTRASTS])
-    return np.stack((power, np.broadcast_to(u[:, CONTRASTS:] < GAMMA_INVERTED, power.shape)), axis=2)
+    """[k, 3, 2]: each contrast's power; and 1 for inverted, common to the contrasts."""
+    power = _between(GAMMA_POWER, u[:, :CHANNELS])
+    return np.stack((power, np.broadcast_to(u[:, CHANNELS:] < GAMMA_INVERTED, power.shape)), axis=2)
 
 
 def _noise(u: Reals) -> Reals:
-    """[k, 3, 3]: standard deviation, one for all, and the two halves of a key."""
-    deviation = np.repeat(np.sqrt(NOISE_VARIANCE * u[:, :1, None]), CONTRASTS, axis=1)
-    return np.concatenate((deviation, np.floor(u[:, 1:] * 2**KEY_BITS).reshape(-1, CONTRASTS, 2)), axis=2)
+    """[k, 3, 3]: the standard deviation, common to the contrasts, and the two halves of a key."""
+    deviation = np.repeat(np.sqrt(NOISE_VARIANCE * u[:, :1, None]), CHANNELS, axis=1)
+    return np.concatenate((deviation, np.floor(u[:, 1:] * 2**KEY_BITS).reshape(-1, CHANNELS, 2)), axis=2)
 
 
 def _missing_contrast(u: Reals) -> Reals:
@@ -115,8 +116,8 @@ def _range(limits: tuple[float, float]) -> str:
     return f"{limits[0]:g} to {limits[1]:g}"
 
 
-# In the order in which they are applied. Blur before noise, as optics before electronics; the missing contrast last,
-# so that the copy of FLAIR is exact, as in the data.
+# In the order of application: blur before noise, as in a scanner; the missing contrast last, so that the copy of FLAIR
+# is exact, as in the data.
 EFFECTS: dict[EffectName, Effect] = {
     "flip_left_right": Effect(FLIP_CHANCE, 0, lambda u: u, "left-right"),
     "flip_up_down": Effect(FLIP_CHANCE, 0, lambda u: u, "front to back"),
@@ -129,11 +130,11 @@ EFFECTS: dict[EffectName, Effect] = {
         f"{ELASTIC_POINTS} x {ELASTIC_POINTS} control points, each by up to {ELASTIC_SHARE:.0%} of the side in x and y",
     ),
     "blur": Effect(
-        BLUR_CHANCE, 2 * CONTRASTS, _per_contrast(BLUR_SIGMA_PX, CONTRAST_SHARE),
+        BLUR_CHANCE, 2 * CHANNELS, _per_contrast(BLUR_SIGMA_PX, CONTRAST_SHARE),
         f"sigma {_range(BLUR_SIGMA_PX)} px, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
     ),
     "low_resolution": Effect(
-        LOW_RESOLUTION_CHANCE, 2 * CONTRASTS, _per_contrast(LOW_RESOLUTION_FACTOR, CONTRAST_SHARE),
+        LOW_RESOLUTION_CHANCE, 2 * CHANNELS, _per_contrast(LOW_RESOLUTION_FACTOR, CONTRAST_SHARE),
         f"voxels {_range(LOW_RESOLUTION_FACTOR)} times as wide, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
     ),
     "bias_field": Effect(
@@ -141,18 +142,18 @@ EFFECTS: dict[EffectName, Effect] = {
         f"exp of a polynomial of order {ORDERS - 1}, coefficients {_range((-BIAS_COEFFICIENT, BIAS_COEFFICIENT))}",
     ),
     "brightness": Effect(
-        BRIGHTNESS_CHANCE, 2 * CONTRASTS, _per_contrast(BRIGHTNESS_FACTOR),
+        BRIGHTNESS_CHANCE, 2 * CHANNELS, _per_contrast(BRIGHTNESS_FACTOR),
         f"times {_range(BRIGHTNESS_FACTOR)} above air, each contrast its own",
     ),
     "contrast": Effect(
-        CONTRAST_CHANCE, 2 * CONTRASTS, _per_contrast(CONTRAST_FACTOR),
+        CONTRAST_CHANCE, 2 * CHANNELS, _per_contrast(CONTRAST_FACTOR),
         f"times {_range(CONTRAST_FACTOR)} about the mean, each contrast its own",
     ),
     "gamma": Effect(
-        GAMMA_CHANCE, CONTRASTS + 1, _gamma,
+        GAMMA_CHANCE, CHANNELS + 1, _gamma,
         f"power {_range(GAMMA_POWER)}, each contrast its own; {GAMMA_INVERTED:.0%} on the inverted image",
     ),
-    "noise": Effect(NOISE_CHANCE, 1 + 2 * CONTRASTS, _noise, f"Gaussian of variance 0 to {NOISE_VARIANCE:g}"),
+    "noise": Effect(NOISE_CHANCE, 1 + 2 * CHANNELS, _noise, f"Gaussian of variance 0 to {NOISE_VARIANCE:g}"),
     "missing_contrast": Effect(
         MISSING_CHANCE, 1, _missing_contrast,
         f"FLAIR in place of post-contrast, in {MISSING_BOTH:.0%} of them of pre-contrast too",
@@ -176,7 +177,7 @@ Picked = tuple[NDArray[np.int64], Reals]  # which samples, and the parameters of
 
 
 def strong_draws(seed: int, positions: NDArray[np.int64], chances: Mapping[EffectName, float] = CHANCES) -> Draws:
-    """What happens to the samples at `positions`; an effect that `chances` does not have does not happen."""
+    """The draws of the samples at `positions`; an effect without an entry in `chances` never applies."""
     total = sum(1 + effect.uniforms for effect in EFFECTS.values())
     uniforms = np.stack([generator(seed, AUGMENT_STREAM, int(position)).random(total) for position in positions])
     picked: dict[EffectName, Picked] = {}
@@ -215,7 +216,7 @@ def _affines(batch: int, picked: Mapping[EffectName, Picked]) -> Affines:
 
 
 def strengthen(image_bchw: Tensor, mask_b1hw: Tensor, affines: Tensor, strong: Strong) -> tuple[Tensor, Tensor]:
-    """Both as the draws say. Channels are the contrasts of each neighbouring slice in turn; all on one device."""
+    """Image and mask after the effects; all on one device. Channels: each neighbouring slice's contrasts in turn."""
     effects = strong.effects
     image, mask = warp_in_air(image_bchw, mask_b1hw, affines, effects.get("elastic"))
     if len(strong.still):
@@ -229,13 +230,13 @@ def strengthen(image_bchw: Tensor, mask_b1hw: Tensor, affines: Tensor, strong: S
             planes.index_copy_(0, index.flatten(), change(x, effects[name].values).flatten(0, 1))
     if "missing_contrast" in effects:
         index = _planes_of(effects["missing_contrast"], image.shape[1]).flatten()
-        flair = index - index % CONTRASTS + FLAIR
+        flair = index - index % CHANNELS + FLAIR
         planes.index_copy_(0, index, planes.index_select(0, flair))
     return image, mask
 
 
 def _planes_of(drawn: Drawn, channels: int) -> Tensor:
-    """int64 [k, s]: where the contrasts of samples that an effect is for lie in a batch [b * c, h, w]."""
+    """int64 [k, s]: the indices, in a batch [b * c, h, w], of the contrasts that an effect applies to."""
     assert drawn.contrast is not None
     first = drawn.place * channels + drawn.contrast
-    return first[:, None] + torch.arange(0, channels, CONTRASTS, device=first.device)
+    return first[:, None] + torch.arange(0, channels, CHANNELS, device=first.device)

@@ -1,10 +1,10 @@
-"""Where patients come from: ONE protocol for training and predicting.
+"""Folders of patients: one protocol for training and prediction, and the sources that implement it.
 
-base.py      the protocol, a patient's volume
-open.py      the source that a config or a folder asks for
-images.py    slices in image files, read and checked
+base.py      the protocol; a patient's volume
+open.py      the source of a config (training) or of a folder (prediction)
+images.py    what sources of image files share: listing, pairing with masks, reading, writing
 lgg.py       the published LGG layout
-slices.py    plain folders of slices
+slices.py    folders of slices under any names
 nifti.py     NIfTI volumes (needs nibabel)
 phantom.py   made-up patients
 """

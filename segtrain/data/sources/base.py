@@ -1,106 +1,107 @@
-"""Where patients come from: each source lists patients and reads one whole, or names what is wrong with it.
+"""A folder of patients: one protocol, by which preparation and prediction read it and predictions are written back.
 
-Legend: s slice, h height, w width, c channel (pre-contrast, FLAIR, post-contrast).
+A source reads what is there and says so. What only one of its two users needs is here as well, once each: training and
+scoring need a mask (`read_with_mask`), a network needs three contrasts (`fill_blank_contrasts`).
+
+Legend: s slice, h height, w width, c channel (one a contrast).
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+from segtrain.errors import LEAVE_OUT, DataError
 
-
-@dataclass(frozen=True)
-class RawVolume:
-    """One patient as it lies in the source.
-
-    image_shwc: uint8 [slice, height, width, 3]; mask_shw: uint8 0/1 [slice, height, width];
-    slice_numbers: the source's own number of each slice.
-    """
-
-    image_shwc: NDArray[np.uint8]
-    mask_shw: NDArray[np.uint8]
-    slice_numbers: tuple[int, ...]
-
-
-class Source(Protocol):
-    """A data set. Cheap to make and to send to another process; reads nothing until asked."""
-
-    @property
-    def label(self) -> str:
-        """What outputs call this data; phantom data says that it is made up."""
-
-    def patients(self) -> list[str]:
-        """All patient ids, sorted. Raises DataError when there are none."""
-
-    def fingerprint(self) -> str:
-        """A short hash that changes when the source's content does."""
-
-    def read(self, patient: str) -> RawVolume:
-        """The patient's whole volume. Raises DataError naming the file, the value and the remedy."""
-
-    def institution(self, patient: str) -> str:
-        """Where the patient was scanned, for tables and stratified splits."""
-
-
-def _digest(parts: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
+CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
 
 
 @dataclass(frozen=True)
-class Input:
-    """One patient, whole, as preparation takes it.
+class Volume:
+    """One patient's slices as they are in the source.
 
-    image_shwc: uint8 [s, h, w, 3]; truth_shw: bool [s, h, w], None where no masks are; names: of the slices' pictures;
-    numbers: the input's own of each slice; remarks: what was put right on the way.
+    image_shwc: uint8 [s, h, w, 3]; mask_shw: uint8 0/1 [s, h, w], None where the source has no mask; slice_names: for
+    the slices' pictures; slice_numbers: the source's own; remarks: what reading changed or left in doubt.
     """
 
     image_shwc: NDArray[np.uint8]
-    truth_shw: NDArray[np.bool_] | None
-    names: tuple[str, ...]
-    numbers: tuple[int, ...]
+    mask_shw: NDArray[np.uint8] | None
+    slice_names: tuple[str, ...]
+    slice_numbers: tuple[int, ...]
     remarks: tuple[str, ...] = ()
 
 
-class Inputs(Protocol):
-    """Patients of a folder; reads nothing but names and headers until one is asked for."""
+class Source(Protocol):
+    """A data set. Cheap to make and to send to another process; opens no file before a method is called."""
 
     @property
     def label(self) -> str:
-        """What outputs call this data."""
+        """The name of this data in outputs; phantom data says that it is made up."""
 
-    def slices(self) -> dict[str, int]:
-        """Slices by patient, sorted. Raises DataError for files that do not fit together."""
+    def patients(self) -> list[str]:
+        """All patient ids, sorted. Raises DataError when there are none."""
 
-    def read(self, patient: str) -> Input:
-        """The patient. Raises DataError."""
+    def slices(self, patient: str) -> int:
+        """The patient's number of slices, by names and headers. Raises DataError: files that do not fit together."""
+
+    def fingerprint(self) -> str:
+        """A short hash that changes when the source's content does."""
+
+    def read(self, patient: str) -> Volume:
+        """The patient's whole volume. Raises DataError naming the file, the value and the remedy."""
+
+    def institution(self, patient: str) -> str:
+        """Where the patient was scanned, for tables and stratified splits; `unknown` where the source does not say."""
 
     def write_mask(self, patient: str, mask_shw: NDArray[np.bool_], folder: Path) -> list[Path]:
-        """Write the mask below `folder`, in the input's own format and geometry; returns the files."""
+        """Write a mask below `folder` in the source's own format and geometry; returns the files."""
 
     def write_probability(self, patient: str, probability_shw: NDArray[np.float32], folder: Path) -> Path:
-        """Write float32, compressed, in the input's own geometry; returns the file."""
+        """Write float32, compressed, in the source's own geometry; returns the file."""
 
 
-def with_all_contrasts(image_shwc: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """FLAIR in the place of a blank contrast, as the published data has it, and what is to be said of that."""
+def read_with_mask(source: Source, patient: str) -> tuple[Volume, NDArray[np.uint8]]:
+    """The patient's volume and its mask, which training and scoring cannot do without. Raises DataError."""
+    volume = source.read(patient)
+    if volume.mask_shw is None:
+        raise DataError(f"patient {patient}: has no mask in {source.label}; add its masks or {LEAVE_OUT}")
+    return volume, volume.mask_shw
+
+
+def missing_contrasts(image_shwc: NDArray[np.uint8]) -> tuple[str, ...]:
+    """The contrasts that FLAIR stands in for: the published data has a copy of it where a contrast is missing."""
+    return tuple(CONTRASTS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., FLAIR]))
+
+
+def fill_blank_contrasts(volume: Volume) -> Volume:
+    """The volume with FLAIR in place of a blank contrast, as in the published data, and a remark for each missing one.
+
+    For prediction only: in training a constant channel is an error of the data, which preparation refuses.
+    """
+    image_shwc = volume.image_shwc
     flair = image_shwc[..., FLAIR]
-    remarks = []
     for c in (0, 2):
-        plane = image_shwc[..., c]
-        if plane.max() == plane.min() and flair.max() > flair.min():
+        contrast = image_shwc[..., c]
+        if contrast.max() == contrast.min() and flair.max() > flair.min():
             image_shwc = image_shwc.copy()
             image_shwc[..., c] = flair
-        if np.array_equal(image_shwc[..., c], flair):
-            remarks.append(f"{CHANNELS[c]} is missing, FLAIR stands in for it")
-    return image_shwc, tuple(remarks)
+    remarks = [f"{name} is missing, FLAIR stands in for it" for name in missing_contrasts(image_shwc)]
+    return replace(volume, image_shwc=image_shwc, remarks=(*volume.remarks, *remarks))
+
+
+def plain_slice_names(slices: int) -> tuple[str, ...]:
+    """`slice_001`, ... for sources whose slices have no names of their own."""
+    return tuple(f"slice_{number:03d}" for number in range(1, slices + 1))
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 of the parts and of where each ends."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(len(part).to_bytes(8, "little") + part)
+    return sha256.hexdigest()

@@ -1,9 +1,8 @@
-"""Made-up patients: skull, brain, ventricles and lesions, seen in three contrasts through an imperfect scanner.
+"""Made-up patients: skull, brain, ventricles and lesions in three contrasts, as an imperfect scanner shows them.
 
-They stand in for real data where there is none: to try the commands, to test, to rehearse a cluster job. Contrasts are
-correlated, a bias field bends them, scalp, vessels and bright caps at the ventricles are as bright as lesions on FLAIR
-without being lesions, and some patients lack a contrast (FLAIR stands in for it), as in the real data. No score on them
-says anything about patients.
+They stand in for real data: to try the commands, to test, to rehearse a cluster job. The contrasts are correlated and
+have a bias field; scalp, vessels and bright caps at the ventricles are as bright on FLAIR as lesions are; some patients
+lack a contrast (FLAIR stands in for it), as in the real data. No score on them says anything about real patients.
 
 Legend: s slice, h height, w width, c channel (pre-contrast, FLAIR, post-contrast).
 """
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segtrain.config import PhantomConfig
-from segtrain.data.sources.base import RawVolume, _digest
+from segtrain.data.sources.base import Volume, digest, plain_slice_names
+from segtrain.data.sources.images import write_masks, write_pages
 
 Field = NDArray[np.float32]
 
@@ -35,8 +35,8 @@ INTENSITY = {
 
 def phantom_patient(seed: int, index: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Image uint8 [s, size, size, 3] and mask uint8 0/1 [s, size, size]: a pure function of the arguments."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-    shape = (int(rng.integers(20, 41)), size_px, size_px)
+    rng, slices = _generator(seed, index)
+    shape = (slices, size_px, size_px)
     z, y, x = np.meshgrid(
         np.linspace(-1, 1, shape[0], dtype=np.float32),
         np.linspace(-1, 1, size_px, dtype=np.float32),
@@ -57,6 +57,12 @@ def phantom_patient(seed: int, index: int, size_px: int) -> tuple[NDArray[np.uin
     return np.clip(image * 255, 0, 255).round().astype(np.uint8), mask.astype(np.uint8)
 
 
+def _generator(seed: int, index: int) -> tuple[np.random.Generator, int]:
+    """The patient's generator after its first draw, and that draw: the number of slices."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+    return rng, int(rng.integers(20, 41))
+
+
 def _smooth(rng: np.random.Generator, shape: tuple[int, ...], sigma_px: float) -> Field:
     """Gaussian noise smoothed in plane over `sigma_px` (less across slices), with unit standard deviation."""
     noise = rng.standard_normal(shape, dtype=np.float32)
@@ -66,7 +72,7 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, ...], sigma_px: float) -
 
 
 def _head_distance(rng: np.random.Generator, z: Field, y: Field, x: Field) -> Field:
-    """0 at the head's axis, 1 on its skin: an ellipse a slice that narrows towards the crown."""
+    """0 at the head's axis, 1 on its skin: in each slice an ellipse, narrower towards the crown."""
     height, width = rng.uniform(0.80, 0.92), rng.uniform(0.66, 0.80)
     shift_y, shift_x = rng.uniform(-0.05, 0.05, 2)
     narrowing = np.sqrt(1 - 0.55 * np.clip((z + 0.3) / 1.3, 0, 1) ** 2)
@@ -95,7 +101,7 @@ def _anatomy(
 
 
 def _lesions(rng: np.random.Generator, room: NDArray[np.bool_], z: Field, y: Field, x: Field) -> NDArray[np.bool_]:
-    """One to three lumpy blobs inside `room`, the first one large enough to be found in several slices."""
+    """One to three lumpy blobs inside `room`, the first one large enough to extend over several slices."""
     mask = np.zeros(room.shape, bool)
     count = int(rng.choice([1, 1, 1, 2, 3]))
     for number in range(count):
@@ -111,18 +117,20 @@ def _lesions(rng: np.random.Generator, room: NDArray[np.bool_], z: Field, y: Fie
         lumps = 1 + 0.16 * _smooth(rng, room.shape, room.shape[1] * radius / 5)
         mask |= distance < radius * lumps
     mask &= room
-    # Specks that the lumpy surface throws off are noise, not lesions.
-    labels, found = ndimage.label(mask)
+    # The lumpy surface leaves specks beside a blob; these are no lesions.
+    labels, components = ndimage.label(mask)
+    if not components:
+        return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return np.isin(labels, np.flatnonzero(sizes >= max(30, sizes.max() // 50))) if found else mask
+    return np.isin(labels, np.flatnonzero(sizes >= max(30, sizes.max() // 50)))
 
 
 def _paint_lesions(rng: np.random.Generator, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-    """Brighter on FLAIR, darker before contrast; some take up contrast at the rim."""
+    """Lesions are brighter on FLAIR and darker before contrast; some enhance at the rim."""
     soft = ndimage.gaussian_filter(mask.astype(np.float32), (0.3, 0.8, 0.8))
     texture = 1 + 0.12 * _smooth(rng, mask.shape, mask.shape[1] / 20)
-    displaced = 0.8 * soft[..., None]  # a lesion displaces what was there
+    displaced = 0.8 * soft[..., None]  # of the tissue that was there
     image += displaced * (np.array(INTENSITY["grey"], np.float32) - image)
     image[..., 1] += soft * texture * rng.uniform(0.18, 0.30)
     image[..., 0] -= soft * texture * rng.uniform(0.06, 0.14)
@@ -133,7 +141,7 @@ def _paint_lesions(rng: np.random.Generator, image: NDArray[np.float32], mask: N
 
 
 def _scan(rng: np.random.Generator, image: NDArray[np.float32], z: Field, y: Field, x: Field) -> None:
-    """What the scanner adds: blur, a bias field shared in part by the contrasts, noise."""
+    """The scanner's blur, bias field (in part common to the contrasts) and noise."""
     shared = rng.uniform(-0.28, 0.28, 5)
     for channel in range(3):
         own = shared + rng.uniform(-0.10, 0.10, 5)
@@ -156,13 +164,29 @@ class PhantomSource:
     def patients(self) -> list[str]:
         return [f"PHANTOM_{index:04d}" for index in range(self.config.patients)]
 
+    def slices(self, patient: str) -> int:
+        return _generator(self.config.seed, _index(patient))[1]
+
     def fingerprint(self) -> str:
         code = Path(phantom_patient.__code__.co_filename).read_bytes()
-        return _digest([repr(self.config).encode(), code])
+        return digest([repr(self.config).encode(), code])
 
-    def read(self, patient: str) -> RawVolume:
-        image, mask = phantom_patient(self.config.seed, int(patient.rsplit("_", 1)[1]), self.config.size_px)
-        return RawVolume(image, mask, tuple(range(1, len(image) + 1)))
+    def read(self, patient: str) -> Volume:
+        image_shwc, mask_shw = phantom_patient(self.config.seed, _index(patient), self.config.size_px)
+        slices = len(image_shwc)
+        return Volume(image_shwc, mask_shw, plain_slice_names(slices), tuple(range(1, slices + 1)))
 
     def institution(self, patient: str) -> str:
         return "PHANTOM"
+
+    def write_mask(self, patient: str, mask_shw: NDArray[np.bool_], folder: Path) -> list[Path]:
+        """An 8-bit TIFF of 0 and 255 for each slice."""
+        names = plain_slice_names(len(mask_shw))
+        return write_masks(mask_shw, [folder / patient / f"{name}_mask.tif" for name in names])
+
+    def write_probability(self, patient: str, probability_shw: NDArray[np.float32], folder: Path) -> Path:
+        return write_pages(probability_shw, folder / f"{patient}.tif")
+
+
+def _index(patient: str) -> int:
+    return int(patient.rsplit("_", 1)[1])
