@@ -1,5 +1,6 @@
 """Preparation against the reference program's numbers and against scikit-image on made-up volumes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,26 @@ import pytest
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projections import projections
 from skimage.exposure import rescale_intensity
 from skimage.transform import resize
 
 from segtrain.config import Config
-from segtrain.data.preprocess import preprocess, slice_weights
+from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry, preprocess, slice_weights
 from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.store import Store
 from segtrain.errors import DataError
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What preparation gave when it was recorded; image and mask as projections."""
+
+    geometry: Geometry
+    areas: list[int]
+    image: list[float]
+    mask: list[float]
 
 
 @pytest.mark.parametrize("patient", GOLDEN_PATIENTS)
@@ -103,6 +115,39 @@ def test_the_store_holds_what_preparation_made(tiny: Config, tiny_store: Store) 
     assert np.abs(image.astype(np.float32) - prepared.image_shwc).max() < 0.01
     assert np.array_equal(mask, prepared.mask_shw)
     assert tiny_store.patients[patient].areas == tuple(mask.sum(axis=(1, 2)))
+
+
+# By version: the prepared `uneven_volume`. Record it anew under a raised version where another output is meant.
+RECORDED = {
+    1: Recorded(
+        Geometry((9, 70, 61), ((1, 8), (6, 63), (10, 51)), ((0, 0), (8, 8)), 48),
+        areas=[0, 315, 315, 315, 315, 0, 0],
+        image=[-0.88355, -1.02438, 0.45221, 0.33835, -0.51648, -0.84739],
+        mask=[0.15749, 0.07874, -0.12599, 0.20473, 0.37796, -0.34647],
+    )
+}
+
+
+def uneven_volume() -> tuple[np.ndarray, np.ndarray]:
+    """Cropped, padded and resized by preparation; of integers, so that it is the same on every CPU."""
+    rng = np.random.Generator(np.random.Philox(key=[0, 1]))
+    image = np.zeros((9, 70, 61, 3), np.uint8)
+    image[1:8, 6:63, 10:51] = rng.integers(40, 256, (7, 57, 41, 3))
+    mask = np.zeros(image.shape[:3], np.uint8)
+    mask[2:6, 20:45, 15:33] = 1
+    return image, mask
+
+
+@pytest.mark.law("L11")
+def test_other_output_needs_another_version() -> None:
+    """Else stores of before would be read as if they held what preparation gives now."""
+    recorded = RECORDED[PREPROCESS_VERSION]
+    prepared = preprocess(*uneven_volume(), 48, "recorded")
+    assert prepared.geometry == recorded.geometry
+    assert prepared.mask_shw.sum(axis=(1, 2)).tolist() == recorded.areas
+    # Finer than the store, which holds float16, by a factor of ten.
+    np.testing.assert_allclose(projections(prepared.image_shwc), recorded.image, atol=1e-4)
+    np.testing.assert_allclose(projections(prepared.mask_shw), recorded.mask, atol=1e-4)
 
 
 @pytest.mark.law("L12")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from predictions import IMAGE, MASK, write_patient
 from trainings import gone
 
 from segtrain.config import DataConfig, PhantomConfig
@@ -20,6 +21,7 @@ from segtrain.data.prepare import ensure_store, summary
 from segtrain.data.store import open_store
 from segtrain.errors import DataError
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = DataConfig(image_size=32, workers=1, phantom=PhantomConfig(patients=3, size_px=64))
 
 
@@ -114,6 +116,44 @@ def test_a_changed_source_or_setting_is_noticed(tmp_path: Path, change: str) -> 
     assert contents(second.path) != before
     assert contents(first.path) == before, "a store is never changed"
     assert ensure_store(cfg).path == first.path
+
+
+@pytest.mark.law("L11")
+@pytest.mark.parametrize("version", ["store.PREPROCESS_VERSION", "store.FORMAT", "sources.phantom.PHANTOM_VERSION"])
+def test_a_raised_version_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    cfg = replace(SMALL, store=str(tmp_path))
+    first = ensure_store(cfg)
+    monkeypatch.setattr(f"segtrain.data.{version}", 1000)
+    assert ensure_store(cfg).path != first.path
+
+
+@pytest.mark.law("L11")
+def test_a_change_of_our_source_text_alone_is_not_noticed(tmp_path: Path) -> None:
+    """A copy of the package with a comment more in every file finds the store that is there."""
+    for file in (ROOT / "segtrain").rglob("*.py"):
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(file.read_text() + "\n# Another comment.\n")
+    root = tmp_path / "patients"
+    write_patient(root, "P", IMAGE, MASK)
+    code = (
+        "from segtrain.config import DataConfig; "
+        "from segtrain.data.sources.open import make_source; from segtrain.data.store import store_path; "
+        f"sources = [DataConfig(), DataConfig(source='lgg', root={str(root)!r})]; "
+        "print([str(store_path(cfg, make_source(cfg).fingerprint())) for cfg in sources])"
+    )
+    paths = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for folder in (ROOT, tmp_path)
+    ]
+    assert paths[0] == paths[1] != ""
 
 
 @pytest.mark.law("L11")

@@ -20,6 +20,11 @@ from scipy import ndimage
 
 from segtrain.errors import LEAVE_OUT, DataError
 
+# Raise it when `preprocess` gives other slices, voxels or geometry for any volume that it accepted before; not for a
+# change of words, speed or the last bits of a float. The number is in every store's name, so all stores are then
+# prepared anew. A test holds it against recorded output.
+PREPROCESS_VERSION = 1
+
 BACKGROUND = 0.1  # of the volume's maximum
 PERCENTILES = (10, 99)
 

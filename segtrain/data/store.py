@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from segtrain.config import DataConfig
-from segtrain.data import preprocess
-from segtrain.data.preprocess import Geometry
+from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
 from segtrain.errors import DataError
 from segtrain.runtime import files
 
@@ -115,9 +114,8 @@ def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArra
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
-    settings = hashlib.sha256(Path(preprocess.__file__).read_bytes())
-    settings.update(repr((FORMAT, cfg.image_size, cfg.skip_bad)).encode())
-    key = f"{settings.hexdigest()[:8]}-{source_fingerprint[:12]}"
+    settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
+    key = f"{hashlib.sha256(settings.encode()).hexdigest()[:8]}-{source_fingerprint[:12]}"
     return Path(cfg.store).expanduser() / f"{cfg.source}-{cfg.image_size}px-{key}"
 
 
