@@ -11,7 +11,7 @@ from ranks import run_ranks
 
 from segtrain.config import Config, EvaluateConfig, LossConfig, Ramp
 from segtrain.data.store import Store
-from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate
+from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate, score_patient
 from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component
 from segtrain.evaluation.predictor import Predictor
 from segtrain.losses import make_loss
@@ -145,3 +145,16 @@ def test_a_loss_whose_weight_moves_is_that_of_the_progress(tiny: Config, tiny_st
     start, middle, end = (result.loss for result in at.values() if result is not None)
     assert middle == pytest.approx((start + end) / 2)
     assert end > start
+
+
+def test_a_probability_at_the_threshold_is_not_predicted(tiny_store: Store) -> None:
+    """As in the reference protocol, which takes what is greater than 0.5: sigmoid(0) is 0.5 exactly."""
+    patient = sorted(tiny_store.patients)[0]
+
+    def counted(logit: float) -> Counts:
+        predictor = Predictor(lambda image: torch.full_like(image[:, :1], logit), EvaluateConfig(), CPU)
+        score, *_ = score_patient(predictor, None, tiny_store, patient, draw=False)
+        return score.all_components
+
+    assert counted(0.0).tp + counted(0.0).fp == 0
+    assert counted(1e-6).fn == 0, "and a little more is"

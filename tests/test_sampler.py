@@ -106,6 +106,18 @@ def test_lanes_never_share_a_patient(patients: int, global_batch: int, sampling:
     assert (plan.slice >= 0).all()
 
 
+@given(patients=st.integers(1, 60), global_batch=st.integers(1, 32))
+def test_lesion_lanes_are_as_many_as_leave_no_patient_much_likelier(patients: int, global_batch: int) -> None:
+    """A lane has at most one and a half times the patients of another, and no larger number of lanes allows that."""
+
+    def allowed(lanes: int) -> bool:
+        fewest, most = patients // lanes, -(-patients // lanes)
+        return global_batch % lanes == 0 and 2 * most <= 3 * fewest
+
+    one = Order([[1, 0, 2]] * patients, "lesion", global_batch, seed=0)
+    assert one.lanes == max(lanes for lanes in range(1, patients + 1) if allowed(lanes))
+
+
 def test_uniform_visits_each_slice_at_most_once_and_nearly_all() -> None:
     one = order("uniform")
     total = sum(map(len, one.areas))
