@@ -167,6 +167,7 @@ def test_what_a_header_leaves_in_doubt_is_said(tmp_path: Path) -> None:
     ("fault", "words"),
     [
         ("flair", "has no FLAIR"),
+        ("unused", "0 patients with FLAIR"),
         ("grid", "not on the grid of P_flair.nii"),
         ("shape", "not on the grid of P_flair.nii"),
         ("channels", "[x, y, z, 3] of three contrasts"),
@@ -185,6 +186,7 @@ def test_volumes_that_do_not_fit_are_named(
     nan = np.where(flair > 100, np.nan, flair).astype(np.float32)
     volumes: dict[str, list[tuple[str, Volume, Volume]]] = {
         "flair": [("pre", flair, affine)],
+        "unused": [("t2w", flair, affine)],
         "grid": [("flair", flair, affine), ("pre", flair, affine + 0.1 * np.eye(4, k=1))],
         "shape": [("flair", flair, affine), ("pre", flair[:-1], affine)],
         "channels": [("volume", np.stack([flair] * 2, -1), affine)],

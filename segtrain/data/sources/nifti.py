@@ -88,6 +88,10 @@ class NiftiSource:
         return dict(sorted(by_patient.items()))
 
     def patients(self) -> list[str]:
+        if not self._files:
+            raise DataError(
+                f"{self.root}: 0 patients with FLAIR or a volume of three contrasts; add <patient>_flair.nii.gz"
+            )
         return list(self._files)
 
     def slices(self, patient: str) -> int:
