@@ -1,5 +1,5 @@
 #!/bin/sh
-# What both images install, from the lock file that make, tests and CI use. Without an image, in a clone:
+# Installs what both images need, from the lock file that make, tests and CI use. It also works without an image, in a clone:
 #   sh docker/install.sh /tmp/venv
 # EXTRAS=[deepspeed] adds an extra. Run from the folder that holds pyproject.toml.
 set -eu

@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# Sourced by the templates beside it. Edit the first part for your cluster; values from the environment go first.
+# Sourced by the templates beside it. Edit the first part for your cluster; values from the environment take precedence.
 
 SEGTRAIN_HOME=${SEGTRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}} # the checkout
-PYTHON=${PYTHON:-$SEGTRAIN_HOME/.venv/bin/python}        # made by `make setup`; anything with the dependencies
-NPROC=${NPROC:-${SLURM_GPUS_ON_NODE:-1}}                 # processes on each node: one a GPU
-SAVE_S=${SAVE_S:-60}                                     # what a save may take after a signal
+PYTHON=${PYTHON:-$SEGTRAIN_HOME/.venv/bin/python}        # made by `make setup`; any Python with the dependencies works
+NPROC=${NPROC:-${SLURM_GPUS_ON_NODE:-1}}                 # processes per node: one per GPU
+SAVE_S=${SAVE_S:-60}                                     # seconds that a save may take after a signal
 # module load cuda
 
 export PYTHONPATH=$SEGTRAIN_HOME${PYTHONPATH:+:$PYTHONPATH}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PET_SHUTDOWN_TIMEOUT=$SAVE_S
-# A signal that torchrun does not handle would kill it, and the training unsaved.
+# A signal that torchrun does not handle would kill it, and the training with it, unsaved.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 # srun no longer takes this from the job since SLURM 22.05.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# What `jobs.rank` (segtrain.train, whose exit code is written down) is started with on every node of the job.
+# Start `jobs.rank` (segtrain.train, with its exit code recorded) under torchrun on every node of the job.
 launch_on_nodes() { # PORT ARGUMENT...
 	local port=$1 first
 	shift
@@ -28,12 +28,12 @@ launch_on_nodes() { # PORT ARGUMENT...
 		launch "$NPROC" "$first" "$port" "$PYTHON" "$@"
 }
 
-listening() { # PORT: whether somebody on this node, the first, listens there
+listening() { # PORT: whether a process on this node, the first one, listens there
 	(: <>"/dev/tcp/$(hostname)/$1") 2>/dev/null || (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# Train over the job's nodes, at another port if the one was taken; returns the launcher's exit code. A signal to this
-# script sets `asked` and tells the training.
+# Train over the job's nodes, on another port if the first was taken; returns the launcher's exit code. A signal to this
+# script sets `asked` and stops the training.
 train() { # ARGUMENT...
 	local attempt port code=1
 	for attempt in 1 2 3; do
@@ -57,14 +57,14 @@ train() { # ARGUMENT...
 	return "$code"
 }
 
-# Have the training save and leave. SLURM sends its own signals to the steps, this is for those that only this script gets.
+# Have the training save and leave. SLURM signals the steps itself; this is for signals that only this script gets.
 stop_training() { # SIGNAL RUN
 	[ -z "${asked:-}" ] || return 0
 	asked=$1
 	echo "$asked: telling the training to save and leave"
 	if [ -d "$2/checkpoints" ]; then
 		touch "$2/STOP"
-	elif [ -n "${step:-}" ]; then # it has not begun yet
+	elif [ -n "${step:-}" ]; then # training has not begun yet
 		kill -TERM "$step" 2>/dev/null || true
 	fi
 }
