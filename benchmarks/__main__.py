@@ -1,6 +1,6 @@
-"""Run the benchmarks: a table, and JSON. What each row is and what it should reach: docs/performance.md.
+"""Run the benchmarks and print a table, or write JSON. docs/performance.md describes the rows and their targets.
 
-python -m benchmarks                                   # all rows, on made-up patients
+python -m benchmarks                                   # all rows, on phantom patients
 python -m benchmarks --lgg /data/kaggle_3m --json bench.json
 python -m benchmarks step feed --repeat 5
 """
@@ -38,12 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", nargs="*", metavar="row", help=f"which of: {' '.join(ROWS)} (default: all)")
-    parser.add_argument("--lgg", type=Path, help="folder of real patients (kaggle_3m); default: made-up ones")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions of which the median counts (3)")
-    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"rows to run: {' '.join(ROWS)} (default: all)")
+    parser.add_argument("--lgg", type=Path, help="folder of real patients (kaggle_3m); default: phantom patients")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions; the median is reported (3)")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="stores and scratch files (.bench)")
-    parser.add_argument("--tiny", action="store_true", help="try the benchmarks themselves: the figures mean nothing")
+    parser.add_argument("--tiny", action="store_true", help="test the benchmarks themselves: the figures mean nothing")
     arguments = parser.parse_args()
     if unknown := [row for row in arguments.rows if row not in ROWS]:
         parser.error(f"{unknown[0]}: no such row; choose from {' '.join(ROWS)}")

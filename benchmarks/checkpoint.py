@@ -1,5 +1,5 @@
-"""What saving costs: hold-up of the loop, writing, verifying, restoring, for the reference network with Adam's moments;
-and what it costs two ranks to agree at each step whether to stop."""
+"""Row checkpoint: what saving the reference network with Adam's moments costs (hold-up of the loop, writing, verifying,
+restoring), and what it costs two ranks to agree at each step whether to stop."""
 
 import statistics
 import tempfile
@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def save_and_load(folder: Path, repeat: int) -> dict[str, float]:
-    """Medians in ms, and MiB."""
+    """Medians in ms, and the size of a checkpoint in MiB."""
     cfg = Config()
     engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World())
     engine.step(torch.randn(2, 3, 64, 64), torch.zeros(2, 1, 64, 64), 1e-4)
@@ -46,10 +46,10 @@ def save_and_load(folder: Path, repeat: int) -> dict[str, float]:
             name = newest(run)
             assert name is not None
             started = time.perf_counter()
-            found = read(run.checkpoints / name)
+            loaded = read(run.checkpoints / name)
             times["verify and read"].append(time.perf_counter() - started)
             started = time.perf_counter()
-            engine.restore(found.model, found.optimizer, found.state["engine"])
+            engine.restore(loaded.model, loaded.optimizer, loaded.state["engine"])
             times["restore"].append(time.perf_counter() - started)
         saver.close()
         size = sum(f.stat().st_size for f in (run.checkpoints / str(newest(run))).iterdir())
@@ -81,14 +81,14 @@ def plain_save_ms(folder: Path, repeat: int) -> float:
 def checkpoint(options: Options) -> list[Line]:
     """The row of the table."""
     repeat = 2 if options.tiny else 2 * options.repeat + 1
-    found, plain_ms = save_and_load(options.folder, repeat), plain_save_ms(options.folder, repeat)
+    saved, plain_ms = save_and_load(options.folder, repeat), plain_save_ms(options.folder, repeat)
     agreement = measure([Variant("agree", _agree, ranks=2, threads=1)], repeat)["agree"]
     agreement_ms = 1000 * agreement.median_s / AGREEMENTS
-    held, restored = found["hold-up ms"], found["verify and read ms"] + found["restore ms"]
+    hold_up, restored = saved["hold-up ms"], saved["verify and read ms"] + saved["restore ms"]
     return [
-        Line("checkpoint", f"hold-up of the loop, {found['MiB']:.0f} MiB", f"{held:.0f} ms",
-             f"torch.save: {plain_ms:.0f} ms", f"{held:.0f} ms", "under 100 ms", held < 100),
-        Line("checkpoint", "written and synced in the background", f"{found['write ms']:.0f} ms", "", ""),
+        Line("checkpoint", f"hold-up of the loop, {saved['MiB']:.0f} MiB", f"{hold_up:.0f} ms",
+             f"torch.save: {plain_ms:.0f} ms", f"{hold_up:.0f} ms", "under 100 ms", hold_up < 100),
+        Line("checkpoint", "written and synced in the background", f"{saved['write ms']:.0f} ms", "", ""),
         Line("checkpoint", "verified, read and restored", f"{restored:.0f} ms", "", f"{restored:.0f} ms",
              "under 1000 ms", restored < 1000),
         Line("checkpoint", "2 ranks agreeing whether to stop, at each step", f"{agreement_ms:.2f} ms", "", ""),

@@ -1,4 +1,4 @@
-"""Rows prepare and feed: from files to augmented batches."""
+"""Rows prepare and feed: from source files to augmented batches."""
 
 import tempfile
 import time
@@ -15,7 +15,7 @@ from segtrain.data.prepare import ensure_store
 
 
 def config(options: Options, size_px: int) -> Config:
-    """Real patients where there are some, else made-up ones; their store is kept between runs of the benchmarks."""
+    """Real patients if --lgg names some, else phantoms. The store is kept between runs of the benchmarks."""
     data = DataConfig(
         source="phantom", store=str(options.folder / "prepared"), image_size=size_px, validation_patients=2,
         phantom=PhantomConfig(patients=14, size_px=max(64, size_px)),
@@ -26,17 +26,17 @@ def config(options: Options, size_px: int) -> Config:
 
 
 def folder_of_patients(options: Options, patients: int) -> Path:
-    """A folder in the LGG layout: links to real patients from all over the list, or made-up ones written as TIFF.
+    """A folder in the LGG layout: links to real patients, spread over the list, or phantoms written as TIFF.
 
-    From all over, since whether a volume needs a resize, the slow part of the plain way, goes by institution.
+    They are spread because the institution decides whether a volume needs a resize, the slow part of the plain way.
     """
     folder = options.folder / f"source-{patients}-{'spread' if options.lgg else 'phantom'}"
     if folder.is_dir():
         return folder
     folder.mkdir(parents=True)
     if options.lgg:
-        there = sorted(p for p in options.lgg.iterdir() if p.is_dir())
-        for real in there[len(there) // (2 * patients) :: -(-len(there) // patients)]:
+        folders = sorted(p for p in options.lgg.iterdir() if p.is_dir())
+        for real in folders[len(folders) // (2 * patients) :: -(-len(folders) // patients)]:
             (folder / real.name).symlink_to(real.resolve())
         return folder
     from PIL import Image
@@ -75,17 +75,17 @@ def _prepare_plainly(world: object, root: Path, folder: Path, size_px: int) -> W
 
 
 def prepare(options: Options) -> list[Line]:
-    """Source folder to store, per slice on one core; all real patients on all cores."""
+    """Source folder to store: time per slice on one core, and all real patients on all cores."""
     size = 32 if options.tiny else 256
     root = folder_of_patients(options, 1 if options.tiny else 4)
-    found = measure(
+    timings = measure(
         [
             Variant("ours", _prepare_ours, (root, options.folder, size, 1), threads=1),
             Variant("plain", _prepare_plainly, (root, options.folder, size), threads=1, keep=False),
         ],
         min(options.repeat, 2),
     )
-    per_slice = {name: 1000 * t.median_s / t.values[0] for name, t in found.items()}
+    per_slice = {name: 1000 * t.median_s / t.values[0] for name, t in timings.items()}
     lines = [
         at_least(
             "prepare", f"source to store, {size} px, one core", f"{per_slice['ours']:.1f} ms/slice",
@@ -142,17 +142,17 @@ def _feed_plainly(world: object, cfg: Config, samples: int) -> Work:
 
 
 def feed(options: Options) -> list[Line]:
-    """Gather and augment, one core each way."""
+    """Gathering and augmenting, each way on one core."""
     cfg = config(options, 32 if options.tiny else 256)
     ensure_store(cfg.data)
-    found = measure(
+    timings = measure(
         [
             Variant("ours", _feed_ours, (cfg, 2 if options.tiny else 20), threads=1),
             Variant("plain", _feed_plainly, (cfg, 2 if options.tiny else 32), threads=1, keep=False),
         ],
         options.repeat,
     )
-    rate = {name: t.values[0] / t.median_s for name, t in found.items()}
+    rate = {name: t.values[0] / t.median_s for name, t in timings.items()}
     what = f"gather + scale, rotate, flip, {cfg.data.image_size} px, one core"
     return [
         at_least(

@@ -1,4 +1,4 @@
-"""Row engines: memory, bytes sent and images/s of DDP and of DeepSpeed's stages; who fits into how much memory."""
+"""Row engines: memory, bytes sent and images/s of DDP and of DeepSpeed's stages; what fits into a given memory."""
 
 import importlib.util
 import os
@@ -16,14 +16,14 @@ CONTIGUOUS = "ddp in DeepSpeed's layout"
 
 
 def under(cfg: Config, zero: int | None, offload: bool = False) -> Config:
-    """The config under DDP, or DeepSpeed at a stage."""
+    """The config under DDP, or under DeepSpeed at a ZeRO stage."""
     if zero is None:
         return cfg
     return replace(cfg, engine="deepspeed", deepspeed=DeepSpeedConfig(zero=zero, offload=offload))  # type: ignore[arg-type]
 
 
 def contiguous(cfg: Config) -> Config:
-    """The config under DDP in the layout that DeepSpeed prescribes."""
+    """The config under DDP in the memory layout that DeepSpeed requires."""
     return replace(cfg, model=replace(cfg.model, channels_last=False))
 
 
@@ -44,8 +44,8 @@ def _step(world: Any, cfg: Config, size_px: int) -> Work:
 
 
 def _step_within(world: Any, cfg: Config, size_px: int, budget_gib: float) -> Work:
-    """The same in a process that may take `budget_gib` more than it has when torch is there."""
-    import deepspeed  # noqa: F401  before the budget is set
+    """The same in a process that may allocate `budget_gib` beyond what it has after importing torch."""
+    import deepspeed  # noqa: F401  imported before the budget is set
 
     status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())  # noqa: SIM115, PTH123
     limit = int(status["VmData"].split()[0]) * 1024 + int(budget_gib * 2**30)
@@ -54,36 +54,36 @@ def _step_within(world: Any, cfg: Config, size_px: int, budget_gib: float) -> Wo
 
 
 def engines(options: Options) -> list[Line]:
-    """A line an engine, then who trains a large network in how much memory."""
+    """A line per engine, then which engine can train a large network in a given memory."""
     if not importlib.util.find_spec("deepspeed"):
         return [Line("engines", "DeepSpeed is not installed: pip install -e '.[deepspeed]'", "", "", "")]
     size, features = (32, 4) if options.tiny else (128, 32)
     base = Config(model=ModelConfig(features=features))
     ways = {"ddp": base, CONTIGUOUS: contiguous(base)} | {f"zero {zero}": under(base, zero) for zero in STAGES}
     variants = [Variant(name, _step, (cfg, size), RANKS, 1) for name, cfg in ways.items()]
-    found = measure(variants, options.repeat)
+    results = measure(variants, options.repeat)
     lines = []
-    for name, timings in found.items():
+    for name, timings in results.items():
         sent = sorted(timings.values)[len(timings.values) // 2]
         ours = (
             f"{BATCH / timings.median_s:.2f} img/s, {timings.peak_gib:.2f} GiB a rank, {sent / 1e6:.0f} MB sent a step"
         )
-        ratio = found["ddp"].median_s / timings.median_s
+        ratio = results["ddp"].median_s / timings.median_s
         lines.append(Line("engines", f"{name}, 2 ranks, {size} px", ours, "ddp", f"{ratio:.2f}x the images/s"))
     return lines + _budget(options)
 
 
 def _budget(options: Options) -> list[Line]:
-    """A wide network on small images: weights, gradients and moments are what fills the memory."""
+    """A wide network on small images, where weights, gradients and moments fill the memory."""
     ranks, width, budget_gib = (2, 8, 1.0) if options.tiny else (4, 96, 1.2)
     cfg = Config(model=ModelConfig(features=width, norm="group"))
-    # Read by glibc when a process starts: what is freed goes back at once, so that memory is what is in use.
+    # glibc reads it when a process starts: freed memory goes back at once, so that resident memory is memory in use.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     lines = []
     ways = {"ddp": contiguous(cfg)} | {f"zero {zero}": under(cfg, zero) for zero in (1, 2, 3)}
     ways["zero 3 with offload"] = under(cfg, 3, offload=True)
-    for name, given in ways.items():
-        variant = Variant(name, _step_within, (given, 32, budget_gib), ranks, 1, keep=False)
+    for name, under_engine in ways.items():
+        variant = Variant(name, _step_within, (under_engine, 32, budget_gib), ranks, 1, keep=False)
         try:
             peak = f"{measure([variant], 1)[name].peak_gib:.2f} GiB resident, libraries in it"
         except RuntimeError as error:

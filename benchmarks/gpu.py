@@ -1,9 +1,9 @@
-"""Step and whole training on a CUDA GPU: fp32, tf32, bf16, fp16, eager and compiled. Not yet run on a GPU.
+"""Step and whole training on a CUDA GPU, in fp32, tf32, bf16 and fp16, eager and compiled. Not yet run on a GPU.
 
 python -m benchmarks.gpu --lgg /data/kaggle_3m --json gpu.json     # configs/lgg.yaml, 20 epochs, for each precision
-python -m benchmarks.gpu --cpu                                     # tries the script at a tiny size
+python -m benchmarks.gpu --cpu                                     # tests the script at a tiny size
 
-Data is prepared before any clock starts. The start is a run of its own that records its first step.
+Data is prepared before any clock starts. The start is measured by a separate run that records its first step.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Way = tuple[Precision, bool]  # and whether it is compiled
 
 
 def ways(cpu: bool) -> list[Way]:
-    """What is measured; on a CPU what tries every line of it."""
+    """What is measured; on a CPU, a subset that runs every line of the script."""
     if cpu:
         return [("fp32", False), ("bf16", False), ("fp32", True)]
     return [(precision, compiled) for precision in PRECISIONS for compiled in (False, True)]
@@ -47,9 +47,9 @@ def ways(cpu: bool) -> list[Way]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """Within, a function that tells the most GiB that were allocated since; None on a CPU.
+    """A context that gives a function returning the peak of GiB allocated since it was entered; None on a CPU.
 
-    What a way before this one left, compiled graphs with their buffers too, is let go first.
+    Memory of the previous way, including compiled graphs with their buffers, is released first.
     """
     torch._dynamo.reset()
     gc.collect()
@@ -61,7 +61,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
 
 
 def seconds_each(work: Any, repeat: int, device: torch.device) -> float:
-    """Seconds of one call of many that are queued without waiting between them."""
+    """Seconds per call, over many calls that are queued without waiting between them."""
     started = time.perf_counter()
     for _ in range(repeat):
         work()
@@ -89,7 +89,7 @@ def step(precision: Precision, compiled: bool, device: torch.device, tiny: bool)
 
 
 def trained(way: Way, config: str, overrides: list[str]) -> tuple[float, float, list[dict[str, Any]]]:
-    """A training by the command, on data that is prepared: when it started, its wall time, its events."""
+    """A training by the command, on prepared data: its start time, its wall time, its events."""
     path, (precision, compiled) = builtin_config(config), way
     ensure_store(load_config(path, overrides).data)
     with tempfile.TemporaryDirectory() as runs:
@@ -129,7 +129,7 @@ def whole(way: Way, config: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def _watch(busy: list[float], over: threading.Event) -> None:
-    """Per cent of the last second in which the GPU computed, once a second, where nvidia-smi tells."""
+    """Once a second, the GPU's utilisation in per cent during the last second, if there is nvidia-smi."""
     if not shutil.which("nvidia-smi"):
         return
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
@@ -142,16 +142,16 @@ def main() -> None:
         "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lgg", type=Path, help="folder of real patients (kaggle_3m), for the whole training")
-    parser.add_argument("--cpu", action="store_true", help="try the script on the CPU, tiny: the figures mean nothing")
-    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--cpu", action="store_true", help="test the script on the CPU, tiny: the figures mean nothing")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
     if not arguments.cpu and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device; --cpu tries the script at a tiny size")
+        parser.error("torch sees no CUDA device; --cpu tests the script at a tiny size")
     device = torch.device("cpu" if arguments.cpu else "cuda")
-    found: dict[str, Any] = {"machine": machine(), "device": str(device), "step": [], "start": [], "whole": []}
+    results: dict[str, Any] = {"machine": machine(), "device": str(device), "step": [], "start": [], "whole": []}
 
     def take(kind: str, figures: dict[str, Any]) -> None:
-        found[kind].append(figures)
+        results[kind].append(figures)
         print(kind, figures, flush=True)
 
     for precision, compiled in ways(arguments.cpu):
@@ -164,7 +164,7 @@ def main() -> None:
             take("start", start(way, config, overrides))
             take("whole", whole(way, config, overrides))
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Variants of a piece of work, each in processes of its own, told "go" by turns; medians; a table; JSON.
+"""Timing of variants of a piece of work, each in separate processes, which take turns; the lines of the table.
 
-Processes of their own, because the allocator is a setting of the whole process; by turns, because the machine is shared
-and what it has left for us drifts. This module imports no torch, so that a child can set its allocator first.
+The processes are separate because the allocator is a setting of the whole process. They take turns because the machine
+is shared, so its speed drifts. This module imports no torch, so that a child can set its allocator first.
 """
 
 import multiprocessing
@@ -24,12 +24,12 @@ TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Options:
-    """What all rows are told: repetitions, a folder of real patients if there is one, where to keep things."""
+    """Options of all rows: repetitions, a folder of real patients or None, a folder for stores and scratch files."""
 
     repeat: int
     lgg: Path | None
     folder: Path
-    tiny: bool  # small sizes, to try the benchmarks themselves; no figure of such a run means anything
+    tiny: bool  # small sizes, to test the benchmarks themselves; the figures of such a run mean nothing
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Variant:
 
 @dataclass
 class Timings:
-    """Seconds of each repetition (of the slowest rank), what the work returned each time on rank 0, peak memory."""
+    """Seconds of each repetition (of the slowest rank), the work's return values on rank 0, peak memory."""
 
     seconds: list[float] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table. `value` is what the target speaks of; `met` is None where there is no target."""
+    """A line of the table. `value` is what the target refers to; `met` is None if there is no target."""
 
     row: str
     what: str
@@ -76,18 +76,18 @@ def at_least(row: str, what: str, ours: str, baseline: str, ratio: float, target
 
 
 def measure(variants: Sequence[Variant], repeat: int) -> dict[str, Timings]:
-    """Each variant once to warm up, then `repeat` times, by turns."""
-    found = {variant.name: Timings() for variant in variants}
+    """Each variant once to warm up, then `repeat` times, taking turns."""
+    timings = {variant.name: Timings() for variant in variants}
     with ExitStack() as stack:
         teams = {variant.name: stack.enter_context(_Team(variant)) for variant in variants}
         for turn in range(repeat + 1):
             for name, team in teams.items():
                 seconds, value, peak_gib = team.go()
-                found[name].peak_gib = peak_gib
+                timings[name].peak_gib = peak_gib
                 if turn:
-                    found[name].seconds.append(seconds)
-                    found[name].values.append(value)
-    return found
+                    timings[name].seconds.append(seconds)
+                    timings[name].values.append(value)
+    return timings
 
 
 class _Team:
@@ -105,7 +105,7 @@ class _Team:
             self.pipes.append(here)
             self.processes.append(process)
         for pipe in self.pipes:
-            self._hear(pipe)
+            self._receive(pipe)
 
     def __enter__(self) -> "_Team":
         return self
@@ -120,10 +120,10 @@ class _Team:
     def go(self) -> tuple[float, Any, float]:
         for pipe in self.pipes:
             pipe.send("go")
-        answers = [self._hear(pipe) for pipe in self.pipes]
+        answers = [self._receive(pipe) for pipe in self.pipes]
         return max(a[0] for a in answers), answers[0][1], max(a[2] for a in answers)
 
-    def _hear(self, pipe: Connection) -> Any:
+    def _receive(self, pipe: Connection) -> Any:
         if not pipe.poll(TIMEOUT_S):
             raise TimeoutError(f"no answer in {TIMEOUT_S} s")
         kind, value = pipe.recv()
@@ -155,18 +155,18 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
                 pipe.send(("done", (seconds, value, peak_gib())))
     except EOFError:
         os._exit(0)
-    except BaseException:  # noqa: BLE001  the parent raises it
+    except BaseException:  # noqa: BLE001  sent to the parent, which raises it
         pipe.send(("raised", traceback.format_exc()))
 
 
 def peak_gib() -> float:
-    """Most memory that this process ever had resident; `ru_maxrss` would also know its parent's from before exec."""
+    """Peak resident memory of this process; `ru_maxrss` would include its parent's from before exec."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine and versions that the figures were measured with."""
     from importlib.metadata import version
 
     cpu = next(

@@ -21,15 +21,15 @@ from segtrain.data.prepare import ensure_store
 
 
 def _first_step_s(cfg: Config, launcher: list[str]) -> float:
-    """From the start of the process to the record of the first step; the run is then stopped by its STOP file."""
+    """Seconds from the start of the process to the record of the first step; a STOP file then ends the run."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
-        given = Path(folder) / "given.yaml"
-        given.write_text(to_yaml(replace(cfg, runs_dir=str(runs), log_every_steps=1)))
+        config_file = Path(folder) / "config.yaml"
+        config_file.write_text(to_yaml(replace(cfg, runs_dir=str(runs), log_every_steps=1)))
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         started = time.time()
         process = subprocess.Popen(
-            [*launcher, "-m", "segtrain.train", "--config", str(given)], env=environment,
+            [*launcher, "-m", "segtrain.train", "--config", str(config_file)], env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         metrics = runs / cfg.name / "metrics.jsonl"
@@ -48,7 +48,7 @@ def _import_s(what: str) -> float:
 
 
 def start(options: Options) -> list[Line]:
-    """Process start to first step with a store that exists, on all patients; what of it are imports."""
+    """Process start to first step with an existing store, on all patients, and the share of the imports in it."""
     cfg = config(options, 32 if options.tiny else 128)
     cfg = replace(cfg, model=ModelConfig(features=8), name="bench")
     patients = len(ensure_store(cfg.data).patients)
@@ -59,21 +59,21 @@ def start(options: Options) -> list[Line]:
         seconds["torchrun"].append(_first_step_s(cfg, torchrun))
         for what in ("torch", "torch._dynamo", "segtrain.train"):
             seconds[what].append(_import_s(what))
-    found = {name: median(values) for name, values in seconds.items()}
-    imports = f"import torch: {found['torch']:.1f} s"
+    medians = {name: median(values) for name, values in seconds.items()}
+    imports = f"import torch: {medians['torch']:.1f} s"
     return [
-        Line("start", f"{name} to first step, {patients} patients stored", f"{found[key]:.1f} s", imports,
-             f"{found[key]:.1f} s", "under 8 s", found[key] < 8)
+        Line("start", f"{name} to first step, {patients} patients stored", f"{medians[key]:.1f} s", imports,
+             f"{medians[key]:.1f} s", "under 8 s", medians[key] < 8)
         for name, key in (("one process", "python"), ("torchrun, 2 ranks,", "torchrun"))
     ] + [
         Line("start", "import torch._dynamo (torch's optimisers and DDP do), torch within",
-             f"{found['torch._dynamo']:.1f} s", imports, ""),
-        Line("start", "import segtrain.train (without torch)", f"{found['segtrain.train']:.2f} s", imports, ""),
+             f"{medians['torch._dynamo']:.1f} s", imports, ""),
+        Line("start", "import segtrain.train (without torch)", f"{medians['segtrain.train']:.2f} s", imports, ""),
     ]  # fmt: skip
 
 
 def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -> None:
-    """Add what a method of `owner` takes to `shares[name]`, unless another timed one called it."""
+    """Add the seconds that a method of `owner` takes to `shares[name]`, unless another timed method called it."""
     method: Callable[..., Any] = getattr(owner, name)
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -126,7 +126,7 @@ def _whole_loop(world: Any, cfg: Config) -> Work:
 
 
 def train(options: Options) -> list[Line]:
-    """The whole loop beside bare steps on one batch that is there already."""
+    """The whole loop, compared with bare steps on one batch in memory."""
     size, features = (32, 4) if options.tiny else (128, 32)
     cfg = replace(
         config(options, size), model=ModelConfig(features=features), train=TrainConfig(epochs=1, global_batch=BATCH)
@@ -134,14 +134,14 @@ def train(options: Options) -> list[Line]:
     if options.lgg:  # an epoch of about twenty steps
         cfg = replace(cfg, data=replace(cfg.data, split="file", split_file=str(_small_split(cfg, options))))
     ensure_store(cfg.data)
-    found = measure(
+    timings = measure(
         [Variant("loop", _whole_loop, (cfg,)), Variant("step", _twenty_steps, (size, features))],
         min(options.repeat, 2),
     )
-    by_time = sorted(found["loop"].values, key=lambda shares: shares["run"] - shares["_evaluate"])
+    by_time = sorted(timings["loop"].values, key=lambda shares: shares["run"] - shares["_evaluate"])
     shares = by_time[len(by_time) // 2]
     loop_s = shares["run"] - shares["_evaluate"]
-    bare = 20 * BATCH / found["step"].median_s
+    bare = 20 * BATCH / timings["step"].median_s
     ours = shares["steps"] * BATCH / loop_s
     aside = sum(shares[name] for name in ("record", "_save", "_agree"))
     data = loop_s - shares["step"] - aside
@@ -168,7 +168,7 @@ def _small_split(cfg: Config, options: Options) -> Path:
 
 
 def _predict_all(network: Any) -> None:
-    """One component, as after training: the noise of an untrained network is ten thousand, which medpy cannot bear."""
+    """Predict one component, as after training: an untrained network's ten thousand are too slow for medpy."""
     import torch
 
     with torch.no_grad():
@@ -220,7 +220,7 @@ def _evaluate_plainly(world: Any, cfg: Config, patients: int) -> Work:
 
 
 def _scores(world: object, slices: int, ours: bool) -> Work:
-    """Counts and largest component of an ellipsoid with as many specks as early, later and last epochs predict."""
+    """Counts and largest component of an ellipsoid with specks, as many as early, later and last epochs predict."""
     import numpy as np
 
     from benchmarks.reference import score
@@ -241,11 +241,11 @@ def _scores(world: object, slices: int, ours: bool) -> Work:
 
 
 def evaluate(options: Options) -> list[Line]:
-    """Patients/s with the reference network; counts and components alone."""
+    """Patients/s with the reference network; counts and components by themselves."""
     cfg = replace(config(options, 32 if options.tiny else 256), model=ModelConfig(features=4 if options.tiny else 32))
     ensure_store(cfg.data)
     patients = 2
-    found = measure(
+    timings = measure(
         [
             Variant("ours", _evaluate_ours, (cfg, patients, False)),
             Variant("aside", _evaluate_ours, (cfg, patients, True)),
@@ -258,14 +258,14 @@ def evaluate(options: Options) -> list[Line]:
         options.repeat,
     )
     assert alone["ours"].values[0] == alone["medpy"].values[0], "the two ways give different scores"
-    rate = {name: patients / t.median_s for name, t in found.items()}
-    forward = 1 - found["aside"].median_s / found["ours"].median_s
+    rate = {name: patients / t.median_s for name, t in timings.items()}
+    forward = 1 - timings["aside"].median_s / timings["ours"].median_s
     component = alone["medpy"].median_s / alone["ours"].median_s
     return [
         at_least("evaluate", "counts and largest component, three volumes, equal scores",
                  f"{1000 * alone['ours'].median_s:.0f} ms", f"{1000 * alone['medpy'].median_s:.0f} ms", component, 5),
         Line("evaluate", f"patients scored, {cfg.data.image_size} px", f"{rate['ours']:.2f} patients/s",
              f"{rate['plain']:.2f} patients/s", f"{rate['ours'] / rate['plain']:.2f}x"),
-        Line("evaluate", "its time in the network's forward pass", f"{found['ours'].median_s:.2f} s",
-             f"{found['aside'].median_s:.2f} s without", f"{forward:.0%}", "more than half", forward > 0.5),
+        Line("evaluate", "its time in the network's forward pass", f"{timings['ours'].median_s:.2f} s",
+             f"{timings['aside'].median_s:.2f} s without", f"{forward:.0%}", "more than half", forward > 0.5),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Put the results of a run of the benchmarks into the documents, so that no figure is typed by hand.
+"""Write the results of the benchmarks into the documents, so that no figure is typed by hand.
 
 python -m benchmarks.publish bench.json
 python -m benchmarks.publish engines.json    # of `python -m benchmarks engines --json engines.json`
@@ -16,7 +16,7 @@ RESULTS = DOCS / "bench.json"
 ENGINES = DOCS / "engines.json"
 HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
 BEGIN, END = "<!-- benchmarks: begin (python -m benchmarks.publish) -->\n", "<!-- benchmarks: end -->"
-# File of results -> documents, each with the columns that it shows and whether only of lines with a target.
+# File of results -> documents, each with the columns that it shows, and whether it shows only lines with a target.
 PLACES: dict[Path, dict[Path, tuple[tuple[str, ...], bool]]] = {
     RESULTS: {README: (HEADINGS, True), DOCS / "performance.md": (HEADINGS, False)},
     ENGINES: {DOCS / "engines.md": (("what", "ours", "value"), False)},
@@ -30,7 +30,7 @@ def cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(results: Mapping[str, Any], columns: Sequence[str], targets_only: bool) -> str:
-    """The table of all lines, or of those with a target, under a line about the machine."""
+    """The table of all lines, or of those with a target, below a line about the machine."""
     where, data = results["machine"], results["data"]
     lines = [
         dict(zip(HEADINGS, cells(line), strict=True)) for line in results["lines"] if line["target"] or not targets_only
@@ -44,12 +44,12 @@ def markdown(results: Mapping[str, Any], columns: Sequence[str], targets_only: b
 
 
 def documents(file: Path, results: Mapping[str, Any]) -> dict[Path, str]:
-    """Each document with a place for the table of `file`, as it should be."""
-    found = {}
+    """The text that each document with the table of `file` should have."""
+    texts = {}
     for path, (columns, targets_only) in PLACES[file].items():
         before, rest = path.read_text().split(BEGIN)
-        found[path] = before + BEGIN + markdown(results, columns, targets_only) + END + rest.split(END, 1)[1]
-    return found
+        texts[path] = before + BEGIN + markdown(results, columns, targets_only) + END + rest.split(END, 1)[1]
+    return texts
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(str(__doc__))
     results = json.loads(Path(sys.argv[1]).read_text())
     if results["tiny"]:
-        sys.exit(f"{sys.argv[1]}: the figures of --tiny mean nothing; run the benchmarks whole")
+        sys.exit(f"{sys.argv[1]}: the figures of --tiny mean nothing; run the benchmarks without it")
     rows = {line["row"] for line in results["lines"]}
     file = ENGINES if rows == {"engines"} else RESULTS
     for path, text in documents(file, results).items():

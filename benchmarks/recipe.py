@@ -22,10 +22,10 @@ Groups = Mapping[str, Sequence[Collected]]
 
 
 def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """A line a pair (parent, child) and epoch (last, best): both means, child less parent, p of the pair and of all."""
+    """A line per pair (parent, child) and epoch (last, best): both means, child minus parent, p, p after Holm."""
     lines = []
     for which in ("last", "best"):
-        found = []
+        comparisons = []
         for parent, child in pairs:
             theirs, own = scores(groups[parent], which), scores(groups[child], which)
             both = theirs.keys() & own.keys()
@@ -35,9 +35,9 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
             each = list(paired(own, theirs).values())
             of = {"parent": _mean(theirs), "child": _mean(own), "difference": summarise(each)}
             better = sum(value > 0 for value in each)
-            found.append((parent, child, of, better, wilcoxon_p(each)))
-        corrected = holm([p for *_, p in found])
-        for (parent, child, of, better, p), p_holm in zip(found, corrected, strict=True):
+            comparisons.append((parent, child, of, better, wilcoxon_p(each)))
+        corrected = holm([p for *_, p in comparisons])
+        for (parent, child, of, better, p), p_holm in zip(comparisons, corrected, strict=True):
             of_difference = of["difference"]
             lines.append(
                 {
@@ -52,16 +52,16 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
     return lines
 
 
-def _mean(found: Mapping[Any, float]) -> Summary:
-    return summarise(list(per_patient(found).values()))
+def _mean(dsc: Mapping[Any, float]) -> Summary:
+    return summarise(list(per_patient(dsc).values()))
 
 
 def quality(groups: Groups) -> list[dict[str, Any]]:
-    """A line a run and quality: the first epoch whose mean validation DSC reached it, in epochs, steps and images."""
+    """A line per run and DSC: the first epoch whose mean validation DSC reached it, in epochs, steps and images."""
     lines = []
     for variant, runs in groups.items():
         for run in runs:
-            assert run.config is not None, "a run that counts has a config that was read"
+            assert run.config is not None, "a collected run has a config"
             scores = evaluations(run.run.events())
             for wanted in QUALITIES:
                 first = next((event for event in scores if event.val_dsc >= wanted), None)
@@ -74,19 +74,19 @@ def quality(groups: Groups) -> list[dict[str, Any]]:
 
 
 def patients(groups: Groups) -> list[dict[str, Any]]:
-    """A line a patient: fold, and its DSC at the last epoch of each variant."""
+    """A line per patient: fold, and its DSC at the last epoch of each variant."""
     units = sorted({unit for runs in groups.values() for unit in scores(runs)}, key=str)
-    found = {variant: scores(runs) for variant, runs in groups.items()}
+    dsc_of = {variant: scores(runs) for variant, runs in groups.items()}
     return [
         {"patient": patient, "fold": fold, "seed": seed}
-        | {variant: f"{of[unit]:.6f}" if unit in of else "" for variant, of in found.items()}
+        | {variant: f"{of[unit]:.6f}" if unit in of else "" for variant, of in dsc_of.items()}
         for unit in units
         for patient, fold, seed in [unit]
     ]
 
 
 def cost(groups: Groups) -> list[dict[str, Any]]:
-    """A line a run: hours at work, images a second while training (median)."""
+    """A line per run: hours at work, images per second while training (median)."""
     return [
         {"variant": variant, "fold": run.fold, "hours": f"{run.hours:.3f}", "images_per_s": f"{run.images_per_s:.1f}"}
         for variant, runs in groups.items()

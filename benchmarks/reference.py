@@ -82,7 +82,7 @@ def score(predicted_shw: Any, true_shw: Any) -> tuple[float, float]:
 
 
 def evaluate(network: nn.Module, image_shwc: Any, mask_shw: Any, batch: int) -> tuple[float, float]:
-    """A patient as the reference validates: batches, predictions to lists of slices, one volume, medpy."""
+    """A patient's DSC as the reference computes it: batches, predictions to lists of slices, one volume, medpy."""
     predicted: list[Any] = []
     network.eval()
     for start in range(0, len(mask_shw), batch):

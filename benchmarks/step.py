@@ -1,4 +1,4 @@
-"""Rows step, scale and memory: forward, backward and update of the reference network."""
+"""Rows step, scale and memory: forward pass, backward pass and update of the reference network."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def batch_of(size_px: int, samples: int = BATCH) -> tuple[Any, Any]:
 def engine_step(
     world: Any, size_px: int, features: int, precision: Precision = "fp32", alone: bool = False, compiled: bool = False
 ) -> Work:
-    """One step of our engine on this rank's share; with `alone` nothing is sent between ranks."""
+    """One step of our engine on this rank's share; with `alone`, nothing is sent between ranks."""
     from segtrain.engines import make_engine
     from segtrain.losses import make_loss
     from segtrain.models import make_model
@@ -84,7 +84,7 @@ def _convolution(world: object) -> Work:
 
 
 def step_flop(size_px: int, features: int) -> int:
-    """Floating point operations of forward and backward over one image, counted by torch."""
+    """Floating point operations of forward and backward pass for one image, counted by torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -97,11 +97,11 @@ def step_flop(size_px: int, features: int) -> int:
 
 
 def step(options: Options) -> list[Line]:
-    """Images/s against the eager reference step; GFLOP/s against the machine's own peaks."""
+    """Images/s compared with the eager reference step; GFLOP/s compared with the machine's own peaks."""
     features = 4 if options.tiny else 32
     lines = []
     for size in (32,) if options.tiny else (256, 128):
-        found = measure(
+        timings = measure(
             [
                 Variant("ours", engine_step, (size, features)),
                 Variant("system", engine_step, (size, features), keep=False),
@@ -112,8 +112,8 @@ def step(options: Options) -> list[Line]:
             ],
             options.repeat,
         )
-        rate = {n: BATCH / found[n].median_s for n in ("ours", "system", "reference", "bf16")}
-        peak = {n: found[n].values[0] / found[n].median_s / 1e9 for n in ("matmul", "convolution")}
+        rate = {n: BATCH / timings[n].median_s for n in ("ours", "system", "reference", "bf16")}
+        peak = {n: timings[n].values[0] / timings[n].median_s / 1e9 for n in ("matmul", "convolution")}
         gflops = step_flop(size, features) * rate["ours"] / 1e9
         what, theirs = f"{size} px, batch {BATCH}", f"{rate['reference']:.2f} img/s"
         share = gflops / peak["matmul"]
@@ -132,9 +132,9 @@ def step(options: Options) -> list[Line]:
 
 
 def scale(options: Options) -> list[Line]:
-    """Ranks at a fixed global batch; bytes over the loopback device against the least that a sum of gradients needs."""
+    """Ranks at a fixed global batch; bytes over the loopback device, and the least that a sum of gradients needs."""
     size, features = (32, 4) if options.tiny else (128, 32)
-    found = measure(
+    timings = measure(
         [
             Variant("1x2", engine_step, (size, features)),
             Variant("2x1", engine_step, (size, features), ranks=2, threads=1),
@@ -145,10 +145,10 @@ def scale(options: Options) -> list[Line]:
     from segtrain.models import make_model
 
     parameters = sum(p.numel() for p in make_model(ModelConfig(features=features), 0).parameters())
-    least = 2 * 4 * parameters  # two ranks, each sends half of its sums and half of the result
-    sent = sorted(found["2x1"].values)[len(found["2x1"].values) // 2]
-    rate = {name: BATCH / t.median_s for name, t in found.items()}
-    exposed = 1 - found["2 alone"].median_s / found["2x1"].median_s
+    least = 2 * 4 * parameters  # two ranks; each sends half of its gradients and half of the sums
+    sent = sorted(timings["2x1"].values)[len(timings["2x1"].values) // 2]
+    rate = {name: BATCH / t.median_s for name, t in timings.items()}
+    exposed = 1 - timings["2 alone"].median_s / timings["2x1"].median_s
     return [
         at_least("scale", f"2 ranks x 1 thread to 1 rank x 2, {size} px", f"{rate['2x1']:.2f} img/s",
                  f"{rate['1x2']:.2f} img/s", rate["2x1"] / rate["1x2"], 1.0),
@@ -177,9 +177,9 @@ def _feed_memory(world: object, cfg: Config, patients: int, steps: int) -> Work:
 
 
 def memory(options: Options) -> list[Line]:
-    """Peak resident memory of a step, what it is made of, and whether patients add to it."""
+    """Peak resident memory of a step, its parts, and whether it grows with the number of patients."""
     size, features = (32, 4) if options.tiny else (256, 32)
-    found = measure(
+    timings = measure(
         [
             Variant("ours", engine_step, (size, features)),
             Variant("system", engine_step, (size, features), keep=False),
@@ -188,8 +188,8 @@ def memory(options: Options) -> list[Line]:
         ],
         1,
     )
-    peak = {name: t.peak_gib for name, t in found.items()}
-    parameters_gib, activations_gib = found["sizes"].values[0]
+    peak = {name: t.peak_gib for name, t in timings.items()}
+    parameters_gib, activations_gib = timings["sizes"].values[0]
     needed = parameters_gib + activations_gib
     cfg = config(options, 32 if options.tiny else 256)
     patients = len(ensure_store(cfg.data).patients)
@@ -209,22 +209,22 @@ def memory(options: Options) -> list[Line]:
 
 
 def _sizes(world: object, size_px: int, features: int) -> Work:
-    """GiB of parameters with gradients and two moments, and of what autograd keeps for the backward pass."""
+    """GiB of parameters with gradients and two moments, and of what autograd saves for the backward pass."""
     import torch
 
     from segtrain.models import make_model
 
     def work() -> tuple[float, float]:
         network = make_model(ModelConfig(features=features), 0)
-        kept: dict[int, int] = {}
+        saved: dict[int, int] = {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             network(batch_of(size_px)[0])
         parameters = sum(p.numel() for p in network.parameters())
-        return 4 * 4 * parameters / 2**30, (sum(kept.values()) - 4 * parameters) / 2**30
+        return 4 * 4 * parameters / 2**30, (sum(saved.values()) - 4 * parameters) / 2**30
 
     return work

@@ -1,9 +1,10 @@
-"""The worst patients of two runs of one split, as outlines alone: the data's images are not the project's to show.
+"""The worst patients of two runs of one split, as outlines only: the project may not show the data's images.
 
 python -m benchmarks.worst runs/lgg-fold0-seed42 runs/lgg_best-fold0-seed42 --out worst.png
 
-A row a patient, worst of the second run first: the slice in which the second run has most wrong voxels, the first run's
-prediction on the left, the second's on the right; prediction red, truth green, yellow where they agree.
+One row per patient, the worst of the second run first: the slice in which the second run has the most wrong voxels,
+with the first run's prediction on the left and the second's on the right. Prediction red, truth green, yellow where
+they agree.
 """
 
 import argparse
@@ -47,13 +48,13 @@ def outlines(of: Volumes, where: int) -> Picture:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Write the picture and say where it is."""
+    """Write the picture and print its path."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.worst", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="two finished runs of one split")
-    parser.add_argument("--patients", type=int, default=4, help="how many; default 4")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where the picture goes")
+    parser.add_argument("--patients", type=int, default=4, help="number of patients; default 4")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
     arguments = parser.parse_args(list(argv))
     start_logging()
     (second,) = collect(arguments.runs[1:])
