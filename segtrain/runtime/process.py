@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segtrain.errors import SegtrainError, Stopped
+from segtrain.errors import LaunchError, SegtrainError, Stopped
 from segtrain.runtime.terminal import FILE_ONLY
 
 log = logging.getLogger("segtrain")
+log.addHandler(logging.NullHandler())  # until start_logging; without any, Python would print errors a second time
 
 
 def start_logging(file: Path | None = None, rank: int = 0) -> None:
@@ -41,6 +42,7 @@ def _mark_warnings(record: logging.LogRecord) -> bool:
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback."""
     try:
+        _refuse_other_systems()
         return command(argv)
     except SegtrainError as error:
         if _is_first_to_report(str(error)):
@@ -48,6 +50,12 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
             print(f"segtrain: {kind}{error}", file=sys.stderr, flush=True)
             log.error("%s%s", kind, error, extra=FILE_ONLY)
         return error.exit_code
+
+
+def _refuse_other_systems() -> None:
+    """Raise LaunchError elsewhere than on Linux. Entries import a command after this: on Windows there is no fcntl."""
+    if sys.platform != "linux":
+        raise LaunchError(f"this system is {sys.platform}, segtrain needs Linux; use a Linux machine or WSL")
 
 
 def _is_first_to_report(message: str) -> bool:
