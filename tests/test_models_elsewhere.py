@@ -72,7 +72,7 @@ SMP = ModelConfig(name="smp:resnet34")
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(ConfigError, match=r"model\.name=smp:resnet34 .* pip install 'segtrain\[smp\]'"):
+    with pytest.raises(ConfigError, match=r"model\.name=smp:resnet34 .* pip install segmentation-models-pytorch"):
         make_model(SMP, seed=1)
 
 

@@ -40,7 +40,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
         if importlib.util.find_spec("deepspeed") is None:
-            raise LaunchError("engine=deepspeed, but DeepSpeed is not installed; pip install 'segtrain[deepspeed]'")
+            raise LaunchError("engine=deepspeed, but DeepSpeed is not installed; pip install deepspeed")
         super().__init__(cfg, network, loss, world)
         if cfg.deepspeed.extra:
             check(self.settings, cfg.deepspeed.extra, world.device.type)

@@ -17,7 +17,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ConfigError(
-            f"model.name={cfg.name} needs segmentation-models-pytorch; pip install 'segtrain[smp]'"
+            f"model.name={cfg.name} needs segmentation-models-pytorch; pip install segmentation-models-pytorch"
         ) from error
     encoder = cfg.name.removeprefix("smp:")
     try:

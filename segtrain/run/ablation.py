@@ -150,15 +150,12 @@ def missing(members: Sequence[Member]) -> dict[str, str]:
         model, begun = member.cfg.model, member.run.saved_step() > 0
         if model.weights is not None and not begun and not Path(model.weights).is_file():
             found[member.variant] = f"model.weights={model.weights}: there is no such file; name an existing one"
-        for needed, package, extra in (
-            (model.name.startswith("smp:"), "segmentation_models_pytorch", "smp"),
-            (member.cfg.engine == "deepspeed", "deepspeed", "deepspeed"),
+        for needed, what, package in (
+            (model.name.startswith("smp:"), f"model.name={model.name}", "segmentation-models-pytorch"),
+            (member.cfg.engine == "deepspeed", "engine=deepspeed", "deepspeed"),
         ):
-            if needed and importlib.util.find_spec(package) is None:
-                what = f"model.name={model.name}" if extra == "smp" else "engine=deepspeed"
-                found[member.variant] = (
-                    f"{what} needs {package}, which is not installed; pip install 'segtrain[{extra}]'"
-                )
+            if needed and importlib.util.find_spec(package.replace("-", "_")) is None:
+                found[member.variant] = f"{what} needs {package}, which is not installed; pip install {package}"
     return found
 
 
