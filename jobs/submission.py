@@ -21,13 +21,12 @@ from typing import Any
 
 from jobs.history import jobs_folder
 from jobs.resources import Resources, from_tree, to_tree
-from segtrain.config import Config, to_yaml
+from segtrain.config import Config, builtin_config, to_yaml
 from segtrain.errors import RunError
 from segtrain.run import Run
 from segtrain.runtime import files
 
-HOME = Path(__file__).resolve().parent.parent  # the checkout, or an earlier snapshot
-PARTS = ("segtrain", "jobs", "configs")
+HOME = Path(__file__).resolve().parent.parent  # the checkout, an earlier snapshot, or site-packages
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,10 @@ def _claim(runs_dir: str, name: str) -> Submission:
 
 def _take_snapshot(folder: Path) -> None:
     """All that the packages consist of, the report's templates too."""
-    for part in PARTS:
-        shutil.copytree(HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    configs = builtin_config("phantom.yaml").parent  # beside the packages, or in segtrain when that is from a wheel
+    for part in (HOME / "segtrain", HOME / "jobs", configs):
+        target = folder / part.relative_to(HOME)
+        shutil.copytree(part, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
 
 
 def submissions(runs_dir: Path) -> Iterator[Submission]:
@@ -142,9 +143,11 @@ def of_name(runs_dir: Path, name: str) -> dict[str, tuple[str, "Submission"]]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout, marked when files differ; of an image, as its maker says; None without git."""
+    """The commit of the checkout, marked when files differ; of an image, as its maker says; None without either."""
     if told := os.environ.get("SEGTRAIN_COMMIT"):
         return told
+    if not (HOME / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
+        return None
     command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

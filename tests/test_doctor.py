@@ -82,8 +82,8 @@ def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
 
 
 def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert software.python((3, 11)).state == software.python((3, 13)).state == "ok"
-    assert software.python((3, 10)).state == software.python((3, 14)).state == "failure"
+    assert software.python((3, 11)).state == software.python((3, 14)).state == "ok"
+    assert software.python((3, 10)).state == "failure"
     assert software.packages().state == "ok"
     wanted = ["torch>=99", "no-such-package>=1", "numpy>=1", "deepspeed>=99 ; extra == 'deepspeed'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
@@ -93,6 +93,12 @@ def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no-such-package is missing" in found.message
     assert "numpy" not in found.message
     assert "deepspeed" not in found.message
+    assert found.remedy == "pip install 'torch>=99' 'no-such-package>=1'"
+
+
+def test_a_copy_of_the_code_that_is_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "DISTRIBUTION", "no-such-distribution")
+    assert software.packages().state == "warning"
 
 
 def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from segtrain import DISTRIBUTION, __version__
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
 from segtrain.runtime.usage import gpu_reader
 
-PYTHONS = (3, 11), (3, 13)
+OLDEST_PYTHON = (3, 11)
 OPS = (
     "import deepspeed; from deepspeed.ops import __compatible_ops__ as ops; "
     "print(deepspeed.__version__, sum(ops.values()), len(ops))"
@@ -35,15 +36,23 @@ def check(cfg: Config) -> Iterator[Finding]:
 def python(version: tuple[int, int]) -> Finding:
     """Whether the project supports this Python."""
     message = f"Python {platform.python_version()}, {sys.executable}"
-    if PYTHONS[0] <= version <= PYTHONS[1]:
+    if version >= OLDEST_PYTHON:
         return ok("python", message)
-    return failure("python", f"{message}: not supported", "use Python 3.11 to 3.13: make PYTHON=/path/to/python3.12")
+    return failure("python", f"{message}: not supported", "use Python 3.11 or newer: make PYTHON=/path/to/python3.12")
 
 
 def packages() -> Finding:
     """Whether the installed packages are those that the project requires."""
-    wrong = []
-    for text in metadata.requires("segtrain") or []:
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:  # a copy of the code, found through PYTHONPATH
+        return warning(
+            "packages",
+            f"{DISTRIBUTION} is not installed, so its requirements are not known here",
+            "pip install -e . in the checkout",
+        )
+    wrong, remedies = [], []
+    for text in requirements:
         required = Requirement(text)
         if required.marker and not required.marker.evaluate({"extra": ""}):
             continue
@@ -51,12 +60,14 @@ def packages() -> Finding:
             installed = metadata.version(required.name)
         except metadata.PackageNotFoundError:
             wrong.append(f"{required.name} is missing")
-            continue
-        if not required.specifier.contains(installed, prereleases=True):
+        else:
+            if required.specifier.contains(installed, prereleases=True):
+                continue
             wrong.append(f"{required.name} {installed} is not {required.specifier}")
+        remedies.append(f"'{required.name}{required.specifier}'")
     if wrong:
-        return failure("packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
-    return ok("packages", f"segtrain {metadata.version('segtrain')}, torch {metadata.version('torch')}, as asked for")
+        return failure("packages", "; ".join(wrong), f"pip install {' '.join(remedies)}")
+    return ok("packages", f"segtrain {__version__}, torch {metadata.version('torch')}, as required")
 
 
 def devices(cfg: Config) -> Iterator[Finding]:
@@ -101,7 +112,7 @@ def devices(cfg: Config) -> Iterator[Finding]:
 def deepspeed(cfg: Config) -> Finding:
     """Whether DeepSpeed can be imported."""
     if importlib.util.find_spec("deepspeed") is None:
-        return failure("deepspeed", "engine=deepspeed, but it is not installed", "pip install 'segtrain[deepspeed]'")
+        return failure("deepspeed", "engine=deepspeed, but it is not installed", "pip install deepspeed")
     # In a process of its own: it prints as it pleases, and without a compiler its import may fail.
     done = subprocess.run([sys.executable, "-c", OPS], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -8,18 +8,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from segtrain import __version__
 from segtrain.runtime.launcher import job_id
+
+PACKAGES = ("torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
+CHECKOUT = Path(__file__).resolve().parent.parent.parent  # of a wheel: site-packages
 
 
 def environment(world_size: int, device: str) -> dict[str, Any]:
     """Of this start of a run."""
-    packages = ("segtrain", "torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "job": job_id(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {"segtrain": __version__} | {name: _version(name) for name in PACKAGES},
         "world_size": world_size,
         "device": device,
         "cores": len(os.sched_getaffinity(0)),
@@ -38,7 +41,9 @@ def _commit() -> str | None:
     """The commit that this package is of: as a snapshot's maker says, or of the checkout that it lies in."""
     if told := os.environ.get("SEGTRAIN_COMMIT"):
         return told
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    if not (CHECKOUT / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
+        return None
+    command = ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:
