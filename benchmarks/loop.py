@@ -91,7 +91,7 @@ def _timed(owner: Any, name: str, shares: dict[str, float], inside: list[str]) -
 
 def _whole_loop(world: Any, cfg: Config) -> Work:
     from segtrain.data.order import plan_order
-    from segtrain.run import Run
+    from segtrain.run import Environment, Run
     from segtrain.run.checkpoint import Saver
     from segtrain.runtime.stop import Stop
     from segtrain.training.build import build
@@ -107,7 +107,7 @@ def _whole_loop(world: Any, cfg: Config) -> Work:
         shares: dict[str, float] = defaultdict(float)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder) / "run")
-            run.open(cfg, split.to_json(), [], False, 1, "cpu")
+            run.open(cfg, split.to_json(), [], Environment.now(1, "cpu"))
             start = Start(cfg, run, world, Stop(), store, *plan_order(cfg, store, 1), *build(cfg, world, begun=False))
             memory = MemoryGuard(cfg.train, run, start.engine, world)
             loop = Loop(start, resume(start), memory, Saver(run, cfg.checkpoint.keep))

@@ -11,9 +11,9 @@ from jobs import ablation_report, executors, resources, scheduler, submission
 from jobs.entry import main
 from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
-from segtrain.commands.ablate import refused, write_results
+from segtrain.commands.ablate import refused
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
-from segtrain.run import Member, expand, missing
+from segtrain.run import Member, expand, missing, write_results
 
 EXAMPLES = """\
 examples:

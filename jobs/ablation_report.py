@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 
 from jobs.submission import Submission
-from segtrain.commands.ablate import write_results
 from segtrain.config import load_config
 from segtrain.errors import SegtrainError
 from segtrain.report.write import make
-from segtrain.run import Member
+from segtrain.run import Member, write_results
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger("segtrain.jobs")

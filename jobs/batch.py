@@ -49,7 +49,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     cfg = load_config(arguments.config, arguments.overrides)
-    print((Path(cfg.runs_dir).expanduser() / cfg.name).absolute())
+    print(Run.of(cfg).root.absolute())
     return EXIT_FINISHED
 
 

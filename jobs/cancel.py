@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs import scheduler, submission
 from jobs.entry import main
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
-from segtrain.run import Run
+from segtrain.run import Run, layout
 
 GONE_S = 60.0  # what a job may take to end after scancel: slurm.conf(5), KillWait, and a margin
 EXAMPLES = """\
@@ -61,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _order(run: Run, job: str) -> Path:
     """The STOP file for a run that has no job of SLURM's: its own, or its queue's (jobs.offline)."""
-    return run.root.with_name(run.stop_file.name) if job.startswith("offline-") else run.stop_file
+    return run.root.with_name(layout.STOP) if job.startswith("offline-") else run.stop_file
 
 
 def _stop_here(orders: dict[Run, Path], wait_s: float) -> list[Run]:

@@ -5,12 +5,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.live import Live
 
@@ -19,8 +17,9 @@ from jobs.entry import main
 from jobs.history import Book
 from jobs.status_table import NUMBERS, board
 from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
-from segtrain.run import Outcome, Run
-from segtrain.run.events import Event, evaluations, trained
+from segtrain.run import Environment, Outcome, Run, layout
+from segtrain.run.events import Event, evaluations, train_events
+from segtrain.run.result import result_of
 
 QUIET_S = 600.0  # a run without a job and without a word for so long is not running
 DAY_S = 86400.0
@@ -92,7 +91,7 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
             jobs |= {made.run(name).root: job for name, job in made.record["runs"].items()}
         except BROKEN as error:
             yield _unreadable(str(made.root.relative_to(runs_dir)), None, error)
-    begun = {file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in runs_dir.glob(pattern)}
+    begun = set(layout.run_folders(runs_dir))
     jobs |= {root: job for root in begun - set(jobs) if (job := _job_of(Run(root)))}
     queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}
@@ -123,10 +122,10 @@ def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
 def _job_of(run: Run) -> str | None:
     """The job of a run that was started by a template, from its book or else from what its last start wrote down."""
     try:
-        said = [*run.starts(), *Book(run).entries()]
+        jobs = [*(start.job for start in run.starts()), *(entry["job"] for entry in Book(run).entries())]
     except BROKEN:  # its row will tell
         return None
-    return next((str(each["job"]) for each in reversed(said) if isinstance(each, dict) and each.get("job")), None)
+    return next((str(job) for job in reversed(jobs) if job), None)
 
 
 def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[str, Any]:
@@ -135,13 +134,12 @@ def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[s
     starts = run.starts()
     began_s = _began_s(starts) or _opened_s(run)
     outcome, told, booked = run.outcome(), progress.told_by(run, began_s), Book(run).entries(job)
-    training, scores = trained(events), evaluations(events)
+    training, scores, result = train_events(events), evaluations(events), result_of(outcome, events)
     row: dict[str, Any] = {
         "state": _state(run, outcome, said, events, told, booked, now_s, began_s), "slurm": said,
         "restarts": max(0, len(starts) - 1), "step": events[-1].step if events else 0,
         "epoch": scores[-1].epoch if scores else 0, "epochs": _epochs(run),
-        "best_dsc": max((event.val_dsc for event in scores), default=None),
-        "last_dsc": scores[-1].val_dsc if scores else None, "n": scores[-1].n if scores else None,
+        "best_dsc": result.best_dsc, "last_dsc": result.last_dsc, "n": result.n,
         "images_per_s": training[-1].images_per_s if training else None,
         "memory_gib": training[-1].memory_gib if training else None,
         "why": _why(booked, outcome), "trouble": _trouble(run, starts),
@@ -164,18 +162,18 @@ RESOURCES = {
 }  # fmt: skip
 
 
-def _began_s(starts: Sequence[Mapping[str, Any]]) -> float:
+def _began_s(starts: Sequence[Environment]) -> float:
     """When the last start began, seconds since the epoch; 0 where that is not known."""
     try:
-        return datetime.fromisoformat(starts[-1]["time"]).timestamp()
-    except (IndexError, KeyError, TypeError, ValueError):
+        return starts[-1].began_s
+    except (IndexError, TypeError, ValueError):
         return 0.0
 
 
 def _opened_s(run: Run) -> float:
     """When its directory was opened, for a first start that has not written down when it began; 0 before that."""
     try:
-        return (run.root / "config.yaml").stat().st_mtime
+        return run.config_file.stat().st_mtime
     except OSError:
         return 0.0
 
@@ -199,7 +197,7 @@ def _state(
     return "running" if now_s - spoke_s < QUIET_S else "broken off"
 
 
-def _trouble(run: Run, starts: Sequence[Mapping[str, Any]]) -> str | None:
+def _trouble(run: Run, starts: Sequence[Environment]) -> str | None:
     """The last warning or error that the run's last start logged."""
     try:
         with run.log_file.open("rb") as file:
@@ -207,7 +205,7 @@ def _trouble(run: Run, starts: Sequence[Mapping[str, Any]]) -> str | None:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return None
-    began = str(starts[-1].get("time", ""))[:19].replace("T", " ") if starts else ""
+    began = str(starts[-1].time)[:19].replace("T", " ") if starts else ""
     marked = (line for line in reversed(lines) if " warning: " in line or " error: " in line)
     last = next(marked, None)
     return None if last is None or last[:19] < began else last
@@ -252,8 +250,8 @@ def _events_of(run: Run, mtime_ns: int, size_bytes: int) -> list[Event]:
 
 def _epochs(run: Run) -> int | None:
     try:
-        return int(yaml.safe_load((run.root / "config.yaml").read_text())["train"]["epochs"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return int(run.config_tree()["train"]["epochs"])
+    except (RunError, ValueError, KeyError, TypeError):
         return None
 
 

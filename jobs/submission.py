@@ -78,11 +78,6 @@ class Submission:
         files.write_json(self.root / "job.json", known | values)
 
 
-def run_of(cfg: Config) -> Run:
-    """The directory of the run that a config describes."""
-    return Run(Path(cfg.runs_dir).expanduser() / cfg.name)
-
-
 def planned(runs_dir: str, name: str) -> Submission:
     """The next submission under that name; nothing is made."""
     parent = jobs_folder(Path(runs_dir).expanduser().absolute(), name)

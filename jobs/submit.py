@@ -11,6 +11,7 @@ from jobs.entry import main
 from segtrain.commands.arguments import config_of
 from segtrain.config import Config
 from segtrain.errors import EXIT_FINISHED
+from segtrain.run import Run
 
 EXAMPLES = """\
 examples:
@@ -40,7 +41,7 @@ def command(argv: Sequence[str]) -> int:
         print(executors.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, asked))
         return EXIT_FINISHED
     executors.check(arguments.executor, asked)
-    run = submission.run_of(cfg)
+    run = Run.of(cfg)
     if not arguments.fresh and run.finished(cfg):
         print(f"{run.root} is finished; nothing to submit")
         return EXIT_FINISHED

@@ -9,7 +9,7 @@ import numpy as np
 
 from segtrain.config import from_tree
 from segtrain.evaluation.metrics import EMPTY_RULE
-from segtrain.run import Outcome, Run
+from segtrain.run import Environment, Outcome, Run
 from segtrain.run.events import EvaluationEvent, TrainEvent
 from segtrain.run.outcome import State
 
@@ -27,7 +27,7 @@ def train(
     for key, value in re.findall(r"-(fold|seed)(\d+)", root.name):
         tree |= {"seed": int(value)} if key == "seed" else {"data": {"split": "kfold", "fold": int(value)}}
     cfg = from_tree(tree, "test")
-    run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], False, 1, "cpu")
+    run.open(cfg, {"hash": "0", "train": [], "validation": list(patients)}, [], Environment.now(1, "cpu"))
     for epoch, dsc in enumerate(BEST_IS_FIRST, start=1):
         for step in (epoch * 10 - 5, epoch * 10):
             run.record(train_event(step, loss=1 / step, images_per_s=float(step)))

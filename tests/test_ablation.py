@@ -77,7 +77,7 @@ def test_a_line_that_is_half_written_is_left_out_of_the_result(tmp_path: Path) -
     with run.metrics.open("a") as file:
         file.write('{"event": "evalu')
     result = run.result()
-    assert (result["state"], result["best_epoch"], result["best_dsc"], result["last_dsc"]) == ("running", 1, 0.6, 0.5)
+    assert (result.state, result.best_epoch, result.best_dsc, result.last_dsc) == ("running", 1, 0.6, 0.5)
 
 
 @pytest.mark.law("L2")
@@ -100,8 +100,8 @@ def test_variants_of_one_fold_and_seed_draw_the_same_slices(tmp_path: Path) -> N
     ("change", "words"),
     [
         (("folds: [0, 2]", "folds: [0, 3]"), ["variant dice", "data.fold=3", "data.folds=3"]),
-        (("folds: [0, 2]", "folds: [0, 0]"), ["folds", "0 stands there twice"]),
-        (("seeds: [1, 2]", "seeds: [1, 1]"), ["seeds", "1 stands there twice"]),
+        (("folds: [0, 2]", "folds: [0, 0]"), ["folds", "0 is listed twice"]),
+        (("seeds: [1, 2]", "seeds: [1, 1]"), ["seeds", "1 is listed twice"]),
         (("loss: {dice: 1.0", "loss: {dyce: 1.0"), ["variant mixed", "dyce"]),
         (("train: {epochs: 2}", "train: {epoch: 2}"), ["variant mixed", "train.epoch", "train.epochs"]),
         (("train: {epochs: 2}", "name.x: 2"), ["variant mixed", "name.x"]),
@@ -287,8 +287,8 @@ def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert (first.result()["state"], first.stop_file.exists()) == ("stopped", False)
-    epochs = first.result()["epochs"] + 1
+    assert (first.result().state, first.stop_file.exists()) == ("stopped", False)
+    epochs = (first.result().epochs or 0) + 1
     subprocess.run(ablate(spec, f"train.epochs={epochs}"), capture_output=True, check=True)
     rows = list(csv.DictReader((tmp_path / "runs" / "loss" / "results.csv").read_text().splitlines()))
     assert [(row["state"], row["epochs"]) for row in rows] == [("finished", str(epochs))] * 2

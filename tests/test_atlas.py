@@ -67,7 +67,8 @@ def layer(pictures: Sprites, name: str, place: int) -> NDArray[np.uint8]:
 
 @pytest.mark.law("L10")
 def test_the_scores_are_those_of_the_runs_table(made: Atlas, trained_run: Run) -> None:
-    last = trained_run.result()["epochs"]
+    last = trained_run.result().epochs
+    assert last is not None
     with trained_run.validation_table(last).open(newline="") as file:
         table = {row["patient"]: row for row in csv.DictReader(file)}
     assert {card.patient: card.row for card in made.cards} == table, "to the last digit"
@@ -128,7 +129,7 @@ def test_one_slice_and_an_empty_volume_can_be_drawn() -> None:
 
 
 def test_other_scores_than_those_of_the_table_are_said(copied: Run, tmp_path: Path) -> None:
-    table = copied.validation_table(copied.result()["epochs"])
+    table = copied.validation_table(copied.result().epochs or 0)
     with table.open(newline="") as file:
         first = next(csv.DictReader(file))
     edit(table, lambda text: text.replace(f",{first['tp']},", f",{int(first['tp']) + 1},", 1))

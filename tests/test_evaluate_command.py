@@ -59,11 +59,12 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
 def test_the_scores_are_those_of_the_training(trained_run: Run, tmp_path: Path, which: str) -> None:
     last = trained_run.saved_step()
     result = trained_run.result()
-    epoch = result["best_epoch"] if which == "best" else result["epochs"]
+    epoch = result.best_epoch if which == "best" else result.epochs
     rows, summary = evaluated(tmp_path, trained_run.root, "--checkpoint", last if which == "step" else which)
+    assert epoch is not None
     theirs = table(trained_run.validation_table(epoch))
     assert [{key: row[key] for key in theirs[0]} for row in rows] == theirs
-    mean = result["best_dsc" if which == "best" else "last_dsc"]
+    mean = result.best_dsc if which == "best" else result.last_dsc
     assert summary["not_trained_on"]["dsc"]["mean"] == mean
     assert summary["not_trained_on"]["dsc"]["n"] == len(rows) == 2
     assert float(rows[0]["dsc"]) > 0.05, "the run has learnt something, or this test says nothing"
@@ -109,7 +110,7 @@ def test_a_run_under_deepspeed_is_evaluated_as_any_other(tiny: Config, tmp_path:
     theirs = table(run.validation_table(1))
     assert [{key: row[key] for key in theirs[0]} for row in rows] == theirs
     assert sum(int(row["tp"]) + int(row["fp"]) for row in rows) > 0, "something is predicted, or this test says nothing"
-    assert summary["not_trained_on"]["dsc"]["mean"] == run.result()["best_dsc"]
+    assert summary["not_trained_on"]["dsc"]["mean"] == run.result().best_dsc
 
 
 def test_the_scores_lie_in_the_run_and_settings_may_differ(trained_run: Run, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_patients_that_were_trained_on_are_refused_unless_asked_for(
     assert [row["patient"] for row in rows if row["trained_on"] == "yes"] == sides["train"]
     assert [row["patient"] for row in rows if row["trained_on"] == "no"] == sides["validation"]
     assert (summary["trained_on"]["dsc"]["n"], summary["not_trained_on"]["dsc"]["n"]) == (8, 2)
-    assert summary["not_trained_on"]["dsc"]["mean"] == trained_run.result()["best_dsc"]
+    assert summary["not_trained_on"]["dsc"]["mean"] == trained_run.result().best_dsc
 
 
 @pytest.mark.law("L1")

@@ -13,7 +13,7 @@ from jobs.history import Book
 from jobs.submission import Submission
 from segtrain.config import Config
 from segtrain.errors import EXIT_STOPPED, StopReason
-from segtrain.run import Outcome
+from segtrain.run import Outcome, Run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def made(tmp_path: Path, tiny: Config) -> Submission:
     configs = [replace(tiny, name=name, runs_dir=str(tmp_path / "runs" / "spec")) for name in ("one", "two")]
     found = submission.create(str(tmp_path / "runs"), "spec", configs, resources.Resources(), members=[])
     for cfg in configs:
-        submission.run_of(cfg).checkpoint(40).mkdir(parents=True)
+        Run.of(cfg).checkpoint(40).mkdir(parents=True)
     return found
 
 

@@ -219,7 +219,7 @@ def test_a_job_that_is_to_start_over_is_told_so_and_its_book_begins_at_nothing(t
         made = submission.create(cfg.runs_dir, "tiny", [cfg], ASKED, fresh=fresh)
         command = node.Start(made, "tiny", place, node.Asked())._command(rendezvous.Endpoint("n1", 1))
         assert ("--fresh" in command) == fresh
-    run = submission.run_of(cfg)
+    run = Run.of(cfg)
     run.checkpoint(600).mkdir(parents=True)
     starts = history.Book(run)
     starts.begin("7", fresh=True)

@@ -115,7 +115,7 @@ def test_a_rank_that_is_short_in_the_middle_of_a_step_takes_all_out_and_the_next
     assert outcome.message is not None
     assert outcome.state == "stopped"
     assert f"rank 1 was out of memory at step {at} (CUDA out of memory" in outcome.message
-    assert json.loads(run.memory_file.read_text())["micro_batch"] == 1
+    assert json.loads(run.out_of_memory_file.read_text())["micro_batch"] == 1
     assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [0, 0]
     assert start(tmp_path / "killed", cfg, 2, killed_on_all, at) == [9, 9]
     assert start(tmp_path / "killed", cfg, 2, killed_on_all, 10**9, "train.micro_batch=1") == [0, 0]
@@ -128,7 +128,7 @@ def test_a_run_that_was_short_is_resumed_as_if_it_had_been_left_alone(fragile: C
     assert start(tmp_path / "whole", fragile, 1, short_on_the_last, at) == [0]
     assert start(tmp_path / "killed", fragile, 1, short_and_killed_later, at) == [9]
     run = Run(tmp_path / "killed" / "runs" / "fragile")
-    assert not run.memory_file.exists()
+    assert not run.out_of_memory_file.exists()
     assert start(tmp_path / "killed", fragile, 1, short_on_the_last, at) == [0]
     assert_same(state_of(run.root), state_of(tmp_path / "whole" / "runs" / "fragile"))
     log = (tmp_path / "whole" / "runs" / "fragile" / "log.txt").read_text()

@@ -11,6 +11,7 @@ from queues import StandIns, command, ends, entries, write
 
 from jobs.offline import diagnosis, machine, runner, wrap_up
 from segtrain.errors import ConfigError
+from segtrain.run import Result
 
 
 def test_all_runs_finish_in_order_and_the_same_command_has_nothing_to_do(tmp_path: Path, stand_ins: StandIns) -> None:
@@ -29,8 +30,8 @@ def test_a_score_of_one_patient_is_told_without_an_interval(
     assert command(write(tmp_path)) == 0
     assert stand_ins.names == ["a", "b"]
     assert "a: finished at step 1, best DSC 0.5000 (n = 1, no CI)" in capsys.readouterr().err
-    assert diagnosis.score({}) == ""
-    many = {"n": 6, "best_dsc": 0.86864, "ci_low": 0.8321, "ci_high": 0.9049}
+    assert diagnosis.score(Result("running")) == ""
+    many = Result("finished", best_dsc=0.86864, ci_low=0.8321, ci_high=0.9049, n=6)
     assert diagnosis.score(many) == "0.8686 (n = 6, 95% CI 0.832 to 0.905)"
 
 

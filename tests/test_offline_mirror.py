@@ -150,8 +150,8 @@ def test_a_run_of_another_config_takes_no_run_s_place(
     shutil.rmtree(behind.checkpoints)
     (behind.root / "outcome.json").unlink()
     sync.push(place / "trained", run.root)
-    text = (home.root / sync.CONFIG).read_text()
-    (home.root / sync.CONFIG).write_text(
+    text = home.config_file.read_text()
+    home.config_file.write_text(
         text.replace("\noptim:\n", "\noptim:\n  clip_norm: 7.5\n").replace("  clip_norm: null\n", "")
     )
     before = tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)
@@ -159,7 +159,7 @@ def test_a_run_of_another_config_takes_no_run_s_place(
         with pytest.raises(DataError, match=r"mirrors a run that has optim\.clip_norm=None, not 7\.5 as "):
             task(place / "trained", home.root)
     assert (tree(home.root), place.fs.cat_file((place / "trained" / sync.MANIFEST).path)) == before
-    (home.root / sync.CONFIG).write_text(f"# from another machine\n{text}")
+    home.config_file.write_text(f"# from another machine\n{text}")
     assert sync.fetch(place / "trained", home.root) == (further == "there")
     sync.push(place / "trained", home.root)
 

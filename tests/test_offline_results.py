@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from jobs.offline import archive
 from segtrain.commands import evaluate
 from segtrain.errors import RunError
-from segtrain.run import Run, checkpoint
+from segtrain.run import Run, checkpoint, layout
 
 
 def test_the_archive_is_whole_and_holds_weights_scores_and_pictures_not_moments(night: Path) -> None:
@@ -57,9 +57,9 @@ def test_what_the_archive_holds_can_be_scored_and_is_not_resumed(night: Path, tm
     run = Run(tmp_path / "home" / "night" / "trained")
     assert evaluate.command([str(run.root), "--checkpoint", "last"]) == 0
     summary = json.loads((run.evaluation("validation", "last") / "summary.json").read_text())
-    assert summary["not_trained_on"]["dsc"]["mean"] == pytest.approx(original.result()["last_dsc"], abs=1e-9)
+    assert summary["not_trained_on"]["dsc"]["mean"] == pytest.approx(original.result().last_dsc, abs=1e-9)
     with pytest.raises(RunError, match=r"holds weights alone.*model\.weights="):
         checkpoint.newest(run)
     snapshot = checkpoint.read(run.checkpoint(run.saved_step()))
-    weights = load_file(original.checkpoint(original.saved_step()) / checkpoint.MODEL)
+    weights = load_file(original.checkpoint(original.saved_step()) / layout.MODEL)
     assert all((snapshot.model[name] == tensor).all() for name, tensor in weights.items())

@@ -14,7 +14,7 @@ from segtrain.config import from_tree
 from segtrain.errors import RunError
 from segtrain.evaluation.overlays import GREEN
 from segtrain.report.collect import collect
-from segtrain.run import Outcome, Run
+from segtrain.run import Environment, Outcome, Run
 
 # DSC of the fold's two patients, epoch by epoch.
 PLAIN = {0: [(0.60, 0.70), (0.80, 0.72)], 1: [(0.50, 0.60), (0.70, 0.60)]}
@@ -24,7 +24,7 @@ BETTER = {0: [(0.90, 0.70), (0.82, 0.76)], 1: [(0.60, 0.66), (0.69, 0.67)]}
 def train(root: Path, epochs: list[tuple[float, float]], fold: int) -> None:
     run = Run(root)
     cfg = from_tree({"name": "any", "train": {"epochs": len(epochs), "global_batch": 4}}, "test")
-    run.open(cfg, {"hash": "0", "train": [], "validation": []}, [], False, 1, "cpu")
+    run.open(cfg, {"hash": "0", "train": [], "validation": []}, [], Environment.now(1, "cpu"))
     for epoch, values in enumerate(epochs, start=1):
         run.record(train_event(epoch * 5, images_per_s=50.0))
         run.write_scores(epoch, [{"patient": f"p{fold}{n}", "dsc": f"{dsc:.6f}"} for n, dsc in enumerate(values)])

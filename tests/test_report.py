@@ -18,7 +18,7 @@ from segtrain.report import page
 from segtrain.report.figures import Series, lines
 from segtrain.report.texts import TEXTS
 from segtrain.report.write import make
-from segtrain.run import Run
+from segtrain.run import Environment, Run
 
 VOID = {"meta", "img", "link", "br", "input"}
 
@@ -150,7 +150,7 @@ def test_the_languages_say_the_same() -> None:
 def test_an_unfinished_run_has_curves_and_no_verdict(tmp_path: Path) -> None:
     train(tmp_path / "run", state="running")
     cfg = Config(name="new", train=TrainConfig(epochs=3))
-    Run(tmp_path / "new").open(cfg, {"hash": "0"}, [], False, 1, "cpu")
+    Run(tmp_path / "new").open(cfg, {"hash": "0"}, [], Environment.now(1, "cpu"))
     for name in ("run", "new"):
         seen = Page(make([tmp_path / name], tmp_path / "out").read_text())
         assert TEXTS["en"]["nothing"] in seen.text

@@ -21,7 +21,7 @@ from segtrain.report import content, page
 from segtrain.report.atlas import Atlas, atlases
 from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.statistics import compare
-from segtrain.report.texts import Language
+from segtrain.report.texts import Language, say_in
 from segtrain.run import Run
 
 EVIL = (
@@ -74,9 +74,8 @@ def reported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Repo
     atlas = replace(atlas, run=EVIL[0], cards=cards, differ=EVIL)
     pages: dict[Language, Path] = {}
     for language in ("en", "zh"):
-        say = content.speaker(language)
-        found = content.sections(runs, groups, rows, say, [atlas, Atlas(EVIL[1], reason=EVIL[2])])
-        pages[language] = page.write(folder / language, language, found, rows, groups, say)
+        sections = content.sections(runs, groups, rows, say_in(language), [atlas, Atlas(EVIL[1], reason=EVIL[2])])
+        pages[language] = page.write(folder / language, language, sections, rows, groups)
     return Reported(pages, atlas)
 
 

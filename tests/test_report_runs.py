@@ -12,19 +12,18 @@ from made_runs import HOSTILE, PATIENTS, train, train_event
 from segtrain.errors import RunError
 from segtrain.report.collect import by_variant, collect, scores
 from segtrain.report.cost import Cost, cost
-from segtrain.report.planned import OF_QUEUE, write_queue
 from segtrain.report.statistics import compare
 from segtrain.report.write import make
-from segtrain.run import COLUMNS, Run
+from segtrain.run import COLUMNS, Environment, QueueLine, Run, write_queue
 from segtrain.runtime.files import csv_text
 
 
 def test_what_a_run_costs() -> None:
     """Two starts an hour of waiting apart, by hand; what a kill undid left no event."""
     starts = [
-        {"time": "2026-01-01T10:00:00+0000", "world_size": 4, "device": "cuda:0"},
-        {"time": "2026-01-01T12:00:00+0000", "world_size": 2, "device": "cuda:0"},
-        {"time": "2026-01-01T15:00:00+0200", "world_size": 8, "device": "cpu"},
+        Environment(time="2026-01-01T10:00:00+0000", world_size=4, device="cuda:0"),
+        Environment(time="2026-01-01T12:00:00+0000", world_size=2, device="cuda:0"),
+        Environment(time="2026-01-01T15:00:00+0200", world_size=8, device="cpu"),
     ]
     ten = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
     events = [replace(train_event(1), time=ten + 3600 * hours) for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
@@ -54,7 +53,7 @@ def test_runs_that_have_not_begun_are_listed(ablation: Path, tmp_path: Path) -> 
 
 
 def queue_says(folder: Path, *lines: tuple[str, str, str, str]) -> None:
-    write_queue(folder, [dict(zip(OF_QUEUE, line, strict=True)) for line in lines])
+    write_queue(folder, [QueueLine(*line) for line in lines])
 
 
 def test_what_a_queue_says_of_its_runs_is_told(ablation: Path, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_what_counts_and_which_epoch(ablation: Path) -> None:
     assert (up.best.epoch, up.last.epoch, up.images_per_s) == (1, 3, 17.5)
     assert scores([up]) == pytest.approx({(p, 0, 1): 0.75 + 0.01 * place for place, p in enumerate(PATIENTS)})
     assert up.curves is not None
-    assert up.curves["loss"] == [
+    assert up.curves.loss == [
         (1.0, (1 / 5 + 1 / 10) / 2),
         (2.0, (1 / 15 + 1 / 20) / 2),
         (3.0, (1 / 25 + 1 / 30) / 2),
@@ -165,7 +164,7 @@ def test_doubled_names_get_as_many_folders_as_they_need(tmp_path: Path) -> None:
 @pytest.mark.law("L10")
 def test_one_score_does_not_stand_in_for_another(ablation: Path, tmp_path: Path) -> None:
     train(ablation / "up-fold0-seed01", 0.1)
-    with pytest.raises(RunError, match=r"patient0 was scored by another run of up, fold and seed; leave one"):
+    with pytest.raises(RunError, match="patient0 was also scored by another run of up with the same fold and seed"):
         make([ablation], tmp_path / "out", baseline="base")
     assert not (tmp_path / "out").exists()
 

@@ -26,7 +26,7 @@ from jobs import progress, status
 from segtrain.config import Config, WatchConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.run import Run
-from segtrain.run.events import trained
+from segtrain.run.events import train_events
 from segtrain.runtime.usage import Meter, gpu_reader
 from segtrain.training.watch import Watch
 
@@ -99,7 +99,7 @@ def test_a_gpu_is_read_through_nvml_and_what_it_does_not_tell_is_left_out(monkey
 
 
 def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: Run) -> None:
-    told = [event.resources for event in trained(trained_run.events())]
+    told = [event.resources for event in train_events(trained_run.events())]
     assert told == [event["resources"] for event in events(trained_run.root, "train")] != []
     for use in told:
         assert {"cpu_percent", "rss_gib", "machine_cpu_percent", "machine_memory_percent"} <= use.keys()

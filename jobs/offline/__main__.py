@@ -27,6 +27,7 @@ from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Plan
 from jobs.offline.runner import Runner
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
+from segtrain.run import Result, layout
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.terminal import FILE_ONLY, as_title
@@ -94,7 +95,7 @@ def command(argv: Sequence[str]) -> int:
         _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
     place = sync.place(asked.spec.sync) / asked.spec.name if asked.spec.sync else None
     with machine.alone(asked.folder):
-        start_logging(asked.folder / "log.txt")
+        start_logging(asked.folder / layout.LOG)
         with _afterwards(arguments.when_done, asked.folder, stop):
             machine.wait_for_orphans(asked.folder, stop.reason)
             mirror = Mirror(place, asked.folder, 60 * asked.spec.sync_every_min)
@@ -139,7 +140,7 @@ def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(asked.items))
     began_s = journal.began_s()
     deadline_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at)
-    stop.watch(asked.folder / "STOP", None)
+    stop.watch(asked.folder / layout.STOP, None)
     log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
     why = Runner(asked, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
     found = {item.name: standing(item, journal) for item in asked.items}
@@ -196,8 +197,8 @@ def _show(asked: Plan, found: Mapping[str, Standing], title: str) -> None:
         title_justify="left",
     )  # fmt: skip
     for item in asked.items:
-        result, one = item.run.result() if item.cfg else {}, found[item.name]
-        epochs = f"{result.get('epochs', 0)}/{item.cfg.train.epochs}" if item.cfg else ""
+        result, one = item.run.result() if item.cfg else Result("none"), found[item.name]
+        epochs = f"{result.epochs or 0}/{item.cfg.train.epochs}" if item.cfg else ""
         numbers = (str(one.starts), str(item.processes), str(item.retries), epochs, score(result))
         table.add_row(*map(Text, (item.name, one.state, *numbers, one.why)))
     with contextlib.suppress(OSError):  # the terminal is gone

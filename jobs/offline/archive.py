@@ -7,13 +7,13 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from segtrain.run import Run
+from segtrain.run import Run, layout
 from segtrain.runtime import files
 
 NAME = "results.zip"
 PACKED = (".safetensors", ".png", ".zip", ".jpg")  # deflating them again gains nothing
 WHEN = (1980, 1, 1, 0, 0, 0)  # equal results, equal archives
-CHECKPOINT = ("model.safetensors", "state.json")
+CHECKPOINT = (layout.MODEL, layout.STATE)
 BUFFER_BYTES = 4 * 2**20
 
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> Iterator[tuple[str, Path]]:
         hidden = any(part.startswith(".") for part in parts)
         if hidden or file.is_symlink() or not file.is_file() or parts[0].startswith(NAME):
             continue
-        if len(parts) > 2 and parts[1] == "checkpoints" and not _wanted(Run(folder / parts[0]), parts[2:]):
+        if len(parts) > 2 and parts[1] == layout.CHECKPOINTS and not _wanted(Run(folder / parts[0]), parts[2:]):
             continue
         yield "/".join((folder.name, *parts)), file
 
@@ -36,9 +36,7 @@ def _wanted(run: Run, parts: tuple[str, ...]) -> bool:
     """Whether a file below a run's checkpoints/ is packed."""
     if len(parts) == 1:
         return True  # a pointer
-    pointers = (run.best_pointer, run.latest_pointer)
-    named = {pointer.read_text().strip() for pointer in pointers if pointer.exists()}
-    return parts[0] in named and parts[1] in (*CHECKPOINT, "manifest.json")
+    return parts[0] in run.pointed_checkpoints() and parts[1] in (*CHECKPOINT, layout.MANIFEST)
 
 
 def size_bytes(folder: Path) -> int:
@@ -78,7 +76,7 @@ def _add(pack: zipfile.ZipFile, name: str, file: Path) -> None:
     about = zipfile.ZipInfo(name, WHEN)
     about.compress_type = zipfile.ZIP_STORED if file.suffix in PACKED else zipfile.ZIP_DEFLATED
     about.external_attr = 0o644 << 16
-    if file.name == "manifest.json" and file.parent.parent.name == "checkpoints":
+    if file.name == layout.MANIFEST and file.parent.parent.name == layout.CHECKPOINTS:
         pack.writestr(about, _weights_alone(json.loads(file.read_text())))
         return
     about.file_size = file.stat().st_size  # so that large ones get ZIP64 headers

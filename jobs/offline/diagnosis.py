@@ -2,13 +2,13 @@
 ranks' own words, its book, its log."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jobs.history import Book
 from jobs.requeue import told_in
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR
+from segtrain.run import Result
 
 HOW = {EXIT_FINISHED: "finished", EXIT_USER_ERROR: "refused", EXIT_DIVERGED: "diverged", EXIT_STOPPED: "stopped"}
 TAIL_BYTES = 200_000
@@ -24,13 +24,12 @@ def how_of(code: int) -> str:
     return HOW.get(code, "failed")
 
 
-def score(result: Mapping[str, Any]) -> str:
-    """The best mean DSC of a `Run.result`, never without what it is of (L10); "" before the first evaluation."""
-    if not result.get("n"):
+def score(result: Result) -> str:
+    """The best mean DSC with its n and interval (L10); empty before the first evaluation."""
+    if not result.n:
         return ""
-    known = result["ci_low"] is not None  # one patient alone has no interval
-    interval = "95% CI {ci_low:.3f} to {ci_high:.3f}".format(**result) if known else "no CI"
-    return f"{result['best_dsc']:.4f} (n = {result['n']}, {interval})"
+    interval = "no CI" if result.ci_low is None else f"95% CI {result.ci_low:.3f} to {result.ci_high:.3f}"
+    return f"{result.best_dsc:.4f} (n = {result.n}, {interval})"
 
 
 def last_words(code: int, start_folder: Path, book: Book, job: str, log_tail: str) -> str:

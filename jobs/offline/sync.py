@@ -27,13 +27,12 @@ import yaml
 from jobs.offline import retry
 from segtrain.config import first_difference, from_tree
 from segtrain.errors import ConfigError, DataError, RunError
-from segtrain.run import Run
+from segtrain.run import Run, layout
 from segtrain.runtime import files
 
 log = logging.getLogger("segtrain.offline")
 
 MANIFEST = "manifest.json"
-CONFIG = "config.yaml"
 OWN, JOURNAL = ".queue", "journal.jsonl"
 LARGE_BYTES, BUFFER_BYTES = 64 * 2**20, 4 * 2**20  # read at once below the first, by the second above it
 ANSWER_S = 60.0  # that a store may take for its first answer
@@ -106,7 +105,7 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
     there = {PurePosixPath(info["name"]).name: info["size"] for info in found_there}
     for file in _files(folder) if only is None else only:
         name = file.relative_to(folder)
-        with _still(file, grows=name.parts[0] != "checkpoints") as stream:
+        with _still(file, grows=name.parts[0] != layout.CHECKPOINTS) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.seek(0, os.SEEK_END)
             listed[name.as_posix()] = {"bytes": size, "sha256": digest}
@@ -178,12 +177,12 @@ def fetch(source: Place, folder: Path) -> bool:
 
 def _refuse_another(place: Place, folder: Path) -> None:
     """Raise DataError where mirror and folder hold runs of two configs: one would take the other's place."""
-    here = folder / CONFIG
+    here = Run(folder).config_file
     if not here.exists():
         return
     ours = hashlib.sha256(here.read_bytes()).hexdigest()
     try:
-        digest = json.loads(place.fs.cat_file((place / MANIFEST).path))["files"][CONFIG]["sha256"]
+        digest = json.loads(place.fs.cat_file((place / MANIFEST).path))["files"][layout.CONFIG]["sha256"]
         content = place.fs.cat_file((place / "objects" / digest).path) if digest != ours else b""
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return  # nothing is mirrored, or it is damaged: fetching says so, pushing mends it
@@ -231,7 +230,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """What is worth mirroring: no file that is being written, no damaged checkpoint."""
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
-        if file.is_file() and not any(part.startswith((".", "bad-step-")) for part in parts):
+        if file.is_file() and not any(part.startswith(".") or layout.is_damaged_checkpoint(part) for part in parts):
             yield file
 
 

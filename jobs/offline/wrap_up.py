@@ -14,7 +14,7 @@ from pathlib import Path
 from jobs.offline import archive, sync
 from jobs.offline.journal import Journal, standing
 from jobs.offline.plan import Plan
-from segtrain.report import planned
+from segtrain.run import QueueLine, Run, layout, write_queue
 
 log = logging.getLogger("segtrain.offline")
 
@@ -33,12 +33,12 @@ def tell(plan: Plan, go_on: Callable[[], bool], journal: Journal, why: str) -> s
         ends = [entry for entry in own if entry["event"] == "end"]
         last = ends[-1] if ends else {"time": "", "why": ""}
         before = f"the queue stopped before it: {why}" if one.due else ""
-        words = (item.name, one.state, last["time"], one.why or (last["why"] if one.due else "") or before)
-        lines.append(dict(zip(planned.OF_QUEUE, words, strict=True)))
+        reason = one.why or (last["why"] if one.due else "") or before
+        lines.append(QueueLine(item.name, one.state, last["time"], reason))
     try:
-        planned.write_queue(plan.folder, lines)
+        write_queue(plan.folder, lines)
     except OSError as error:
-        return f"{plan.folder / planned.QUEUE}: {error}"
+        return f"{plan.folder / layout.QUEUE}: {error}"
     return None
 
 
@@ -48,10 +48,10 @@ def report(plan: Plan, go_on: Callable[[], bool], deadline_s: float | None = Non
     With a deadline, in seconds since the epoch, it may take half of what is left: the archive comes after it.
     The atlas, which predicts for minutes where there is no GPU, is left out when it does not fit.
     """
-    begun = [item for item in plan.items if (plan.folder / item.name / "config.yaml").exists()]
+    begun = [item for item in plan.items if Run(plan.folder / item.name).config_file.exists()]
     if not begun:
         return None
-    told = (plan.folder / planned.QUEUE).exists()
+    told = (plan.folder / layout.QUEUE).exists()
     runs = [str(plan.folder / item.name) for item in (plan.items if told else begun)]
     command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(plan.folder / "report")]
     tries: list[list[str]] = [[]] if deadline_s is None or _half_s(deadline_s) >= LEAST_S else []

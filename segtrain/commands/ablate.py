@@ -1,8 +1,6 @@
 """The command `segtrain ablate`: an ablation's runs listed, or trained here one after another."""
 
 import argparse
-import csv
-import io
 import json
 import signal
 import subprocess
@@ -18,7 +16,7 @@ from rich.text import Text
 
 from segtrain.config import to_yaml
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, RunError
-from segtrain.run import COLUMNS, Member, Spec, differences, expand, missing
+from segtrain.run import Member, Spec, differences, expand, missing, write_results
 from segtrain.runtime import files
 from segtrain.runtime.terminal import as_title
 
@@ -106,10 +104,10 @@ def _list(spec: Spec, members: Sequence[Member]) -> None:
         "run", "state", "best DSC", f"differs from {members[0].variant} in", title=as_title(title), title_justify="left"
     )
     for member in members:
-        result = member.row()
+        result = member.result()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
-        dsc = f"{result['best_dsc']:.4f}" if result.get("best_dsc") is not None else ""
-        table.add_row(*map(Text, (member.cfg.name, result["state"], dsc, changes)))
+        dsc = "" if result.best_dsc is None else f"{result.best_dsc:.4f}"
+        table.add_row(*map(Text, (member.cfg.name, result.state, dsc, changes)))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -121,7 +119,7 @@ def _train_all(members: Sequence[Member], nproc: int) -> int:
         code, asked = _train(member, nproc)
         table = write_results(members)
         began = len(member.run.starts()) > starts
-        state = member.run.result()["state"] if began or not code else "failed before it began"
+        state = member.run.result().state if began or not code else "failed before it began"
         if asked or state == "stopped" or code == EXIT_STOPPED:
             print("segtrain: stopped; the same command goes on from there", file=sys.stderr)
             return EXIT_STOPPED
@@ -167,14 +165,3 @@ def _watched(argv: Sequence[str]) -> tuple[int, bool]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-def write_results(members: Sequence[Member]) -> Path:
-    """results.csv beside the runs, a line each, also for those that have not begun."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(member.row() for member in members)
-    path = members[0].run.root.with_name("results.csv")
-    files.write_text(path, text.getvalue())
-    return path

@@ -1,7 +1,6 @@
 """The command `segtrain evaluate`: scores of a checkpoint or an ensemble, patient by patient, and their means."""
 
 import argparse
-import csv
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints, trained_on
 from segtrain.evaluation.scores import MASK_RULES, SURFACE_RULES, GeometryName, Row, Rules, score
 from segtrain.evaluation.summary import settings_of, show, summary_of
-from segtrain.run import write_evaluation
+from segtrain.run import read_evaluation, write_evaluation
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger(__name__)
@@ -106,8 +105,7 @@ def _folder(arguments: argparse.Namespace, checkpoints: Sequence[TrainedCheckpoi
     split = Path(arguments.split).stem
     if split in SPLITS and arguments.split not in SPLITS:
         split += "-file"  # a file of that name
-    checkpoint = f"step-{arguments.checkpoint}" if arguments.checkpoint.isdecimal() else arguments.checkpoint
-    return checkpoints[0].run.evaluation(split, checkpoint)
+    return checkpoints[0].run.evaluation(split, arguments.checkpoint)
 
 
 def _patients(split: str, checkpoints: Sequence[TrainedCheckpoint], store: Store) -> list[str]:
@@ -148,9 +146,8 @@ def _refuse_other_scores(
 ) -> None:
     """Raises RunError where `folder` has scores that this evaluation would not make again."""
     try:
-        with (folder / "scores.csv").open(newline="") as file:
-            before = {row["patient"] for row in csv.DictReader(file)}
-        summary = json.loads((folder / "summary.json").read_text())
+        rows, summary = read_evaluation(folder)
+        before = {row["patient"] for row in rows}
         settings_before = {key: summary[key] for key in settings}
         settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
         runs = [one["run"] for one in summary["runs"]]

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from segtrain.commands.arguments import config_of, parse
 from segtrain.errors import EXIT_FINISHED
@@ -39,7 +38,7 @@ def command(argv: Sequence[str]) -> int:
     start_logging(rank=rank)
     cfg = config_of(arguments)
     deadline_s = deadline_of(cfg.stop.deadline, started_s, ask_slurm=rank == 0)
-    run = Run(Path(cfg.runs_dir).expanduser() / cfg.name)
+    run = Run.of(cfg)
     # A job that comes back goes on with what it began.
     fresh = arguments.fresh and not (restarted() and run.begun_by(job_id()))
     if not fresh and (outcome := run.finished(cfg)):

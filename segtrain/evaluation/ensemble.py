@@ -183,6 +183,6 @@ def _folder(run: Run, which: str) -> Path:
     else:
         raise ConfigError(f"--checkpoint {which}: not best, last or the number of a step; give one of these")
     if not folder.is_dir():
-        steps = ", ".join(f.name.removeprefix("step-").lstrip("0") for f in sorted(run.checkpoints.glob("step-*")))
+        steps = ", ".join(map(str, run.saved_steps()))
         raise RunError(f"{folder}: no such checkpoint; there are those of steps {steps or '(none)'}")
     return folder

@@ -1,6 +1,7 @@
-"""What a report is made of: runs, with their curves, per-patient scores, cost and end."""
+"""The runs of a report, with their curves, per-patient scores, cost and outcome."""
 
 import logging
+import math
 import re
 import statistics
 from collections import defaultdict
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -16,30 +17,22 @@ from segtrain.config import Config
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
-from segtrain.report.planned import end_told, listed, not_begun
+from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
 from segtrain.report.statistics import Scores, Unit, per_patient
 from segtrain.run import Member, Run, differences
-from segtrain.run.events import EvaluationEvent, best_of, evaluations, trained
+from segtrain.run.events import EvaluationEvent, TrainEvent, best_of, evaluations, train_events
+from segtrain.run.result import ResultState
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
-STATES = (
-    "finished",
-    "stopped",
-    "diverged",
-    "failed",
-    "running",
-    "unreadable",
-    "none",
-)  # the last two: the report's own
-UNTOLD = ("running", "stopped")  # a start may have ended since without a word
+Which = Literal["last", "best"]
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An epoch's scores: a row a patient, as the run wrote them."""
+    """The scores of one epoch: a row per patient, as the run wrote them."""
 
     epoch: int
     step: int
@@ -49,20 +42,29 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Values by epoch."""
+
+    loss: Sequence[Point]
+    val_loss: Sequence[Point]
+    val_dsc: Sequence[Point]
+
+
+@dataclass(frozen=True)
 class Collected:
-    """A run as far as it has come; `reason` says why it does not count, where it does not."""
+    """A run as far as it has come; where it does not count, `reason` may say why."""
 
     run: Run
     name: str
     variant: str
     fold: int | None = None
     seed: int | None = None
-    misnamed: bool = False  # the name gives another fold or seed than the config; the name's count
+    misnamed: bool = False  # the name gives another fold or seed than the config; those of the name are used
     config: Config | None = None
-    begun: str = ""
-    state: str = "running"
+    begun: str = ""  # ISO 8601
+    state: ResultState = "running"
     reason: str = ""
-    curves: Mapping[str, Sequence[Point]] | None = None  # loss, val_loss, val_dsc by epoch
+    curves: Curves | None = None
     best: Evaluation | None = None
     last: Evaluation | None = None
     empty_rule: str = ""
@@ -71,7 +73,7 @@ class Collected:
 
     @property
     def hours(self) -> float | None:
-        """Hours at work."""
+        """Hours of work."""
         return self.cost.hours if self.cost else None
 
     @property
@@ -81,52 +83,55 @@ class Collected:
 
 
 def collect(paths: Sequence[Path]) -> list[Collected]:
-    """The runs in and below `paths`, in the order in which they began, then those that have not.
+    """The runs in and below `paths`, in the order in which they began, then those that have not begun.
 
     Raises RunError: a path without any; none of them has begun.
     """
     roots: list[Path] = []
     for path in paths:
         below = list(_runs_below(path)) if path.is_dir() else []
-        if not below and not listed(path.absolute()):
+        if not below and not listed_run(path.absolute()):
             raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
         roots += [root for root in below if root not in roots]
     if not roots:
         raise RunError(f"{paths[0]}: has not begun; wait until it has been evaluated once")
-    runs = [_as_told(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
-    runs += [_planned(root, line) for root, line in not_begun(roots, [path.absolute() for path in paths])]
+    runs = [_with_queue(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
+    runs += [_planned(listed) for listed in not_begun(roots, [path.absolute() for path in paths])]
     return sorted(runs, key=lambda run: (not run.begun, run.begun))
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
-    """The runs' names, with as many of the folders above them as make them differ."""
+    """The runs' names, preceded by as many of the folders above them as it takes to tell them apart."""
     parts = next(n for n in count(1) if len({root.parts[-n:] for root in roots}) == len(roots))
     return [str(Path(*root.parts[-parts:])) for root in roots]
 
 
-def _planned(root: Path, line: Mapping[str, str]) -> Collected:
-    """A run that has not begun, or whose directory is gone; as the tables beside it have it."""
-    variant, fold, seed = _by_name(line["run"])
-    if "variant" in line:  # in an ablation's table
-        variant = line["variant"]
-        fold, seed = (int(line[key]) if line[key].isdecimal() else None for key in ("fold", "seed"))
-    gone = "" if line["state"] == "none" else f"listed as {line['state']}, but {root} is not there"
-    return Collected(Run(root), line["run"], variant, fold, seed, state="none", reason=line.get("why") or gone)
+def _planned(listed: Listed) -> Collected:
+    """A run that has not begun, or whose directory is gone."""
+    name = listed.root.name
+    variant, fold, seed = _parse_name(name)
+    if listed.variant is not None:
+        variant, fold, seed = listed.variant, listed.fold, listed.seed
+    reason = listed.why
+    if not reason and listed.state != "none":
+        reason = f"listed as {listed.state}, but {listed.root} is missing"
+    return Collected(Run(listed.root), name, variant, fold, seed, state="none", reason=reason)
 
 
-def _as_told(run: Collected) -> Collected:
-    """With the reason that a queue has, where the run could not write down how its last start ended."""
-    told = end_told(run.run.root, str(run.run.starts()[-1].get("time", ""))) if run.state in UNTOLD else None
-    if told is None:
+def _with_queue(run: Collected) -> Collected:
+    """With what a queue knows about the end of a run that may have been killed before it could write anything down."""
+    line = end_in_queue(run.run.root, run.run.starts()[-1]) if run.state in ("running", "stopped") else None
+    if line is None:
         return run
-    state = "failed" if told["state"] == "refused" else told["state"]
-    if state in ("failed", "diverged"):
-        return replace(run, state=state, reason=told["why"])
-    return replace(run, reason=run.reason or told["why"])
+    if line.state in ("failed", "refused"):
+        return replace(run, state="failed", reason=line.why)
+    if line.state == "diverged":
+        return replace(run, state="diverged", reason=line.why)
+    return replace(run, reason=run.reason or line.why)
 
 
-def _by_name(name: str) -> tuple[str, int | None, int | None]:
-    """Variant, fold and seed, as far as the name says them."""
+def _parse_name(name: str) -> tuple[str, int | None, int | None]:
+    """Variant, fold and seed, as far as the name gives them."""
     if not (parts := NAME.fullmatch(name)):
         return name, None, None
     return parts["variant"], None if parts["fold"] is None else int(parts["fold"]), int(parts["seed"])
@@ -147,19 +152,18 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 
 def _read(run: Run, name: str) -> Collected:
-    """What the run holds; one that cannot be read says why, and does not count."""
-    found = Collected(run, name, *_by_name(name), begun=str(run.starts()[0].get("time", "")))
+    """The content of a run; one that cannot be read does not count, and says why."""
+    collected = Collected(run, name, *_parse_name(name), begun=str(run.starts()[0].time))
     try:
-        outcome = run.outcome()
-        if outcome:
-            found = replace(found, state=outcome.state, reason=outcome.message or "")
-        found = replace(found, **_events(run))
-        return _with_config(found, run.config())
+        if outcome := run.outcome():
+            collected = replace(collected, state=outcome.state, reason=outcome.message or "")
+        collected = _with_events(collected)
+        return _with_config(collected, run.config())
     except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("%s: %s", run.root, why)
-        # An old run's config need not load any more; its scores are scores.
-        return replace(found, reason=why, state=found.state if isinstance(error, ConfigError) else "unreadable")
+        # The scores of an old run are valid even where its config no longer loads.
+        return replace(collected, reason=why, state=collected.state if isinstance(error, ConfigError) else "unreadable")
 
 
 def _with_config(run: Collected, cfg: Config) -> Collected:
@@ -172,29 +176,36 @@ def _with_config(run: Collected, cfg: Config) -> Collected:
     return replace(run, config=cfg, fold=fold if run.fold is None else run.fold, seed=seed, misnamed=misnamed)
 
 
-def _events(run: Run) -> dict[str, Any]:
-    events = run.events()
-    scores, training = evaluations(events), trained(events)
+def _with_events(run: Collected) -> Collected:
+    events = run.run.events()
     if not events:
-        return {}
-    found: dict[str, Any] = {"cost": cost(run.starts(), events)}
-    if rates := [event.images_per_s for event in training]:
-        found["images_per_s"] = statistics.median(rates)
+        return run
+    training, scores = train_events(events), evaluations(events)
+    run = replace(run, cost=cost(run.run.starts(), events))
+    if training:
+        run = replace(run, images_per_s=statistics.median(event.images_per_s for event in training))
     if not scores:
-        return found
-    for which, event in (("best", best_of(scores)), ("last", scores[-1])):
-        found[which] = _evaluation(run, event)
-    found["empty_rule"] = scores[-1].empty_masks
-    losses: dict[int, list[float]] = defaultdict(list)
+        return run
+    return replace(
+        run,
+        best=_evaluation(run.run, best_of(scores)),
+        last=_evaluation(run.run, scores[-1]),
+        empty_rule=scores[-1].empty_masks,
+        curves=_curves(training, scores),
+    )
+
+
+def _curves(training: Sequence[TrainEvent], scores: Sequence[EvaluationEvent]) -> Curves:
+    """The training loss as its mean over each epoch's events."""
     steps_per_epoch = scores[0].step / scores[0].epoch
-    for record in training:
-        losses[int(-(-record.step // steps_per_epoch))].append(record.loss)
-    found["curves"] = {
-        "loss": [(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
-        "val_loss": [(float(event.epoch), event.val_loss) for event in scores],
-        "val_dsc": [(float(event.epoch), event.val_dsc) for event in scores],
-    }
-    return found
+    losses: dict[int, list[float]] = defaultdict(list)
+    for event in training:
+        losses[math.ceil(event.step / steps_per_epoch)].append(event.loss)
+    return Curves(
+        loss=[(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
+        val_loss=[(float(event.epoch), event.val_loss) for event in scores],
+        val_dsc=[(float(event.epoch), event.val_dsc) for event in scores],
+    )
 
 
 def _evaluation(run: Run, event: EvaluationEvent) -> Evaluation:
@@ -206,9 +217,9 @@ def _evaluation(run: Run, event: EvaluationEvent) -> Evaluation:
 
 
 def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:
-    """The baseline (unless named, the variant that began first) and the runs that count, its own first.
+    """The baseline (unless named, the variant that began first) and the runs that count by variant, the baseline first.
 
-    Raises RunError: nothing counts, or the baseline has nothing that does.
+    Raises RunError: the named baseline has no run that counts.
     """
     groups: dict[str, list[Collected]] = {}
     for run in runs:
@@ -220,24 +231,27 @@ def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, di
     return first, {variant: groups[variant] for variant in sorted(groups, key=lambda variant: variant != first)}
 
 
-def scores(runs: Sequence[Collected], which: str = "last") -> Scores:
-    """Every patient's DSC by its fold and seed, at the `last` or the `best` epoch of these runs of one variant.
+def scores(runs: Sequence[Collected], which: Which = "last") -> Scores:
+    """Every patient's DSC by fold and seed, at the `last` or the `best` epoch of these runs of one variant.
 
     Raises RunError: two of them score a patient in one fold and with one seed.
     """
-    found: dict[Unit, float] = {}
+    by_unit: dict[Unit, float] = {}
     for run in runs:
-        evaluation: Evaluation = getattr(run, which)
+        evaluation = run.last if which == "last" else run.best
+        assert evaluation is not None, "a run that counts has been evaluated"
         own = {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
-        if twice := sorted(own.keys() & found.keys(), key=str):
-            again = f"patient {twice[0][0]} was scored by another run of {run.variant}, fold and seed"
-            raise RunError(f"{run.run.root}: {again}; leave one of the two out")
-        found |= own
-    return found
+        if doubled := sorted(own.keys() & by_unit.keys(), key=str):
+            raise RunError(
+                f"{run.run.root}: patient {doubled[0][0]} was also scored by another run of {run.variant} with the "
+                "same fold and seed; leave one of the two out"
+            )
+        by_unit |= own
+    return by_unit
 
 
 def best_epoch(runs: Sequence[Collected]) -> Summary:
-    """Over the patients of these runs of one variant, each at its run's best epoch."""
+    """The mean over the patients of these runs of one variant, each at its run's best epoch."""
     return summarise(list(per_patient(scores(runs, "best")).values()))
 
 

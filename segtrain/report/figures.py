@@ -1,4 +1,4 @@
-"""Figures as inline SVG: small, sharp in print, readable without a script. Text in them is escaped."""
+"""Figures as inline SVG: small, sharp in print, shown without a script. All text in them is escaped."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from segtrain.report.collect import Point
 
-# Okabe and Ito, "Color Universal Design", 2008, without the yellow, which white paper swallows.
+# Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("none", "7 3", "2 3")
 WIDTH, RIGHT, LINE = 480, 12, 20  # units of the view box; a phone shows them at about 3/4 of a pixel
@@ -25,7 +25,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a figure; `place` chooses its colour and dashes."""
+    """A line of a figure; `place` selects its colour and dashes."""
 
     label: str
     points: Sequence[Point]
@@ -46,48 +46,46 @@ class Interval:
 
 
 def colour(place: int) -> str:
-    """The colour of the variant in that place."""
+    """The colour of the variant at this place."""
     return PALETTE[place % len(PALETTE)]
 
 
 def dashes(place: int) -> str:
-    """Its dashes: a second cue, since colours come again after the palette's end."""
+    """The dashes of the variant at this place: they tell lines apart where the palette's colours repeat."""
     return DASHES[(place // len(PALETTE) if place >= len(PALETTE) else place) % len(DASHES)]
 
 
 def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False) -> Figure:
-    """Curves over epochs; `unit`: the axis is 0 to 1."""
-    points = [point for one in series for point in one.points]
+    """Curves over epochs; with `unit` the axis is 0 to 1."""
+    points = [point for line in series for point in line.points]
     if not points:
         return Figure(title, Markup(""))
-    labelled = [one for one in series if not one.thin]
     top, bottom, left = 10, 250, 46
-    x = _scale(min(p[0] for p in points), max(p[0] for p in points), left, WIDTH - RIGHT)
-    low, high = (0.0, 1.0) if unit else _padded([p[1] for p in points])
+    first, last = min(point[0] for point in points), max(point[0] for point in points)
+    x = _scale(first, last, left, WIDTH - RIGHT)
+    low, high = (0.0, 1.0) if unit else _padded([point[1] for point in points])
     y = _scale(low, high, bottom, top)
     parts = list(_axis_y(y, low, high, left, WIDTH - RIGHT))
-    ticks = _ticks(min(p[0] for p in points), max(p[0] for p in points), whole=True)
-    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in ticks]
+    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in _ticks(first, last, whole=True)]
     parts.append(_text((left + WIDTH) / 2, bottom + 34, x_label, "middle"))
-    for one in sorted(series, key=lambda one: not one.thin):
-        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
-        width, opacity = (1, 0.4) if one.thin else (2.2, 1)
-        dash = "none" if one.thin else dashes(one.place)
-        form = '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" opacity="{}" stroke-dasharray="{}"/>'
-        parts.append(Markup(form).format(path, colour(one.place), width, opacity, dash))
-        if len(one.points) == 1:  # a line of one point is none
-            parts.append(
-                Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(*path.split(","), colour(one.place))
-            )
+    for line in sorted(series, key=lambda line: not line.thin):  # thin lines lie behind the others
+        parts += _curve(line, x, y)
     height = bottom + 50
-    for row, one in enumerate(labelled):
+    labelled = [line for line in series if not line.thin]
+    for row, line in enumerate(labelled):
         at = height + row * LINE
-        parts.append(
-            Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" stroke="{}" stroke-width="2.2" stroke-dasharray="{}"/>')
-            .format(left, left + 32, at - 4, at - 4, colour(one.place), dashes(one.place))
-        )  # fmt: skip
-        parts.append(_text(left + 40, at, one.label))
+        parts.append(_line(left, at - 4, left + 32, at - 4, colour(line.place), 2.2, dashes(line.place)))
+        parts.append(_text(left + 40, at, line.label))
     return _svg(title, height + len(labelled) * LINE - 8, parts)
+
+
+def _curve(line: Series, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[Markup]:
+    width, opacity, dash = (1, 0.4, "none") if line.thin else (2.2, 1, dashes(line.place))
+    path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in line.points)
+    form = '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" opacity="{}" stroke-dasharray="{}"/>'
+    yield Markup(form).format(path, colour(line.place), width, opacity, dash)
+    if len(line.points) == 1:  # a polyline of one point is invisible
+        yield Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(*path.split(","), colour(line.place))
 
 
 def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
@@ -99,37 +97,32 @@ def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
     bottom = top + step * len(rows)
     parts = [_line(x(tick), top, x(tick), bottom, PALE) for tick in _ticks(low, high)]
     parts += [_text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "middle") for tick in _ticks(low, high)]
-    parts += [
-        _line(x(0), top, x(0), bottom, "#000", 1.5),
-        _text(min(max(x(0), 130), WIDTH - 130), bottom + 34, x_label, "middle"),
-    ]
+    parts.append(_line(x(0), top, x(0), bottom, "#000", 1.5))
+    parts.append(_text(min(max(x(0), 130), WIDTH - 130), bottom + 34, x_label, "middle"))
+    square = Markup('<rect x="{:.1f}" y="{}" width="9" height="9" fill="{}"/>')
     for number, row in enumerate(rows):
         at = top + step * number + 34
         parts.append(_text(left, at - 17, f"{row.label}: {row.note}"))
         if not math.isnan(row.low):
             parts.append(_line(x(row.low), at, x(row.high), at, colour(row.place), 3))
-        parts.append(
-            Markup('<rect x="{:.1f}" y="{}" width="9" height="9" fill="{}"/>')
-            .format(x(row.mean) - 4.5, at - 4.5, colour(row.place))
-        )  # fmt: skip
+        parts.append(square.format(x(row.mean) - 4.5, at - 4.5, colour(row.place)))
     return _svg(title, bottom + 42, parts)
 
 
 def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str) -> Figure:
-    """Every patient's DSC, a row a variant, with the mean as a bar and a patient's name on pointing at it."""
+    """Every patient's DSC, a row per variant, with a bar at the mean; pointing at a circle shows the patient's name."""
     left, step, top = 10, 46, 8
     x = _scale(0, 1, left + 8, WIDTH - RIGHT - 8)
     bottom = top + step * len(variants)
     parts = list(_axis_x(x, top, bottom, x_label))
+    circle = Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
     for place, (variant, patients) in enumerate(variants.items()):
         at = top + step * place + 32
         mean = math.fsum(patients.values()) / len(patients)
         parts.append(_text(left, at - 14, variant))
         for number, (patient, dsc) in enumerate(sorted(patients.items())):
-            parts.append(
-                Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
-                .format(x(dsc), at + (number % 3 - 1) * 5, colour(place), f"{patient} {dsc:.3f}")
-            )  # fmt: skip
+            height = at + (number % 3 - 1) * 5  # three heights, so that fewer circles overlap
+            parts.append(circle.format(x(dsc), height, colour(place), f"{patient} {dsc:.3f}"))
         parts.append(_line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
     return _svg(title, bottom + 42, parts)
 
@@ -158,7 +151,10 @@ def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], med
 
 
 def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
-    """A bar a slice (number, right, predicted alone, missed) of voxels: grey, orange, blue."""
+    """A bar per slice with its voxels: correct grey, false positive orange, missed blue.
+
+    `counts`: a slice's number, true positives, false positives, false negatives.
+    """
     most = max(sum(of_slice[1:]) for of_slice in counts) or 1
     parts = []
     for place, of_slice in enumerate(counts):

@@ -1,27 +1,28 @@
-"""A report written down: index.html with everything in it, report.md with its figures beside it, results.csv."""
+"""The files of a report: index.html with everything in it, report.md with its figures beside it, results.csv."""
 
 import base64
-import csv
 import html
 import io
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from segtrain.report.collect import Collected, best_epoch
-from segtrain.report.content import Say, Section, Table
+from segtrain.report.content import Section
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
-from segtrain.report.texts import Language
+from segtrain.report.tables import Table
+from segtrain.report.texts import Language, say_in
 from segtrain.runtime import files
 
-LIMIT_MB = 15  # of the page: mail takes it
-PICTURES_MB = 12  # of that, as base64
+LIMIT_MB = 15  # of the page, so that it can be sent by mail
+PICTURES_MB = 12  # of the page, as base64
 WIDEST_PX = 1024
 COLUMNS = (
     "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "best_mean_dsc", "best_ci_low", "best_ci_high",
@@ -30,55 +31,74 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Album:
+    """The pictures of a run, each with its caption and data URL; or the reason why they are left out."""
+
+    run: str
+    pictures: Sequence[tuple[str, str]] = ()
+    remark: str = ""
+
+
 def write(
-    out: Path, language: Language, found: Sequence[Section], rows: Sequence[Row],
-    groups: Mapping[str, Sequence[Collected]], say: Say,
-) -> Path:  # fmt: skip
+    out: Path,
+    language: Language,
+    sections: Sequence[Section],
+    rows: Sequence[Row],
+    groups: Mapping[str, Sequence[Collected]],
+) -> Path:
     """Write the report into `out`, over an earlier one; returns the page."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for section in found:
+    for section in sections:
         for name, figure in section.figures.items():
             files.write_text(out / "figures" / f"{name}.svg", str(figure.svg))
     files.write_text(out / "results.csv", results(rows, groups))
-    files.write_text(out / "report.md", markdown(found, say))
+    files.write_text(out / "report.md", markdown(language, sections))
     page = out / "index.html"
-    files.write_text(page, html_page(language, found, say))
+    files.write_text(page, html_page(language, sections))
     return page
 
 
-def html_page(language: Language, found: Sequence[Section], say: Say) -> str:
-    """The page: nothing in it is fetched from anywhere, every text in it is escaped."""
+def html_page(language: Language, sections: Sequence[Section]) -> str:
+    """The page. It fetches nothing, and every text in it is escaped."""
     environment = Environment(
-        loader=PackageLoader("segtrain", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("segtrain", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
-    runs = [run for section in found for run in section.pictures]
-    atlases = [atlas for section in found for atlas in section.atlases]
-    albums = _albums(runs, min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases)), say)
+    )
+    runs = [run for section in sections for run in section.pictures]
+    atlases = [atlas for section in sections for atlas in section.atlases]
+    room = min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases))
     return environment.get_template("page.html.j2").render(
-        lang=language, say=say, profile=profile, sections=found, albums=albums,
+        lang=language,
+        say=say_in(language),
+        profile=profile,
+        sections=sections,
+        albums=list(_albums(runs, room, language)),
         open_albums=len(runs) == 1 and not atlases,
-    )  # fmt: skip
+    )
 
 
-def _albums(runs: Sequence[Collected], room: float, say: Say) -> list[tuple[str, list[tuple[str, str]], str]]:
-    """Each run's name, its pictures (words, data URL) of the last and the best epoch, and a remark."""
-    albums: list[tuple[str, list[tuple[str, str]], str]] = []
+def _albums(runs: Sequence[Collected], room: float, language: Language) -> Iterator[Album]:
+    """The pictures of each run's last and best epoch, while there is `room` for them (bytes)."""
+    say = say_in(language)
     for run in runs:
-        shown = {run.best.epoch: "best"} if run.best else {}
-        shown |= {run.last.epoch: "last"} if run.last else {}
+        epochs = {run.best.epoch: "best"} if run.best else {}
+        if run.last:
+            epochs[run.last.epoch] = "last"  # also where it is the best
         pictures = []
-        for epoch, which in sorted(shown.items(), reverse=True):
-            with suppress(OSError):  # none was drawn, or a crash of the machine cut it
-                words = say("picture", run=run.name, epoch=epoch, which=say(which))
-                pictures.append((words, _webp(run.run.validation_picture(epoch))))
+        for epoch, which in sorted(epochs.items(), reverse=True):
+            with suppress(OSError):  # none was drawn, or a crash of the machine truncated it
+                caption = say("picture", run=run.name, epoch=epoch, which=say(which))
+                pictures.append((caption, _webp(run.run.validation_picture(epoch))))
         size = sum(len(url) for _, url in pictures)
         if size > room:
-            albums.append((run.name, [], say("no_room", run=run.name, limit_mb=LIMIT_MB)))
+            yield Album(run.name, remark=say("no_room", run=run.name, limit_mb=LIMIT_MB))
         elif pictures:
-            albums.append((run.name, pictures, ""))
+            yield Album(run.name, pictures)
             room -= size
-    return albums
 
 
 def _webp(path: Path) -> str:
@@ -89,10 +109,10 @@ def _webp(path: Path) -> str:
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
-def markdown(found: Sequence[Section], say: Say) -> str:
-    """The same sections; pictures are in the page alone."""
-    parts = [f"# {say('title')}"]
-    for section in found:
+def markdown(language: Language, sections: Sequence[Section]) -> str:
+    """The same sections as Markdown, without the pictures."""
+    parts = [f"# {say_in(language)('title')}"]
+    for section in sections:
         if not (section.notes or section.warnings or section.tables or section.figures):
             continue
         parts.append(f"## {section.title}")
@@ -104,34 +124,51 @@ def markdown(found: Sequence[Section], say: Say) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [[_plain(text) for text in line] for line in (table.heads, *([c.text for c in row] for row in table.rows))]
-    lines.insert(1, ["--:" if numeric else "---" for numeric in table.numeric])
+    lines = [[_plain(head) for head in table.heads]]
+    lines.append(["--:" if numeric else "---" for numeric in table.numeric])
+    lines += [[_plain(cell.text) for cell in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown, or the HTML that it lets through, would take for its own."""
+    """The text in one line, with everything escaped that Markdown or HTML would take for markup."""
     line = " ".join(html.escape(text, quote=False).split())
     return re.sub(r"([\\`*_|\[\]!])", r"\\\1", line)
 
 
 def results(rows: Sequence[Row], groups: Mapping[str, Sequence[Collected]]) -> str:
-    """A line a variant, for a spreadsheet."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for row in rows:
-        found, best, other = row.summary, best_epoch(groups[row.variant]), row.difference
-        pair = other.summary if other else None
-        costs = [run.cost for run in groups[row.variant] if run.cost]
-        spent = [sum(one.hours for one in costs), sum(one.gpu_hours for one in costs)]
-        rates = [run.images_per_s for run in groups[row.variant] if run.images_per_s is not None]
-        rules = dict.fromkeys(run.empty_rule for run in groups[row.variant])
-        numbers: list[float | str] = [found.mean, found.ci_low, found.ci_high, found.median]
-        numbers += [best.mean, best.ci_low, best.ci_high]
-        numbers += [pair.mean, pair.ci_low, pair.ci_high] if pair else [""] * 3
-        tests = [pair.n, other.pairing, f"{other.p:.6g}", f"{other.p_holm:.6g}"] if pair and other else [""] * 4
-        shown = [f"{number:.6f}" if isinstance(number, float) else number for number in numbers]
-        table.writerow([row.variant, found.n, *shown, *tests, row.verdict, *(f"{hours:.4f}" for hours in spent),
-                        f"{statistics.median(rates):.2f}" if rates else "", " / ".join(rules)])  # fmt: skip
-    return text.getvalue()
+    """A CSV with a line per variant, for a spreadsheet."""
+    return files.csv_text([_result(row, groups[row.variant]) for row in rows]) if rows else ",".join(COLUMNS) + "\n"
+
+
+def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
+    best = best_epoch(runs)
+    costs = [run.cost for run in runs if run.cost]
+    rates = [run.images_per_s for run in runs if run.images_per_s is not None]
+    line = {
+        "variant": row.variant,
+        "n": str(row.summary.n),
+        "mean_dsc": f"{row.summary.mean:.6f}",
+        "ci_low": f"{row.summary.ci_low:.6f}",
+        "ci_high": f"{row.summary.ci_high:.6f}",
+        "median": f"{row.summary.median:.6f}",
+        "best_mean_dsc": f"{best.mean:.6f}",
+        "best_ci_low": f"{best.ci_low:.6f}",
+        "best_ci_high": f"{best.ci_high:.6f}",
+        "verdict": row.verdict,
+        "hours": f"{sum(cost.hours for cost in costs):.4f}",
+        "gpu_hours": f"{sum(cost.gpu_hours for cost in costs):.4f}",
+        "images_per_s": f"{statistics.median(rates):.2f}" if rates else "",
+        "empty_masks": " / ".join(dict.fromkeys(run.empty_rule for run in runs)),
+    }
+    if difference := row.difference:
+        line |= {
+            "difference": f"{difference.summary.mean:.6f}",
+            "difference_ci_low": f"{difference.summary.ci_low:.6f}",
+            "difference_ci_high": f"{difference.summary.ci_high:.6f}",
+            "pairs": str(difference.summary.n),
+            "paired_by": difference.pairing,
+            "p": f"{difference.p:.6g}",
+            "p_holm": f"{difference.p_holm:.6g}",
+        }
+    return {column: line.get(column, "") for column in COLUMNS}

@@ -1,68 +1,57 @@
-"""What lies beside runs and knows more of them than they do: of those that never began, of those that were killed.
+"""Runs that never began, and ends that a killed run could not write down, from the tables beside the runs."""
 
-results.csv   an ablation's runs, begun or not
-queue.csv     a queue's (jobs.offline): what each has come to, when its last start ended, and why
-"""
-
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from segtrain.run import COLUMNS
-from segtrain.runtime import files
-
-RESULTS, QUEUE = "results.csv", "queue.csv"
-OF_QUEUE = ("run", "state", "time", "why")
-
-Line = dict[str, str]
+from segtrain.run import Environment, QueueLine, read_queue, read_results
 
 
-def not_begun(begun: Sequence[Path], asked: Sequence[Path]) -> Iterator[tuple[Path, Line]]:
-    """Directories of runs, and their lines, that have not begun: listed in one of the folders `asked`, beside a run of
-    several, or asked for themselves.
+@dataclass(frozen=True)
+class Listed:
+    """A run as the tables beside it list it. `variant`: None unless an ablation lists it."""
 
-    A table that is neither an ablation's nor a queue's, or cannot be read, lists nothing.
-    """
-    parents = [root.parent for root in begun if root not in asked]
-    found = {
-        folder / name: line for folder in dict.fromkeys([*asked, *parents]) for name, line in _lines(folder).items()
-    }
-    found |= {path: line for path in asked if (line := listed(path))}
-    yield from ((root, line) for root, line in found.items() if root not in begun)
+    root: Path
+    state: str
+    why: str = ""
+    variant: str | None = None
+    fold: int | None = None
+    seed: int | None = None
 
 
-def listed(root: Path) -> Line | None:
-    """The line of the run with that directory, from the tables beside it."""
-    return _lines(root.parent).get(root.name)
+def not_begun(begun: Sequence[Path], requested: Sequence[Path]) -> Iterator[Listed]:
+    """The listed runs that have not begun: requested themselves, in a requested folder, or beside a run below one."""
+    parents = [root.parent for root in begun if root not in requested]
+    listed = {run.root: run for folder in dict.fromkeys([*requested, *parents]) for run in _runs_listed_in(folder)}
+    for root in requested:
+        if run := listed_run(root):
+            listed[root] = run
+    yield from (run for root, run in listed.items() if root not in begun)
 
 
-def end_told(root: Path, began: str) -> Line | None:
-    """A queue's line on how the start of the run that began then has ended; what it says of an earlier one is old."""
-    line = _read(root.parent / QUEUE, OF_QUEUE).get(root.name)
+def listed_run(root: Path) -> Listed | None:
+    """The run with that directory, as the tables beside it list it."""
+    return next((run for run in _runs_listed_in(root.parent) if run.root == root), None)
+
+
+def end_in_queue(root: Path, start: Environment) -> QueueLine | None:
+    """A queue's line on how this start of a run ended; None if the line is about an earlier start."""
+    line = read_queue(root.parent).get(root.name)
     with suppress(ValueError, TypeError):
-        if line and line["why"] and datetime.fromisoformat(began) <= datetime.fromisoformat(line["time"]):
+        if line and line.why and start.began_s <= datetime.fromisoformat(line.time).timestamp():
             return line
     return None
 
 
-def write_queue(folder: Path, lines: Sequence[Mapping[str, str]]) -> None:
-    """queue.csv beside the runs. Raises OSError."""
-    files.write_text(folder / QUEUE, files.csv_text(lines))
-
-
-def _lines(folder: Path) -> dict[str, Line]:
-    """By the runs' names: what an ablation says, and over it what a queue says."""
-    ablation, queue = _read(folder / RESULTS, COLUMNS), _read(folder / QUEUE, OF_QUEUE)
-    return {name: ablation.get(name, {}) | queue.get(name, {}) for name in [*ablation, *queue]}
-
-
-def _read(table: Path, columns: Sequence[str]) -> dict[str, Line]:
-    try:
-        with table.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):
-        return {}
-    whole = [line for line in lines if set(columns) <= line.keys() and all(line[key] is not None for key in columns)]
-    return {line["run"]: line for line in whole if line["run"] and Path(line["run"]).name == line["run"]}
+def _runs_listed_in(folder: Path) -> Iterator[Listed]:
+    """The runs in an ablation's table and in a queue's. The queue knows more about a state."""
+    results, queue = read_results(folder), read_queue(folder)
+    for name in dict.fromkeys([*results, *queue]):
+        result, line = results.get(name), queue.get(name)
+        state = line.state if line else result.state if result else ""
+        run = Listed(folder / name, state, line.why if line else "")
+        if result:
+            run = replace(run, variant=result.variant, fold=result.fold, seed=result.seed)
+        yield run

@@ -1,6 +1,6 @@
-"""A volume's slices as tiles of one small WebP picture, a layer each: FLAIR, truth, prediction, difference.
+"""The slices of a volume as tiles of small WebP pictures, one per layer: FLAIR, truth, prediction, difference.
 
-The page lays layers upon each other and moves them by tiles. Legend: s slice, h height, w width, c channel.
+The page stacks the layers and moves them by tiles. Legend: s slice, h height, w width, c channel.
 """
 
 import base64
@@ -15,9 +15,9 @@ from PIL import Image
 
 from segtrain.evaluation.overlays import GREEN, RED, enlarge, outline
 
-# Okabe and Ito, "Color Universal Design", 2008: told apart with any colour vision; the missed are hatched besides.
+# Okabe and Ito, "Color Universal Design", 2008: distinct with any colour vision; missed voxels are hatched besides.
 ORANGE, BLUE, WHITE = (230, 159, 0), (86, 180, 233), (255, 255, 255)
-OUTLINES_PX = 256  # outlines are drawn on tiles of at least this side: a line is thinner than a voxel of 64 px data
+OUTLINES_PX = 256  # tiles are enlarged to this side at least, since an outline is thinner than a voxel of 64 px data
 WIDEST_TILE_PX = 512
 WIDEST_WEBP_PX = 16_383
 QUALITY = 80  # of the grey layer; the others are lossless
@@ -28,7 +28,7 @@ RGBA = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sprites:
-    """Layers of one patient: data URLs of pictures with `columns` x `rows` tiles, slice by slice, row by row."""
+    """The layers of one patient: data URLs of pictures with `columns` x `rows` tiles, filled row by row."""
 
     columns: int
     rows: int
@@ -40,13 +40,17 @@ class Sprites:
         return sum(map(len, self.layers.values()))
 
     def position(self, place: int) -> tuple[str, str]:
-        """Where CSS has to move a picture to show the tile of slice `place`."""
+        """The CSS background position, x and y, that shows the tile of slice `place`."""
         row, column = divmod(place, self.columns)
-        return tuple(f"{100 * k / max(n - 1, 1):.4f}%" for k, n in ((column, self.columns), (row, self.rows)))  # type: ignore[return-value]
+        return _percent(column, self.columns), _percent(row, self.rows)
+
+
+def _percent(place: int, places: int) -> str:
+    return f"{100 * place / max(places - 1, 1):.4f}%"
 
 
 def sprites(flair_shw: NDArray[np.floating], predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Sprites:
-    """The layers of a patient; grey is scaled once for the volume, so that slices compare."""
+    """The layers of a patient; grey is scaled once for the whole volume, so that its slices can be compared."""
     columns = math.ceil(math.sqrt(len(flair_shw)))
     widest = min(WIDEST_TILE_PX, WIDEST_WEBP_PX // columns)
     low, high = np.percentile(flair_shw.astype(np.float32), (1, 99.5))
@@ -62,7 +66,7 @@ def sprites(flair_shw: NDArray[np.floating], predicted_shw: NDArray[np.bool_], t
 
 
 def difference(predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> RGBA:
-    """[s, h, w, 4]: predicted alone orange, missed blue and hatched, agreed a faint white, the rest transparent."""
+    """[s, h, w, 4]: false positives orange, missed blue and hatched, true positives a faint white, else transparent."""
     y, x = np.ogrid[: true_shw.shape[1], : true_shw.shape[2]]
     hatched = (x + y) % (2 * HATCH_PX) < HATCH_PX
     layer = np.zeros((*true_shw.shape, 4), np.uint8)
@@ -74,12 +78,13 @@ def difference(predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) ->
 
 
 def _outlined(mask_shw: NDArray[np.bool_], colour: tuple[int, int, int], dashed: bool) -> RGBA:
-    """Dashed lines are told from others without seeing their colour, and show what lies below."""
+    """Outlines; dashed ones can be told from others without colour, and show the layers below."""
     y, x = np.ogrid[: mask_shw.shape[1], : mask_shw.shape[2]]
     edge = np.stack([outline(mask_hw) for mask_hw in mask_shw])
-    drawn = edge & ((x // DASH_PX + y // DASH_PX) % 2 == 0) if dashed else edge
+    if dashed:
+        edge &= (x // DASH_PX + y // DASH_PX) % 2 == 0
     layer = np.zeros((*mask_shw.shape, 4), np.uint8)
-    layer[drawn] = (*colour, 255)
+    layer[edge] = (*colour, 255)
     return layer
 
 
@@ -90,7 +95,7 @@ def _drawable(mask_shw: NDArray[np.bool_], widest_px: int) -> NDArray[np.bool_]:
 
 
 def _at_most(planes_shw: NDArray[np.generic], side_px: int) -> NDArray[np.generic]:
-    """Planes no wider than `side_px`, the nearest pixel of each."""
+    """Planes reduced to a side of at most `side_px`, by the nearest pixel."""
     if planes_shw.shape[-1] <= side_px:
         return planes_shw
     nearest = ((np.arange(side_px) + 0.5) * planes_shw.shape[-1] / side_px).astype(int)

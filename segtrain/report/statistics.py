@@ -10,7 +10,7 @@ import numpy as np
 
 from segtrain.evaluation.metrics import Summary, summarise
 
-ALPHA = 0.05  # of all verdicts of one report together
+ALPHA = 0.05  # for all verdicts of one report together
 
 Unit = tuple[str, int | None, int | None]  # patient, fold, seed
 Scores = Mapping[Unit, float]
@@ -20,7 +20,7 @@ Verdict = Literal["baseline", "better", "worse", "not distinguishable", "no pati
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant less the baseline, over the `summary.n` patients that both scored."""
+    """The difference of a variant to the baseline, over the `summary.n` patients that both scored."""
 
     summary: Summary
     p: float  # Wilcoxon signed-rank, two-sided
@@ -31,11 +31,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's line: the mean over its patients, and how it differs from the baseline."""
+    """The mean of a variant over its patients, and its difference to the baseline."""
 
     variant: str
     summary: Summary
-    difference: Difference | None  # none: the baseline itself, or no patient in common
+    difference: Difference | None  # None: the baseline itself, or no patient in common
     verdict: Verdict
 
 
@@ -48,10 +48,10 @@ def per_patient(scores: Scores) -> dict[str, float]:
 
 
 def paired(scores: Scores, baseline: Scores) -> dict[str, float]:
-    """Each common patient's difference: run against run of one fold and seed, then averaged.
+    """Each common patient's difference between runs of one fold and seed, averaged over these pairs of runs.
 
-    A seed that only one of the two has is left out, so a failed run does not tilt the other seeds' pairs. Where no
-    fold and seed are common, the patients' means are compared.
+    A seed that only one of the two has is left out, so that a failed run does not bias the comparison. Where no fold
+    and seed are common, the patients' means are compared.
     """
     if common := _common(scores, baseline):
         return per_patient({unit: scores[unit] - baseline[unit] for unit in common})
@@ -60,12 +60,12 @@ def paired(scores: Scores, baseline: Scores) -> dict[str, float]:
 
 
 def _common(scores: Scores, baseline: Scores) -> set[Unit]:
-    """What both scored; runs of unknown seeds are not of one."""
+    """The units that both scored. Two runs whose seeds are unknown do not share a seed."""
     return {(patient, fold, seed) for patient, fold, seed in scores.keys() & baseline.keys() if seed is not None}
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the signed-rank test; 1 where nothing differs.
+    """Two-sided p of the signed-rank test; 1 where there is no difference.
 
     Source: F. Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1, 1945; patients without a
     difference are left out, as there.
@@ -91,29 +91,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(variants: Mapping[str, Scores], baseline: str) -> list[Row]:
-    """A row a variant, in the given order; `baseline` is one of them."""
-    found = {}
+    """A row per variant, in the given order; `baseline` is one of them."""
+    differences: dict[str, Difference] = {}
     for variant, scores in variants.items():
-        differences = list(paired(scores, variants[baseline]).values()) if variant != baseline else []
-        if differences:
-            p, same = wilcoxon_p(differences), _common(scores, variants[baseline])
-            pairing: Pairing = "fold and seed" if same else "patients' means"
-            found[variant] = Difference(summarise(differences), p, p, "not distinguishable", pairing)
-    corrected = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
+        if variant != baseline and (difference := _difference(scores, variants[baseline])):
+            differences[variant] = difference
+    p_holm = holm([difference.p for difference in differences.values()])
+    for (variant, difference), p in zip(list(differences.items()), p_holm, strict=True):
+        differences[variant] = replace(difference, p_holm=p, verdict=_verdict(difference.summary, p))
     rows = []
     for variant, scores in variants.items():
-        difference, none = found.get(variant), "baseline" if variant == baseline else "no patient in common"
-        if difference:
-            difference = replace(
-                difference, p_holm=corrected[variant], verdict=_verdict(difference.summary, corrected[variant])
-            )
-        verdict: Verdict = difference.verdict if difference else none  # type: ignore[assignment]
-        rows.append(Row(variant, summarise(list(per_patient(scores).values())), difference, verdict))
+        own = differences.get(variant)
+        verdict: Verdict = "no patient in common"
+        if variant == baseline:
+            verdict = "baseline"
+        elif own:
+            verdict = own.verdict
+        rows.append(Row(variant, summarise(list(per_patient(scores).values())), own, verdict))
     return rows
 
 
+def _difference(scores: Scores, baseline: Scores) -> Difference | None:
+    """The difference before the correction of p; None without a patient in common."""
+    differences = list(paired(scores, baseline).values())
+    if not differences:
+        return None
+    p = wilcoxon_p(differences)
+    pairing: Pairing = "fold and seed" if _common(scores, baseline) else "patients' means"
+    return Difference(summarise(differences), p, p, "not distinguishable", pairing)
+
+
 def _verdict(difference: Summary, p_holm: float) -> Verdict:
-    """Both must agree; the interval of fewer than two patients has NaN ends and excludes nothing."""
+    """Test and interval must agree; the interval of fewer than two patients has NaN ends and excludes nothing."""
     if p_holm <= ALPHA and difference.ci_low > 0:
         return "better"
     if p_holm <= ALPHA and difference.ci_high < 0:
@@ -122,6 +131,6 @@ def _verdict(difference: Summary, p_holm: float) -> Verdict:
 
 
 def can_find(rows: Sequence[Row]) -> bool:
-    """Whether the pairs are enough for any verdict: all of n on one side give p = 2 / 2^n, and no less."""
+    """Whether there are enough pairs for any verdict: if all n differences have one sign, p is 2 / 2^n, its minimum."""
     smallest = [2 * 0.5**row.difference.summary.n for row in rows if row.difference]
     return any(p <= ALPHA for p in holm(smallest))

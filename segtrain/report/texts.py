@@ -1,11 +1,13 @@
 # ruff: noqa: RUF001, E501 (Chinese has its own punctuation, and takes two columns a character)
-"""Every word of a report that is not a name or a number, in both languages; a test holds the keys together."""
+"""All texts of a report, in both languages; a test holds the keys together."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from segtrain.evaluation.metrics import EMPTY_RULE
 
 Language = Literal["en", "zh"]
+Say = Callable[..., str]
 
 TEXTS: dict[Language, dict[str, str]] = {
     "en": {
@@ -134,3 +136,12 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_hours": "小时：实际工作时间，即每次启动到其最后一步，不含启动之间的等待。GPU 小时：再乘以 GPU 数，CPU 上为 0。方案为其各次训练之和。图像/秒：全部 GPU 合计的中位数。",
     },
 }  # fmt: skip
+
+
+def say_in(language: Language) -> Say:
+    """A function that gives the text of a key, with the values of its fields filled in."""
+
+    def say(key: str, **values: object) -> str:
+        return TEXTS[language][key].format(**values)
+
+    return say

@@ -1,24 +1,28 @@
-"""Write the report of runs into a folder."""
+"""A report from beginning to end: runs collected, compared, drawn and written into a folder."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.errors import RunError
-from segtrain.report.texts import Language
+from segtrain.report.texts import Language, say_in
 
 log = logging.getLogger(__name__)
 
 
 def make(
-    paths: Sequence[Path], out: Path, language: Language = "en", baseline: str | None = None,
-    atlas_of: Sequence[Path] | None = None, overrides: Sequence[str] = (),
-) -> Path:  # fmt: skip
+    paths: Sequence[Path],
+    out: Path,
+    language: Language = "en",
+    baseline: str | None = None,
+    atlas_of: Sequence[Path] | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
     """Write the report of the runs in `paths` into `out`; returns the page. Raises RunError before it writes.
 
     `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses.
     """
-    from segtrain.report import atlas, collect, content, page  # what they import is slow
+    from segtrain.report import atlas, collect, content, page  # slow to import
     from segtrain.report.statistics import compare
 
     if out.resolve() in [path.resolve() for path in paths]:
@@ -31,26 +35,29 @@ def make(
     rows = compare({variant: collect.scores(own) for variant, own in groups.items()}, first) if groups else []
     if len(rows) > 1:
         log.info("compared with %s; --baseline VARIANT chooses another", first)
-    say = content.speaker(language)
-    chosen = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
-    _make_folder(out)
-    found = content.sections(runs, groups, rows, say, atlas.atlases(chosen, overrides))
+    with_atlas = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
+    _make_folder(out)  # before the minutes that an atlas may take
+    atlases = atlas.atlases(with_atlas, overrides)
+    sections = content.sections(runs, groups, rows, say_in(language), atlases)
     try:
-        return page.write(out, language, found, rows, groups, say)
+        return page.write(out, language, sections, rows, groups)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+        raise _not_writable(out, error) from error
 
 
 def _refuse_among_runs(out: Path, roots: Sequence[Path]) -> None:
-    """An ablation keeps its own `results.csv` beside its runs."""
+    """Refuse a folder of runs: an ablation has its own results.csv there."""
     for root in roots:
         if out.resolve() in (root.resolve(), root.parent.resolve()):
             raise RunError(f"--out {out}: holds the run {root.name}; name another folder, for example {out / 'report'}")
 
 
 def _make_folder(out: Path) -> None:
-    """Before the minutes that an atlas may take."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+        raise _not_writable(out, error) from error
+
+
+def _not_writable(out: Path, error: OSError) -> RunError:
+    return RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder")

@@ -1,32 +1,49 @@
-"""The run directory, a public interface: sole owner of its names, of what lies in it, and of how it is written.
+"""The run directory, a public interface: sole owner of the names in it, and of how it is read and written.
 
-    reader.py        the names, and what a run holds; changes nothing
-    writer.py        a run to be trained in
-    checkpoint.py    weights, moments and state, written whole or not at all (torch)
-    events.py        what metrics.jsonl holds, a typed event a line
-    outcome.py       how the last start ended
-    environment.py   what a run was trained with
-    tensorboard.py   the curves, derived from the events (torch)
+    layout.py        the names of files and folders, in a run directory and beside it
+    reader.py        a run, read
+    writer.py        a run, to be trained in
+    events.py        the lines of metrics.jsonl, typed
+    outcome.py       how the last start ended: outcome.json
+    result.py        what a run has achieved so far, in numbers
+    environment.py   what a start used: an entry of environment.json
+    evaluation.py    the scores of `segtrain evaluate`
     ablation.py      a spec of variants, folds and seeds becomes runs
+    index.py         results.csv and queue.csv, which list runs
+    checkpoint.py    weights, moments and state, written whole or not at all (torch)
+    tensorboard.py   the curves, derived from the events (torch)
 
 All but those marked import without torch.
 """
 
-from segtrain.run.ablation import COLUMNS, Member, Name, Spec, differences, expand, missing
+from segtrain.run.ablation import Member, Name, Spec, differences, expand, missing, write_results
+from segtrain.run.environment import Environment
+from segtrain.run.evaluation import read_evaluation, write_evaluation
+from segtrain.run.index import COLUMNS, QueueLine, ResultsLine, read_queue, read_results, write_queue
+from segtrain.run.layout import RunLayout
 from segtrain.run.outcome import Outcome
-from segtrain.run.reader import RunFiles
-from segtrain.run.writer import Run, write_evaluation
+from segtrain.run.result import Result
+from segtrain.run.writer import Run
 
 __all__ = [
     "COLUMNS",
+    "Environment",
     "Member",
     "Name",
     "Outcome",
+    "QueueLine",
+    "Result",
+    "ResultsLine",
     "Run",
-    "RunFiles",
+    "RunLayout",
     "Spec",
     "differences",
     "expand",
     "missing",
+    "read_evaluation",
+    "read_queue",
+    "read_results",
     "write_evaluation",
+    "write_queue",
+    "write_results",
 ]

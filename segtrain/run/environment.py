@@ -1,12 +1,15 @@
-"""What a run was trained with: packages, device, commit. Imports no torch."""
+"""The packages, device and commit that a start of a run uses: an entry of environment.json."""
 
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from segtrain import __version__
 from segtrain.runtime.launcher import job_id
@@ -15,19 +18,44 @@ PACKAGES = ("torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "ten
 CHECKOUT = Path(__file__).resolve().parent.parent.parent  # of a wheel: site-packages
 
 
-def environment(world_size: int, device: str) -> dict[str, Any]:
-    """Of this start of a run."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "job": job_id(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {"segtrain": __version__} | {name: _version(name) for name in PACKAGES},
-        "world_size": world_size,
-        "device": device,
-        "cores": len(os.sched_getaffinity(0)),
-        "git_commit": _commit(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What one start used. A field that an entry lacks has its default."""
+
+    time: str = ""  # ISO 8601
+    job: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    packages: Mapping[str, str | None] = field(default_factory=dict)
+    world_size: int | None = None
+    device: str | None = None
+    cores: int | None = None
+    git_commit: str | None = None
+
+    @classmethod
+    def now(cls, world_size: int, device: str) -> Self:
+        """That of this process."""
+        return cls(
+            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            job=job_id(),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages={"segtrain": __version__} | {name: _version(name) for name in PACKAGES},
+            world_size=world_size,
+            device=device,
+            cores=len(os.sched_getaffinity(0)),
+            git_commit=_commit(),
+        )
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """That of an entry."""
+        return cls(**{key.name: tree[key.name] for key in fields(cls) if key.name in tree})
+
+    @property
+    def began_s(self) -> float:
+        """When the start began, in seconds since the epoch. Raises ValueError or TypeError: `time` is no time."""
+        return datetime.fromisoformat(self.time).timestamp()
 
 
 def _version(package: str) -> str | None:
@@ -38,9 +66,9 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit that this package is of: as a snapshot's maker says, or of the checkout that it lies in."""
-    if told := os.environ.get("SEGTRAIN_COMMIT"):
-        return told
+    """The commit of this code: from SEGTRAIN_COMMIT, which a submission's snapshot sets, or from the checkout."""
+    if commit := os.environ.get("SEGTRAIN_COMMIT"):
+        return commit
     if not (CHECKOUT / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
         return None
     command = ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"]

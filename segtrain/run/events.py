@@ -13,7 +13,7 @@ def _now_s() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainEvent:
-    """Steps since the last such event: their mean loss, the learning rate and speed, what the rank uses."""
+    """The steps since the last such event: mean loss, learning rate, speed, resources of the rank."""
 
     kind: ClassVar[str] = "train"
 
@@ -28,7 +28,7 @@ class TrainEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEvent:
-    """Scores of the validation patients after an epoch; `per_patient` is their table in the run's directory."""
+    """The scores of the validation patients after an epoch; `per_patient` is their table in the run directory."""
 
     kind: ClassVar[str] = "evaluation"
 
@@ -56,7 +56,7 @@ def to_line(event: Event) -> str:
 
 
 def from_lines(lines: Iterable[str]) -> list[Event]:
-    """The events of metrics.jsonl, without a line that is only half there.
+    """The events in lines of metrics.jsonl, without a line that is only half there.
 
     Raises KeyError or TypeError: a whole line that is no event.
     """
@@ -73,12 +73,12 @@ def from_lines(lines: Iterable[str]) -> list[Event]:
 
 
 def evaluations(events: Iterable[Event]) -> list[EvaluationEvent]:
-    """Those of them that are evaluations."""
+    """The evaluations among the events."""
     return [event for event in events if isinstance(event, EvaluationEvent)]
 
 
-def trained(events: Iterable[Event]) -> list[TrainEvent]:
-    """Those of them that are of training."""
+def train_events(events: Iterable[Event]) -> list[TrainEvent]:
+    """The events of training steps."""
     return [event for event in events if isinstance(event, TrainEvent)]
 
 

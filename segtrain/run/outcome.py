@@ -11,24 +11,24 @@ State = Literal["finished", "stopped", "diverged", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a start. `epochs`: trained to their end; `message`: for people, None of a run that finished."""
+    """How a start ended. `epochs` counts whole epochs; `message` is for people, None for a finished run."""
 
     state: State
     step: int
     epochs: int
     best_dsc: float | None = None
-    reason: StopReason | None = None  # of a run that was stopped
+    reason: StopReason | None = None  # for a stopped run
     message: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As outcome.json holds it."""
+        """The content of outcome.json."""
         return {**asdict(self), "reason": self.reason.name if self.reason else None}
 
 
 def outcome_from_json(tree: Mapping[str, Any]) -> Outcome:
     """The outcome in a file. Raises ValueError, KeyError or TypeError: damaged.
 
-    Before there was a message, `reason` held a sentence; it is read as the message.
+    Older files have no `message` but a sentence as `reason`; it is read as the message.
     """
     state = tree["state"]
     reason: Any = tree.get("reason")

@@ -19,14 +19,14 @@ class Curves:
     PICTURE = "validation (prediction red, truth green)"
 
     def __init__(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed on rank 0 alone
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
 
         self.run = run
         self.writer = SummaryWriter(str(run.tensorboard))
 
     @classmethod
-    def drawn_anew(cls, run: Run, events: Sequence[Event]) -> Self:
-        """The log of these events alone: what is there is removed, so that nothing overlaps after a resume."""
+    def redrawn(cls, run: Run, events: Sequence[Event]) -> Self:
+        """A new log of these events in place of the old one, so that nothing overlaps after a resume."""
         shutil.rmtree(run.tensorboard, ignore_errors=True)
         curves = cls(run)
         for event in events:
@@ -34,7 +34,7 @@ class Curves:
         return curves
 
     def show(self, event: Event) -> None:
-        """Add what an event holds, with the picture of an evaluation."""
+        """Add the numbers of an event, and the picture of an evaluation."""
         for name in self.SCALARS:
             if hasattr(event, name):
                 self.writer.add_scalar(name, getattr(event, name), event.step, walltime=event.time)
@@ -42,11 +42,11 @@ class Curves:
             for name, value in event.resources.items():
                 self.writer.add_scalar(f"resources/{name}", value, event.step, walltime=event.time)
             return
-        with suppress(OSError):  # none, or cut by a crash of the machine
+        with suppress(OSError):  # there is none, or a crash of the machine truncated it
             pixels = np.asarray(Image.open(self.run.validation_picture(event.epoch)))
             self.writer.add_image(self.PICTURE, pixels, event.step, walltime=event.time, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush and close the log."""
         self.writer.close()

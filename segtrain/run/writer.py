@@ -1,21 +1,4 @@
-"""The run directory, a public interface (DESIGN 5): `run_files` and this file alone know the names in it.
-
-runs/<name>/
-  config.yaml        resolved, loadable; opens with the command that made it
-  environment.json   versions, devices, world size, git commit, one entry a start
-  split.json         patients per side, hash
-  deepspeed.json     what DeepSpeed is told, with engine=deepspeed
-  metrics.jsonl      one event a line; the curves are derived from it
-  tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
-  checkpoints/       step-00001000/, LATEST, BEST
-  validation/        epoch-0012.csv and .png
-  evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
-  memory.json        the micro-batch to go on with, where a start was out of memory and could not go on itself
-  ranks/             what each rank uses, where it stands; its stacks when it stalls
-  outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
-  log.txt            what the terminal showed; other ranks' warnings too
-  STOP               `touch` it: all ranks save and leave
-"""
+"""A run directory to be trained in: opened under a lock, added to, rewound to a step."""
 
 import csv
 import fcntl
@@ -24,90 +7,87 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
-from PIL import Image
 
 from segtrain.config import Config, first_difference, to_yaml
 from segtrain.errors import DAMAGED, ConfigError, RunError
-from segtrain.run.environment import environment
+from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
+from segtrain.run.layout import epoch_of
 from segtrain.run.outcome import Outcome
-from segtrain.run.reader import RunFiles
+from segtrain.run.reader import RunReader
 from segtrain.runtime import files
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-
-def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """scores.csv and summary.json. Raises RunError when the folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_text(folder / "scores.csv", files.csv_text(rows))
-        files.write_json(folder / "summary.json", summary)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+FRESH = "--fresh starts over and keeps the old run beside it"
 
 
 @dataclass(frozen=True)
-class Run(RunFiles):
-    """One run's directory, to be trained in; making the object touches nothing."""
+class Run(RunReader):
+    """One run, to be trained; making the object touches nothing."""
+
+    @classmethod
+    def of(cls, cfg: Config) -> Self:
+        """The run that a config describes."""
+        return cls(Path(cfg.runs_dir).expanduser() / cfg.name)
 
     def finished(self, cfg: Config) -> Outcome | None:
-        """The outcome of a run of this config that has come to its end; None when there is something to do.
+        """The outcome of a finished run of this config; None when there is something left to train.
 
         Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
         """
-        begun = (self.root / "config.yaml", self.metrics, *self.checkpoints.glob("*step-*"))
-        if not self.root.exists() or not (any(file.exists() for file in begun) or self._strangers()):
+        if not self._has_begun():
             return None
-        fresh = "--fresh starts over and keeps what is there beside it"
         try:
             theirs, outcome = self.config(), self.outcome()
         except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
-            raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {fresh}") from error
-        if different := first_difference(cfg, theirs):
-            key, ours, other = different
-            raise RunError(f"{self.root}: this run has {key}={other}, not {ours}; choose another name=..., or {fresh}")
+            raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {FRESH}") from error
+        if difference := first_difference(cfg, theirs):
+            key, ours, other = difference
+            raise RunError(f"{self.root}: this run has {key}={other}, not {ours}; choose another name=..., or {FRESH}")
         return outcome if outcome and outcome.state == "finished" and outcome.epochs >= cfg.train.epochs else None
 
-    def _strangers(self) -> list[Path]:
-        """What lies in the directory and is not what `open` makes first."""
-        ours = {self.tensorboard, self.checkpoints, self.validation_table(0).parent, self.root / "split.json"}
-        return [path for path in self.root.iterdir() if path not in ours and not path.name.startswith(".")]
+    def _has_begun(self) -> bool:
+        """Whether the directory holds a run, or anything else but what `open` makes first and may have left alone."""
+        traces = (self.config_file, self.metrics, *self.checkpoints.glob("*step-*"))
+        if any(file.exists() for file in traces):
+            return True
+        made_first = {self.tensorboard, self.checkpoints, self.validation, self.split_file}
+        return self.root.exists() and any(
+            path not in made_first and not path.name.startswith(".") for path in self.root.iterdir()
+        )
 
     def open(
-        self, cfg: Config, split: Mapping[str, Any], arguments: Sequence[str], fresh: bool, world_size: int, device: str
+        self, cfg: Config, split: Mapping[str, Any], arguments: Sequence[str], start: Environment, fresh: bool = False
     ) -> None:
-        """Make the directory, or go on in the one that is there; with `fresh` that is moved aside.
+        """Make the directory, or go on in the existing one; with `fresh` that is moved aside.
 
-        Raises RunError when another process trains in it, when it cannot be written, or when the run that is there has
-        another split.
+        `arguments` are those of the training command. The run is locked until this process ends. Raises RunError when
+        another process trains it, when it cannot be written, or when it has another split.
         """
         self._lock()
         if fresh and self.root.exists():
-            kept = next(p for n in range(1, 10_000) if not (p := self.root.with_name(f"{self.root.name}.{n}")).exists())
-            self.root.rename(kept)
-            log.info("the earlier run is kept as %s", kept)
+            self._set_aside()
         try:
-            for folder in (self.tensorboard, self.checkpoints, self.validation_table(0).parent):
+            for folder in (self.tensorboard, self.checkpoints, self.validation):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._keep_split(split)
+            self._write_split(split)
             command = shlex.join(["python", "-m", "segtrain.train", *arguments])
-            files.write_text(self.root / "config.yaml", f"# {command}\n{to_yaml(cfg)}")
+            files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
         except OSError as error:
-            raise RunError(
-                f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder"
-            ) from error
-        starts = self.root / "environment.json"
-        earlier = json.loads(starts.read_text()) if starts.exists() else []
-        files.write_json(starts, [*earlier, environment(world_size, device)])
-        self._outcome.unlink(missing_ok=True)
+            raise self._not_writable(error) from error
+        earlier = json.loads(self.environment_file.read_text()) if self.environment_file.exists() else []
+        files.write_json(self.environment_file, [*earlier, asdict(start)])
+        self.outcome_file.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Hold the run for this process until it ends, however it ends."""
@@ -117,41 +97,52 @@ class Run(RunFiles):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"{self.root}: another process trains in it; wait for it, or choose another name=..."
+                f"{self.root}: another process trains in it; wait for it to end, or choose another name=..."
             ) from error
         except OSError as error:
-            raise RunError(
-                f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder"
-            ) from error
+            raise self._not_writable(error) from error
 
-    def _keep_split(self, split: Mapping[str, Any]) -> None:
-        file, ours = self.root / "split.json", str(split["hash"])
-        if file.exists() and (theirs := json.loads(file.read_text())["hash"]) != ours:
-            raise RunError(
-                f"{file}: this run was split otherwise ({theirs[:12]}) than the data is now ({ours[:12]}); "
-                "bring the patients back, or --fresh starts over"
-            )
-        files.write_json(file, split)
+    def _not_writable(self, error: OSError) -> RunError:
+        return RunError(f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder")
+
+    def _set_aside(self) -> None:
+        """Rename the directory to the first free of name.1, name.2, ..."""
+        names = (self.root.with_name(f"{self.root.name}.{number}") for number in range(1, 10_000))
+        aside = next(path for path in names if not path.exists())
+        self.root.rename(aside)
+        log.info("the earlier run is kept as %s", aside)
+
+    def _write_split(self, split: Mapping[str, Any]) -> None:
+        ours = str(split["hash"])
+        if self.split_file.exists():
+            theirs = json.loads(self.split_file.read_text())["hash"]
+            if theirs != ours:
+                raise RunError(
+                    f"{self.split_file}: this run used split {theirs[:12]}; the data now gives split {ours[:12]}; "
+                    "restore the patients, or --fresh starts over"
+                )
+        files.write_json(self.split_file, split)
 
     def rewind(self, step: int, epoch: int) -> tuple[list[Event], bool]:
-        """Forget what was written after `step`, at which `epoch` epochs were evaluated.
+        """Remove everything written after `step`, at which `epoch` epochs were evaluated.
 
         Returns the events that stay, and whether there was an evaluation at `step` itself: that is done again.
         """
-        events, evaluated_here = [], False
+        events: list[Event] = []
+        evaluated_here = False
         for event in self.events():
             if event.step < step or (event.step == step and isinstance(event, TrainEvent)):
                 events.append(event)
             evaluated_here |= event.step == step and isinstance(event, EvaluationEvent)
         files.write_text(self.metrics, "".join(map(to_line, events)))
-        for file in self.validation_table(0).parent.glob("epoch-*"):
-            if int(file.stem.removeprefix("epoch-").split(".")[0]) > epoch:
+        for file in self.validation.glob("epoch-*"):
+            if (epoch_of(file.name) or 0) > epoch:
                 file.unlink()
         return events, evaluated_here
 
     def begun_by(self, job: str | None) -> bool:
-        """Whether this job, at an earlier start, began or went on with the run."""
-        return job is not None and any(start.get("job") == job for start in self.starts())
+        """Whether an earlier start of this job began or continued the run."""
+        return job is not None and any(start.job == job for start in self.starts())
 
     def record(self, event: Event) -> None:
         """Append an event to metrics.jsonl."""
@@ -160,28 +151,32 @@ class Run(RunFiles):
             file.write(line)
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The per-patient table of an epoch's evaluation."""
-        tmp = self.validation_table(epoch).with_suffix(".tmp")
-        with tmp.open("w", newline="") as file:
+        """Write the per-patient table of an epoch's evaluation."""
+        table_file = self.validation_table(epoch)
+        aside = table_file.with_suffix(".tmp")
+        with aside.open("w", newline="") as file:
             table = csv.DictWriter(file, fieldnames=list(rows[0]))
             table.writeheader()
             table.writerows(rows)
-        tmp.replace(self.validation_table(epoch))
+        aside.replace(table_file)
+
+    def write_picture(self, epoch: int, picture_hwc: "NDArray[np.uint8]") -> None:
+        """Write the overlays of an epoch's evaluation, uint8 [height, width, 3]."""
+        from PIL import Image  # slow to import, and only rank 0 of a training writes pictures
+
+        picture_file = self.validation_picture(epoch)
+        aside = picture_file.with_suffix(".tmp")
+        Image.fromarray(picture_hwc).save(aside, format="PNG", optimize=True)
+        aside.replace(picture_file)
 
     def write_engine_settings(self, engine: str, settings: Mapping[str, Any]) -> None:
-        """What the engine's library is told, in its own words."""
-        files.write_json(self.root / f"{engine}.json", settings)
+        """Write the settings given to the engine's library, in that library's own keys."""
+        files.write_json(self.engine_settings(engine), settings)
 
-    def remember_shortage(self, found: Mapping[str, Any]) -> None:
-        """Leave to the next start with which micro-batch to go on."""
-        files.write_json(self.memory_file, found)
-
-    def write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
-        """The overlays of an epoch's evaluation, uint8 [height, width, 3]."""
-        tmp = self.validation_picture(epoch).with_suffix(".tmp")
-        Image.fromarray(picture_hwc).save(tmp, format="PNG", optimize=True)
-        tmp.replace(self.validation_picture(epoch))
+    def record_out_of_memory(self, state: Mapping[str, Any]) -> None:
+        """Leave the micro-batch to go on with to the next start."""
+        files.write_json(self.out_of_memory_file, state)
 
     def end(self, outcome: Outcome) -> None:
         """Write outcome.json."""
-        files.write_json(self._outcome, outcome.to_json())
+        files.write_json(self.outcome_file, outcome.to_json())

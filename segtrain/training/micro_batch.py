@@ -98,8 +98,8 @@ class MemoryGuard:
 
     def explain(self, error: RuntimeError) -> Exception:
         """What made a collective fail: a rank that ran out of memory and left, or else the error itself."""
-        shortage = self.run.shortage()
-        return _stopped(shortage["why"]) if shortage and shortage != self.earlier else error
+        left = self.run.out_of_memory()
+        return _stopped(left["why"]) if left and left != self.earlier else error
 
     def _halve(self, short: str) -> None:
         """Go on with half. Raises RunError when there is no half."""
@@ -131,7 +131,7 @@ class MemoryGuard:
         self._take(self._half(short))
         why = f"rank {self.world.rank} was out of memory at step {step} ({short})"
         with suppress(OSError):  # another node may not see the run's directory; then the next start finds out again
-            self.run.remember_shortage({**(self.state or {}), "why": why, "time": time.time()})
+            self.run.record_out_of_memory({**(self.state or {}), "why": why, "time": time.time()})
         return _stopped(why)
 
     def _hopeless(self, short: str, remedy: str) -> RunError:
@@ -148,7 +148,7 @@ def guard(cfg: TrainConfig, run: Run, engine: Engine, world: World, state: Mappi
 
     Collective.
     """
-    memory = MemoryGuard(cfg, run, engine, world, earlier=world.on_main(run.shortage))
+    memory = MemoryGuard(cfg, run, engine, world, earlier=world.on_main(run.out_of_memory))
     memory.recall(memory.earlier)
     memory.recall(state)
     return memory

@@ -70,4 +70,4 @@ def _rewind(start: Start, step: int) -> tuple[bool, Curves]:
     evaluated_epochs = epochs - (step > 0 and steps_into_epoch == 0)  # the evaluation at `step` is done again
     checkpoint.remove_leftovers(start.run)
     events, evaluated_here = start.run.rewind(step, evaluated_epochs)
-    return evaluated_here, Curves.drawn_anew(start.run, events)
+    return evaluated_here, Curves.redrawn(start.run, events)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from segtrain.config import Config
 from segtrain.errors import Diverged, Stopped, StopReason
-from segtrain.run import Outcome, Run, checkpoint
+from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.outcome import State
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop
@@ -25,7 +25,7 @@ def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: St
     """
     start = prepare(cfg, run, stop, world, fresh)
     device = str(world.device)
-    world.on_main(lambda: run.open(cfg, start.split.to_json(), arguments, fresh, world.size, device))
+    world.on_main(lambda: run.open(cfg, start.split.to_json(), arguments, Environment.now(world.size, device), fresh))
     start_logging(run.log_file, world.rank)
     refuse_disagreement(start)
     if world.is_main:

@@ -9,7 +9,6 @@ import json
 import socket
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
@@ -148,7 +147,7 @@ class Rehearsal:
         return store
 
     def _build(self, cfg: Config, device: torch.device) -> None:
-        begun = Run(Path(cfg.runs_dir).expanduser() / cfg.name).saved_step() > 0
+        begun = Run.of(cfg).saved_step() > 0
         same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0))
         known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
         if not known:

@@ -21,7 +21,7 @@ from typing import Any, Self, TextIO
 import psutil
 
 from segtrain.config import WatchConfig
-from segtrain.run import RunFiles
+from segtrain.run import RunLayout
 from segtrain.runtime import files
 from segtrain.runtime.usage import Meter, Usage
 
@@ -34,7 +34,7 @@ class Watch:
     """A background thread of this rank, while it is entered."""
 
     def __init__(
-        self, run: RunFiles, cfg: WatchConfig, rank: int = 0, world_size: int = 1, gpu_uuid: str | None = None
+        self, run: RunLayout, cfg: WatchConfig, rank: int = 0, world_size: int = 1, gpu_uuid: str | None = None
     ) -> None:
         self.run = run
         self.cfg = cfg

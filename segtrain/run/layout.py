@@ -1,0 +1,162 @@
+"""The names in a run directory and in the folder around it; all other code asks this file for them.
+
+runs/<name>/
+  config.yaml        resolved, loadable; opens with the command that made it
+  environment.json   versions, devices, world size, git commit, one entry per start
+  split.json         patients per side, hash
+  deepspeed.json     the settings given to DeepSpeed, with engine=deepspeed
+  metrics.jsonl      one event a line; the curves are derived from it
+  tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
+  checkpoints/       step-00001000/, LATEST, BEST; bad-step-...: damaged, kept
+  validation/        epoch-0012.csv and .png
+  evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
+  memory.json        the micro-batch for the next start, after a start that ran out of memory
+  ranks/             resources and progress of each rank; its stacks when it stalls
+  outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
+  log.txt            the terminal's output, and the other ranks' warnings
+  STOP               `touch` it: all ranks save and leave
+
+The runs of an ablation or of a queue share a folder, and a table lies beside them: results.csv, queue.csv.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+STOP = "STOP"  # in a run directory, and in a queue's folder
+LOG = "log.txt"  # likewise
+# In a checkpoint.
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+MANIFEST = "manifest.json"
+# In an evaluation's folder.
+SCORES = "scores.csv"
+SUMMARY = "summary.json"
+# Beside runs.
+RESULTS = "results.csv"
+QUEUE = "queue.csv"
+
+BAD = "bad-"  # a damaged checkpoint's name begins with it
+_STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
+_EPOCH = re.compile(r"epoch-([0-9]{4}|[1-9][0-9]{4,})\.(csv|png|tmp)")
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder; None for any other name, for example step-00000010.bak."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def epoch_of(name: str) -> int | None:
+    """The epoch of a file in validation/; None for any other name."""
+    match = _EPOCH.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_damaged_checkpoint(name: str) -> bool:
+    """Whether a folder holds a checkpoint that was found damaged and kept."""
+    return name.startswith(f"{BAD}step-")
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where everything lies in one run directory; making the object touches nothing."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / CONFIG
+
+    @property
+    def environment_file(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def split_file(self) -> Path:
+        return self.root / "split.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / CHECKPOINTS
+
+    @property
+    def best_pointer(self) -> Path:
+        return self.checkpoints / "BEST"
+
+    @property
+    def latest_pointer(self) -> Path:
+        return self.checkpoints / "LATEST"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "validation"
+
+    def validation_table(self, epoch: int) -> Path:
+        return self.validation / f"epoch-{epoch:04d}.csv"
+
+    def validation_picture(self, epoch: int) -> Path:
+        return self.validation_table(epoch).with_suffix(".png")
+
+    def evaluation(self, patients: str, checkpoint: str) -> Path:
+        """The folder for the scores of `segtrain evaluate`; `checkpoint` is best, last or a step."""
+        name = f"step-{checkpoint}" if checkpoint.isdecimal() else checkpoint
+        return self.root / "evaluation" / f"{patients}-{name}"
+
+    @property
+    def out_of_memory_file(self) -> Path:
+        """The micro-batch for the next start, left by a start that ran out of memory."""
+        return self.root / "memory.json"
+
+    @property
+    def ranks(self) -> Path:
+        return self.root / "ranks"
+
+    def rank_state(self, rank: int) -> Path:
+        """A rank's resources and progress while it trains."""
+        return self.ranks / f"{rank}.json"
+
+    def rank_stacks(self, rank: int) -> Path:
+        """A rank's stacks from the time when it made no progress."""
+        return self.ranks / f"{rank}.stacks"
+
+    @property
+    def outcome_file(self) -> Path:
+        return self.root / "outcome.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.root / LOG
+
+    @property
+    def stop_file(self) -> Path:
+        return self.root / STOP
+
+    @property
+    def lock_file(self) -> Path:
+        """Beside the directory, so that --fresh can move the directory while the lock is held."""
+        return self.root.with_name(f".{self.root.name}.lock")
+
+    def engine_settings(self, engine: str) -> Path:
+        return self.root / f"{engine}.json"
+
+
+def run_folders(runs_dir: Path) -> Iterable[Path]:
+    """The run directories in a folder, and in its ablations' and queues' folders, in no order."""
+    for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}"):
+        yield from (file.parent for file in runs_dir.glob(pattern))
