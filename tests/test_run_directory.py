@@ -120,7 +120,7 @@ def test_a_missing_checkpoint_is_refused_with_the_steps_that_there_are(tmp_path:
     run = train(tmp_path / "run")
     for folder in (run.checkpoint(10), run.checkpoint(20), run.checkpoints / "step-00000020.bak"):
         folder.mkdir()
-    with pytest.raises(RunError, match="there are those of steps 10, 20$"):
+    with pytest.raises(RunError, match=r"there are those of steps 10, 20$"):
         evaluate.command([str(run.root), "--checkpoint", "987"])
 
 

@@ -1,9 +1,9 @@
-"""Have glibc keep the memory that a step, or the scoring of a batch, frees: the next one needs the same again.
+"""Settings that make glibc keep the memory that a step, or the scoring of a batch, frees for the next one.
 
 A step at 256 px and a batch of 16 takes and frees some 3 GB of activations. By default glibc maps each large block
-anew and gives it back at once, so the kernel zeroes every page of it at every step; docs/performance.md has what that
-costs. Here large blocks come from the heap, and the heap does not shrink. No torch is imported: what counts is what
-happens before its first allocation.
+anew and returns it at once, so the kernel zeroes all of its pages at every step; docs/performance.md has the cost. With
+these settings large blocks come from the heap, and the heap does not shrink. They must be made before torch's first
+allocation, so nothing here imports torch.
 """
 
 import ctypes
@@ -16,13 +16,13 @@ TOP_PAD_BYTES = 256 << 20  # the heap grows by this much at a time
 
 
 def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
-    """Have the process do as `allocator` says; call it before torch allocates. What a GPU computes needs none of it."""
+    """Apply the setting to this process, before torch allocates memory. A training on a GPU does not need it."""
     if allocator == "keep" and device != "cuda":
         keep_memory()
 
 
 def keep_memory() -> bool:
-    """Set the process's malloc so, for good; False (and nothing is changed) where the C library is not glibc."""
+    """Make malloc keep freed memory until the process ends; False, and no change, where the C library is not glibc."""
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Writing that a reader never meets half done: aside, synced, renamed. All durable writes go through here."""
+"""Durable writes: aside, synced, renamed, so that no reader ever meets half a file."""
 
 import csv
 import io
@@ -24,24 +24,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write text that may be lost with the machine; a reader finds the old content or the new one."""
+    """Write text that a crash of the machine may lose; a reader finds the old content or the new one."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(text)
     aside.replace(path)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line, durably; one before it that was being written when the machine went down is ended first."""
+    """Append a line, durably. A line before it that a crash left unfinished is ended first."""
     with path.open("ab+") as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            line = f"\n{line}"
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = f"\n{line}"
         file.write(f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table under the keys of its first row; None is an empty cell."""
+    """A CSV whose columns are the keys of its first row; None is an empty cell."""
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
@@ -71,7 +73,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder under a name that no reader looks at, so that a kill leaves no half of it."""
+    """Rename a folder to a name that no reader looks at, then remove it, so that a kill leaves no half of it."""
     doomed = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)

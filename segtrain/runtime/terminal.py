@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, a line now and then in a log file."""
+"""Output for people: a progress bar on a terminal, log lines elsewhere, tables."""
 
 import logging
 import sys
@@ -16,14 +16,17 @@ from rich.text import Text
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
-FILE_ONLY = {"file_only": True}  # of a log record: the terminal shows the same in another way
+FILE_ONLY = {"file_only": True}  # `extra` of a log record that the terminal shows in another way
 
 
 class Progress:
     """A bar on a terminal; elsewhere a log line every `LINE_EVERY_S` seconds. Nothing where `quiet`."""
 
     def __init__(self, title: str, total: int, unit: str, quiet: bool = False) -> None:
-        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
+        self.title = title
+        self.total = total
+        self.unit = unit
+        self.quiet = quiet
         self.done = 0
         self.started = self.last_line = time.monotonic()
         self.bar: Bar | None = None
@@ -51,7 +54,7 @@ class Progress:
             self.bar.stop()
 
     def advance(self, amount: int, **notes: object) -> None:
-        """`amount` more is done; `notes` are shown beside it."""
+        """Add `amount` to what is done; `notes` are shown beside it."""
         self.done += amount
         if self.quiet:
             return
@@ -65,20 +68,26 @@ class Progress:
             eta_s = (self.total - self.done) / rate
             log.info(
                 "%s: %d/%d  %s  %.1f %s/s  ETA %s",
-                self.title, self.done, self.total, note, rate, self.unit, duration(eta_s),
+                self.title,
+                self.done,
+                self.total,
+                note,
+                rate,
+                self.unit,
+                duration(eta_s),
                 extra=FILE_ONLY if self.bar else None,
-            )  # fmt: skip
+            )
 
 
 def duration(seconds: float) -> str:
-    """Like `1:02:03` or `0:42`."""
+    """For example `1:02:03` or `0:42`."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def show_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
-    """Print rows, each as long as `header`, on standard output; the first column names what the row is about."""
+    """Print rows, each as long as `header`, on standard output; the first column holds the names of the rows."""
     table = Table(title=as_title(title), show_header=any(header), title_justify="left")
     for place, name in enumerate(header):
         table.add_column(Text(name), style="bold" if place == 0 else None, no_wrap=place == 0)
@@ -87,6 +96,6 @@ def show_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str] 
     Console().print(table)
 
 
-def as_title(words: str) -> Text:
-    """A table's title that is shown as it is: rich takes the brackets of a plain string for markup."""
-    return Text(words, "table.title")
+def as_title(title: str) -> Text:
+    """A table's title, shown as it is: rich takes brackets in a plain string for markup."""
+    return Text(title, "table.title")

@@ -1,6 +1,6 @@
-"""What a process with its children, its machine and its GPU use. Imports no torch.
+"""Resources used by a process and its children, its machine and its GPU. Imports no torch.
 
-A GPU is read through NVML, which asks the driver and makes no device wait.
+A GPU is read through NVML, which asks the driver and does not make the device wait.
 """
 
 import time
@@ -15,35 +15,37 @@ Usage = dict[str, float]
 
 
 class Meter:
-    """What was used between two readings, and what is held at the second.
+    """Rates between two readings, and amounts at the second.
 
     cpu_percent (100 is one core), rss_gib, disk_read_mib_s, disk_write_mib_s: this process and its children.
-    machine_cpu_percent (100 is all cores), machine_memory_percent, net_received_mib_s, net_sent_mib_s: the machine, its
-    loopback interface apart. gpu_percent, gpu_memory_gib, gpu_watts, gpu_celsius: the GPU, whoever uses it. What the
-    system does not tell is left out.
+    machine_cpu_percent (100 is all cores), machine_memory_percent, net_received_mib_s, net_sent_mib_s: the machine,
+    without its loopback interface. gpu_percent, gpu_memory_gib, gpu_watts, gpu_celsius: the GPU, whoever uses it. What
+    the system does not provide is left out.
     """
 
     def __init__(self, gpu_uuid: str | None = None) -> None:
         self.process = psutil.Process()
         self.gpu = gpu_reader(gpu_uuid) if gpu_uuid else None
-        psutil.cpu_percent()  # its first answer is about nothing
-        self.at_s, self.before = time.monotonic(), _counters(self._tree())
+        psutil.cpu_percent()  # its first answer is meaningless
+        self.at_s = time.monotonic()
+        self.before = _counters(self._tree())
 
     def read(self) -> Usage:
-        """Since the last reading."""
-        tree = self._tree()  # asks for every process of the machine: once
-        now_s, counters = time.monotonic(), _counters(tree)
+        """The usage since the last reading."""
+        tree = self._tree()  # slow, since it looks at every process of the machine: only once
+        now_s = time.monotonic()
+        counters = _counters(tree)
         passed_s = max(now_s - self.at_s, 1e-3)
-        # A child that has ended takes its counts along.
-        rates = {key: max(0.0, value - self.before.get(key, value)) / passed_s for key, value in counters.items()}
-        self.at_s, self.before = now_s, counters
-        memory = psutil.virtual_memory()
-        found = {
-            **rates, "rss_gib": sum(_of(p, lambda p: float(p.memory_info().rss)) for p in tree) / GIB,
-            "machine_cpu_percent": psutil.cpu_percent(), "machine_memory_percent": memory.percent,
-            **(self.gpu() if self.gpu else {}),
-        }  # fmt: skip
-        return {key: round(value, 3) for key, value in found.items()}
+        # The counts of a child that has ended are gone, so a sum may shrink.
+        usage = {key: max(0.0, value - self.before.get(key, value)) / passed_s for key, value in counters.items()}
+        self.at_s = now_s
+        self.before = counters
+        usage["rss_gib"] = sum(_of(p, lambda p: float(p.memory_info().rss)) for p in tree) / GIB
+        usage["machine_cpu_percent"] = psutil.cpu_percent()
+        usage["machine_memory_percent"] = psutil.virtual_memory().percent
+        if self.gpu:
+            usage |= self.gpu()
+        return {key: round(value, 3) for key, value in usage.items()}
 
     def _tree(self) -> list[psutil.Process]:
         try:
@@ -53,21 +55,21 @@ class Meter:
 
 
 def _counters(tree: list[psutil.Process]) -> Usage:
-    """What only grows, in units whose growth a second is the unit of its name."""
-    found = {"cpu_percent": 100 * sum(_of(p, lambda p: float(sum(p.cpu_times()[:2]))) for p in tree)}
-    with suppress(psutil.Error, OSError, AttributeError):  # not told in some containers
+    """Counters that only grow, in units whose growth per second is the unit in the name."""
+    counters = {"cpu_percent": 100 * sum(_of(p, lambda p: float(sum(p.cpu_times()[:2]))) for p in tree)}
+    with suppress(psutil.Error, OSError, AttributeError):  # some containers do not provide it
         tree[0].io_counters()
-        found["disk_read_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().read_bytes)) for p in tree) / MIB
-        found["disk_write_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().write_bytes)) for p in tree) / MIB
+        counters["disk_read_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().read_bytes)) for p in tree) / MIB
+        counters["disk_write_mib_s"] = sum(_of(p, lambda p: float(p.io_counters().write_bytes)) for p in tree) / MIB
     with suppress(OSError):
         cards = [card for name, card in psutil.net_io_counters(pernic=True).items() if name != "lo"]
-        found["net_received_mib_s"] = sum(card.bytes_recv for card in cards) / MIB
-        found["net_sent_mib_s"] = sum(card.bytes_sent for card in cards) / MIB
-    return found
+        counters["net_received_mib_s"] = sum(card.bytes_recv for card in cards) / MIB
+        counters["net_sent_mib_s"] = sum(card.bytes_sent for card in cards) / MIB
+    return counters
 
 
 def _of(process: psutil.Process, value: Callable[[psutil.Process], float]) -> float:
-    """Of a process that may be gone by now."""
+    """The value of a process, 0 if that has ended."""
     try:
         return value(process)
     except (psutil.Error, OSError):
@@ -75,11 +77,11 @@ def _of(process: psutil.Process, value: Callable[[psutil.Process], float]) -> fl
 
 
 def gpu_reader(uuid: str) -> Callable[[], Usage] | None:
-    """What reads the GPU of this UUID (`GPU-...`), which CUDA_VISIBLE_DEVICES does not renumber.
+    """A function that reads the GPU of this UUID (`GPU-...`), which CUDA_VISIBLE_DEVICES does not renumber.
 
-    None where the driver has no NVML for it.
+    None where NVML does not know the GPU.
     """
-    import pynvml  # where there is a GPU
+    import pynvml  # only where there is a GPU
 
     try:
         pynvml.nvmlInit()
@@ -94,10 +96,10 @@ def gpu_reader(uuid: str) -> Callable[[], Usage] | None:
     }
 
     def read() -> Usage:
-        found = {}
+        usage = {}
         for name, reading in readings.items():
-            with suppress(pynvml.NVMLError):  # a part of a GPU (MIG) tells less
-                found[name] = float(reading())
-        return found
+            with suppress(pynvml.NVMLError):  # a part of a GPU (MIG) provides less
+                usage[name] = float(reading())
+        return usage
 
     return read

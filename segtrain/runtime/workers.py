@@ -1,4 +1,4 @@
-"""Work on several processes, without torch: light workers that die with their parent and leave signals to it."""
+"""Worker processes without torch, which die with their parent and leave signals to it."""
 
 import multiprocessing
 import os
@@ -13,12 +13,12 @@ from segtrain.runtime.launcher import signal_when_parent_dies
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-AHEAD = 2  # tasks a worker that may wait: what is made faster than it is worked on must not fill the memory
+AHEAD = 2  # tasks per worker that may wait, so that tasks made faster than they are done do not fill the memory
 
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """New processes, one thread each: their number is the parallelism."""
+    """A pool of new processes with one thread each."""
     context = multiprocessing.get_context("spawn")
     with (
         _one_blas_thread(),
@@ -28,7 +28,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Generator[Result, None, None]:
-    """`function` of each task, in the tasks' order; one worker is this process.
+    """The results of `function` in the order of the tasks; a single worker is this process.
 
     Tasks are drawn as they are needed. Raises BrokenProcessPool when a worker is killed, and what `function` raises.
     """
@@ -49,7 +49,7 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers:
 
 
 def _die_with_parent(parent: int) -> None:
-    """In a worker: leave signals, which reach the whole group, to the parent; die with it even when it is killed."""
+    """In a worker: ignore signals, which reach the whole group, and die with the parent even when that is killed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal_when_parent_dies(signal.SIGKILL)
@@ -59,7 +59,7 @@ def _die_with_parent(parent: int) -> None:
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Worker processes started inside use one thread each."""
+    """Processes started inside use one BLAS thread each."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
