@@ -135,7 +135,7 @@ def test_other_scores_than_those_of_the_table_are_said(copied: Run, tmp_path: Pa
     edit(table, lambda text: text.replace(f",{first['tp']},", f",{int(first['tp']) + 1},", 1))
     assert command([str(copied.root), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
-    assert f"than in the run&#39;s table score here: {first['patient']}." in page
+    assert f"have other scores here than in the run&#39;s table: {first['patient']}." in page
     assert "to the last digit" not in page
 
 

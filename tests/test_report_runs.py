@@ -138,8 +138,8 @@ def test_a_name_that_the_config_contradicts_is_told(
 ) -> None:
     train(tmp_path / "up-fold0-seed1").root.rename(tmp_path / name)
     report = make([tmp_path], tmp_path / "out").with_name("report.md").read_text()
-    assert report.count(f"the name's count: {name}.") == misnamed
-    assert caplog.text.count("trained on fold 0 with seed 1; the name's count") == misnamed
+    assert report.count(f"those of the names are used: {name}.") == misnamed
+    assert caplog.text.count("trained on fold 0 with seed 1; its name's fold and seed are used") == misnamed
 
 
 def test_names_without_a_variant_are_variants_and_doubled_names_get_their_folder(

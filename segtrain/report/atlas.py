@@ -1,7 +1,7 @@
-"""Every validation patient of a run, slice by slice, as the checkpoint behind its scores segments them.
+"""The atlas of a run: every validation patient, slice by slice, segmented by the checkpoint behind its scores.
 
-Predicted again by the code that scores in training, so that pictures and numbers are of one volume. Imports torch only
-when an atlas is made. Legend: s slice, h height, w width.
+The code that scores during training predicts it again, so that pictures and numbers belong to one volume. Imports torch
+only when an atlas is made. Legend: s slice, h height, w width.
 """
 
 import logging
@@ -33,7 +33,7 @@ ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice's number in the source, and its voxels."""
+    """A slice's number in the source, and its counts of voxels."""
 
     number: int
     tp: int
@@ -43,7 +43,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Card:
-    """A patient: its line in the table of scores, its slices, its pictures."""
+    """A patient: its row in the table of scores, its slices, its pictures."""
 
     patient: str
     row: Mapping[str, str]
@@ -56,18 +56,18 @@ class Card:
 
     @property
     def counts(self) -> list[tuple[int, int, int, int]]:
-        """A slice's number, true positives, false positives and false negatives: what the page needs of it."""
-        return [(one.number, one.tp, one.fp, one.fn) for one in self.slices]
+        """Each slice's number, true positives, false positives and false negatives, for the page."""
+        return [(each.number, each.tp, each.fp, each.fn) for each in self.slices]
 
     @property
     def worst(self) -> int:
-        """The slice to begin with: most voxels are wrong there, or most are right where none is wrong."""
-        return max(range(len(self.slices)), key=lambda place: _wrong_then_right(self.slices[place]))
+        """The place of the slice with the most wrong voxels, or with the most correct ones if none is wrong."""
+        return max(range(len(self.slices)), key=lambda place: _wrong_then_correct(self.slices[place]))
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """A run's patients, worst first; or the reason why there are none."""
+    """A run's patients, worst first; or the reason why there is no atlas."""
 
     run: str
     reason: str = ""
@@ -76,8 +76,8 @@ class Atlas:
     sha256: str = ""  # of the weights, as in the checkpoint's manifest
     settings: str = ""
     cards: Sequence[Card] = ()
-    left_out: int = 0  # the page had no room for them
-    differ: Sequence[str] = ()  # patients whose scores are not those of the run's table, digit by digit
+    left_out: int = 0  # patients for whom the page had no room
+    differ: Sequence[str] = ()  # patients whose scores are not exactly those of the run's table
 
     @property
     def size(self) -> int:
@@ -86,16 +86,16 @@ class Atlas:
 
 
 def atlases(runs: Sequence[Collected], overrides: Sequence[str] = ()) -> list[Atlas]:
-    """An atlas of each run's last epoch. One that cannot be made says why, here and on the page."""
-    made = []
+    """An atlas of each run's last epoch. One that cannot be made has the reason, which is logged too."""
+    results = []
+    room = int(ATLAS_MB * 1e6 / max(1, len(runs)))
     for run in runs:
-        room = int(ATLAS_MB * 1e6 / len(runs))
         try:
-            made.append(_atlas(run, overrides, room))
+            results.append(_atlas(run, overrides, room))
         except SegtrainError as error:
             log.warning("no atlas of %s: %s", run.name, error)
-            made.append(Atlas(run.name, str(error)))
-    return made
+            results.append(Atlas(run.name, str(error)))
+    return results
 
 
 def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
@@ -156,23 +156,23 @@ def _card(store: Store, score: "PatientScore", predicted_shw: NDArray[np.bool_],
     return Card(patient, row, slices, sprites(image_shwc[..., FLAIR], predicted_shw, true_shw))
 
 
-def _wrong_then_right(one: Slice) -> tuple[int, int]:
-    return one.fp + one.fn, one.tp
+def _wrong_then_correct(counts: Slice) -> tuple[int, int]:
+    return counts.fp + counts.fn, counts.tp
 
 
 def shown(
     runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], named: Sequence[Path]
 ) -> list[Collected]:
-    """The runs to make an atlas of: those named; else the only variant's first, or one of the baseline and one of the
-    variant with the highest mean beside it, of one fold and seed where they have that in common.
+    """The runs that get an atlas: the named ones, or else one of the baseline and one of the best other variant.
 
-    Raises RunError: a named run is not among `runs`.
+    These two have fold and seed in common where that is possible. Of a single variant it is the first run. Raises
+    RunError: a named run is not among `runs`.
     """
     if named:
         by_root = {run.run.root.resolve(): run for run in runs}
         for path in named:
             if path.resolve() not in by_root:
-                raise RunError(f"--atlas {path}: is none of the runs that the report is about; name one of them")
+                raise RunError(f"--atlas {path}: is not among the runs of the report; name one of them")
         return [by_root[path] for path in dict.fromkeys(path.resolve() for path in named)]
     if not groups:
         return [run for run in runs if run.last][-1:]

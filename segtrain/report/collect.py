@@ -167,11 +167,13 @@ def _read(run: Run, name: str) -> Collected:
 
 
 def _with_config(run: Collected, cfg: Config) -> Collected:
-    """Fold and seed are the config's where the name has none."""
+    """With its config, and the fold and seed of that where the name has none."""
     fold = cfg.data.fold if cfg.data.split == "kfold" else run.fold
     misnamed = run.fold not in (None, fold) or run.seed not in (None, cfg.seed)
     if misnamed:
-        log.warning("%s: trained on fold %s with seed %d; the name's count", run.run.root, fold, cfg.seed)
+        log.warning(
+            "%s: trained on fold %s with seed %d; its name's fold and seed are used", run.run.root, fold, cfg.seed
+        )
     seed = cfg.seed if run.seed is None else run.seed
     return replace(run, config=cfg, fold=fold if run.fold is None else run.fold, seed=seed, misnamed=misnamed)
 
