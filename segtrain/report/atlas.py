@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
+SETTINGS = ("threshold", "tta", "largest_component", "min_component_voxels")  # of `evaluate`, shown with an atlas
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,19 @@ def atlases(runs: Sequence[Collected], overrides: Sequence[str] = ()) -> list[At
 
 
 def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
-    """Worst patients first, as long as there is room. Raises SegtrainError."""
+    """The atlas of as many of the worst patients as there is room for (bytes). Raises SegtrainError."""
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
     checkpoint = select_checkpoints([run.run.root], str(run.last.step), overrides)[0]
-    table = {row["patient"]: row for row in run.last.rows}
-    if seen := sorted(checkpoint.train & table.keys()):
-        raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; nothing of it is a score")
+    rows = {row["patient"]: row for row in run.last.rows}
+    if seen := sorted(checkpoint.train & rows.keys()):
+        raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; none of its scores is valid")
     cards: list[Card] = []
-    worst_first = sorted(table, key=lambda patient: (float(table[patient]["dsc"]), patient))
+    left = room
+    worst_first = sorted(rows, key=lambda patient: (float(rows[patient]["dsc"]), patient))
     for card in _cards(checkpoint, worst_first, run.name):
-        if sum(made.pictures.size for made in cards) + card.pictures.size > room:
+        left -= card.pictures.size
+        if left < 0:
             break
         cards.append(card)
     if not cards:
@@ -117,18 +120,21 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
     from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
 
     evaluation = asdict(checkpoint.cfg.evaluate)
-    asked = ("threshold", "tta", "largest_component", "min_component_voxels")
     return Atlas(
-        run.name, epoch=run.last.epoch, checkpoint=checkpoint.folder.name, sha256=weights_sha256(checkpoint.folder),
-        settings=" ".join(f"{key}={evaluation[key]}" for key in asked),
+        run=run.name,
+        epoch=run.last.epoch,
+        checkpoint=checkpoint.folder.name,
+        sha256=weights_sha256(checkpoint.folder),
+        settings=" ".join(f"{key}={evaluation[key]}" for key in SETTINGS),
         cards=sorted(cards, key=lambda card: (card.dsc, card.patient)),
-        left_out=len(table) - len(cards), differ=[c.patient for c in cards if c.row != _known(table[c.patient], c.row)],
-    )  # fmt: skip
+        left_out=len(rows) - len(cards),
+        differ=[card.patient for card in cards if not _agrees(card.row, rows[card.patient])],
+    )
 
 
-def _known(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """Their line, with the columns that ours has."""
-    return {key: theirs.get(key, "") for key in ours}
+def _agrees(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether the run's table has the same values in all columns that there are now."""
+    return all(theirs.get(key, "") == value for key, value in ours.items())
 
 
 def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], name: str) -> Iterator[Card]:
