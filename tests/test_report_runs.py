@@ -182,3 +182,13 @@ def test_a_run_set_aside_is_left_out_and_a_damaged_one_says_so(ablation: Path, t
     assert rows["base-fold1-seed1"].state == "unreadable"
     assert "no number" in rows["base-fold1-seed1"].reason
     assert rows["up-fold0-seed1"].counts, "scores stay scores when a config no longer loads"
+
+
+@pytest.mark.parametrize("content", ["{", "5", "[1]", "[]"])
+def test_a_run_whose_starts_cannot_be_read_is_listed_and_does_not_count(ablation: Path, content: str) -> None:
+    Run(ablation / "up-fold0-seed1").environment_file.write_text(content)
+    runs = {run.name: run for run in collect([ablation])}
+    damaged = runs["up-fold0-seed1"]
+    assert len(runs) == 5
+    assert (damaged.state, damaged.counts) == ("unreadable", False)
+    assert "environment.json" in damaged.reason or content == "5"

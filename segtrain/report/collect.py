@@ -140,12 +140,12 @@ def _parse_name(name: str) -> tuple[str, int | None, int | None]:
 def _runs_below(folder: Path) -> Iterator[Path]:
     """`folder` itself where it is a run, else every run below it but those that `--fresh` has set aside."""
     folder = folder.absolute()
-    if Run(folder).starts():
+    if Run(folder).environment_file.exists():
         yield folder
         return
     for child in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
         original, dot, number = child.name.rpartition(".")
-        if dot and number.isdigit() and Run(folder / original).starts():
+        if dot and number.isdigit() and Run(folder / original).environment_file.exists():
             log.info("%s: left out, --fresh has set it aside", child)
             continue
         yield from _runs_below(child)
@@ -153,8 +153,12 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 def _read(run: Run, name: str) -> Collected:
     """The content of a run; one that cannot be read does not count, and says why."""
-    collected = Collected(run, name, *_parse_name(name), begun=str(run.starts()[0].time))
+    collected = Collected(run, name, *_parse_name(name))
     try:
+        starts = run.starts()
+        if not starts:
+            raise ValueError(f"{run.environment_file.name} cannot be read")
+        collected = replace(collected, begun=str(starts[0].time))
         if outcome := run.outcome():
             collected = replace(collected, state=outcome.state, reason=outcome.message or "")
         collected = _with_events(collected)

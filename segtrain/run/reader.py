@@ -78,11 +78,17 @@ class RunReader(RunLayout):
         return outcome_from_json(json.loads(self.outcome_file.read_text())) if self.outcome_file.exists() else None
 
     def starts(self) -> list[Environment]:
-        """The environment of each start; empty before the first, and where the file cannot be read."""
+        """The environment of each start; none before the first, and where the file is no JSON.
+
+        A damaged entry is an empty environment. Raises TypeError when all are damaged.
+        """
         try:
-            return [Environment.from_json(entry) for entry in json.loads(self.environment_file.read_text())]
-        except (OSError, ValueError, TypeError):
+            entries = list(json.loads(self.environment_file.read_text()))
+        except (OSError, ValueError):
             return []
+        if entries and not any(isinstance(entry, dict) for entry in entries):
+            raise TypeError(f"{self.environment_file.name} has no entry that can be read")
+        return [Environment.from_json(entry if isinstance(entry, dict) else {}) for entry in entries]
 
     def out_of_memory(self) -> dict[str, Any] | None:
         """The micro-batch for the next start, left by a start that ran out of memory; None if there was none."""
