@@ -38,7 +38,7 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("data.image_size=100", ["data.image_size", "100", "multiple of 16"]),
         ("data.image_size", ["data.image_size", "key=value"]),
         ("loss=dicee", ["loss", "dicee", "'dice'"]),
-        ("loss={dice: 1, bec: 1}", ["loss.bec", "loss.bce"]),
+        ("loss={dice: 1, bec: 1}", ["loss={'dice'", "'bec'", "did you mean 'bce'?"]),
         ("loss={dice: -1}", ["the weight of dice is -1", "0 or more"]),
         ("loss={dice: }", ["the weight of dice is None", "0 or more"]),
         ("loss={dice: 0}", ["dice", "a weight above 0"]),
@@ -156,6 +156,16 @@ def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
     wanted = {"buckets": {"size": 50_000_000, "group": 1000}, "x": [2e-3, "1e4x", 7, 1.0]}
     assert json.dumps(cfg.deepspeed.extra) == json.dumps(wanted)
     assert load_config(None, ["deepspeed.extra.train.steps=3e2"]).deepspeed.extra == {"train": {"steps": 300}}
+
+
+def test_a_packaged_config_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lgg").mkdir()
+    assert load_config("lgg", ["data.root=/data"]).name == "lgg"
+    with pytest.raises(ConfigError, match=r"lggg: .* did you mean lgg\?; there are lgg, .*phantom"):
+        load_config("lggg")
+    (tmp_path / "phantom").write_text("name: mine\n")
+    assert load_config("phantom").name == "mine", "a file comes first"
 
 
 @pytest.mark.law("L12")

@@ -11,7 +11,7 @@ import torch
 from ranks import run_ranks
 from schedulefree import AdamWScheduleFree
 
-from segtrain.config import Config, ModelConfig, OptimConfig, OptimName, Precision, TrainConfig
+from segtrain.config import Config, ModelConfig, OptimConfig, Precision, TrainConfig
 from segtrain.engines import Engine, make_engine
 from segtrain.losses import make_loss
 from segtrain.models import make_model
@@ -71,7 +71,7 @@ def test_ten_adam_steps_give_the_reference_s_losses(golden: Path) -> None:
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> None:
-    optim = OptimConfig(name=name, lr=1e-2, weight_decay=0.01, decay_all=True, clip_norm=clip_norm)  # type: ignore[arg-type]
+    optim = OptimConfig(name=name, lr=1e-2, weight_decay=0.01, decay_all=True, clip_norm=clip_norm)
     losses, state = train(World(), replace(GROUP, optim=optim))
     network = make_model(GROUP.model, seed=1)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
@@ -106,7 +106,7 @@ def test_a_step_is_what_plain_torch_does(name: str, clip_norm: float | None) -> 
 def test_world_size_and_micro_batch_change_nothing(
     optim: str, dtype: torch.dtype, bound: float, world_size: int, micro_batch: int | None
 ) -> None:
-    cfg = replace(GROUP, optim=OptimConfig(name=optim, lr=1e-2, clip_norm=1.0))  # type: ignore[arg-type]
+    cfg = replace(GROUP, optim=OptimConfig(name=optim, lr=1e-2, clip_norm=1.0))
     losses, state = train(World(), cfg, dtype)
     divided = replace(cfg, train=replace(cfg.train, micro_batch=micro_batch))
     for other_losses, other_state in run_ranks(world_size, train, divided, dtype):
@@ -176,7 +176,7 @@ def test_low_precision_trains_near_fp32_with_fp32_weights(precision: Precision) 
     [("adam", None), ("adam", 0.9), ("adamw", None), ("sgd", None), ("sgd", 0.9), ("schedulefree", None)],
 )
 def test_a_snapshot_is_all_that_the_engine_is(
-    name: OptimName, ema: float | None, precision: Precision, channels_last: bool
+    name: str, ema: float | None, precision: Precision, channels_last: bool
 ) -> None:
     """Another engine that is given it goes on bit for bit, and the first one is not changed by being copied, scored."""
     cfg = replace(

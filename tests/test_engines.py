@@ -68,7 +68,7 @@ def test_a_run_goes_from_engine_to_engine_and_world_size_to_world_size(optim: st
     chain = [(None, 1), (1, 2), (3, 2), (None, 2), (2, 1), (3, 1), (0, 2), (None, 1)]
     name, _, without = optim.partition(" ")
     momentum = 0.0 if without else 0.9
-    rule = OptimConfig(name=name, lr=1e-2, ema=0.5, weight_decay=0.01, momentum=momentum)  # type: ignore[arg-type]
+    rule = OptimConfig(name=name, lr=1e-2, ema=0.5, weight_decay=0.01, momentum=momentum)
     changes = {"optim": rule}
     alone = link(World(), config(None, **changes), None, range(len(chain)))
     given, losses = None, []

@@ -26,7 +26,7 @@ def test_the_page_lists_every_effect_with_its_chance_and_range() -> None:
 
 
 def test_the_table_is_made_of_the_constants() -> None:
-    assert EFFECTS["scale"].says.startswith(f"{strong.SCALE[0]} to {strong.SCALE[1]}")
+    assert EFFECTS["scale"].range_text.startswith(f"{strong.SCALE[0]} to {strong.SCALE[1]}")
     assert f"Beta({MIXUP_ALPHA}, {MIXUP_ALPHA})" in PAGE
     assert {name: effect.chance for name, effect in EFFECTS.items()} == {
         "flip_left_right": strong.FLIP_CHANCE, "flip_up_down": strong.FLIP_CHANCE, "scale": strong.SCALE_CHANCE,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ from monai.losses.tversky import TverskyLoss
 from ranks import run_ranks
 from scipy import ndimage
 
-from segtrain.config import LossConfig, LossName, Ramp
+from segtrain.config import LOSSES, LossConfig, Ramp
 from segtrain.losses import DeepSupervision, make_loss
-from segtrain.losses.per_sample import distance_scipy, distance_there
+from segtrain.losses.per_sample import distance_scipy, distance_torch
 from segtrain.runtime.world import World
 
-NAMES = get_args(LossName)
+NAMES = tuple(LOSSES)
 Array = np.ndarray
 
 
@@ -89,7 +89,7 @@ def boundary(p: Array, y: Array) -> float:
     return float((p * far).mean())
 
 
-BY_HAND: dict[LossName, Callable[[Array, Array], float]] = {
+BY_HAND: dict[str, Callable[[Array, Array], float]] = {
     "dice": dice,
     "bce": lambda p, y: float(cross_entropy(p, y).mean()),
     "dice_bce": lambda p, y: dice(p, y) + float(cross_entropy(p, y).mean()),
@@ -134,7 +134,7 @@ def test_dice_is_the_reference_s_in_value_and_gradient(golden: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_values_are_numpys(name: LossName, seed: int) -> None:
+def test_values_are_numpys(name: str, seed: int) -> None:
     logits, mask = samples(seed, 3)
     loss = make_loss(name)
     expected = BY_HAND[name](1 / (1 + np.exp(-logits.numpy())), mask.numpy())
@@ -144,7 +144,7 @@ def test_values_are_numpys(name: LossName, seed: int) -> None:
 def test_values_are_monais_where_one_rank_sees_the_batch() -> None:
     logits, mask = samples(3, 4)
     region: dict[str, Any] = {"sigmoid": True, "batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
-    theirs: dict[LossName, torch.nn.Module] = {
+    theirs: dict[str, torch.nn.Module] = {
         "dice": DiceLoss(**region),
         "tversky": TverskyLoss(alpha=0.3, beta=0.7, **region),
         "focal": FocalLoss(gamma=2.0),
@@ -155,7 +155,7 @@ def test_values_are_monais_where_one_rank_sees_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_finite_differences(name: LossName) -> None:
+def test_gradients_are_finite_differences(name: str) -> None:
     logits, mask = samples(1, 3, size=4)
     loss = make_loss(name)
     assert torch.autograd.gradcheck(lambda x: loss.value(loss.sums(x, mask)), logits.requires_grad_())
@@ -188,14 +188,14 @@ def test_outputs_of_several_resolutions_weigh_half_of_the_one_before() -> None:
 def test_both_ways_to_a_distance_are_one(seed: int, density: float) -> None:
     target = torch.from_numpy(np.random.default_rng(seed).random((3, 17, 23)) < density)
     target[:, 4, 5] = True  # of an empty one there is no distance
-    assert torch.allclose(distance_there(target), distance_scipy(target).float(), atol=1e-5)
+    assert torch.allclose(distance_torch(target), distance_scipy(target).float(), atol=1e-5)
 
 
 @pytest.mark.law("L5")
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 7))
-def test_sums_are_additive_over_any_partition(name: LossName, seed: int, cut: int) -> None:
+def test_sums_are_additive_over_any_partition(name: str, seed: int, cut: int) -> None:
     logits, mask = samples(seed, 8)
     loss = make_loss(name)
     parts = loss.sums(logits[:cut], mask[:cut]) + loss.sums(logits[cut:], mask[cut:])
@@ -241,9 +241,7 @@ def test_ranks_with_unequal_lesions_have_one_loss_and_its_gradient(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lesion", ["none", "all", "one pixel"])
 @pytest.mark.parametrize("logit", [-30.0, 0.0, 30.0])
-def test_extreme_masks_give_finite_loss_and_gradient(
-    name: LossName, dtype: torch.dtype, lesion: str, logit: float
-) -> None:
+def test_extreme_masks_give_finite_loss_and_gradient(name: str, dtype: torch.dtype, lesion: str, logit: float) -> None:
     mask = torch.zeros(2, 1, 16, 16)
     if lesion == "all":
         mask += 1

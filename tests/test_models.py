@@ -1,4 +1,4 @@
-"""Every network of the dict: any size, any seed, every way of training."""
+"""Every network of the table: any size, any seed, every way of training."""
 
 import copy
 from dataclasses import replace
@@ -13,24 +13,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segtrain.config import TAKES, Config, ModelConfig, ModelName, NormName, OptimConfig, TrainConfig
+from segtrain.config import NETWORKS, Config, ModelConfig, NormName, OptimConfig, TrainConfig
 from segtrain.engines import Engine, make_engine
 from segtrain.errors import ConfigError
 from segtrain.losses import DeepSupervision, make_loss
-from segtrain.models import MODELS, Network, make_model, supervision_ratio
+from segtrain.models import Network, make_model, supervision_ratio
 from segtrain.models.cost import settings
 from segtrain.runtime.world import World
 
 # As cheap as each network can be, and once more the other way round where it can be deep supervised.
-CHEAP: dict[str, ModelConfig] = {name: settings(ModelConfig(features=4), name) for name in MODELS}
+CHEAP: dict[str, ModelConfig] = {name: settings(ModelConfig(features=4), name) for name in NETWORKS}
 TURNED = {
     f"{name}-turned": replace(CHEAP[name], deep_supervision=0.0 if supervision_ratio(CHEAP[name]) else 0.5)
-    for name in MODELS
-    if "deep_supervision" in TAKES[name]
+    for name in NETWORKS
+    if "deep_supervision" in NETWORKS[name].keys
 }
 CASES: dict[str, ModelConfig] = {**CHEAP, **TURNED}
 each_case = pytest.mark.parametrize("case", sorted(CASES))
-each_network = pytest.mark.parametrize("name", MODELS)
+each_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def image(batch: int = 1, height: int = 64, width: int = 64, channels: int = 3, seed: int = 0) -> Tensor:
@@ -116,9 +116,9 @@ def test_neighbouring_slices_are_channels(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [(name, norm) for name, takes in TAKES.items() if "norm" in takes for norm in get_args(NormName)],
+    [(name, norm) for name, part in NETWORKS.items() if "norm" in part.keys for norm in get_args(NormName)],
 )
-def test_every_norm_that_a_network_takes_is_the_one_it_has(name: ModelName, norm: NormName) -> None:
+def test_every_norm_that_a_network_takes_is_the_one_it_has(name: str, norm: NormName) -> None:
     network = make_model(replace(CHEAP[name], norm=norm), seed=1)
     kinds = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d, "group": nn.GroupNorm}
     used = {kind for kind, layer in kinds.items() if any(isinstance(module, layer) for module in network.modules())}
@@ -127,10 +127,10 @@ def test_every_norm_that_a_network_takes_is_the_one_it_has(name: ModelName, norm
 
 
 @pytest.mark.parametrize(
-    ("name", "depth"), [(name, depth) for name, takes in TAKES.items() if "depth" in takes for depth in (1, 2, 6)]
+    ("name", "depth"), [(name, depth) for name, part in NETWORKS.items() if "depth" in part.keys for depth in (1, 2, 6)]
 )
-def test_every_depth_that_a_network_takes_is_the_one_it_has(name: ModelName, depth: int) -> None:
-    ratio = 0.5 if "deep_supervision" in TAKES[name] else None
+def test_every_depth_that_a_network_takes_is_the_one_it_has(name: str, depth: int) -> None:
+    ratio = 0.5 if "deep_supervision" in NETWORKS[name].keys else None
     network = make_model(replace(CHEAP[name], features=2 if depth == 6 else 4, depth=depth, deep_supervision=ratio), 1)
     assert network.multiple == 2**depth
     logits = network.train()(image(2, 40, 40))

@@ -1,4 +1,4 @@
-"""What all commands share: how they are called, what they say, how they end."""
+"""Command lines that several commands share: a config with overrides, runs with settings that may differ."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -6,42 +6,66 @@ from pathlib import Path
 from typing import Any
 
 from segtrain import __version__
-from segtrain.config import Config, load_config, to_yaml
+from segtrain.config import (
+    AUGMENTATIONS,
+    ENGINES,
+    LOSSES,
+    NETWORKS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SMP,
+    SMP_PREFIX,
+    Config,
+    Part,
+    load_config,
+    to_yaml,
+)
 from segtrain.errors import ConfigError
 
-# What a trained network may be asked to do otherwise than when its run scored it.
+CONFIG_HELP = "YAML file, or the name of a packaged config such as lgg (default: phantom, made-up patients)"
+PARTS: dict[str, Mapping[str, Part]] = {
+    "model.name": {**NETWORKS, f"{SMP_PREFIX}<encoder>": SMP},
+    "loss": LOSSES,
+    "optim.name": OPTIMIZERS,
+    "optim.schedule": SCHEDULES,
+    "data.augment": AUGMENTATIONS,
+    "engine": ENGINES,
+}
+# Settings with which a trained network may be used other than those of its run.
 EVALUATION_KEYS = (
-    "evaluate.threshold", "evaluate.tta", "evaluate.largest_component", "evaluate.min_component_voxels",
-    "evaluate.batch", "device", "allocator", "data.root", "data.store",
-)  # fmt: skip
+    "evaluate.threshold",
+    "evaluate.tta",
+    "evaluate.largest_component",
+    "evaluate.min_component_voxels",
+    "evaluate.batch",
+    "device",
+    "allocator",
+    "data.root",
+    "data.store",
+)
 
 
-def parse(
-    prog: str, description: str, examples: str, flags: dict[str, str], argv: Sequence[str], folder: str | None = None,
-    options: Mapping[str, tuple[type, str, str]] | None = None,
-) -> argparse.Namespace:  # fmt: skip
-    """Arguments of a command that takes `--config F`, boolean `flags` (with their help) and `key=value` overrides.
-
-    With `folder`, the help of `--out DIR`, it takes this too, and cannot do without it. `options` have a value: its
-    type, its name, their help.
-    """
+def config_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """For a command that takes `--config F` and `key=value` overrides; its help lists all keys and parts."""
     keys = "".join(f"  {line}\n" for line in to_yaml(Config()).splitlines())
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=f"examples:\n{examples}\nall keys (a bare command takes configs/phantom.yaml):\n{keys}",
+        epilog=f"examples:\n{examples}\nall keys with their defaults:\n{keys}\nbuilt-in parts:\n{_parts()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
-    for flag, text in flags.items():
-        parser.add_argument(flag, action="store_true", help=text)
-    for option, (kind, name, text) in (options or {}).items():
-        parser.add_argument(option, type=kind, metavar=name, help=text)
-    if folder is not None:
-        parser.add_argument("--out", type=Path, metavar="DIR", required=True, help=folder)
+    parser.add_argument("--config", type=Path, metavar="F", help=CONFIG_HELP)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")
     parser.add_argument("--version", action="version", version=f"segtrain {__version__}")
-    return parser.parse_intermixed_args(list(argv))
+    return parser
+
+
+def _parts() -> str:
+    lines = []
+    for key, table in PARTS.items():
+        lines.append(f"  {key}")
+        lines += [f"    {name:<17}{part.doc}" for name, part in table.items()]
+    return "\n".join(lines)
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
@@ -54,8 +78,13 @@ def runs_parser(prog: str, description: str, examples: str) -> argparse.Argument
     parser = argparse.ArgumentParser(
         prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("words", nargs="+", metavar="RUN|key=value", help="run directories (several: their ensemble), "
-                        "and settings that differ from the run's: " + ", ".join(EVALUATION_KEYS))  # fmt: skip
+    keys = ", ".join(EVALUATION_KEYS)
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|key=value",
+        help=f"run directories (several: their ensemble), and settings that differ from the run's: {keys}",
+    )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which weights (default: best)")
     return parser
 
@@ -73,7 +102,7 @@ def runs_and_overrides(words: Sequence[str], keys: Sequence[str] = EVALUATION_KE
     for override in overrides:
         key = override.partition("=")[0]
         if key not in keys:
-            raise ConfigError(f"{key}: the run decided it; what may differ here is {', '.join(keys)}")
+            raise ConfigError(f"{key}: fixed by the run; settings that may differ here are {', '.join(keys)}")
     if not runs:
-        raise ConfigError("no run is named; give the folder of one, for example runs/phantom")
+        raise ConfigError("no run is named; give a run's folder, for example runs/phantom")
     return runs, overrides

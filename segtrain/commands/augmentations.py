@@ -1,8 +1,9 @@
 """The command `segtrain augmentations`: pictures of each effect of augmentation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from segtrain.commands.arguments import config_of, parse
+from segtrain.commands.arguments import config_of, config_parser
 from segtrain.data.prepare import ensure_store
 from segtrain.runtime.process import start_logging
 
@@ -15,7 +16,9 @@ EXAMPLES = """\
 def command(argv: Sequence[str]) -> int:
     """Write the pictures, of the config's data."""
     description = "Draw each effect of augment=strong, copy-paste and mixup on some slices."
-    arguments = parse("segtrain augmentations", description, EXAMPLES, {}, argv, folder="where the pictures go")
+    parser = config_parser("segtrain augmentations", description, EXAMPLES)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the pictures")
+    arguments = parser.parse_intermixed_args(argv)
     start_logging()
     cfg = config_of(arguments)
     store = ensure_store(cfg.data)

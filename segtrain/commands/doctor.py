@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segtrain.commands.arguments import config_of, parse
+from segtrain.commands.arguments import config_of, config_parser
 from segtrain.doctor.checks import findings, usual_ranks
 from segtrain.doctor.finding import Finding
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
@@ -26,15 +26,14 @@ COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 def command(argv: Sequence[str]) -> int:
     """Print a line for each check; returns 2 when training would fail."""
-    options = {
-        "--nproc": (int, "N", "processes on this machine, as for torchrun (default: one a GPU, two on a CPU)"),
-        "--price-per-hour": (float, "X", "of the machine, for a forecast of the cost"),
-        "--grace-s": (float, "S", f"seconds from a signal to the kill (default {GRACE_S:.0f})"),
-    }
-    arguments = parse(
-        "segtrain doctor", "Check this machine for a config before the hours are spent.", EXAMPLES,
-        {"--json": "for programs"}, argv, options=options,
-    )  # fmt: skip
+    parser = config_parser("segtrain doctor", "Check this machine for a config before the hours are spent.", EXAMPLES)
+    nproc_help = "processes on this machine, as for torchrun (default: one a GPU, two on a CPU)"
+    grace_help = f"seconds from a signal to the kill (default {GRACE_S:.0f})"
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--nproc", type=int, metavar="N", help=nproc_help)
+    parser.add_argument("--price-per-hour", type=float, metavar="X", help="of the machine, for a forecast of the cost")
+    parser.add_argument("--grace-s", type=float, metavar="S", help=grace_help)
+    arguments = parser.parse_intermixed_args(argv)
     start_logging()
     began = time.monotonic()
     cfg = config_of(arguments)

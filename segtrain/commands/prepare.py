@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segtrain.commands.arguments import config_of, parse
+from segtrain.commands.arguments import config_of, config_parser
 from segtrain.data.prepare import ensure_store, summary
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.terminal import show_table
@@ -15,7 +15,8 @@ EXAMPLES = """\
 
 def command(argv: Sequence[str]) -> int:
     """Check the source, build its store, print a table of what is in it."""
-    arguments = parse("segtrain prepare", "Check the data and prepare it once for all runs.", EXAMPLES, {}, argv)
+    parser = config_parser("segtrain prepare", "Check the data and prepare it once for all runs.", EXAMPLES)
+    arguments = parser.parse_intermixed_args(argv)
     start_logging()
     show_table("Prepared data", summary(ensure_store(config_of(arguments).data)))
     return 0

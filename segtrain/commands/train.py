@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from segtrain.commands.arguments import config_of, parse
+from segtrain.commands.arguments import config_of, config_parser
 from segtrain.errors import EXIT_FINISHED
 from segtrain.run import Run
 from segtrain.runtime.allocator import use_allocator
@@ -32,8 +32,9 @@ def command(argv: Sequence[str]) -> int:
     stop.listen()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun was killed: save and leave
         signal_when_parent_dies(signal.SIGTERM)
-    flags = {"--fresh": "start over; the old run is kept beside"}
-    arguments = parse("segtrain.train", DESCRIPTION, EXAMPLES, flags, argv)
+    parser = config_parser("segtrain.train", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--fresh", action="store_true", help="start over; the old run is kept beside")
+    arguments = parser.parse_intermixed_args(argv)
     rank = env_int("RANK", 0)
     start_logging(rank=rank)
     cfg = config_of(arguments)

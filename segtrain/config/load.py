@@ -3,37 +3,58 @@
 Imports no torch.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from segtrain.config.rules import problems
-from segtrain.config.schema import MAY_DIFFER, Config, LossName
+from segtrain.config.schema import MAY_DIFFER, Config
+from segtrain.config.tree import flatten, nearest
 from segtrain.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def builtin_config(name: str) -> Path:
     """The path of a YAML that comes with the project: in a checkout `configs/`, in a wheel `segtrain/configs/`."""
-    here = Path(__file__).resolve().parent.parent
-    folders = (here / "configs", here.parent / "configs")
+    package = Path(__file__).resolve().parent.parent
+    folders = (package / "configs", package.parent / "configs")
     return next((f / name for f in folders if (f / name).is_file()), folders[-1] / name)
 
 
+def find_config(path: Path | str) -> Path:
+    """The file itself, or the config of that name that comes with the project. Raises ConfigError: neither."""
+    path = Path(path)
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    names = sorted(file.stem for file in builtin_config("phantom.yaml").parent.glob("*.yaml"))
+    if path.name not in names:
+        near = nearest(path.name, names)
+        hint = f"; did you mean {near}?" if near else ""
+        raise ConfigError(
+            f"{path}: neither a file nor the name of a packaged config{hint}; there are {', '.join(names)}"
+        )
+    return builtin_config(f"{path.name}.yaml")
+
+
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), tree: dict[str, Any] | None = None, where: str | None = None,
+    path: Path | str | None,
+    overrides: Sequence[str] = (),
+    tree: dict[str, Any] | None = None,
+    where: str | None = None,
     stored: bool = False,
-) -> Config:  # fmt: skip
+) -> Config:
     """The resolved config of `path` (default: the phantom run), or of `tree`, with `key=value` overrides applied.
 
-    `stored`: of a run, which was trained so whatever is refused by now.
-    Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad value or combination.
+    `path` may be the name of a packaged config. `stored`: the config of a run, whose combination of values was accepted
+    when it was trained. Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad
+    value or combination.
     """
-    path = path or builtin_config("phantom.yaml")
+    path = find_config(path or "phantom")
     tree = read_yaml(path) if tree is None else tree
     for override in overrides if isinstance(tree, dict) else ():
         key, equals, value = override.partition("=")
@@ -61,7 +82,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} stands there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} is listed twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -77,52 +98,48 @@ def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: {error}") from error
 
 
-def from_tree(tree: Mapping[str, Any], where: str, stored: bool = False) -> Config:
+def from_tree(tree: Any, where: str, stored: bool = False) -> Config:
     """A checked Config from nested mappings; `where` names their origin in errors.
 
-    `stored`: of a run; its combination of values was accepted when it was trained.
+    `stored`: the config of a run, whose combination of values was accepted when it was trained. Raises ConfigError.
+    """
+    leaves = [key for key, _ in flatten(asdict(Config()))]
+    sections = sorted({leaf.rpartition(".")[0] for leaf in leaves} - {""})
+    cfg = checked(Config, tree, where, known=[*leaves, *sections], help_text="--help lists the keys")
+    for problem in () if stored else problems(cfg):
+        raise ConfigError(f"{where}: {problem}")
+    return cfg
+
+
+def checked(
+    kind: type[T],
+    tree: Any,
+    where: str,
+    known: Collection[str] | None = None,
+    help_text: str = "see configs/ for examples",
+) -> T:
+    """A mapping as the pydantic dataclass `kind`, with every value checked.
+
+    Raises ConfigError, which names `where`, the key, the value and the remedy: not a mapping, an unknown key (with the
+    nearest of `known`, by default the names of the fields), a bad value. `help_text` is the remedy where there is none.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: a config is a mapping of keys, this is a {type(tree).__name__}; see configs/")
-    known = _known_keys()
-    for key, _ in flatten(tree):
-        if key not in known and not key.startswith("deepspeed.extra."):
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            last = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-            hint = f"; did you mean {(last or near)[0]}?" if last or near else "; --help lists the keys"
-            raise ConfigError(f"{where}: unknown key {key}{hint}")
+        raise ConfigError(f"{where}: a mapping of keys belongs there, this is a {type(tree).__name__}; {help_text}")
     try:
-        config = TypeAdapter(Config).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
-        value = first["input"]
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {key}={value!r}: {message}; change {key}") from error
-    if not stored:
-        _check(config, where)
-    return config
-
-
-def _known_keys() -> set[str]:
-    leaves = {key for key, _ in flatten(asdict(Config()))}
-    leaves |= {f"loss.{name}{part}" for name in get_args(LossName) for part in ("", ".start", ".end")}
-    return leaves | {leaf.rsplit(".", up)[0] for leaf in leaves for up in range(1, leaf.count(".") + 1)}
-
-
-def _check(cfg: Config, where: str) -> None:
-    """Raise ConfigError for values that do not fit together."""
-    for message in problems(cfg):
-        raise ConfigError(f"{where}: {message}")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf of nested mappings."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        errors = error.errors()
+    # Of several errors first the unknown keys: a misspelt key may be why another is missing.
+    first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
+    # A location holds the names of validators as well.
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+    if first["type"] == "unexpected_keyword_argument":
+        near = nearest(key, [field.name for field in fields(kind)] if known is None else known)  # type: ignore[arg-type]
+        raise ConfigError(f"{where}: unknown key {key}; " + (f"did you mean {near}?" if near else help_text))
+    if first["type"] == "missing":
+        raise ConfigError(f"{where}: {key} is missing; {help_text}")
+    message = first["msg"].removeprefix("Value error, ")
+    raise ConfigError(f"{where}: {key}={first['input']!r}: {message}; change {key}")
 
 
 def to_yaml(cfg: Config) -> str:
@@ -149,7 +166,7 @@ def _parse(override: str, value: str) -> Any:
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     if parents[:1] == ["loss"] and not isinstance(tree.get("loss"), dict):
-        _refuse_a_part_of_the_loss(dotted, value, tree.get("loss", Config().loss))
+        _refuse_weight_beside_name(dotted, value, tree.get("loss", Config().loss))
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
@@ -157,8 +174,8 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _refuse_a_part_of_the_loss(dotted: str, value: Any, loss: Any) -> None:
-    """A weight beside a name: it would take the name's place."""
+def _refuse_weight_beside_name(dotted: str, value: Any, loss: Any) -> None:
+    """Raise ConfigError: `loss` is a name, and a weight would replace it."""
     _, name, *end = dotted.split(".")
     weight = f"{{{end[0]}: {value}, ...}}" if end else value
     both = f"{{{name}: {weight}}}" if name == loss else f"{{{loss}: 1.0, {name}: {weight}}}"

@@ -1,12 +1,14 @@
-"""Which values of a config do not fit together. Imports no torch."""
+"""Values of a config that do not fit together. Imports no torch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segtrain.config.schema import OWN_NORM, TAKES, Config, DataConfig, OptimConfig
+from segtrain.config.networks import NETWORKS, width_problem
+from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config.tree import flatten
 
-_NOT_THERE = object()
-# Keys of DeepSpeed's JSON that are made from ours, and which of ours.
+# Keys of DeepSpeed's JSON that are made from ours, and from which of ours.
 OWNED = {
     "train_batch_size": "train.global_batch",
     "elasticity": "train.global_batch",
@@ -29,22 +31,17 @@ OWNED = {
     "zero_optimization.offload_optimizer.device": "deepspeed.offload",
     "zero_force_ds_cpu_optimizer": "deepspeed.offload",
 }
+Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case
 
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
-    for wrong, message in (
-        *_data(cfg.data),
-        *_model(cfg),
-        *_optim(cfg.optim),
-        *_engine(cfg),
-        *_extra(cfg.deepspeed.extra),
-    ):
-        if wrong:
-            yield message
+    checks = (*_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
+    yield from (message for wrong, message in checks if wrong)
+    yield from _extra(cfg.deepspeed.extra)
 
 
-def _data(data: DataConfig) -> Iterator[tuple[bool, str]]:
+def _data(data: DataConfig) -> Checks:
     yield (
         data.source == "lgg" and data.root is None,
         "data.source=lgg needs the data's folder; add data.root=.../kaggle_3m",
@@ -61,48 +58,36 @@ def _data(data: DataConfig) -> Iterator[tuple[bool, str]]:
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
 
 
-def _model(cfg: Config) -> Iterator[tuple[bool, str]]:
-    model = cfg.model
+def _model(model: ModelConfig) -> Checks:
     yield (
         model.norm == "group" and model.features % 4 != 0,
-        f"model.features={model.features} cannot be normed in groups of 4; set model.features=8",
+        f"model.features={model.features} cannot be divided into 4 groups for model.norm=group; set model.features=8",
     )
-    for key in ("depth", "norm", "deep_supervision"):
-        takers = [name for name, keys in TAKES.items() if key in keys]
-        yield (
-            getattr(model, key) is not None and model.name not in takers,
-            f"model.{key}={getattr(model, key)!r} means nothing to model.name={model.name}; leave it out, or choose "
-            + " or ".join(takers),
-        )
-    yield (
-        model.name == "swin_unetr" and model.features % 12 != 0,
-        f"model.features={model.features}: swin_unetr's width is a multiple of 12; set model.features=24",
-    )
-    yield (
-        model.name == "attention_unet" and model.features < 2,
-        f"model.features={model.features}: attention_unet's gates are half as wide; set model.features=2 or more",
-    )
+    yield from _unread(model, "model", "name", NETWORKS)
+    message = width_problem(model.name, model.features)
+    yield message is not None, message or ""
 
 
-def _optim(optim: OptimConfig) -> Iterator[tuple[bool, str]]:
-    """Keys that some optimisers and schedules do not read."""
-    readers = {
-        "momentum": ("name", ("sgd",)),
-        "final_lr_ratio": ("schedule", ("warmup_cosine", "polynomial")),
-        "power": ("schedule", ("polynomial",)),
-    }
-    for key, (chooser, takers) in readers.items():
-        value, chosen = getattr(optim, key), getattr(optim, chooser)
+def _optim(optim: OptimConfig) -> Checks:
+    yield from _unread(optim, "optim", "name", OPTIMIZERS)
+    yield from _unread(optim, "optim", "schedule", SCHEDULES)
+
+
+def _unread(section: ModelConfig | OptimConfig, prefix: str, chooser: str, table: Mapping[str, Part]) -> Checks:
+    """Keys of the section that have a value and are not read by the part that its key `chooser` names."""
+    name = getattr(section, chooser)
+    for key in dict.fromkeys(key for part in table.values() for key in part.keys):
+        readers = [reader for reader, part in table.items() if key in part.keys]
+        value, default = getattr(section, key), getattr(type(section)(), key)
         yield (
-            value != getattr(OptimConfig(), key) and chosen not in takers,
-            f"optim.{key}={value} means nothing to optim.{chooser}={chosen}; leave it out, or choose "
-            + " or ".join(takers),
+            value != default and name not in readers,
+            f"{prefix}.{key}={value!r} means nothing to {prefix}.{chooser}={name}; leave it out, or choose "
+            + " or ".join(readers),
         )
 
 
-def _engine(cfg: Config) -> Iterator[tuple[bool, str]]:
+def _engine(cfg: Config) -> Checks:
     model, optim = cfg.model, cfg.optim
-    norm = model.norm or OWN_NORM.get(str(model.name), "batch")
     yield (
         cfg.deepspeed.offload and cfg.deepspeed.zero == 0,
         "deepspeed.offload=true keeps parts on the CPU, and deepspeed.zero=0 makes none; set deepspeed.zero=1, 2 or 3, "
@@ -121,9 +106,9 @@ def _engine(cfg: Config) -> Iterator[tuple[bool, str]]:
         "model.compile=true does not go with model.checkpoint_activations=true; choose one",
     )
     yield (
-        optim.name == "schedulefree" and norm == "batch",
-        "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are not of "
-        "those; use model.norm=instance or group",
+        optim.name == "schedulefree" and (model.norm or model.part.norm) == "batch",
+        "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are those of "
+        "the weights that it trains; use model.norm=instance or group",
     )
     yield (
         optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),
@@ -132,18 +117,11 @@ def _engine(cfg: Config) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _extra(extra: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    """What lies over DeepSpeed's JSON may not change what is made from other keys; the first of it that does."""
-    for key, ours in OWNED.items():
-        found: Any = extra
-        for part in key.split("."):
-            found = found.get(part, _NOT_THERE) if isinstance(found, Mapping) else _NOT_THERE
-        yield (
-            found is not _NOT_THERE,
-            f"deepspeed.extra.{key}={found!r} is made from the project's own key; leave it out and set {ours}",
-        )
-    zero = extra.get("zero_optimization", {})
-    offload = zero.get("offload_optimizer", {}) if isinstance(zero, Mapping) else {}
-    for key, value in (("zero_optimization", zero), ("zero_optimization.offload_optimizer", offload)):
-        said = f"deepspeed.extra.{key}={value!r}: a mapping of DeepSpeed's keys belongs there"
-        yield not isinstance(value, Mapping), said
+def _extra(extra: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of `deepspeed.extra` that would replace what is made from other keys."""
+    for key, value in flatten(extra):
+        for owned, ours in OWNED.items():
+            if f"{key}.".startswith(f"{owned}."):
+                yield f"deepspeed.extra.{key}={value!r}: this is made from {ours}; leave it out and set {ours}"
+            elif owned.startswith(f"{key}.") and not isinstance(value, Mapping):
+                yield f"deepspeed.extra.{key}={value!r}: a mapping of DeepSpeed's keys belongs there"

@@ -1,39 +1,54 @@
-"""The configuration of a run: frozen dataclasses, whose defaults are the only defaults. `loading` fills them.
+"""The configuration of a run: frozen dataclasses, whose defaults are the only defaults. `load.py` fills them.
 
-Imports no torch: login nodes and job scripts load configurations in milliseconds.
+Imports no torch.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, field
 from datetime import date
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from segtrain.config.networks import NETWORKS, SMP_PREFIX, NetworkPart, NormName, network_part
+from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES
+from segtrain.config.tree import nearest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 SourceName = Literal["phantom", "lgg"]
 SplitName = Literal["reference", "kfold", "file"]
 SamplingName = Literal["lesion", "uniform"]
-AugmentName = Literal["none", "reference", "strong"]
-ModelName = Literal["unet", "resunet", "attention_unet", "unetplusplus", "segresnet", "swin_unetr"]
-NormName = Literal["batch", "instance", "group"]
-LossName = Literal[
-    "dice", "bce", "dice_bce", "focal", "dice_focal", "tversky", "focal_tversky", "jaccard", "lovasz",
-    "generalized_dice", "log_cosh_dice", "unified_focal", "boundary", "dice_topk",
-]  # fmt: skip
-OptimName = Literal["adam", "adamw", "sgd", "schedulefree"]
-ScheduleName = Literal["constant", "warmup_cosine", "polynomial"]
 TtaName = Literal["none", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-EngineName = Literal["ddp", "deepspeed"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
+
+
+def _check_name(kind: str, name: Any, table: Mapping[str, object], more: str = "") -> None:
+    """Raise ValueError unless `name` is that of a row; `more`: what there is besides the rows."""
+    if not isinstance(name, str) or name not in table:
+        near = nearest(name, table)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise ValueError(f"no {kind} is named {name!r}{hint}; there are {', '.join(table)}{more}")
+
+
+def _name_of(kind: str, table: Mapping[str, object]) -> BeforeValidator:
+    def check(name: Any) -> Any:
+        _check_name(kind, name, table)
+        return name
+
+    return BeforeValidator(check)
+
+
+def _check_network(name: Any) -> Any:
+    if not re.fullmatch(rf"{SMP_PREFIX}[A-Za-z0-9_.-]+", str(name)):
+        _check_name("network", name, NETWORKS, more=f", {SMP_PREFIX}<encoder>")
+    return name
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,7 +77,7 @@ class DataConfig:
     fold: int = Field(default=0, ge=0)
     split_file: str | None = None  # split=file
     sampling: SamplingName = "lesion"
-    augment: AugmentName = "reference"
+    augment: Annotated[str, _name_of("augmentation", AUGMENTATIONS)] = "reference"
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of another of its lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with another of its lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
@@ -74,22 +89,11 @@ class DataConfig:
         return 3 * (2 * self.neighbours + 1)
 
 
-def _hint(name: Any, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1)
-    return (f" (did you mean {near[0]!r}?)" if near else "") + f"; there are {', '.join(known)}"
-
-
-def _known_model(name: Any) -> Any:
-    if name not in get_args(ModelName) and not re.fullmatch(r"smp:[A-Za-z0-9_.-]+", str(name)):
-        raise ValueError(f"no network is named {name!r}{_hint(name, get_args(ModelName))}, smp:<encoder>")
-    return name
-
-
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The network."""
 
-    name: Annotated[ModelName | str, BeforeValidator(_known_model)] = "unet"
+    name: Annotated[str, BeforeValidator(_check_network)] = "unet"
     features: int = Field(default=32, ge=1)  # width of the first level
     depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
     norm: NormName | None = None  # default: the network's own (unet: batch)
@@ -99,23 +103,10 @@ class ModelConfig:
     compile: bool = False
     checkpoint_activations: bool = False  # keep less for the backward pass, compute it again
 
-
-# Which networks each key of the model, besides features, means something to.
-TAKES: dict[ModelName, set[str]] = {
-    "unet": {"depth", "norm", "deep_supervision"},
-    "resunet": {"depth", "norm", "deep_supervision"},
-    "attention_unet": {"depth"},
-    "unetplusplus": {"norm", "deep_supervision"},
-    "segresnet": {"depth", "norm"},
-    "swin_unetr": {"norm"},
-}
-# The norm that a network has when model.norm says nothing, where it is not batch norm.
-OWN_NORM: dict[str, NormName] = {
-    "resunet": "instance",
-    "unetplusplus": "instance",
-    "segresnet": "group",
-    "swin_unetr": "instance",
-}
+    @property
+    def part(self) -> NetworkPart:
+        """The network's row."""
+        return network_part(self.name)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -126,13 +117,14 @@ class Ramp:
     end: float = Field(ge=0)
 
 
-def _known_losses(given: Any) -> Any:
-    for name in given if isinstance(given, dict) else (given,):
-        if name not in get_args(LossName):
-            raise ValueError(f"no loss is named {name!r}{_hint(name, get_args(LossName))}")
-    if isinstance(given, dict) and not [name for name, weight in given.items() if _counts(name, weight)]:
-        raise ValueError("a sum of losses names at least one, with a weight above 0")
-    return given
+def _check_losses(loss: Any) -> Any:
+    for name in loss if isinstance(loss, dict) else (loss,):
+        _check_name("loss", name, LOSSES)
+    if isinstance(loss, dict):
+        counting = [name for name, weight in loss.items() if _counts(name, weight)]
+        if not counting:
+            raise ValueError("a sum of losses needs at least one with a weight above 0")
+    return loss
 
 
 def _counts(name: str, weight: Any) -> bool:
@@ -151,20 +143,20 @@ def _counts(name: str, weight: Any) -> bool:
     return any(float(end) > 0 for end in ends)
 
 
-Weights = dict[LossName, Annotated[float, Field(ge=0)] | Ramp]
-LossConfig = Annotated[LossName | Weights, BeforeValidator(_known_losses)]
+Weights = dict[str, Annotated[float, Field(ge=0)] | Ramp]
+LossConfig = Annotated[str | Weights, BeforeValidator(_check_losses)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """The optimiser, its schedule (a function of the step) and gradient clipping."""
 
-    name: OptimName = "adam"
+    name: Annotated[str, _name_of("optimiser", OPTIMIZERS)] = "adam"
     lr: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     decay_all: bool = False  # decay norms and biases too
     momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd
-    schedule: ScheduleName = "constant"
+    schedule: Annotated[str, _name_of("schedule", SCHEDULES)] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     final_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # of lr, at the end of warmup_cosine
     power: float = Field(default=0.9, gt=0)  # polynomial: (1 - progress)^power
@@ -253,7 +245,7 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     precision: Precision = "fp32"
-    engine: EngineName = "ddp"
+    engine: Annotated[str, _name_of("engine", ENGINES)] = "ddp"
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node

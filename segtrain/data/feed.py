@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.config import DataConfig
-from segtrain.data.augment import AUGMENTATIONS
+from segtrain.data.augment import draw
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.order import EpochPlan, Order
@@ -132,11 +132,8 @@ class Feed:
         return np.arange(first + self.columns.start, first + self.columns.stop)
 
     def _draws(self, step: int) -> Draws | None:
-        make = AUGMENTATIONS[self.cfg.augment]
-        if make is None:
-            return None
-        draws = make(self.order.seed, self._positions(step))
-        return draws.moved(Tensor.pin_memory) if self.pin else draws
+        draws = draw(self.cfg.augment, self.order.seed, self._positions(step))
+        return draws.moved(Tensor.pin_memory) if draws is not None and self.pin else draws
 
     def _mix(self, plan: EpochPlan, row: int, step: int) -> Mix | None:
         """Copy-paste and mixup with samples of the epoch's next batch, in the same column.

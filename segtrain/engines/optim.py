@@ -8,12 +8,27 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from segtrain.config import OptimConfig, OptimName, ScheduleName
+from segtrain.config import OPTIMIZERS, SCHEDULES, OptimConfig
 
-Groups = list[dict[str, Any]]
+Groups = list[dict[str, Any]]  # of parameters, as torch's optimisers take them
 
 
-def _schedulefree(groups: Groups, cfg: OptimConfig) -> Optimizer:
+def adam(groups: Groups, cfg: OptimConfig) -> Optimizer:
+    """Adam."""
+    return torch.optim.Adam(groups, lr=cfg.lr, fused=True)
+
+
+def adamw(groups: Groups, cfg: OptimConfig) -> Optimizer:
+    """Adam with decoupled weight decay."""
+    return torch.optim.AdamW(groups, lr=cfg.lr, fused=True)
+
+
+def sgd(groups: Groups, cfg: OptimConfig) -> Optimizer:
+    """Stochastic gradient descent, with Nesterov momentum unless `optim.momentum` is 0."""
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.momentum > 0, fused=True)
+
+
+def schedulefree(groups: Groups, cfg: OptimConfig) -> Optimizer:
     """AdamW without a schedule. A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, by its authors' library."""
     from schedulefree import AdamWScheduleFree
 
@@ -22,43 +37,32 @@ def _schedulefree(groups: Groups, cfg: OptimConfig) -> Optimizer:
     return optimizer
 
 
-OPTIMIZERS: dict[OptimName, Callable[[Groups, OptimConfig], Optimizer]] = {
-    "adam": lambda groups, cfg: torch.optim.Adam(groups, lr=cfg.lr, fused=True),
-    "adamw": lambda groups, cfg: torch.optim.AdamW(groups, lr=cfg.lr, fused=True),
-    "sgd": lambda groups, cfg: torch.optim.SGD(
-        groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.momentum > 0, fused=True
-    ),
-    "schedulefree": _schedulefree,
-}
-
-
 def make_optimizer(network: nn.Module, cfg: OptimConfig) -> Optimizer:
-    """The optimiser that `optim.name` names. Norms and biases, which have one dimension, are not decayed unless
-    `optim.decay_all`: shrinking them does not regularise (T. He et al., "Bag of Tricks", CVPR 2019)."""
+    """The optimiser that `optim.name` names.
+
+    Norms and biases, which have one dimension, are not decayed unless `optim.decay_all`: shrinking them does not
+    regularise (T. He et al., "Bag of Tricks", CVPR 2019).
+    """
     matrices = [p for p in network.parameters() if p.dim() > 1 or cfg.decay_all]
     vectors = [p for p in network.parameters() if not (p.dim() > 1 or cfg.decay_all)]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return OPTIMIZERS[cfg.name]([group for group in groups if group["params"]], cfg)
+    make: Callable[[Groups, OptimConfig], Optimizer] = OPTIMIZERS[cfg.name].load()
+    return make([group for group in groups if group["params"]], cfg)
 
 
-def _constant(progress: float, cfg: OptimConfig) -> float:
+def constant(progress: float, cfg: OptimConfig) -> float:
+    """1 throughout."""
     return 1.0
 
 
-def _cosine(progress: float, cfg: OptimConfig) -> float:
+def cosine(progress: float, cfg: OptimConfig) -> float:
+    """Half a cosine from 1 to `final_lr_ratio`. I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, without restarts."""
     return cfg.final_lr_ratio + (1 - cfg.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _polynomial(progress: float, cfg: OptimConfig) -> float:
-    """nnU-Net's, power 0.9 (F. Isensee et al., Nature Methods 2021)."""
+def polynomial(progress: float, cfg: OptimConfig) -> float:
+    """(1 - progress)^power from 1 to `final_lr_ratio`; nnU-Net's power is 0.9 (F. Isensee et al., 2021)."""
     return cfg.final_lr_ratio + (1 - cfg.final_lr_ratio) * math.pow(1 - progress, cfg.power)
-
-
-SCHEDULES: dict[ScheduleName, Callable[[float, OptimConfig], float]] = {
-    "constant": _constant,
-    "warmup_cosine": _cosine,
-    "polynomial": _polynomial,
-}
 
 
 def lr_at(step: int, total_steps: int, cfg: OptimConfig) -> float:
@@ -66,4 +70,5 @@ def lr_at(step: int, total_steps: int, cfg: OptimConfig) -> float:
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / cfg.warmup_steps
     progress = (step - cfg.warmup_steps) / max(1, total_steps - cfg.warmup_steps)
-    return cfg.lr * SCHEDULES[cfg.schedule](min(1.0, progress), cfg)
+    factor: float = SCHEDULES[cfg.schedule].load()(min(1.0, progress), cfg)
+    return cfg.lr * factor

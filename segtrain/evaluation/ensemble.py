@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtrain.config import Config, flatten, load_config
+from segtrain.config import ENGINES, Config, flatten, load_config
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, LaunchError, RunError
 from segtrain.run import Run
@@ -115,13 +115,12 @@ def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Log
     """Logits, float32, as the run's engine computes them in validation: same precision, same memory layout."""
     import torch
 
-    from segtrain.engines import ENGINES
     from segtrain.engines.base import AUTOCAST, prefers_channels_last, set_tf32
 
     cfg = checkpoint.cfg
     network = _network(checkpoint, device)
     dtype = AUTOCAST[cfg.precision]
-    flattens = getattr(ENGINES[cfg.engine], "flattens", False)
+    flattens = ENGINES[cfg.engine].load().flattens
     channels_last = not flattens and prefers_channels_last(cfg, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)  # type: ignore[call-overload]

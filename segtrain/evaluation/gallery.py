@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.data.augment import to_device
-from segtrain.data.augment.draws import Draws, EffectName
+from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import EFFECTS, strong_draws
 from segtrain.data.sources.base import CONTRASTS, FLAIR
@@ -27,7 +27,7 @@ PAIRS = 2  # in the picture of an effect
 SAMPLES = 12  # in the sheet of samples
 COLOURS = 48  # of a PNG's palette
 POST = 2
-SHOWN: dict[EffectName, int] = {"missing_contrast": POST}  # the contrast in which an effect is visible, if not FLAIR
+SHOWN: dict[str, int] = {"missing_contrast": POST}  # the contrast in which an effect is visible, if not FLAIR
 TITLES = {FLAIR: "FLAIR before, after", POST: "post-contrast before, after"}
 CPU = torch.device("cpu")
 
@@ -59,12 +59,12 @@ def write_gallery(store: Store, seed: int, folder: Path) -> None:
     log.info("wrote %d pictures of %s to %s", len(EFFECTS) + 3, store.label, folder)
 
 
-def row(name: EffectName) -> str:
+def row(name: str) -> str:
     """The effect's line in the table of docs/augmentation.md."""
-    return f"| {name} | {EFFECTS[name].chance:.0%} | {EFFECTS[name].says} | ![](augmentation/{name}.png) |"
+    return f"| {name} | {EFFECTS[name].chance:.0%} | {EFFECTS[name].range_text} | ![](augmentation/{name}.png) |"
 
 
-def effect_alone(name: EffectName, seed: int) -> Draws:
+def effect_alone(name: str, seed: int) -> Draws:
     """The first draws of `PAIRS` samples in which the effect applies to each sample's shown contrast."""
     shown = SHOWN.get(name, FLAIR)
     for first in range(0, 1000 * PAIRS, PAIRS):

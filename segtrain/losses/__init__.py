@@ -4,11 +4,15 @@ A loss is two functions. `sums` turns logits and masks of some samples into a ve
 the engine adds the vectors of all micro-batches and all ranks; `value` turns the sum over the global batch into the
 loss. The gradient of each part follows from d value / d sums, so nothing else needs to travel between ranks.
 
-There are two kinds: a function of sums over all voxels of the global batch (`region`), and a mean over samples of
-something that each sample has by itself (`per_sample`). MONAI's losses reduce within the rank and so give another value
-on two ranks than on one; the tests compare with them where one rank sees the whole batch.
+There are two kinds:
 
-Legend: b batch, h height, w width.
+    region.py       functions of sums over all voxels of the global batch
+    per_sample.py   means over samples of a value that depends on one sample alone
+
+`segtrain.config.parts.LOSSES` has a row for each loss. MONAI's losses are reduced within a rank, so their values on two
+ranks differ from that on one; the tests compare with them where one rank sees the whole batch.
+
+Legend: b batch, h height, w width. Imports torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from segtrain.config import LossConfig, LossName, Ramp
+from segtrain.config import LOSSES, LossConfig, Ramp
 from segtrain.losses import per_sample, region
 from segtrain.losses.per_sample import PerSample
 from segtrain.losses.region import Region
@@ -28,7 +32,7 @@ class Loss(Protocol):
 
     @property
     def width(self) -> int:
-        """How many sums there are."""
+        """The number of sums."""
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Vector [width], additive over samples, float32 (float64 for float64 logits).
@@ -37,11 +41,11 @@ class Loss(Protocol):
         """
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
-        """The loss, a scalar, of the summed vector; `progress` of the run, 0 to 1, moves weights that have a ramp."""
+        """The loss, a scalar, of the summed vector; weights with a ramp follow `progress`, the run's, 0 to 1."""
 
 
 class WeightedSum:
-    """A sum of losses, each times its weight."""
+    """The sum of losses times their weights."""
 
     def __init__(self, parts: Sequence[tuple[Loss, float | Ramp]]) -> None:
         self.parts = parts
@@ -54,19 +58,19 @@ class WeightedSum:
         return torch.cat([loss.sums(logits, mask) for loss, _ in self.parts])
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
-        each = sums.split([loss.width for loss, _ in self.parts])
+        own_sums = sums.split([loss.width for loss, _ in self.parts])
         values = [
-            _weight(weight, progress) * loss.value(part, progress)
-            for (loss, weight), part in zip(self.parts, each, strict=True)
+            _weight(weight, progress) * loss.value(own, progress)
+            for (loss, weight), own in zip(self.parts, own_sums, strict=True)
         ]
         return torch.stack(values).sum()
 
 
 class DeepSupervision:
-    """A loss over several outputs of a network, [b, outputs, 1, h, w], finest first; over one output, that loss.
+    """A loss over several outputs of a network, [b, outputs, 1, h, w], finest first; of one output, the loss itself.
 
-    Each output weighs `ratio` times the one before; weights add up to 1, as in F. Isensee et al., "nnU-Net", Nature
-    Methods 2021, whose ratio is 1/2. The coarse outputs come enlarged, so all are compared with the mask itself.
+    Each output's weight is `ratio` times that of the one before; the weights add up to 1, as in F. Isensee et al.,
+    "nnU-Net", Nature Methods 2021, whose ratio is 1/2. Coarse outputs come enlarged and are compared with the mask.
     """
 
     def __init__(self, loss: Loss, ratio: float) -> None:
@@ -78,7 +82,8 @@ class DeepSupervision:
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
         values = [self.loss.value(part, progress) for part in sums.split(self.loss.width)]
-        weights = [self.ratio**place for place in range(len(values))]  # no tensor: the host would wait for the device
+        # Numbers, not a tensor: the host would wait for the device.
+        weights = [self.ratio**place for place in range(len(values))]
         return torch.stack([weight / sum(weights) * value for weight, value in zip(weights, values, strict=True)]).sum()
 
 
@@ -88,37 +93,43 @@ def _weight(weight: float | Ramp, progress: float) -> float:
     return weight
 
 
-def _with_dice(other: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return WeightedSum([(Region(region.dice), 1.0), (PerSample(other), 1.0)])
+def dice_bce() -> Loss:
+    """Dice + cross-entropy."""
+    return _with_dice(per_sample.bce)
 
 
-def _unified_focal() -> Loss:
+def dice_focal() -> Loss:
+    """Dice + focal loss."""
+    return _with_dice(per_sample.focal)
+
+
+def dice_topk() -> Loss:
+    """Dice + cross-entropy over the voxels that have the most of it."""
+    return _with_dice(per_sample.top_k)
+
+
+def _with_dice(function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return WeightedSum([(Region(region.dice), 1.0), (PerSample(function), 1.0)])
+
+
+def unified_focal() -> Loss:
     """Asymmetric unified focal loss, M. Yeung et al., Computerized Medical Imaging and Graphics 2022: half and half."""
     return WeightedSum(
         [(PerSample(per_sample.asymmetric_focal), 0.5), (Region(region.asymmetric_focal_tversky, classes=2), 0.5)]
     )
 
 
-LOSSES: dict[LossName, Callable[[], Loss]] = {
-    "dice": lambda: Region(region.dice),
-    "bce": lambda: PerSample(per_sample.bce),
-    "dice_bce": lambda: _with_dice(per_sample.bce),
-    "focal": lambda: PerSample(per_sample.focal),
-    "dice_focal": lambda: _with_dice(per_sample.focal),
-    "tversky": lambda: Region(region.tversky),
-    "focal_tversky": lambda: Region(region.focal_tversky),
-    "jaccard": lambda: Region(region.jaccard),
-    "lovasz": lambda: PerSample(per_sample.lovasz_hinge),
-    "generalized_dice": lambda: Region(region.generalized_dice, classes=2),
-    "log_cosh_dice": lambda: Region(region.log_cosh_dice),
-    "unified_focal": _unified_focal,
-    "boundary": lambda: PerSample(per_sample.boundary),
-    "dice_topk": lambda: _with_dice(per_sample.top_k),
-}
-
-
 def make_loss(cfg: LossConfig) -> Loss:
     """The loss of that name, or the weighted sum of several."""
     if isinstance(cfg, str):
-        return LOSSES[cfg]()
-    return WeightedSum([(LOSSES[name](), weight) for name, weight in cfg.items()])
+        return _of_name(cfg)
+    return WeightedSum([(_of_name(name), weight) for name, weight in cfg.items()])
+
+
+def _of_name(name: str) -> Loss:
+    part = LOSSES[name]
+    function = part.load()
+    if part.over == "batch":
+        return Region(function, part.classes)
+    loss: Loss = PerSample(function) if part.over == "sample" else function()
+    return loss

@@ -1,4 +1,4 @@
-"""Losses that are means over samples of something that each sample has by itself.
+"""Losses that are means over samples of a value that depends on one sample alone.
 
 Images of a batch have one size, so a mean over samples of means over voxels is the mean over all voxels.
 
@@ -26,8 +26,8 @@ class PerSample:
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         logits = logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
-        each = self.function(logits, mask[:, 0].to(logits.dtype))
-        return torch.stack((each.sum(), torch.ones_like(each).sum()))
+        values = self.function(logits, mask[:, 0].to(logits.dtype))
+        return torch.stack((values.sum(), torch.ones_like(values).sum()))
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
         return sums[0] / sums[1]
@@ -51,16 +51,16 @@ def focal(logits: Tensor, mask: Tensor) -> Tensor:
 def top_k(logits: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy over the tenth of the voxels that have the most of it. Z. Wu et al., arXiv:1605.06885; nnU-Net.
 
-    The tenth is of each sample, not of the batch: which voxels count does not depend on what else is drawn.
+    A tenth of each sample's voxels, not of the batch's: otherwise a sample's loss would depend on the other samples.
     """
-    each = _cross_entropy(logits, mask).flatten(1)
-    return each.topk(-(-each.shape[1] // round(1 / TOP_SHARE)), dim=1).values.mean(1)
+    values = _cross_entropy(logits, mask).flatten(1)
+    return values.topk(-(-values.shape[1] // round(1 / TOP_SHARE)), dim=1).values.mean(1)
 
 
 def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
     """The Lovász extension of the Jaccard loss at the hinge errors, per image. M. Berman et al., CVPR 2018.
 
-    An image without lesion is lost at by its most confident voxel.
+    Without a lesion, the loss is the hinge of the most confident voxel.
     """
     logits, mask = logits.flatten(1), mask.flatten(1)
     errors, order = (1 - logits * (2 * mask - 1)).sort(dim=1, descending=True, stable=True)
@@ -72,7 +72,10 @@ def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def asymmetric_focal(logits: Tensor, mask: Tensor) -> Tensor:
-    """Of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5: only the background is focused."""
+    """The cross-entropy part of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5.
+
+    Only the background is weighted by how wrong it is.
+    """
     background = torch.exp(0.5 * F.logsigmoid(logits)) * F.softplus(logits) * (1 - mask)
     return (0.6 * F.softplus(-logits) * mask + 0.4 * background).mean((1, 2))
 
@@ -87,25 +90,28 @@ def boundary(logits: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def signed_distance(mask: Tensor) -> Tensor:
-    """[b, h, w]: pixels to the nearest of the lesion outside of it, 1 - pixels to the nearest outside within it.
+    """[b, h, w]: outside the lesion the distance in pixels to its nearest pixel; inside, 1 - that to the outside.
 
-    All 0 where a mask is empty or full. Exact and Euclidean; a CUDA device is not waited for.
+    All 0 where a mask is empty or full. Exact and Euclidean; does not wait for a CUDA device.
     """
     inside = mask > 0.5
-    distance = distance_there if mask.is_cuda else distance_scipy
+    distance = distance_torch if mask.is_cuda else distance_scipy
     to_lesion, to_outside = (distance(target).to(mask.dtype) for target in (inside, ~inside))
     has_edge = inside.any(-1).any(-1) & (~inside).any(-1).any(-1)
     return torch.where(inside, 1 - to_outside, to_lesion) * has_edge[:, None, None]
 
 
 def distance_scipy(target: Tensor) -> Tensor:
-    """Pixels from each of [b, h, w] to the nearest one that is True; the faster way on a CPU."""
+    """Distance in pixels from each of [b, h, w] to the nearest one that is True; the faster way on a CPU."""
     return torch.from_numpy(np.stack([ndimage.distance_transform_edt(~one) for one in target.numpy()]))
 
 
-def distance_there(target: Tensor) -> Tensor:
-    """The same on any device, without waiting for it: distances along columns, then for each row the least over columns
-    of the squares' sum (P. Felzenszwalb, D. Huttenlocher, Theory of Computing 2012)."""
+def distance_torch(target: Tensor) -> Tensor:
+    """The same on any device, without waiting for it.
+
+    Distances along columns first, then for each row the least sum of squares over all columns (P. Felzenszwalb,
+    D. Huttenlocher, Theory of Computing 2012).
+    """
     dtype = torch.float32
     height, width = target.shape[1:]
     far = float(height + width)

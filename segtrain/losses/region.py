@@ -1,8 +1,8 @@
-"""Losses that are functions of three sums over all voxels of the global batch, for the lesion or for both classes:
-overlap (probability times truth), predicted (probability) and true.
+"""Losses that are functions of sums over all voxels of the global batch.
 
-All but the generalized Dice have smoothing 1 in numerator and denominator, the reference program's: a batch without
-lesion is then lost at by what is predicted, and no quotient is 0/0.
+For the lesion, or for lesion and background, there are three sums: overlap (probability times truth), predicted
+(probability) and true. All but the generalized Dice have the reference program's smoothing 1 in numerator and
+denominator: in a batch without lesion the loss then grows with what is predicted, and no quotient is 0/0.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SMOOTH = 1.0
-SMALLEST = 1e-6  # of what is raised to a power below 1, whose slope at 0 is infinite
+SMALLEST = 1e-6  # least base of a power below 1, whose slope at 0 is infinite
 
 
 class Region:
@@ -23,12 +23,12 @@ class Region:
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         mask = mask.to(logits.dtype)
-        found = []
-        # The background's sums are its own: taken from the lesion's, they would lose what little is left of them.
+        sums = []
+        # The background's are summed themselves: as differences to the lesion's they would lose precision.
         for signed, true in ((logits, mask), (-logits, 1 - mask))[: self.classes]:
             probability = torch.sigmoid(signed)
-            found += [(probability * true).sum(), probability.sum(), true.sum()]
-        return torch.stack(found)
+            sums += [(probability * true).sum(), probability.sum(), true.sum()]
+        return torch.stack(sums)
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
         return self.formula(sums.view(self.classes, 3))
@@ -37,14 +37,14 @@ class Region:
 def _tversky_index(sums: Tensor, false_positives: float, false_negatives: float) -> Tensor:
     """Per class. S. Salehi, D. Erdogmus, A. Gholipour, MLMI 2017."""
     overlap, predicted, true = sums.unbind(1)
-    missed = false_positives * (predicted - overlap) + false_negatives * (true - overlap)
-    return (overlap + SMOOTH) / (overlap + missed + SMOOTH)
+    wrong = false_positives * (predicted - overlap) + false_negatives * (true - overlap)
+    return (overlap + SMOOTH) / (overlap + wrong + SMOOTH)
 
 
 def dice(sums: Tensor) -> Tensor:
-    """1 - soft Dice of the whole batch taken as one volume.
+    """1 - soft Dice of the whole batch as one volume.
 
-    The public LGG reference's loss, after F. Milletari et al., "V-Net", 3DV 2016, without their squares.
+    The loss of the public LGG reference, after F. Milletari et al., "V-Net", 3DV 2016, without the squares.
     """
     overlap, predicted, true = sums[0].unbind()
     return 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
@@ -56,7 +56,7 @@ def jaccard(sums: Tensor) -> Tensor:
 
 
 def tversky(sums: Tensor) -> Tensor:
-    """1 - Tversky index; a missed voxel (0.7) weighs more than a wrong one (0.3), as its authors chose for lesions."""
+    """1 - Tversky index; false negatives weigh 0.7 and false positives 0.3, as its authors chose for lesions."""
     return 1 - _tversky_index(sums, 0.3, 0.7)[0]
 
 
@@ -73,7 +73,7 @@ def log_cosh_dice(sums: Tensor) -> Tensor:
 def generalized_dice(sums: Tensor) -> Tensor:
     """Dice over lesion and background, each weighted by 1 / its size squared. C. Sudre et al., DLMIA 2017.
 
-    A class without a voxel weighs as if it had one. No smoothing: the denominator is never 0.
+    A class without a voxel is weighted as if it had one. No smoothing: the denominator is never 0.
     """
     overlap, predicted, true = sums.unbind(1)
     weight = true.clamp_min(1.0).pow(-2)
@@ -81,6 +81,9 @@ def generalized_dice(sums: Tensor) -> Tensor:
 
 
 def asymmetric_focal_tversky(sums: Tensor) -> Tensor:
-    """Of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5: only the lesion's part is focused."""
+    """The Tversky part of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5.
+
+    Only the lesion's part is raised to a power.
+    """
     lesion, background = (1 - _tversky_index(sums, 0.4, 0.6)).unbind()
     return (lesion.clamp_min(SMALLEST).sqrt() + background) / 2

@@ -1,38 +1,37 @@
-"""Networks by their name in the config, and their weights. See `base.Network` for what goes in and comes out."""
+"""Networks by their name in the config, and their weights.
+
+    base.py        what all networks share: images of any size in, logits out
+    unet.py, resunet.py, monai.py, smp.py    networks; `segtrain.config.networks` has a row for each
+    weights.py     weights from a file
+    recompute.py   activation checkpointing
+    cost.py        parameters and arithmetic of each network
+
+Imports torch.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import torch
 
-from segtrain.config import ModelConfig, ModelName
+from segtrain.config import ModelConfig, width_problem
+from segtrain.errors import ConfigError
 from segtrain.models.base import Network, supervision_ratio
-from segtrain.models.monai import attention_unet, segresnet, swin_unetr, unetplusplus
 from segtrain.models.recompute import recompute
-from segtrain.models.resunet import resunet
-from segtrain.models.smp import smp_unet
-from segtrain.models.unet import unet
 from segtrain.models.weights import load_weights
 
-__all__ = ["MODELS", "Network", "load_weights", "make_model", "supervision_ratio"]
-
-MODELS: dict[ModelName, Callable[[ModelConfig, int], Network]] = {
-    "unet": unet,
-    "resunet": resunet,
-    "attention_unet": attention_unet,
-    "unetplusplus": unetplusplus,
-    "segresnet": segresnet,
-    "swin_unetr": swin_unetr,
-}
+__all__ = ["Network", "load_weights", "make_model", "supervision_ratio"]
 
 
 def make_model(cfg: ModelConfig, seed: int, in_channels: int = 3) -> Network:
-    """The network, for images of `in_channels`, with the weights of `model.weights` or else such as `seed` alone gives.
+    """The network for images of `in_channels`, with weights from `model.weights` or else from `seed` alone.
 
-    The global generator is left as it was. Raises ConfigError: weights that do not fit, a package that is not there.
+    The global generator is left as it was. Raises ConfigError: a width that the network cannot have, weights that do
+    not fit, a package that is not installed.
     """
-    make = smp_unet if cfg.name.startswith("smp:") else MODELS[cast(ModelName, cfg.name)]
+    if problem := width_problem(cfg.name, cfg.features):
+        raise ConfigError(problem)
+    make: Callable[[ModelConfig, int], Network] = cfg.part.load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make(cfg, in_channels)

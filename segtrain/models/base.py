@@ -9,18 +9,18 @@ from torch.nn import functional as F
 
 from segtrain.config import ModelConfig, NormName
 
-GROUPS = 4  # of norm=group; `loading` sees to it that they divide every width
+GROUPS = 4  # of norm=group; the config's rules make sure that they divide every width
 
 
 class Network(nn.Module):
     """Image [b, c, h, w] of any h and w to logits [b, 1, h, w].
 
-    A `supervised` network returns logits [b, outputs, 1, h, w] while it trains, finest first, all at full size: what
-    `losses.DeepSupervision` takes. A subclass implements `outputs`.
+    While it trains, a `supervised` network returns logits [b, outputs, 1, h, w], finest first, all at full size, for
+    `losses.DeepSupervision`. A subclass implements `outputs`.
     """
 
     pretrained: str | None = None  # the part that a file of weights may hold alone
-    taken_out: tuple[str, ...] = ()  # beginnings of names that the package's own files have, and this network has not
+    taken_out: tuple[str, ...] = ()  # prefixes of names that the package's own files have and this network has not
 
     def __init__(self, halvings: int, norm: NormName, supervised: bool = False) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Network(nn.Module):
     def forward(self, image_bchw: Tensor) -> Tensor:
         height, width = image_bchw.shape[-2:]
         below, right = (max(self.least, -(-side // self.multiple) * self.multiple) - side for side in (height, width))
-        if below or right:  # the edge goes on: zeros would be another tissue, and a mirror needs a larger image
+        if below or right:  # repeat the edge: zeros would be another tissue, and a reflection needs a larger image
             image_bchw = F.pad(image_bchw, (0, right, 0, below), mode="replicate")
         outputs = self.outputs(image_bchw)
         logits = _stacked(outputs) if self.training and self.supervised else outputs[0]
@@ -44,25 +44,20 @@ class Network(nn.Module):
 
 
 def _stacked(outputs: list[Tensor]) -> Tensor:
-    """[b, outputs, 1, h, w]; coarse logits are repeated, so each answers for the whole area that it stands for."""
+    """[b, outputs, 1, h, w]; coarse logits are enlarged by nearest neighbour, each over the area that it covers."""
     size = outputs[0].shape[-2:]
     return torch.stack([o if o.shape[-2:] == size else F.interpolate(o, size=size) for o in outputs], dim=1)
 
 
 def supervision_ratio(cfg: ModelConfig) -> float:
-    """The weight of each coarser output to the one before: `model.deep_supervision`, or the network's own; 0 for none.
-
-    1/2 is nnU-Net's (F. Isensee et al., Nature Methods 2021), whose recipe `resunet` follows.
-    """
-    if cfg.deep_supervision is not None:
-        return cfg.deep_supervision
-    return 0.5 if cfg.name == "resunet" else 0.0
+    """The weight of each coarser output to the one before, by the config or else the network's row; 0: none."""
+    return cfg.part.supervision if cfg.deep_supervision is None else cfg.deep_supervision
 
 
 def supervised_levels(depth: int) -> range:
-    """The coarser levels that have an output of their own, counted from 0, the full size.
+    """The coarser levels that have an output of their own; level 0 is the full size.
 
-    All but the coarsest of the decoder, as in nnU-Net; a decoder of two levels gives its only other one.
+    All levels of the decoder but the coarsest, as in nnU-Net; a decoder of two levels has one coarser output.
     """
     return range(1, max(depth - 1, min(depth, 2)))
 

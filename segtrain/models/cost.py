@@ -1,35 +1,28 @@
-"""What each network costs: weights and arithmetic for one image."""
+"""The cost of each network: parameters, and arithmetic for one image."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from segtrain.config import TAKES, Config, ModelConfig, ModelName
+from segtrain.config import NETWORKS, ModelConfig
 
 # Short, for 80 columns: million parameters; work on one image, forward, then with the backward pass; the weight of each
 # coarser output of deep supervision to the one before.
 HEADER = ("network", "features", "M params", "GFLOP", "+backward", "norm", "deep")
 
 
-def table(cfg: Config) -> list[tuple[str, ...]]:
-    """A row a network, in the columns of HEADER."""
-    return [row(settings(cfg.model, name), cfg.data.channels, cfg.data.image_size) for name in TAKES]
+def table(cfg: ModelConfig, channels: int, size_px: int) -> list[tuple[str, ...]]:
+    """A row a network, in the columns of HEADER, for one image of that many channels and that size."""
+    return [row(settings(cfg, name), channels, size_px) for name in NETWORKS]
 
 
-def settings(cfg: ModelConfig, name: ModelName) -> ModelConfig:
+def settings(cfg: ModelConfig, name: str) -> ModelConfig:
     """`cfg` for the network `name`: keys that mean nothing to it at their defaults, a width that it can have."""
-    dropped = dict.fromkeys({"depth", "norm", "deep_supervision"} - TAKES[name])
-    width = max(12, cfg.features // 12 * 12) if name == "swin_unetr" else cfg.features
-    return replace(cfg, name=name, features=width, weights=None, **dropped)  # type: ignore[arg-type]
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """HEADER and rows as a Markdown table."""
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    part = NETWORKS[name]
+    unread = {key for other in NETWORKS.values() for key in other.keys} - {*part.keys}
+    return replace(cfg, name=name, features=part.width(cfg.features), weights=None, **dict.fromkeys(unread))  # type: ignore[arg-type]
 
 
 def row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
-    """What the network is and costs, in the columns of HEADER, for one image of that many channels and that size."""
+    """The network and its cost, in the columns of HEADER, for one image of that many channels and that size."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

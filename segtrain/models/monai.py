@@ -1,7 +1,6 @@
-"""Networks of MONAI and of segmentation-models-pytorch behind `Network`; the packages are imported when asked for.
+"""Networks of MONAI behind `Network`. Keys of the state dict are MONAI's, after `network.`.
 
-Importing MONAI takes seconds, so neither the reference's runs nor the login nodes pay for it. Keys of the state dict
-are the package's, after `network.`.
+MONAI is imported in the functions: it takes seconds, and runs of other networks do not need it.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
-from segtrain.errors import ConfigError
 from segtrain.models.base import GROUPS, Network, supervision_ratio
 
 
@@ -25,20 +23,18 @@ class Adapted(Network):
         self.network = network
 
     def outputs(self, image_bchw: Tensor) -> list[Tensor]:
-        given = self.network(image_bchw)
-        return given[::-1] if isinstance(given, list) else [given]
+        logits = self.network(image_bchw)
+        return logits[::-1] if isinstance(logits, list) else [logits]
 
 
 def attention_unet(cfg: ModelConfig, in_channels: int) -> Network:
-    """A U-Net whose skip connections are gated; MONAI's, with batch norm and 4 halvings by default.
+    """A U-Net whose skip connections are gated; MONAI's, which has batch norm.
 
     O. Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018.
     """
     from monai.networks.nets.attentionunet import AttentionUnet
 
-    if cfg.features < 2:
-        raise ConfigError("model.features=1: attention_unet's gates are half as wide; set model.features=2 or more")
-    depth = cfg.depth or 4
+    depth = cfg.depth or cfg.part.depth
     network = AttentionUnet(
         spatial_dims=2,
         in_channels=in_channels,
@@ -46,19 +42,21 @@ def attention_unet(cfg: ModelConfig, in_channels: int) -> Network:
         channels=[cfg.features * 2**level for level in range(depth + 1)],
         strides=[2] * depth,
     )
-    return Adapted(network, depth, "batch")
+    return Adapted(network, depth, cfg.part.norm)
 
 
 def unetplusplus(cfg: ModelConfig, in_channels: int) -> Network:
-    """A U-Net with nested skip connections; MONAI's, at the paper's widths, with MONAI's instance norm by default.
+    """A U-Net with nested skip connections; MONAI's, at the paper's widths.
 
     Z. Zhou et al., "UNet++: A Nested U-Net Architecture for Medical Image Segmentation", DLMIA 2018. All its outputs
-    of deep supervision have the full size; the one that went through most nodes is the finest.
+    of deep supervision have the full size; the one that passed through the most nodes is the finest.
     """
     from monai.networks.nets.basic_unet import UpCat
     from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 
-    norm, supervised, f = cfg.norm or "instance", supervision_ratio(cfg) > 0, cfg.features
+    norm = cfg.norm or cfg.part.norm
+    supervised = supervision_ratio(cfg) > 0
+    f = cfg.features
     network = BasicUNetPlusPlus(
         spatial_dims=2,
         in_channels=in_channels,
@@ -66,20 +64,20 @@ def unetplusplus(cfg: ModelConfig, in_channels: int) -> Network:
         features=(f, 2 * f, 4 * f, 8 * f, 16 * f, f),
         deep_supervision=supervised,
         norm=_monai_norm(norm),
-        bias=False,  # the norm that follows would take it out again
+        bias=False,  # the norm that follows cancels it
     )
     if not supervised:  # it computes the other outputs all the same, and DDP would wait for their gradients
         network.final_conv_0_1 = network.final_conv_0_2 = network.final_conv_0_3 = nn.Identity()
     for name, module in list(network.named_children()):
         if isinstance(module, UpCat):
             setattr(network, name, _Join(module.upsample, module.convs))
-    adapted = Adapted(network, 4, norm, supervised)
+    adapted = Adapted(network, cfg.part.depth, norm, supervised)
     adapted.taken_out = () if supervised else ("final_conv_0_1.", "final_conv_0_2.", "final_conv_0_3.")
     return adapted
 
 
 class _Join(nn.Module):
-    """MONAI's UpCat without its question to torch.jit, which cuts a compiled network in pieces, 17 times."""
+    """MONAI's UpCat without its call of torch.jit.isinstance, at which torch.compile breaks the graph, 17 times."""
 
     def __init__(self, upsample: nn.Module, convs: nn.Module) -> None:
         super().__init__()
@@ -91,7 +89,7 @@ class _Join(nn.Module):
 
 
 def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
-    """A residual encoder with a light decoder; MONAI's, without the paper's autoencoder, 3 halvings by default.
+    """A residual encoder with a light decoder; MONAI's, without the paper's autoencoder.
 
     A. Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", BrainLes 2018: group norm with 8
     groups (here the largest number of them, up to 8, that divides the width) and 1, 2, 2 and 4 blocks a level; at other
@@ -99,7 +97,7 @@ def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
     """
     from monai.networks.nets.segresnet import SegResNet
 
-    depth, norm = cfg.depth or 3, cfg.norm or "group"
+    depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
     network = SegResNet(
         spatial_dims=2,
         in_channels=in_channels,
@@ -113,24 +111,20 @@ def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
 
 
 def swin_unetr(cfg: ModelConfig, in_channels: int) -> Network:
-    """A Swin transformer as encoder, a residual decoder with instance norm by default; MONAI's.
+    """A Swin transformer as encoder with a residual decoder; MONAI's.
 
     A. Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images",
     BrainLes 2021. MONAI's default width is 24, the paper's 48. `norm` is the decoder's: the encoder has layer norms.
     """
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    norm = cfg.norm or "instance"
+    norm = cfg.norm or cfg.part.norm
     network = SwinUNETR(
         in_channels=in_channels, out_channels=1, feature_size=cfg.features, norm_name=_monai_norm(norm), spatial_dims=2
     )
-    # It checks by NumPy what `Network` has seen to, and that cuts a compiled network in two.
-    network._check_input_size = _accept  # type: ignore[assignment]
-    return Adapted(network, 5, norm)
-
-
-def _accept(shape: torch.Size) -> None:
-    pass
+    # `Network` pads to sizes that fit; this check, in NumPy, would break the graph of torch.compile.
+    network._check_input_size = lambda spatial_shape: None  # type: ignore[method-assign]
+    return Adapted(network, cfg.part.depth, norm)
 
 
 def _monai_norm(norm: NormName, groups: int = GROUPS) -> tuple[str, dict[str, Any]]:

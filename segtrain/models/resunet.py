@@ -1,9 +1,10 @@
 """The residual U-Net of nnU-Net's recipe, small and without MONAI.
 
 After F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
-Nature Methods 2021, as MONAI's DynUNet builds it (`res_block=True`): the tests hold it to DynUNet's numbers. DynUNet
-itself keeps the outputs of deep supervision, with their graph, in a list of the module between steps (it can no longer
-be copied, and memory is held), computes them in evaluation too, and has every weight twice in its state dict.
+Nature Methods 2021, as MONAI's DynUNet builds it (`res_block=True`); the tests compare it with DynUNet. DynUNet itself
+is not used: between steps it keeps the outputs of deep supervision with their graph in a list of the module (so that it
+can no longer be copied, and memory stays occupied), computes them in evaluation too, and has every weight twice in its
+state dict.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -90,7 +91,8 @@ class ResUNet(Network):
 
 def resunet(cfg: ModelConfig, in_channels: int) -> Network:
     """nnU-Net's residual U-Net: six levels, instance norm and deep supervision unless the config says otherwise."""
-    return ResUNet(in_channels, cfg.features, cfg.depth or 5, cfg.norm or "instance", supervision_ratio(cfg) > 0)
+    depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
+    return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0)
 
 
 def _projection(inputs: int, outputs: int, stride: int, norm: NormName) -> nn.Module:

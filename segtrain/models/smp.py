@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from segtrain.config import ModelConfig
+from segtrain.config import SMP_PREFIX, ModelConfig
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
 from segtrain.models.monai import Adapted
@@ -19,7 +19,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
         raise ConfigError(
             f"model.name={cfg.name} needs segmentation-models-pytorch; pip install segmentation-models-pytorch"
         ) from error
-    encoder = cfg.name.removeprefix("smp:")
+    encoder = cfg.name.removeprefix(SMP_PREFIX)
     try:
         network = smp.Unet(encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=1)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -27,7 +27,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
             f"model.name={cfg.name}: segmentation-models-pytorch has no U-Net on {encoder!r}; choose a name of "
             "segmentation_models_pytorch.encoders.get_encoder_names(), for example smp:resnet34"
         ) from error
-    adapted = Adapted(network, 5, "batch")
+    adapted = Adapted(network, cfg.part.depth, cfg.part.norm)
     adapted.pretrained = "encoder"
     image = torch.zeros(1, in_channels, 64, 64)
     if _draws_when_trained(adapted, image):
@@ -40,7 +40,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
 
 
 def _draws_when_trained(network: nn.Module, image_bchw: Tensor) -> bool:
-    """Whether training takes numbers from torch's global generator: a resumed run would drop other layers (L6)."""
+    """Whether training draws from torch's global generator: a resumed run would drop other layers (L6)."""
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
         deepcopy(network).train()(image_bchw)  # a copy: batch norm counts what it sees
@@ -48,9 +48,9 @@ def _draws_when_trained(network: nn.Module, image_bchw: Tensor) -> bool:
 
 
 def _freeze_unused(network: nn.Module, image_bchw: Tensor) -> None:
-    """Parameters that the logits do not depend on ask for no gradient: some encoders keep layers of their classifier.
+    """Switch gradients off for parameters that the logits do not depend on: DDP would wait for them.
 
-    DDP would wait for these gradients.
+    Some encoders keep layers of their classifier.
     """
     network.eval()(image_bchw).sum().backward()
     for parameter in network.parameters():

@@ -18,8 +18,8 @@ from segtrain.models.base import Network, make_norm, supervised_levels, supervis
 class UNet(Network):
     """`depth` levels down and up, twice as wide each time. See `Network` for shapes.
 
-    The levels are attributes with numbers, `encoder1` to `encoder4`, since these are the reference's keys. Heads of
-    deep supervision, `conv2` and on, exist only where it is asked for.
+    The levels are numbered attributes, `encoder1` to `encoder4`, since these are the reference's keys. The heads of
+    deep supervision, `conv2` and so on, exist only in a supervised network.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class UNet(Network):
 
 
 def unet(cfg: ModelConfig, in_channels: int) -> Network:
-    """The reference U-Net; `features`, `depth` (4), `norm` (batch) and `deep_supervision` (none) change it."""
-    return UNet(in_channels, cfg.features, cfg.depth or 4, cfg.norm or "batch", supervision_ratio(cfg) > 0)
+    """The reference U-Net, of other depth, norm or supervision where the config says so."""
+    depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
+    return UNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0)
 
 
 def _block(inputs: int, outputs: int, name: str, norm: NormName) -> nn.Sequential:

@@ -1,6 +1,12 @@
 """Augmentation of a whole batch in one call on the training device; its parameters are drawn by position (L4).
 
-Legend: b batch, h height, w width, c channel.
+    draws.py      what is drawn for a batch, as tensors
+    geometry.py   scale, rotation, flips, elastic deformation
+    intensity.py  changes of intensity; noise.py: Gaussian noise from a counter
+    strong.py     the effects of `data.augment=strong`
+    mix.py        copy-paste and mixup
+
+Legend: b batch, h height, w width, c channel. Imports torch.
 """
 
 from collections.abc import Callable
@@ -10,25 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import AugmentName
+from segtrain.config import AUGMENTATIONS
 from segtrain.data.augment.draws import Draws, to
 from segtrain.data.augment.geometry import reference_affines, warp
 from segtrain.data.augment.mix import Mix
-from segtrain.data.augment.strong import strengthen, strong_draws
+from segtrain.data.augment.strong import strengthen
 
-__all__ = ["AUGMENTATIONS", "Draws", "Mix", "augment", "reference_affines", "strong_draws", "to_device", "warp"]
+__all__ = ["Draws", "Mix", "augment", "draw", "reference_affines", "to_device", "warp"]
+
+
+def draw(name: str, seed: int, positions: NDArray[np.int64]) -> Draws | None:
+    """What the augmentation of that name does to the samples at `positions`; None: nothing."""
+    draws: Callable[[int, NDArray[np.int64]], Draws | None] = AUGMENTATIONS[name].load()
+    return draws(seed, positions)
+
+
+def no_draws(seed: int, positions: NDArray[np.int64]) -> None:
+    """Samples stay as they are."""
 
 
 def reference_draws(seed: int, positions: NDArray[np.int64]) -> Draws:
     """The reference protocol's draws of the samples at `positions`."""
     return Draws(torch.from_numpy(reference_affines(seed, positions)))
-
-
-AUGMENTATIONS: dict[AugmentName, Callable[[int, NDArray[np.int64]], Draws] | None] = {
-    "none": None,
-    "reference": reference_draws,
-    "strong": strong_draws,
-}
 
 
 def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,8 @@ Legend: b batch, k samples to which an effect applies.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, device
-
-EffectName = Literal[
-    "flip_left_right", "flip_up_down", "scale", "rotation", "elastic", "blur", "low_resolution", "bias_field",
-    "brightness", "contrast", "gamma", "noise", "missing_contrast",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class Drawn:
     values: Tensor
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Drawn":
-        """The same after `move`, which pins tensors or brings them to a device."""
+        """The same with `move`, which pins tensors or copies them to a device, applied to each tensor."""
         return Drawn(move(self.place), None if self.contrast is None else move(self.contrast), move(self.values))
 
 
@@ -38,10 +32,10 @@ class Strong:
     """The draws of `strong` besides the affine map. still: int64 [k], samples that keep their exact geometry."""
 
     still: Tensor
-    effects: Mapping[EffectName, Drawn]  # those that apply to at least one sample of the batch
+    effects: Mapping[str, Drawn]  # those that apply to at least one sample of the batch
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Strong":
-        """The same after `move`, which pins tensors or brings them to a device."""
+        """The same with `move`, which pins tensors or copies them to a device, applied to each tensor."""
         return Strong(move(self.still), {name: drawn.moved(move) for name, drawn in self.effects.items()})
 
 
@@ -53,7 +47,7 @@ class Draws:
     strong: Strong | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Draws":
-        """The same after `move`, which pins tensors or brings them to a device."""
+        """The same with `move`, which pins tensors or copies them to a device, applied to each tensor."""
         return Draws(move(self.affines), None if self.strong is None else self.strong.moved(move))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.data.augment import intensity
-from segtrain.data.augment.draws import Drawn, Draws, EffectName, Strong
+from segtrain.data.augment.draws import Drawn, Draws, Strong
 from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_air
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
@@ -49,16 +49,18 @@ MISSING_CHANCE, MISSING_BOTH = 0.1, 0.6
 
 @dataclass(frozen=True)
 class Effect:
-    """chance: that it applies to a sample; says: its range, for people.
+    """A row of EFFECTS.
 
+    chance: of applying to a sample; uniforms: the random numbers that it needs; range_text: its range, for people.
     values: from uniforms [k, uniforms] to parameters: [k, ...] for the whole sample, or [k, 3, ...] for each contrast,
-    where a contrast whose first parameter is NaN stays unchanged.
+    where a contrast whose first parameter is NaN stays unchanged. change: a function of `intensity`, if it has one.
     """
 
     chance: float
     uniforms: int
     values: Callable[[Reals], Reals]
-    says: str
+    range_text: str
+    change: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def _between(limits: tuple[float, float], u: Reals) -> Reals:
@@ -108,7 +110,7 @@ def _noise(u: Reals) -> Reals:
 
 
 def _missing_contrast(u: Reals) -> Reals:
-    """[k, 3, 1]: 1 for post-contrast, and for pre-contrast in some."""
+    """[k, 3, 1]: 1 for post-contrast, in some samples for pre-contrast too."""
     return np.stack((np.where(u < MISSING_BOTH, 1, np.nan), np.full_like(u, np.nan), np.ones_like(u)), axis=1)
 
 
@@ -118,7 +120,7 @@ def _range(limits: tuple[float, float]) -> str:
 
 # In the order of application: blur before noise, as in a scanner; the missing contrast last, so that the copy of FLAIR
 # is exact, as in the data.
-EFFECTS: dict[EffectName, Effect] = {
+EFFECTS: dict[str, Effect] = {
     "flip_left_right": Effect(FLIP_CHANCE, 0, lambda u: u, "left-right"),
     "flip_up_down": Effect(FLIP_CHANCE, 0, lambda u: u, "front to back"),
     "scale": Effect(SCALE_CHANCE, 1, _scale, f"{_range(SCALE)}, as often below 1 as above"),
@@ -132,55 +134,55 @@ EFFECTS: dict[EffectName, Effect] = {
     "blur": Effect(
         BLUR_CHANCE, 2 * CHANNELS, _per_contrast(BLUR_SIGMA_PX, CONTRAST_SHARE),
         f"sigma {_range(BLUR_SIGMA_PX)} px, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
+        intensity.blur,
     ),
     "low_resolution": Effect(
         LOW_RESOLUTION_CHANCE, 2 * CHANNELS, _per_contrast(LOW_RESOLUTION_FACTOR, CONTRAST_SHARE),
         f"voxels {_range(LOW_RESOLUTION_FACTOR)} times as wide, of each contrast with a chance of {CONTRAST_SHARE:.0%}",
+        intensity.low_resolution,
     ),
     "bias_field": Effect(
         BIAS_CHANCE, ORDERS**2, _bias_field,
         f"exp of a polynomial of order {ORDERS - 1}, coefficients {_range((-BIAS_COEFFICIENT, BIAS_COEFFICIENT))}",
+        intensity.bias_field,
     ),
     "brightness": Effect(
         BRIGHTNESS_CHANCE, 2 * CHANNELS, _per_contrast(BRIGHTNESS_FACTOR),
         f"times {_range(BRIGHTNESS_FACTOR)} above air, each contrast its own",
+        intensity.brightness,
     ),
     "contrast": Effect(
         CONTRAST_CHANCE, 2 * CHANNELS, _per_contrast(CONTRAST_FACTOR),
         f"times {_range(CONTRAST_FACTOR)} about the mean, each contrast its own",
+        intensity.contrast,
     ),
     "gamma": Effect(
         GAMMA_CHANCE, CHANNELS + 1, _gamma,
         f"power {_range(GAMMA_POWER)}, each contrast its own; {GAMMA_INVERTED:.0%} on the inverted image",
+        intensity.gamma,
     ),
-    "noise": Effect(NOISE_CHANCE, 1 + 2 * CHANNELS, _noise, f"Gaussian of variance 0 to {NOISE_VARIANCE:g}"),
+    "noise": Effect(
+        NOISE_CHANCE, 1 + 2 * CHANNELS, _noise, f"Gaussian of variance 0 to {NOISE_VARIANCE:g}", intensity.noise
+    ),
     "missing_contrast": Effect(
         MISSING_CHANCE, 1, _missing_contrast,
         f"FLAIR in place of post-contrast, in {MISSING_BOTH:.0%} of them of pre-contrast too",
     ),
 }  # fmt: skip
 
-CHANCES: dict[EffectName, float] = {name: effect.chance for name, effect in EFFECTS.items()}
-GEOMETRIC: tuple[EffectName, ...] = ("flip_left_right", "flip_up_down", "scale", "rotation", "elastic")
-INTENSITY: dict[EffectName, Callable[[Tensor, Tensor], Tensor]] = {
-    "blur": intensity.blur,
-    "low_resolution": intensity.low_resolution,
-    "bias_field": intensity.bias_field,
-    "brightness": intensity.brightness,
-    "contrast": intensity.contrast,
-    "gamma": intensity.gamma,
-    "noise": intensity.noise,
-}
-PER_CONTRAST: tuple[EffectName, ...] = (*INTENSITY, "missing_contrast")
+CHANCES = {name: effect.chance for name, effect in EFFECTS.items()}
+GEOMETRIC = ("flip_left_right", "flip_up_down", "scale", "rotation", "elastic")
+INTENSITY = {name: effect.change for name, effect in EFFECTS.items() if effect.change is not None}
+PER_CONTRAST = tuple(name for name in EFFECTS if name not in GEOMETRIC)
 
-Picked = tuple[NDArray[np.int64], Reals]  # which samples, and the parameters of each
+Picked = tuple[NDArray[np.int64], Reals]  # samples, and the parameters of each
 
 
-def strong_draws(seed: int, positions: NDArray[np.int64], chances: Mapping[EffectName, float] = CHANCES) -> Draws:
+def strong_draws(seed: int, positions: NDArray[np.int64], chances: Mapping[str, float] = CHANCES) -> Draws:
     """The draws of the samples at `positions`; an effect without an entry in `chances` never applies."""
     total = sum(1 + effect.uniforms for effect in EFFECTS.values())
     uniforms = np.stack([generator(seed, AUGMENT_STREAM, int(position)).random(total) for position in positions])
-    picked: dict[EffectName, Picked] = {}
+    picked: dict[str, Picked] = {}
     start = 0
     for name, effect in EFFECTS.items():
         place = np.flatnonzero(uniforms[:, start] < chances.get(name, 0.0))
@@ -194,7 +196,7 @@ def strong_draws(seed: int, positions: NDArray[np.int64], chances: Mapping[Effec
     return Draws(torch.from_numpy(_affines(len(positions), picked)), Strong(torch.from_numpy(still), effects))
 
 
-def _drawn(name: EffectName, place: NDArray[np.int64], values: Reals) -> Drawn:
+def _drawn(name: str, place: NDArray[np.int64], values: Reals) -> Drawn:
     if name == "elastic":
         return Drawn(torch.from_numpy(place), None, torch.from_numpy(values.astype(np.float32)))
     sample, contrast = np.nonzero(~np.isnan(values.reshape(*values.shape[:2], -1)[..., 0]))
@@ -202,8 +204,9 @@ def _drawn(name: EffectName, place: NDArray[np.int64], values: Reals) -> Drawn:
     return Drawn(torch.from_numpy(place[sample]), torch.from_numpy(contrast), torch.from_numpy(values))
 
 
-def _affines(batch: int, picked: Mapping[EffectName, Picked]) -> Affines:
-    scale, angle, flip_x, flip_y = np.ones(batch), np.zeros(batch), np.ones(batch), np.ones(batch)
+def _affines(batch: int, picked: Mapping[str, Picked]) -> Affines:
+    scale, flip_x, flip_y = (np.ones(batch) for _ in range(3))
+    angle = np.zeros(batch)
     if "flip_left_right" in picked:
         flip_x[picked["flip_left_right"][0]] = -1
     if "flip_up_down" in picked:
