@@ -1,20 +1,25 @@
 """What a job asks the cluster for: defaults, a preset in configs/clusters/, options on the command line."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import builtin_config, read_yaml
+from segtrain.config import builtin_config, checked, read_yaml
 from segtrain.errors import ConfigError
 
-TIME = r"^(\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2})$"
+TIME = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
+
+
+def _check_time(time: Any) -> Any:
+    if not isinstance(time, str) or not re.fullmatch(TIME, time):
+        raise ValueError("write minutes, HH:MM:SS or D-HH:MM:SS (in YAML in quotes)")
+    return time
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -26,7 +31,7 @@ class Resources:
     processes_per_node: int | None = Field(default=None, ge=1)
     cpus_per_node: int | None = Field(default=None, ge=1)
     mem: str | None = None
-    time: str = Field(default="1-00:00:00", pattern=TIME)
+    time: Annotated[str, BeforeValidator(_check_time)] = "1-00:00:00"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -101,21 +106,7 @@ def of(arguments: argparse.Namespace) -> Resources:
 
 def from_tree(tree: Any, where: str) -> Resources:
     """Checked resources. Raises ConfigError, naming `where`, the key, the value and the remedy."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: a preset is a mapping of keys, this is a {type(tree).__name__}")
-    known = [entry.name for entry in fields(Resources)]
-    for key in tree:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else "other options of sbatch go under slurm:"
-            raise ConfigError(f"{where}: unknown key {key}; {hint}")
-    try:
-        return TypeAdapter(Resources).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, given = ".".join(map(str, first["loc"])), first["input"]
-        message = "write minutes, HH:MM:SS or D-HH:MM:SS (in YAML in quotes)" if key == "time" else first["msg"]
-        raise ConfigError(f"{where}: {key}={given!r}: {message}; change {key}") from error
+    return checked(Resources, tree, where, help_text="other options of sbatch go under slurm:")
 
 
 def to_tree(resources: Resources) -> dict[str, Any]:

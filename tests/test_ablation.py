@@ -107,7 +107,7 @@ def test_variants_of_one_fold_and_seed_draw_the_same_slices(tmp_path: Path) -> N
         (("train: {epochs: 2}", "name.x: 2"), ["variant mixed", "name.x"]),
         (("  mixed: {loss: {dice: 1.0, boundary: {start: 0.0, end: 0.1}}, train: {epochs: 2}}", "  same: {loss: dice}"),
          ["dice and same", "same training"]),
-        (("  mixed:", "  dice:"), ["dice stands there twice"]),
+        (("  mixed:", "  dice:"), ["dice is listed twice"]),
         (("  mixed:", "  a/b:"), ["variants", "a/b"]),
         (("variants:", "variant:"), ["variant"]),
         (("base.yaml", "bass.yaml"), ["bass.yaml"]),

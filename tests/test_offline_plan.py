@@ -47,11 +47,11 @@ def test_an_ablation_is_its_runs(tmp_path: Path, bare: bool) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"name": "a/b"}, "name: String should match"),
-        ({"retry": 3}, "retry: Unexpected keyword"),
-        ({"runs": []}, "runs: Tuple should have at least 1 item"),
+        ({"name": "a/b"}, "name='a/b': String should match"),
+        ({"retry": 3}, "unknown key retry; did you mean retries?"),
+        ({"runs": []}, "runs=[]: Tuple should have at least 1 item"),
         ({"runs": [{"name": "x"}]}, "runs.0: needs either config: or ablation:"),
-        ({"runs": [{"config": "base.yaml", "overide": {}}]}, "runs.0.overide: Unexpected keyword"),
+        ({"runs": [{"config": "base.yaml", "overide": {}}]}, "unknown key runs.0.overide; did you mean overrides?"),
         ({"runs": [{"config": "base.yaml"}, {"config": "base.yaml"}]}, "two runs are named phantom"),
         ({"runs": [{"config": "base.yaml", "name": "report"}]}, "a run's name is report"),
         ({"runs": [{"ablation": "spec.yaml", "name": "x"}]}, "leave name: out"),
@@ -60,8 +60,8 @@ def test_an_ablation_is_its_runs(tmp_path: Path, bare: bool) -> None:
         ({"overrides": {"optim.lrr": 3}}, "unknown key optim.lrr; did you mean optim.lr?"),
         ({"runs": [{"config": "base.yaml", "name": "a", "overrides": {"runs_dir": "/x"}}, {"config": "base.yaml"}]},
          "runs_dir is /x for"),
-        ({"min_free_gib": -1}, "min_free_gib: Input should be greater than or equal to 0"),
-        ({"at_once": 0}, "at_once: Input should be greater than or equal to 1"),
+        ({"min_free_gib": -1}, "min_free_gib=-1: Input should be greater than or equal to 0"),
+        ({"at_once": 0}, "at_once=0: Input should be greater than or equal to 1"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_queue_is_said_before_anything_starts(

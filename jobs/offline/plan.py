@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import Config, flatten, load_config, read_yaml, to_yaml
+from segtrain.config import Config, checked, flatten, load_config, read_yaml, to_yaml
 from segtrain.errors import ConfigError
 from segtrain.run import Name, Run, expand
 
@@ -108,16 +108,10 @@ def _spec(path: Path, options: Mapping[str, Any]) -> Spec:
     tree = read_yaml(path)
     if isinstance(tree, dict) and "variants" in tree:
         tree = {"name": tree.get("name"), "runs": [{"ablation": path.name}]}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: a queue is a mapping of keys, this is a {type(tree).__name__}; see configs/offline/"
-        )
-    try:
-        spec = TypeAdapter(Spec).validate_python({**tree, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}; see configs/offline/ for examples") from error
+    if isinstance(tree, dict):
+        tree |= options
+    known = [entry.name for entry in (*fields(Spec), *fields(Entry))]
+    spec = checked(Spec, tree, str(path), known, help_text="see configs/offline/ for examples")
     for place, entry in enumerate(spec.runs):
         if (entry.config is None) == (entry.ablation is None):
             raise ConfigError(f"{path}: runs.{place}: needs either config: or ablation:")

@@ -11,10 +11,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import Config, flatten, from_tree, load_config, merge, read_yaml
+from segtrain.config import Config, checked, flatten, from_tree, load_config, merge, read_yaml
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
@@ -74,12 +74,7 @@ def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
     Runs are named `<variant>-fold<k>-seed<s>` in `<runs_dir>/<name of the spec>/`. `overrides` apply to all of them.
     Raises ConfigError: unreadable, or a variant, fold or seed that is wrong or listed twice.
     """
-    try:
-        spec = TypeAdapter(Spec).validate_python(read_yaml(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key or 'the spec'}: {first['msg']}; see configs/ablation/ for examples") from error
+    spec = checked(Spec, read_yaml(path), str(path), help_text="see configs/ablation/ for examples")
     if not spec.variants:
         raise ConfigError(f"{path}: variants: there is none; name at least one")
     for key, values in (("folds", spec.folds), ("seeds", spec.seeds)):
