@@ -1,15 +1,12 @@
 """DeepSpeed's configuration, made from ours."""
 
-import difflib
 import importlib
 import logging
 import os
-from collections.abc import Iterable, KeysView, Mapping
+from collections.abc import KeysView, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from segtrain.config import Config
+from segtrain.config import Config, flatten, merge, nearest
 from segtrain.errors import ConfigError
 
 # Numbers in a message, and whole weights that ZeRO 3 keeps at a time. DeepSpeed's own (5e8 and 1e9) are for networks of
@@ -31,7 +28,7 @@ def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
     }
     if cfg.deepspeed.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
-    made: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": -(-share // micro_batch),
         "gradient_clipping": cfg.optim.clip_norm or 0.0,
@@ -42,20 +39,13 @@ def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
     }
     dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(cfg.precision)
     if dtype:
-        made["torch_autocast"] = {"enabled": True, "dtype": dtype}
-    return _over(made, cfg.deepspeed.extra)
-
-
-def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _over(merged[key], value) if both else value
-    return merged
+        settings["torch_autocast"] = {"enabled": True, "dtype": dtype}
+    merge(settings, cfg.deepspeed.extra, "deepspeed.extra")
+    return settings
 
 
 def load(device_type: str) -> Any:
-    """The package `deepspeed`, told what it runs on, and to be quiet. Takes seconds at the first time."""
+    """The package `deepspeed`, set to this device and to log warnings only. Takes seconds the first time."""
     os.environ.setdefault("DS_ACCELERATOR", device_type)
     deepspeed = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -63,62 +53,45 @@ def load(device_type: str) -> Any:
 
 
 def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: str) -> None:
-    """Raise ConfigError when DeepSpeed refuses what `deepspeed.extra` adds, or never asks for a key of it."""
+    """Raise ConfigError when DeepSpeed refuses `deepspeed.extra`, or does not read a key of it."""
     deepspeed = load(device_type)
-    asked = _Asked(settings)
     config = importlib.import_module("deepspeed.runtime.config")
+    read = _Read(settings)
     try:
-        config.DeepSpeedConfig(asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        section = next((f"{key}." for key, value in extra.items() if isinstance(value, Mapping) and path in value), "")
-        fields = importlib.import_module("deepspeed.runtime.zero.config").DeepSpeedZeroConfig.model_fields
-        hint = _near(path, fields) if section == "zero_optimization." else ""
-        raise ConfigError(
-            f"deepspeed.extra.{section}{path}={first['input']!r}: DeepSpeed says: {first['msg']}{hint}; "
-            "change or drop it"
-        ) from error
-    except (
-        config.DeepSpeedConfigError, ValueError, TypeError, AttributeError, KeyError, AssertionError,
-    ) as error:  # fmt: skip
-        words = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"deepspeed.extra={dict(extra)!r}: DeepSpeed cannot read it ({type(error).__name__}: {words}); change it"
-        ) from error
+        config.DeepSpeedConfig(read)
+    except (config.DeepSpeedConfigError, ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in flatten(extra))
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(f"deepspeed.extra.{given}: DeepSpeed refuses it ({reason}); change or drop it") from error
     for key in extra:
-        if key not in asked.keys_asked_for:
-            hint = _near(key, asked.keys_asked_for)
+        if key not in read.keys_read:
+            near = nearest(key, sorted(read.keys_read))
+            hint = f"; did you mean {near}?" if near else ""
             raise ConfigError(
-                f"deepspeed.extra.{key}: DeepSpeed {deepspeed.__version__} knows no such key{hint}; change or drop it"
+                f"deepspeed.extra.{key}: unknown to DeepSpeed {deepspeed.__version__}{hint}; change or drop it"
             )
 
 
-def _near(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
-class _Asked(dict[str, Any]):
-    """A dict that remembers which keys were asked for: DeepSpeed has no list of those that it knows."""
+class _Read(dict[str, Any]):
+    """A dict that records which keys are read: DeepSpeed ignores unknown keys and has no list of those it knows."""
 
     def __init__(self, items: Mapping[str, Any]) -> None:
         super().__init__(items)
-        self.keys_asked_for: set[str] = set()
+        self.keys_read: set[str] = set()
 
-    def __copy__(self) -> "_Asked":
+    def __copy__(self) -> "_Read":
         return self
 
     def __contains__(self, key: object) -> bool:
-        self.keys_asked_for.add(str(key))
+        self.keys_read.add(str(key))
         return super().__contains__(key)
 
     def __getitem__(self, key: str) -> Any:
-        self.keys_asked_for.add(key)
+        self.keys_read.add(key)
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.keys_asked_for.add(key)
+        self.keys_read.add(key)
         return super().get(key, default)
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
