@@ -10,6 +10,6 @@ tta.py           probabilities averaged over flips and small rotations
 ensemble.py      checkpoints selected, verified and opened as one predictor
 predictions.py   masks, pictures and scores of a folder of patients, written
 overlays.py      prediction and truth over a slice; sheets of them
-bars.py          a bar chart of DSC
+bars.py          a bar chart of DSC; svg.py: figures as SVG, and as pixels
 gallery.py       pictures of what augmentation does
 """

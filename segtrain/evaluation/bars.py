@@ -1,64 +1,89 @@
-"""Scores of patients as bars: one each, sorted, a red line at their mean, a green one at their median."""
+"""Patients' DSC as bars, with lines at mean and median: as SVG in reports, in pixels beside predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from markupsafe import Markup
 
 from segtrain.evaluation.metrics import EMPTY_RULE, summarise
 from segtrain.evaluation.overlays import Picture
+from segtrain.evaluation.svg import WIDTH, Figure, axis_x, line, pixels, svg, text
 
-LONGEST = 48  # letters of a patient's name
-SCALE = 2  # drawn at twice the size, for sharp text
-WIDTH, BAR, GAP, TOP, BOTTOM, RIGHT = (SCALE * px for px in (900, 16, 5, 64, 66, 64))
-BLUE, GREY, RED, GREEN, INK, FAINT = (70, 120, 180), (185, 185, 185), (214, 40, 40), (24, 140, 60), "black", "#dddddd"
+LINE = 20  # units from bar to bar
+MARGIN, LETTER, LONGEST = 12, 8, 26  # of a patient's name: beside it, a letter's width at most, letters
+BLUE, GREY, RED, GREEN = "#56B4E9", "#b9b9b9", "#d62828", "#188c3c"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`seen`: the patient was trained on; the bar is grey and not in the mean."""
+    """`seen`: the patient was trained on; the bar is grey."""
 
     patient: str
     dsc: float
-    seen: bool
+    seen: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line through all bars, and its label below them."""
+
+    label: str
+    value: float
+    colour: str
+    dash: str = "none"
+
+
+def bar_chart(
+    title: str, bars: Sequence[Bar], marks: Sequence[Mark], notes: Sequence[str] = (), width: float = WIDTH
+) -> Figure:
+    """A bar for each patient, worst first; notes are lines of text below."""
+    left = MARGIN + LETTER * max(len(_short(bar.patient)) for bar in bars)
+    right = width - 46
+    top = 6
+    bottom = top + LINE * len(bars)
+
+    def x(value: float) -> float:
+        return left + value * (right - left)
+
+    parts = list(axis_x(x, top, bottom, "DSC"))
+    for place, bar in enumerate(sorted(bars, key=lambda bar: (bar.dsc, bar.patient))):
+        y = top + LINE * place
+        box = Markup('<rect x="{}" y="{}" width="{:.1f}" height="14" fill="{}"/>')
+        parts += [
+            text(left - 6, y + 14, _short(bar.patient), "end"),
+            box.format(left, y + 3, x(bar.dsc) - left, GREY if bar.seen else BLUE),
+            text(right + 6, y + 14, f"{bar.dsc:.3f}"),
+        ]
+    y = bottom + 56
+    for mark in marks:
+        parts += [
+            line(x(mark.value), top, x(mark.value), bottom, mark.colour, 2, mark.dash),
+            line(left, y - 4, left + 30, y - 4, mark.colour, 2, mark.dash),
+            text(left + 38, y, mark.label),
+        ]
+        y += LINE
+    for note in notes:
+        parts.append(text(MARGIN, y, note))
+        y += LINE
+    return svg(title, y - 12, parts, width)
 
 
 def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
-    """uint8 [height, width, 3]; `rule` says what a patient without lesion scores."""
-    font, small = (ImageFont.load_default(size=SCALE * px) for px in (13, 11))
-    ordered = sorted(bars, key=lambda bar: (bar.dsc, bar.patient))
-    bottom = TOP + len(ordered) * (BAR + GAP)
-    canvas = Image.new("RGB", (WIDTH, bottom + BOTTOM), "white")
-    draw = ImageDraw.Draw(canvas)
-    names = [_short(bar.patient) for bar in ordered]
-    left = round(max(draw.textlength(name, small) for name in names)) + 16 * SCALE
+    """uint8 [height, width, 3]; mean and median are those of patients that were not trained on.
 
-    def x(value: float) -> int:
-        return round(left + value * (WIDTH - RIGHT - left))
-
-    for tick in np.linspace(0, 1, 6):
-        draw.line([(x(tick), TOP - GAP), (x(tick), bottom)], fill=FAINT, width=SCALE)
-        draw.text((x(tick), bottom + 4 * SCALE), f"{tick:.1f}", INK, small, anchor="ma")
-    for place, (bar, name) in enumerate(zip(ordered, names, strict=True)):
-        y = TOP + place * (BAR + GAP)
-        draw.rectangle([left, y, x(bar.dsc), y + BAR], fill=GREY if bar.seen else BLUE)
-        draw.text((left - 6 * SCALE, y + BAR // 2), name, INK, small, anchor="rm")
-        draw.text((x(1) + 8 * SCALE, y + BAR // 2), f"{bar.dsc:.3f}", INK, small, anchor="lm")
-    draw.text((12 * SCALE, 8 * SCALE), title, INK, font)
-    new = [bar.dsc for bar in bars if not bar.seen]  # in the table's order, on which the interval's last digit depends
-    if new:
-        found = summarise(new)
-        for value, colour in ((found.mean, RED), (found.median, GREEN)):
-            draw.line([(x(value), TOP - GAP), (x(value), bottom)], fill=colour, width=2 * SCALE)
-        draw.text((12 * SCALE, 26 * SCALE), f"mean DSC {found}", INK, small)
-    notes = ["red: mean", "green: median", *(["grey: trained on, not in them"] if len(new) < len(ordered) else [])]
-    draw.text((12 * SCALE, 42 * SCALE), "   ".join(notes), INK, small)
-    draw.text((x(0.5), bottom + 20 * SCALE), "DSC of the whole volume, as delivered", INK, small, anchor="ma")
-    draw.text((12 * SCALE, bottom + 44 * SCALE), rule, INK, small)
-    return np.asarray(canvas)
+    `rule` says what a patient without lesion scores.
+    """
+    unseen = [bar.dsc for bar in bars if not bar.seen]  # in the table's order: it decides the interval's last digit
+    marks = []
+    if unseen:
+        summary = summarise(unseen)
+        marks = [Mark(f"mean {summary}", summary.mean, RED), Mark("median", summary.median, GREEN)]
+    notes = [f"{title}: DSC of the whole volume, as delivered", rule]
+    if len(unseen) < len(bars):
+        notes.insert(1, "grey: trained on, not in mean and median")
+    return pixels(bar_chart(title, bars, marks, notes, width=900))
 
 
 def _short(name: str) -> str:
-    """A folder's name may be longer than the picture is wide; both its ends tell it apart."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
+    """A name that fits; both ends of a long one tell it from others."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segtrain.evaluation.metrics import EMPTY_RULE
+from segtrain.evaluation.svg import Figure
 from segtrain.report import figures
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected, Curves, Point
-from segtrain.report.figures import Figure, Interval, Series
+from segtrain.report.figures import Interval, Series
 from segtrain.report.statistics import ALPHA, Row, can_find
 from segtrain.report.tables import (
     Table,

@@ -4,23 +4,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from segtrain.evaluation.bars import Bar, Mark, bar_chart
+from segtrain.evaluation.svg import PALE, WIDTH, Figure, axis_x, line, svg, text
 from segtrain.report.collect import Point
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("none", "7 3", "2 3")
-WIDTH, RIGHT, LINE = 480, 12, 20  # units of the view box; a phone shows them at about 3/4 of a pixel
-GREY, PALE = "#555", "#ddd"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing and what it shows."""
-
-    title: str
-    svg: Markup
+RIGHT, LINE = 12, 20  # units of the view box: margin, from line to line of text
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ def dashes(place: int) -> str:
 
 def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False) -> Figure:
     """Curves over epochs; with `unit` the axis is 0 to 1."""
-    points = [point for line in series for point in line.points]
+    points = [point for curve in series for point in curve.points]
     if not points:
         return Figure(title, Markup(""))
     top, bottom, left = 10, 250, 46
@@ -66,26 +59,26 @@ def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False
     low, high = (0.0, 1.0) if unit else _padded([point[1] for point in points])
     y = _scale(low, high, bottom, top)
     parts = list(_axis_y(y, low, high, left, WIDTH - RIGHT))
-    parts += [_text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in _ticks(first, last, whole=True)]
-    parts.append(_text((left + WIDTH) / 2, bottom + 34, x_label, "middle"))
-    for line in sorted(series, key=lambda line: not line.thin):  # thin lines lie behind the others
-        parts += _curve(line, x, y)
+    parts += [text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in _ticks(first, last, whole=True)]
+    parts.append(text((left + WIDTH) / 2, bottom + 34, x_label, "middle"))
+    for curve in sorted(series, key=lambda curve: not curve.thin):  # thin lines lie behind the others
+        parts += _curve(curve, x, y)
     height = bottom + 50
-    labelled = [line for line in series if not line.thin]
-    for row, line in enumerate(labelled):
+    labelled = [curve for curve in series if not curve.thin]
+    for row, curve in enumerate(labelled):
         at = height + row * LINE
-        parts.append(_line(left, at - 4, left + 32, at - 4, colour(line.place), 2.2, dashes(line.place)))
-        parts.append(_text(left + 40, at, line.label))
-    return _svg(title, height + len(labelled) * LINE - 8, parts)
+        parts.append(line(left, at - 4, left + 32, at - 4, colour(curve.place), 2.2, dashes(curve.place)))
+        parts.append(text(left + 40, at, curve.label))
+    return svg(title, height + len(labelled) * LINE - 8, parts)
 
 
-def _curve(line: Series, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[Markup]:
-    width, opacity, dash = (1, 0.4, "none") if line.thin else (2.2, 1, dashes(line.place))
-    path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in line.points)
+def _curve(curve: Series, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[Markup]:
+    width, opacity, dash = (1, 0.4, "none") if curve.thin else (2.2, 1, dashes(curve.place))
+    path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in curve.points)
     form = '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" opacity="{}" stroke-dasharray="{}"/>'
-    yield Markup(form).format(path, colour(line.place), width, opacity, dash)
-    if len(line.points) == 1:  # a polyline of one point is invisible
-        yield Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(*path.split(","), colour(line.place))
+    yield Markup(form).format(path, colour(curve.place), width, opacity, dash)
+    if len(curve.points) == 1:  # a polyline of one point is invisible
+        yield Markup('<circle cx="{}" cy="{}" r="4" fill="{}"/>').format(*path.split(","), colour(curve.place))
 
 
 def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
@@ -95,18 +88,18 @@ def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
     left, step, top = 10, 46, 8
     x = _scale(low, high, left, WIDTH - RIGHT)
     bottom = top + step * len(rows)
-    parts = [_line(x(tick), top, x(tick), bottom, PALE) for tick in _ticks(low, high)]
-    parts += [_text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "middle") for tick in _ticks(low, high)]
-    parts.append(_line(x(0), top, x(0), bottom, "#000", 1.5))
-    parts.append(_text(min(max(x(0), 130), WIDTH - 130), bottom + 34, x_label, "middle"))
+    parts = [line(x(tick), top, x(tick), bottom, PALE) for tick in _ticks(low, high)]
+    parts += [text(x(tick), bottom + 16, f"{tick:+g}" if tick else "0", "middle") for tick in _ticks(low, high)]
+    parts.append(line(x(0), top, x(0), bottom, "#000", 1.5))
+    parts.append(text(min(max(x(0), 130), WIDTH - 130), bottom + 34, x_label, "middle"))
     square = Markup('<rect x="{:.1f}" y="{}" width="9" height="9" fill="{}"/>')
     for number, row in enumerate(rows):
         at = top + step * number + 34
-        parts.append(_text(left, at - 17, f"{row.label}: {row.note}"))
+        parts.append(text(left, at - 17, f"{row.label}: {row.note}"))
         if not math.isnan(row.low):
-            parts.append(_line(x(row.low), at, x(row.high), at, colour(row.place), 3))
+            parts.append(line(x(row.low), at, x(row.high), at, colour(row.place), 3))
         parts.append(square.format(x(row.mean) - 4.5, at - 4.5, colour(row.place)))
-    return _svg(title, bottom + 42, parts)
+    return svg(title, bottom + 42, parts)
 
 
 def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str) -> Figure:
@@ -114,40 +107,23 @@ def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str)
     left, step, top = 10, 46, 8
     x = _scale(0, 1, left + 8, WIDTH - RIGHT - 8)
     bottom = top + step * len(variants)
-    parts = list(_axis_x(x, top, bottom, x_label))
+    parts = list(axis_x(x, top, bottom, x_label))
     circle = Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
     for place, (variant, patients) in enumerate(variants.items()):
         at = top + step * place + 32
         mean = math.fsum(patients.values()) / len(patients)
-        parts.append(_text(left, at - 14, variant))
+        parts.append(text(left, at - 14, variant))
         for number, (patient, dsc) in enumerate(sorted(patients.items())):
             height = at + (number % 3 - 1) * 5  # three heights, so that fewer circles overlap
             parts.append(circle.format(x(dsc), height, colour(place), f"{patient} {dsc:.3f}"))
-        parts.append(_line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
-    return _svg(title, bottom + 42, parts)
+        parts.append(line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
+    return svg(title, bottom + 42, parts)
 
 
 def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], median: tuple[str, float]) -> Figure:
-    """A bar a patient, worst first, with lines at the mean and the median: what to say of each, and where it is."""
-    left, top, right = 190, 6, WIDTH - 46
-    bottom = top + LINE * len(patients)
-    x = _scale(0, 1, left, right)
-    parts = list(_axis_x(x, top, bottom, "DSC"))
-    for place, (patient, dsc) in enumerate(sorted(patients.items(), key=lambda item: item[1])):
-        at = top + LINE * place
-        name = patient if len(patient) <= 26 else f"{patient[:25]}…"
-        parts.append(_text(left - 6, at + 14, name, "end"))
-        parts.append(
-            Markup('<rect x="{}" y="{}" width="{:.1f}" height="14" fill="{}"><title>{}</title></rect>')
-            .format(left, at + 3, x(dsc) - left, PALETTE[5], patient)
-        )  # fmt: skip
-        parts.append(_text(right + 6, at + 14, f"{dsc:.3f}"))
-    for row, ((words, value), dash, place) in enumerate(((mean, "none", 1), (median, "5 3", 2))):
-        parts.append(_line(x(value), top, x(value), bottom, colour(place), 2, dash))
-        at = bottom + 56 + row * LINE
-        parts.append(_line(left, at - 4, left + 30, at - 4, colour(place), 2, dash))
-        parts.append(_text(left + 38, at, words))
-    return _svg(title, bottom + 84, parts)
+    """A bar a patient, with lines at the mean and the median, given as label and value."""
+    marks = [Mark(*mean, colour(1)), Mark(*median, colour(2), "5 3")]
+    return bar_chart(title, [Bar(patient, dsc) for patient, dsc in patients.items()], marks)
 
 
 def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
@@ -169,35 +145,10 @@ def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
     return opening.format(10 * len(counts)) + Markup("").join(parts) + Markup("</svg>")
 
 
-def _svg(title: str, height: float, parts: Sequence[Markup]) -> Figure:
-    opening = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}" '
-        'font-family="system-ui, sans-serif" font-size="13"><title>{}</title>'
-    )
-    drawn = Markup(opening).format(WIDTH, height, title, title) + Markup("").join(parts) + Markup("</svg>")
-    return Figure(title, drawn)
-
-
-def _axis_x(x: Callable[[float], float], top: float, bottom: float, label: str) -> Iterator[Markup]:
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        yield _line(x(tick), top, x(tick), bottom, PALE)
-        yield _text(x(tick), bottom + 16, f"{tick:g}", "middle")
-    yield _text((x(0) + x(1)) / 2, bottom + 34, label, "middle")
-
-
 def _axis_y(y: Callable[[float], float], low: float, high: float, left: float, right: float) -> Iterator[Markup]:
     for tick in _ticks(low, high):
-        yield _line(left, y(tick), right, y(tick), PALE)
-        yield _text(left - 6, y(tick) + 4, f"{tick:g}", "end")
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dash: str = "none") -> Markup:
-    form = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="{}" stroke-dasharray="{}"/>'
-    return Markup(form).format(x1, y1, x2, y2, stroke, width, dash)
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, escape(words))
+        yield line(left, y(tick), right, y(tick), PALE)
+        yield text(left - 6, y(tick) + 4, f"{tick:g}", "end")
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
