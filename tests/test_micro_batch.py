@@ -14,7 +14,7 @@ from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, T
 from segtrain.data.store import Store
 from segtrain.engines import Engine, make_engine
 from segtrain.engines.ddp import DdpEngine
-from segtrain.engines.out_of_memory import is_shortage
+from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.errors import RunError
 from segtrain.evaluation.evaluate import score_patient
 from segtrain.evaluation.predictor import Predictor
@@ -105,10 +105,10 @@ def test_a_step_that_was_short_is_taken_again_as_if_it_had_been_smaller_from_the
 
 
 def test_only_what_means_too_little_memory_is_taken_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(is_shortage(error) for error in SHORTAGES.values())
-    assert not is_shortage(RuntimeError("shapes do not fit"))
-    assert not is_shortage(RuntimeError("could not create a primitive descriptor for a convolution"))
-    assert not is_shortage(ValueError("can't allocate memory"))
+    assert all(is_out_of_memory(error) for error in SHORTAGES.values())
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
 
     def wrong(self: DdpEngine, image: Tensor) -> Tensor:
         raise RuntimeError("shapes do not fit")

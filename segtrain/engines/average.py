@@ -9,20 +9,20 @@ from torch.optim import Optimizer
 
 
 class Average:
-    """An exponential average of weights and running statistics (`optim.ema`), or schedule-free AdamW's own average of
-    the weights, or nothing: then what is scored is what trains.
+    """An exponential average of weights and running statistics (`optim.ema`), or schedule-free AdamW's own average.
 
-    The decay of step t is at most (1 + t) / (10 + t), so that the initial weights are soon forgotten.
+    Without either there is no average, and the weights that train are scored. The decay of step t is at most
+    (1 + t) / (10 + t), so that the initial weights are soon forgotten.
     """
 
     def __init__(self, held: Callable[[], dict[str, Tensor]], optimizer: Optimizer | None, decay: float | None) -> None:
-        """`held()`: what this rank holds of weights and running statistics, by name in the state dict."""
+        """`held()`: this rank's weights and running statistics, by name in the state dict."""
         self.held, self.optimizer, self.decay = held, optimizer, decay
         self.updates = 0
         self._ema = {name: tensor.detach().clone() for name, tensor in held().items()} if decay else {}
 
     def update(self) -> None:
-        """Follow the weights; call it after every step."""
+        """Follow the weights; to be called after every step."""
         if self.decay is None:
             return
         self.updates += 1
@@ -46,17 +46,17 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the network has the average; after it, the bits it had before."""
+        """A context in which the network has the average; after it the network is bitwise as before."""
         average, held = self.values(), self.held()
-        kept = {name: held[name].detach().clone() for name in average}
+        trained = {name: held[name].detach().clone() for name in average}
         self._set(average)
         try:
             yield
         finally:
-            self._set(kept)
+            self._set(trained)
 
     def take(self, average: Mapping[str, Tensor], updates: int) -> None:
-        """Be what a checkpoint has."""
+        """Continue with the average of a checkpoint."""
         self.updates = updates
         for name, tensor in self._ema.items():
             tensor.copy_(average[name])
@@ -69,6 +69,6 @@ class Average:
 
 
 def live(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and running statistics; not the count of batches, an integer."""
+    """Weights and running statistics, without the count of batches, an integer."""
     named = [*network.named_parameters(), *network.named_buffers()]
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}

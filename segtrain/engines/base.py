@@ -1,4 +1,4 @@
-"""The step that all engines share: micro-batches, a loss over the global batch, what is equal on all ranks after it.
+"""The step that all engines share: micro-batches, a loss over the global batch, state that is equal on all ranks.
 
 Legend: b this rank's share of the global batch, c channel, h height, w width.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segtrain.config import Config, Precision
 from segtrain.engines.average import Average, live
-from segtrain.engines.out_of_memory import OutOfMemory, is_shortage
+from segtrain.engines.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.losses import Loss
 from segtrain.runtime.world import World
 
@@ -25,14 +25,16 @@ AUTOCAST: dict[Precision, torch.dtype | None] = {
 }
 T = TypeVar("T")
 Snapshot = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
-WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features gain nothing from channels_last
+WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features are no faster in channels_last
 
 
 class BaseEngine(ABC):
-    """What an engine does the same way as the others; the rest is for it to say. See `segtrain.engines.Engine`."""
+    """The part that engines have in common; subclasses implement the rest. See `segtrain.engines.Engine`."""
 
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
-        self.cfg, self.loss, self.world = cfg, loss, world
+        self.cfg = cfg
+        self.loss = loss
+        self.world = world
         self.micro_batch = min(cfg.train.micro_batch or cfg.train.global_batch, cfg.train.global_batch // world.size)
         self.dtype = AUTOCAST[cfg.precision]
         set_tf32(cfg.precision == "tf32")
@@ -44,9 +46,9 @@ class BaseEngine(ABC):
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     average: Average
-    flattens = False  # whether weights are laid one behind the other, and so contiguous
-    recovers = False  # whether a step that was out of memory has left nothing behind and may be tried again
-    _before: list[Tensor] | None = None  # running statistics before the step, where it may be tried again
+    flattens = False  # whether it copies weights one after the other into a buffer, which makes them contiguous
+    recovers = False  # whether a step that ran out of memory has changed nothing and may be repeated
+    _before: list[Tensor] | None = None  # running statistics before the step, where it may be repeated
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -57,19 +59,19 @@ class BaseEngine(ABC):
         return self._network
 
     def _live(self) -> dict[str, Tensor]:
-        """What this rank holds of weights and running statistics, by name in the state dict."""
+        """This rank's weights and running statistics, by name in the state dict."""
         return live(self._network)
 
     def finite(self) -> bool:
-        """Whether all that this rank holds of the weights is finite. Waits for the device."""
+        """Whether all weights that this rank holds are finite. Waits for the device."""
         return bool(torch.stack([tensor.detach().isfinite().all() for tensor in self._live().values()]).all())
 
     @abstractmethod
     def _start(self, image_bchw: Tensor) -> None:
-        """Be ready for a step on images like these. Collective."""
+        """Prepare for a step on images like these. Collective."""
 
     def _part(self, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch; `last`: no more gradients will be added before the update."""
+        """A context for forward and backward of a micro-batch; `last`: the update follows."""
         return nullcontext()
 
     @abstractmethod
@@ -78,7 +80,7 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def _backward(self, loss: Tensor) -> None:
-        """Add to the gradients the mean over ranks of this loss's. Collective."""
+        """Add the mean over ranks of this loss's gradients. Collective."""
 
     @abstractmethod
     def _update(self, lr: float) -> None:
@@ -87,7 +89,7 @@ class BaseEngine(ABC):
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
-        With accumulation the loss stays that of the global batch: a first pass without gradients gathers its sums.
+        With accumulation the loss is still that of the global batch: a first pass without gradients gathers its sums.
         """
         self._start(image_bchw[:2])
         self._network.train()
@@ -99,7 +101,7 @@ class BaseEngine(ABC):
         return loss
 
     def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float) -> Tensor:
-        """The loss of the global batch, NaN where its sums are not finite; its gradients are left in the network."""
+        """The loss of the global batch, NaN if its sums are not finite; the gradients are then in the network."""
         micro_batches = list(zip(image_bchw.split(self.micro_batch), mask_bchw.split(self.micro_batch), strict=True))
         total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
         for number, (image, mask) in enumerate(micro_batches, start=1):
@@ -110,20 +112,20 @@ class BaseEngine(ABC):
                 total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
                 loss = self.loss.value(total_sums, progress)
                 finite = total_sums.detach().isfinite().all()
-                # Gradients are averaged over ranks; ours are parts of one loss, not copies of it.
+                # DDP averages gradients over ranks; here they are parts of one loss, which have to be added.
                 self._backward(loss * self.world.size)
         return torch.where(finite, loss.detach(), torch.nan)
 
     def rehearse(self) -> None:
-        """Forward and backward of one micro-batch on this rank alone, beside as much memory as the moments will take.
+        """Forward and backward of one micro-batch on this rank alone, with as much memory as moments take set aside.
 
-        Says nothing to other ranks, since it is the bare network that runs, and changes nothing. Raises OutOfMemory.
+        It runs the bare network, so it does not communicate; it changes nothing. Raises OutOfMemory.
         """
         size, channels, device = self.cfg.data.image_size, self.cfg.data.channels, self.world.device
         self._start(torch.zeros(2, channels, size, size, device=device))
         self._network.train()
         for module in self._network.modules():
-            if isinstance(module, nn.SyncBatchNorm):  # keeps as much for the backward pass, and does not ask the others
+            if isinstance(module, nn.SyncBatchNorm):  # needs as much memory in evaluation, and does not communicate
                 module.eval()
 
         def both_ways() -> None:
@@ -141,24 +143,26 @@ class BaseEngine(ABC):
         self._drop_gradients()
 
     def _guarded(self, work: Callable[[], T]) -> T:
-        """What `work` returns. Raises OutOfMemory when memory did not suffice; gradients and running statistics are
-        then as before the step, and what the work held is free again."""
+        """The result of `work`. Raises OutOfMemory if there was not enough memory.
+
+        Gradients and running statistics are then as before the step, and the memory that the work used is free again.
+        """
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
-            short = " ".join(str(error).split())[:200]
-        # Outside of the except clause: the error's traceback holds all that the work held.
+            message = " ".join(str(error).split())[:200]
+        # Outside of the except clause: the error's traceback refers to all tensors of the work.
         self._drop_gradients()
         for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
             buffer.copy_(value)
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
-        raise OutOfMemory(short)
+        raise OutOfMemory(message)
 
     def _remember(self) -> None:
-        """Keep the running statistics, which a forward pass changes, for as long as the step may be tried again."""
+        """Keep a copy of the running statistics, which a forward pass changes, if the step may be repeated."""
         buffers = list(self._network.buffers())
         if not self.recovers or not buffers or self.cfg.train.on_oom != "halve":
             return
@@ -190,9 +194,9 @@ class BaseEngine(ABC):
     def _average_buffers(self) -> None:
         """Make batch norm's running statistics equal on all ranks, as their mean. Collective.
 
-        SyncBatchNorm (CUDA) keeps them equal by itself. Elsewhere each rank normalises its own share of the batch; the
-        running values are linear in what the ranks saw, so their mean after each step is what validation should use,
-        and any rank's state is the state of the run.
+        SyncBatchNorm (CUDA) keeps them equal itself. Elsewhere each rank normalises its own share of the batch. Running
+        values are linear in the statistics of the shares, so their mean after each step is the right value for
+        validation, and any rank's state is the state of the run.
         """
         buffers = [b for b in self._network.buffers() if b.is_floating_point()]
         if self.world.size == 1 or not buffers or self.world.device.type == "cuda":
@@ -206,13 +210,13 @@ class BaseEngine(ABC):
 
 
 def copy(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous, sharing nothing with the original."""
+    """A contiguous copy on the CPU that shares no memory with the original."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 @contextmanager
 def unchanged_buffers(network: nn.Module) -> Iterator[None]:
-    """Within, running statistics may change; after it they are as before."""
+    """A context after which running statistics are as before."""
     before = [b.clone() for b in network.buffers()]
     try:
         yield
@@ -222,15 +226,15 @@ def unchanged_buffers(network: nn.Module) -> Iterator[None]:
 
 
 def set_tf32(wanted: bool) -> None:
-    """Say of float32 products and convolutions on CUDA what torch otherwise decides differently for the two."""
+    """Set the precision of float32 products and convolutions on CUDA, for which torch has different defaults."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
     torch.backends.cudnn.conv.fp32_precision = "tf32" if wanted else "ieee"  # type: ignore[attr-defined]
 
 
 def prefers_channels_last(cfg: Config, device: torch.device) -> bool:
-    """`model.channels_last`, or else what was measured: faster on CPUs with AVX-512, unless the network is narrow.
+    """`model.channels_last`, or else where it is faster: on CPUs with AVX-512 (measured), unless the network is narrow.
 
-    On CUDA for the half precisions, whose convolutions the vendor's library does in this layout (not measured here).
+    On CUDA with the half precisions, since cuDNN computes their convolutions in this layout (not measured here).
     """
     if cfg.model.channels_last is not None:
         return cfg.model.channels_last

@@ -16,7 +16,7 @@ from segtrain.engines.optim import make_optimizer
 from segtrain.losses import Loss
 from segtrain.runtime.world import World
 
-COUNTERS = ("k", "weight_sum", "lr_max")  # that an optimiser keeps beside its moments (schedule-free)
+COUNTERS = ("k", "weight_sum", "lr_max")  # that schedule-free AdamW keeps besides its moments
 
 
 class DdpEngine(BaseEngine):
@@ -29,23 +29,24 @@ class DdpEngine(BaseEngine):
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         wrapped: nn.Module = self._network
         if world.size > 1:
-            # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13 has
-            # another name for that switch.
+            # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13
+            # renamed the option.
             known = inspect.signature(DistributedDataParallel).parameters
             switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             options: dict[str, Any] = {switch: False}
             wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **options)
-        self.wrapped, self._settled = wrapped, False
-        self.recovers = world.size == 1  # else the others may be waiting in the middle of the step
+        self.wrapped = wrapped
+        self._settled = False
+        self.recovers = world.size == 1  # otherwise other ranks may be waiting in the middle of the step
         self.forward = wrapped
-        if cfg.model.compile:  # it would choose its own layout
+        if cfg.model.compile:  # the compiler would choose a layout itself
             self.forward = torch.compile(wrapped, options={"layout_optimization": self.channels_last})  # type: ignore[assignment]
 
     def _start(self, image_bchw: Tensor) -> None:
-        """Have DDP regroup its buckets, as it does after its first backward pass, before anything counts. Collective.
+        """Have DDP rebuild its buckets, as it does after its first backward pass, before the first step. Collective.
 
-        The groups decide in which order gradients are added over more than two ranks: without this, the first step of a
-        run that came back would differ in the last bits from that of a run that never left (L6).
+        With more than two ranks the buckets decide in which order gradients are added: without this, the first step of
+        a resumed run would differ in the last bits from the same step of an uninterrupted run (L6).
         """
         if self._settled or not isinstance(self.wrapped, DistributedDataParallel):
             return
@@ -78,13 +79,14 @@ class DdpEngine(BaseEngine):
         self.optimizer.zero_grad()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, the network is the one that is scored and saved. Not collective."""
+        """A context in which the network has the weights that are scored and saved. Not collective."""
         return self.average.in_place()
 
     def snapshot(self) -> Snapshot:
-        """Copies on the CPU of the state dict as it is scored, of the moments (`<parameter>/<moment>`; the weights that
-        train, where they are not those that are scored, are `<name>/trained`), and what else the next step depends on.
-        On rank 0; empty on the others.
+        """Copies on the CPU of the state dict, of the moments, and of all else that the next step depends on.
+
+        The state dict is that which is scored. Moments are named `<parameter>/<moment>`; where the weights that train
+        are others than those that are scored, they are `<name>/trained`. On rank 0; empty on the others.
         """
         if not self.world.is_main:
             return {}, {}, {}
@@ -101,7 +103,7 @@ class DdpEngine(BaseEngine):
         return model, moments, extra
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
-        """Go on from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
+        """Continue from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
         trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
         self._network.load_state_dict({**model, **trained})
         self.average.take(model, extra["averaged"])

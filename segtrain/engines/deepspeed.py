@@ -1,8 +1,8 @@
 """DeepSpeed behind the same step: ZeRO 0 to 3, moments on the CPU if asked for, and the same checkpoint (L9).
 
-Its JSON is made from our config (`settings_of`). Mixed precision is torch's autocast over float32 weights as in DDP;
-DeepSpeed's own casts running statistics too. Checkpoints are the canonical ones, gathered a parameter at a time;
-DeepSpeed's resume at the same world size only.
+Its JSON is made from our config (`settings_of`). Mixed precision is torch's autocast over float32 weights as in DDP,
+since DeepSpeed's own casts running statistics too. Checkpoints are ours, gathered one parameter at a time, since
+DeepSpeed's can be resumed at the same world size only.
 """
 
 import importlib.util
@@ -27,14 +27,17 @@ from segtrain.runtime.world import World, be_a_group
 
 
 def _hollow(network: nn.Module) -> nn.Module:
-    """The network without its numbers."""
+    """A copy of the network on the meta device, which has no values."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta")) for p in network.parameters()}
     return deepcopy(network, memo | {id(b): b.detach().to("meta") for b in network.buffers()})
 
 
 class DeepSpeedEngine(BaseEngine):
-    """See `segtrain.engines.Engine`. DeepSpeed takes the network over at the first step, so that what a checkpoint
-    holds can be put into the whole network before that is cut in parts."""
+    """See `segtrain.engines.Engine`.
+
+    DeepSpeed takes the network over at the first step, so that a checkpoint can be loaded into the whole network before
+    it is divided among the ranks.
+    """
 
     flattens = True
 
@@ -56,7 +59,7 @@ class DeepSpeedEngine(BaseEngine):
         return settings_of(replace(self.cfg, train=train), self.world.size)
 
     def rehearse(self) -> None:
-        """As in BaseEngine, on the bare network: DeepSpeed takes the size of a micro-batch when it takes over."""
+        """As in BaseEngine, on the bare network, and before DeepSpeed takes over: it fixes the micro-batch then."""
         if self.engine is None:
             self._rehearsing = True
             try:
@@ -65,8 +68,8 @@ class DeepSpeedEngine(BaseEngine):
                 self._rehearsing = False
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
-        """Go on from a snapshot at the next step. Raises RuntimeError when it is of another network."""
-        assert self.engine is None, "DeepSpeed has cut the network in parts already"
+        """Continue from a snapshot at the next step. Raises RuntimeError when it is of another network."""
+        assert self.engine is None, "DeepSpeed has divided the network already"
         trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
         self._network.load_state_dict({**model, **trained})
         self._restored = dict(model), dict(moments), dict(extra)
@@ -75,10 +78,10 @@ class DeepSpeedEngine(BaseEngine):
         """Hand the network over. Collective."""
         if self.engine is not None or self._rehearsing:
             return
-        be_a_group(self.world)  # it knows no job of one process
+        be_a_group(self.world)  # DeepSpeed needs a process group, even of one process
         deepspeed = load(self.world.device.type)
-        # A collective through shared memory, for CPUs, that would be compiled at the first start; a process killed then
-        # leaves a lock for which all later ones wait. gloo does the same.
+        # A collective through shared memory, for CPUs, which is compiled at the first start; a process killed meanwhile
+        # leaves a lock that all later ones wait for. gloo does the same job.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
             warnings.filterwarnings("ignore", f".torch.distributed.{call}. is deprecated", FutureWarning)
@@ -89,7 +92,7 @@ class DeepSpeedEngine(BaseEngine):
         self._take_back()
 
     def _settle(self, image_bchw: Tensor) -> None:
-        """One step that changes nothing, so that all moments are there to be set, then all of them 0. Collective."""
+        """Take one step that changes nothing, so that all moments exist, and set them to 0. Collective."""
         self._network.train()
         with unchanged_buffers(self._network):
             for _ in range(self.engine.gradient_accumulation_steps()):
@@ -98,7 +101,7 @@ class DeepSpeedEngine(BaseEngine):
             self._update(lr=0.0)
         if self.cfg.deepspeed.zero in (1, 2):
             # DeepSpeed 0.19.8 links moments to weights after the step of the first group of parameters, when the second
-            # has no moments yet: again, now that all have.
+            # has no moments yet. Link them again, now that all have some.
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
         for state in self._states():
@@ -107,7 +110,7 @@ class DeepSpeedEngine(BaseEngine):
                     moment.zero_()
 
     def _take_back(self) -> None:
-        """Set moments and averages as the checkpoint has them. Collective."""
+        """Set moments and averages to those of the checkpoint. Collective."""
         model, moments, extra = self._restored
         for name, parameter in self._trained():
             for moment in self._moments() if moments else ():
@@ -123,7 +126,7 @@ class DeepSpeedEngine(BaseEngine):
         self._restored = {}, {}, {}
 
     def _scaler(self) -> torch.amp.GradScaler | None:
-        """Of the loss, in float16."""
+        """The scaler of the loss, in float16."""
         engine: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
         return engine or getattr(self.engine.optimizer, "torch_autocast_gradscaler", None)
 
@@ -150,9 +153,9 @@ class DeepSpeedEngine(BaseEngine):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within, the network is the one that is scored and saved; whole, on every rank. Collective."""
+        """A context in which every rank has the whole network that is scored and saved. Collective."""
         size, channels = self.cfg.data.image_size, self.cfg.data.channels
-        self._start(torch.zeros(2, channels, size, size, device=self.world.device))  # a run that goes on may begin here
+        self._start(torch.zeros(2, channels, size, size, device=self.world.device))  # a resumed run may begin here
         if not self.parted:
             self._whole = self._network
             with self.average.in_place():
@@ -168,7 +171,7 @@ class DeepSpeedEngine(BaseEngine):
             self._whole.to("meta")
 
     def snapshot(self) -> Snapshot:
-        """As `DdpEngine.snapshot`, on rank 0; empty on the others. A parameter at a time is whole. Collective."""
+        """As `DdpEngine.snapshot`, on rank 0; empty on the others. Gathers one parameter at a time. Collective."""
         keep = self.world.is_main
         with self.average.in_place():
             model = {name: copy(tensor) for name, tensor in self._gathered() if keep}
@@ -189,28 +192,28 @@ class DeepSpeedEngine(BaseEngine):
         return model, moments, extra if keep else {}
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:
-        """The state dict's entries, each whole for as long as it is looked at. Collective."""
+        """The state dict's entries, each gathered when it is its turn. Collective."""
         parts = self._live() if self.parted else {}
         for name, tensor in self._network.state_dict(keep_vars=True).items():
             if not self.parted or not isinstance(tensor, nn.Parameter):
                 yield name, tensor.detach()
                 continue
-            # Not deepspeed.zero.GatheredParameters: of small parameters it returns what it holds whole, whatever the
-            # parts, in whose place the average may be, are.
+            # Not deepspeed.zero.GatheredParameters: it keeps small parameters whole and returns these, although the
+            # parts may have been replaced by the average.
             shape: torch.Size = getattr(tensor, "ds_shape")  # noqa: B009
             yield name, self.world.concatenate(parts[name].detach())[: shape.numel()].view(shape)
 
     def _live(self) -> dict[str, Tensor]:
-        """What this rank holds of weights and running statistics."""
+        """This rank's weights (with ZeRO 3, its parts of them) and running statistics."""
         if not self.parted:
             return live(self._network)
         parts = {name: getattr(parameter, "ds_tensor") for name, parameter in self._network.named_parameters()}  # noqa: B009
         return parts | {name: b for name, b in self._network.named_buffers() if b.is_floating_point()}
 
     def finite(self) -> bool:
-        """Whether all that this rank holds of the weights is finite. Waits for the device.
+        """Whether all weights that this rank holds are finite. Waits for the device.
 
-        Behind the end of a weight, a last part is filled up with whatever was in memory: that does not count.
+        The last part of a weight is padded with whatever was in memory, which does not count.
         """
         if not self.parted:
             return super().finite()
@@ -230,7 +233,7 @@ class DeepSpeedEngine(BaseEngine):
         return torch.nn.functional.pad(part, (0, held.numel() - part.numel()))
 
     def _states(self) -> list[dict[str, Any]]:
-        """The optimiser's states: of each parameter, or under ZeRO of this rank's part of each group."""
+        """The optimiser's states: for each parameter, or with ZeRO for this rank's part of each group."""
         inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
         return [state for state in inner.state.values() if state]
 
@@ -243,7 +246,7 @@ class DeepSpeedEngine(BaseEngine):
         return [(name, parameter) for name, parameter in self._network.named_parameters() if parameter.requires_grad]
 
     def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
-        """Whole, on every rank. Collective."""
+        """A whole moment, on every rank. Collective."""
         if self.cfg.deepspeed.zero == 0:
             value: Tensor = self.engine.optimizer.state[parameter][moment]
             return value
@@ -259,7 +262,7 @@ class DeepSpeedEngine(BaseEngine):
             return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        if self.parted:  # safe_set_full_optimizer_state of 0.19.8 wants sizes that the world size divides
+        if self.parted:  # safe_set_full_optimizer_state of 0.19.8 needs sizes that are multiples of the world size
             safe_set_local_optimizer_state(parameter, self._part_of(name, value), moment)
         else:
             safe_set_full_optimizer_state(parameter, value, moment)

@@ -1,9 +1,9 @@
-"""Which errors mean that memory did not suffice."""
+"""Errors that mean there was not enough memory."""
 
 import torch
 
-# Of torch's allocator on the CPU, of oneDNN, of cuDNN and cuBLAS, which ask for memory by themselves.
-PRIMITIVE = "could not create a primitive"  # at the end: more words behind it mean that oneDNN cannot do such a thing
+# Messages of torch's allocator on the CPU, and of oneDNN, cuDNN and cuBLAS, which allocate memory themselves.
+PRIMITIVE = "could not create a primitive"  # at the end: with more words behind it oneDNN cannot do such an operation
 WORDS = (
     "can't allocate memory",
     "std::bad_alloc",
@@ -14,12 +14,12 @@ WORDS = (
 
 
 class OutOfMemory(Exception):
-    """Memory did not suffice for a micro-batch; the network is as it was before the step."""
+    """There was not enough memory for a micro-batch; the network is as it was before the step."""
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says that there was not enough memory, on a GPU or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error).strip()
-    return isinstance(error, RuntimeError) and (said.endswith(PRIMITIVE) or any(word in said for word in WORDS))
+    message = str(error).strip()
+    return isinstance(error, RuntimeError) and (message.endswith(PRIMITIVE) or any(word in message for word in WORDS))

@@ -14,7 +14,7 @@ from torch import Tensor
 from segtrain.config import EvaluateConfig
 from segtrain.data.augment import to_device
 from segtrain.data.store import with_neighbours
-from segtrain.engines.out_of_memory import is_shortage
+from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.evaluation.tta import mean_probability
 
 Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, 1, h, w]
@@ -54,7 +54,7 @@ class Predictor:
                     mean = mean_probability(self.logits, image, output, self.cfg.tta)
                     probability_shw[part] = mean[:, 0].cpu().numpy()
             except (RuntimeError, MemoryError) as error:
-                if not is_shortage(error) or size == 1:
+                if not is_out_of_memory(error) or size == 1:
                     raise
                 size = (size + 1) // 2  # for this patient; a rank alone may do so, since no collective is inside
                 continue

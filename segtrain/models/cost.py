@@ -2,7 +2,11 @@
 
 from dataclasses import replace
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from segtrain.config import NETWORKS, ModelConfig
+from segtrain.models import make_model, supervision_ratio
 
 # Short, for 80 columns: million parameters; work on one image, forward, then with the backward pass; the weight of each
 # coarser output of deep supervision to the one before.
@@ -23,11 +27,6 @@ def settings(cfg: ModelConfig, name: str) -> ModelConfig:
 
 def row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
     """The network and its cost, in the columns of HEADER, for one image of that many channels and that size."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from segtrain.models import make_model, supervision_ratio
-
     network = make_model(cfg, 0, channels).to("meta")  # shapes alone: counting takes no arithmetic
     image_bchw = torch.empty(1, channels, size_px, size_px, device="meta")
     with FlopCounterMode(display=False) as forward, torch.no_grad():

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the inner activations of blocks are computed again for the backward pass, not kept.
+"""Activation checkpointing: inner activations of blocks are not kept but computed again for the backward pass.
 
 T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
 """
@@ -16,19 +16,19 @@ PRODUCTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def recompute(network: nn.Module) -> None:
-    """From now on, keep of each block its input alone: of each smallest module that multiplies at least twice.
+    """From now on, keep only the input of each block.
 
-    Names in the state dict stay. Values and gradients are those of the network as it was; running statistics count each
-    batch once.
+    A block is a smallest module with at least two convolutions or linear layers. Names in the state dict, values and
+    gradients do not change; running statistics count each batch once.
     """
     for block in _blocks(network):
         block.__class__ = _recomputed(type(block))
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    below = [block for child in module.children() for block in _blocks(child)]
-    if below:
-        return below
+    inner = [block for child in module.children() for block in _blocks(child)]
+    if inner:
+        return inner
     products = sum(isinstance(part, PRODUCTS) for part in module.modules())
     return [module] if products > 1 else []
 
@@ -49,12 +49,12 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _uncounted(block: nn.Module) -> Iterator[None]:
-    """Within, running statistics are copies, which are thrown away."""
-    kept = [(module, *named) for module in block.modules() for named in module.named_buffers(recurse=False)]
-    for module, name, buffer in kept:
+    """A context in which running statistics are copies, which are discarded."""
+    buffers = [(module, *named) for module in block.modules() for named in module.named_buffers(recurse=False)]
+    for module, name, buffer in buffers:
         setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for module, name, buffer in kept:
+        for module, name, buffer in buffers:
             setattr(module, name, buffer)
