@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_nothing_is_computed_again_without_gradients(case: str, monkeypatch: pyt
     def called(*_: object, **__: object) -> None:
         raise AssertionError("checkpointed")
 
-    monkeypatch.setattr("segtrain.models.activations.checkpoint", called)
+    monkeypatch.setattr(import_module("segtrain.models.recompute"), "checkpoint", called)
     with torch.no_grad():
         network(image(1))
     with pytest.raises(AssertionError, match="checkpointed"):
