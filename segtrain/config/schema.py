@@ -53,7 +53,7 @@ def _check_network(name: Any) -> Any:
 
 @dataclass(frozen=True, config=STRICT)
 class PhantomConfig:
-    """Made-up patients: how many, from which seed, how large a slice is before preparation."""
+    """Made-up patients: their number, seed, and the size of a slice before preparation."""
 
     patients: int = Field(default=24, ge=2)
     seed: int = Field(default=0, ge=0)
@@ -62,7 +62,7 @@ class PhantomConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Where patients come from, how they are prepared, split, drawn and augmented."""
+    """The source of patients, their preparation, split, sampling and augmentation."""
 
     source: SourceName = "phantom"
     root: str | None = None  # the folder of patient folders, for source=lgg
@@ -78,8 +78,8 @@ class DataConfig:
     split_file: str | None = None  # split=file
     sampling: SamplingName = "lesion"
     augment: Annotated[str, _name_of("augmentation", AUGMENTATIONS)] = "reference"
-    copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of another of its lane
-    mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with another of its lane
+    copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
+    mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
@@ -99,9 +99,9 @@ class ModelConfig:
     norm: NormName | None = None  # default: the network's own (unet: batch)
     deep_supervision: float | None = Field(default=None, ge=0, le=1)  # weight of each coarser output to the one before
     weights: str | None = None  # a local file to start from: .safetensors or .pt
-    channels_last: bool | None = None  # default: where it was measured to be faster (docs/performance.md)
+    channels_last: bool | None = None  # default: true where that was measured to be faster (docs/performance.md)
     compile: bool = False
-    checkpoint_activations: bool = False  # keep less for the backward pass, compute it again
+    checkpoint_activations: bool = False  # keep fewer activations for the backward pass and compute the rest again
 
     @property
     def part(self) -> NetworkPart:
@@ -111,7 +111,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class Ramp:
-    """A loss's weight that goes linearly in steps: `start` at the run's first, `end` once its last is done."""
+    """A loss's weight that changes linearly with the step: `start` at the first, `end` after the last."""
 
     start: float = Field(ge=0)
     end: float = Field(ge=0)
@@ -128,7 +128,7 @@ def _check_losses(loss: Any) -> Any:
 
 
 def _counts(name: str, weight: Any) -> bool:
-    """Whether a loss's weight is ever above 0. Raises ValueError: no weight at all."""
+    """Whether a loss's weight is ever above 0. Raises ValueError: not a weight."""
     ramp = asdict(weight) if isinstance(weight, Ramp) else weight
     if isinstance(ramp, dict) and set(ramp) != {"start", "end"}:
         raise ValueError(f"the weight of {name} is {ramp!r}; a weight that moves is {{start: 0.0, end: 1.0}}")
@@ -166,7 +166,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    """How long, and how many samples an optimiser step over all ranks (`global_batch`)."""
+    """The length of training, and the samples of an optimiser step over all ranks (`global_batch`)."""
 
     epochs: int = Field(default=100, ge=1)
     global_batch: int = Field(default=16, ge=1)
@@ -176,7 +176,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
-    """How validation patients are scored."""
+    """The scoring of validation patients."""
 
     every_epochs: int = Field(default=1, ge=1)
     batch: int = Field(default=16, ge=1)
@@ -189,7 +189,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class CheckpointConfig:
-    """When to save (besides each epoch's end) and how many to keep (besides the best)."""
+    """When to save (besides each epoch's end) and the number of checkpoints to keep (besides the best)."""
 
     every_min: float = Field(default=10.0, gt=0)
     keep: int = Field(default=2, ge=1)
@@ -197,21 +197,21 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class StopConfig:
-    """When to save and leave without being told: a time (2026-11-22T18:00) or a duration (1h30m)."""
+    """When to save and stop: a time (2026-11-22T18:00) or a duration (1h30m)."""
 
     deadline: Annotated[str | None, BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)] = None
 
 
 @dataclass(frozen=True, config=STRICT)
 class WatchConfig:
-    """How often each rank says what it uses, and after how long without progress it writes down where it stands."""
+    """How often each rank records its use of the machine, and when it writes tracebacks for lack of progress."""
 
     every_s: float = Field(default=10.0, gt=0)
     stall_s: float = Field(default=600.0, gt=0)
 
 
 def _numbers(value: Any) -> Any:
-    """JSON knows 5e7 as a number, YAML 1.1 as text; what is written for DeepSpeed's JSON is meant as JSON."""
+    """Numbers as in JSON, which DeepSpeed's settings are: 5e7 is a number there and a string in YAML 1.1."""
     if isinstance(value, Mapping):
         return {key: _numbers(below) for key, below in value.items()}
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
@@ -221,16 +221,16 @@ def _numbers(value: Any) -> Any:
 
 @dataclass(frozen=True, config=STRICT)
 class DeepSpeedConfig:
-    """How engine=deepspeed divides the work; its own JSON is made from the whole config."""
+    """Settings of engine=deepspeed; its own JSON is made from the whole config."""
 
-    zero: Literal[0, 1, 2, 3] = 2  # 1: moments in parts, 2: gradients too, 3: weights too
+    zero: Literal[0, 1, 2, 3] = 2  # divided among the ranks: 1: moments, 2: gradients too, 3: weights too
     offload: bool = False  # moments and the update on the CPU (zero 1 to 3)
     extra: Annotated[dict[str, Any], BeforeValidator(_numbers)] = field(default_factory=dict)  # of its JSON, over ours
 
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """One run, whole."""
+    """The whole configuration of a run."""
 
     name: str = Field(default="phantom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runs_dir: str = "runs"
@@ -250,13 +250,12 @@ class Config:
     device: DeviceName = "auto"
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
-    deterministic: bool = False  # CUDA too gives the same bits each time, or says that it cannot; slower
+    deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
     log_every_steps: int = Field(default=10, ge=1)
 
 
-# What may differ between the config of a run and the one that continues it: how long it goes on, where things lie, how
-# the work is divided and how fast it goes, what is looked at on the way. Like the world size, these change what is
-# learnt only as far as L5 allows.
+# Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
+# divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.
 MAY_DIFFER = frozenset(
     {
         "train.epochs",
