@@ -1,4 +1,6 @@
-"""What a user can do about it: one line that names the thing, the value and the remedy, and an exit code.
+"""The tree of exceptions, their exit codes, and reasons to stop.
+
+A message is one line that names the thing, the value and the remedy.
 
 SegtrainError                 a user's error (code 2); everything else keeps its traceback
 ├── ConfigError               a key, a value or a combination of values
@@ -11,9 +13,9 @@ SegtrainError                 a user's error (code 2); everything else keeps its
 
 from enum import IntEnum
 
-# The remedy for a patient that is of no use; predict takes no data.skip_bad.
+# The remedy for a patient that cannot be used; predict has no data.skip_bad.
 LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
-# What reading a file raises that somebody wrote in, or that is half of one; for readers that go on without it.
+# What reading a damaged or half-written file raises, for readers that go on without it.
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2

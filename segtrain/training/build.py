@@ -25,7 +25,7 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
 
 
 def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:
-    """Raise what `build` would on each of `ranks` ranks with such a device, in this process, on its CPU."""
+    """Raise what `build` would raise on each of `ranks` ranks with such a device; builds on this process's CPU."""
     loss, network = _parts(cfg, begun)
     _refuse_single_voxels(cfg, network, ranks, device)
     share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
@@ -33,13 +33,13 @@ def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None
 
 
 def refuse_for_device(cfg: Config, kind: str) -> None:
-    """Raise LaunchError: what this kind of device, cpu or cuda, cannot do."""
+    """Raise LaunchError for settings that this kind of device, cpu or cuda, does not support."""
     if cfg.precision == "tf32" and kind != "cuda":
-        raise LaunchError("precision=tf32 is a mode of CUDA devices, this is a CPU; use precision=fp32 or bf16")
+        raise LaunchError("precision=tf32 is a mode of CUDA devices, and this is a CPU; use precision=fp32 or bf16")
     losses = {cfg.loss} if isinstance(cfg.loss, str) else cfg.loss.keys()
     if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
         raise LaunchError(
-            "loss=lovasz with deterministic=true: its running sums (torch.cumsum) are not deterministic on CUDA; take "
+            "loss=lovasz with deterministic=true: its running sums (torch.cumsum) are not deterministic on CUDA; use "
             "another loss, or deterministic=false"
         )
 
@@ -53,11 +53,11 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
 
 
 def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: torch.device) -> None:
-    """Raise ConfigError when a batch norm will see one value a channel: torch refuses to train on that."""
+    """Raise ConfigError where a batch norm would see one value for each channel, which torch refuses to train on."""
     share = cfg.train.global_batch // ranks
     micro_batch = min(cfg.train.micro_batch or share, share)
     fewest = share % micro_batch or micro_batch  # the last may be smaller
-    together = fewest * ranks if device.type == "cuda" else fewest  # there batch norm is synchronised
+    together = fewest * ranks if device.type == "cuda" else fewest  # on CUDA batch norm is synchronised
     if together > 1 or cfg.data.image_size > network.multiple:  # smaller images are enlarged to it
         return
     if any(isinstance(module, _BatchNorm) for module in network.modules()):

@@ -1,9 +1,9 @@
-"""Steps that fit into memory: out of it, the micro-batch is halved and the gradients are accumulated over more of them.
+"""Steps that fit into memory: where one does not, the micro-batch is halved and gradients are accumulated over more.
 
-On one rank the step that was short is tried again. Several ranks try a micro-batch, each for itself, before their first
-step, and agree on one that fits all: all steps are of one shape, so what fits there fits later. If a rank is short in
-the middle of a step all the same, the others wait for it in a collective, and nobody can go on: it writes down what to
-go on with, all leave, and the same command goes on from the last checkpoint with that.
+One rank alone repeats the step that ran out of memory. Several ranks try a micro-batch before their first step, each by
+itself, and agree on one that fits all: all steps have one shape, so what fits once fits later. If a rank still runs out
+of memory in the middle of a step, the others wait for it in a collective and none can go on. It then writes down the
+next smaller micro-batch, all ranks leave, and the same command goes on from the last checkpoint with that.
 """
 
 import logging
@@ -59,86 +59,91 @@ class MemoryGuard:
             self._take(min(state["micro_batch"], self.engine.micro_batch))
 
     def rehearse(self) -> None:
-        """Find what fits before the first step, where a shortage in it could not be mended. Collective."""
+        """Find what fits before the first step, where running out of memory in it would end the run. Collective."""
         if self.halves:
             self._agree()
         if not self.halves or self.engine.recovers or not may_run_short(self.world.device):
             return
         while True:
-            short = ""
+            message = ""
             try:
                 self.engine.rehearse()
             except OutOfMemory as error:
-                short = str(error)
-            ranks = self.world.largest((self.world.rank + 1) if short else 0)[0]
-            if not ranks:
+                message = str(error)
+            failed = self.world.largest((self.world.rank + 1) if message else 0)[0]
+            if not failed:
                 return
-            self._halve(short or f"rank {ranks - 1} was short")
+            self._halve(message or f"rank {failed - 1} ran out of memory")
 
     def _agree(self) -> None:
-        """Go on with the smallest micro-batch of all ranks: what was found is recalled on its kind of device alone.
-        Collective."""
+        """Go on with the smallest micro-batch of all ranks, since each recalls only what fitted its kind of device.
+
+        Collective.
+        """
         smallest = -self.world.largest(-self.engine.micro_batch)[0]
         if smallest < self.engine.micro_batch:
             self._take(smallest)
 
     def step(self, number: int, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float) -> Tensor:
-        """`Engine.step`. Raises Stopped when memory ran out and the same command can go on; RunError when nothing can.
-        Collective."""
+        """`Engine.step`, in micro-batches that fit. Collective.
+
+        Raises Stopped where memory ran out and the same command can go on, RunError where it cannot.
+        """
         while True:
             try:
                 return self.engine.step(image_bchw, mask_bchw, lr, progress)
             except OutOfMemory as error:
-                short = str(error)
+                message = str(error)
             if not self.halves:
-                raise self._hopeless(short, f"set train.micro_batch below {self.engine.micro_batch}, or on_oom=halve")
+                remedy = f"set train.micro_batch below {self.engine.micro_batch}, or train.on_oom=halve"
+                raise self._error(message, remedy)
             if not self.engine.recovers:
-                raise self._left_to_the_next(number, short)
-            self._halve(short)
+                raise self._leave_to_the_next_start(number, message)
+            self._halve(message)
 
     def explain(self, error: RuntimeError) -> Exception:
-        """What made a collective fail: a rank that ran out of memory and left, or else the error itself."""
-        left = self.run.out_of_memory()
-        return _stopped(left["why"]) if left and left != self.earlier else error
+        """The cause of a failed collective: another rank that ran out of memory and left, else the error itself."""
+        record = self.run.out_of_memory()
+        return _stopped(record["why"]) if record and record != self.earlier else error
 
-    def _halve(self, short: str) -> None:
-        """Go on with half. Raises RunError when there is no half."""
+    def _halve(self, message: str) -> None:
+        """Go on with half the micro-batch. Raises RunError where it is one sample already."""
         before = self.engine.micro_batch
         share = self.cfg.global_batch // self.world.size
-        self._take(self._half(short))
+        self._take(self._half(message))
         if self.world.is_main:
             log.warning(
                 "out of memory with %d samples of a rank at once (%s); going on with %d, %d times a step: the global "
                 "batch stays %d; %s",
                 before,
-                short,
+                message,
                 self.engine.micro_batch,
                 -(-share // self.engine.micro_batch),
                 self.cfg.global_batch,
                 what_changes(self.engine.network),
             )
 
-    def _half(self, short: str) -> int:
+    def _half(self, message: str) -> int:
         if self.engine.micro_batch == 1:
-            raise self._hopeless(short, REMEDIES)
+            raise self._error(message, REMEDIES)
         return (self.engine.micro_batch + 1) // 2
 
     def _take(self, micro_batch: int) -> None:
         self.engine.micro_batch = micro_batch
         self.state = {"micro_batch": micro_batch, "asked": self.cfg.micro_batch, "device": self._device()}
 
-    def _left_to_the_next(self, step: int, short: str) -> Stopped:
-        self._take(self._half(short))
-        why = f"rank {self.world.rank} was out of memory at step {step} ({short})"
+    def _leave_to_the_next_start(self, step: int, message: str) -> Stopped:
+        self._take(self._half(message))
+        why = f"rank {self.world.rank} was out of memory at step {step} ({message})"
         with suppress(OSError):  # another node may not see the run's directory; then the next start finds out again
             self.run.record_out_of_memory({**(self.state or {}), "why": why, "time": time.time()})
         return _stopped(why)
 
-    def _hopeless(self, short: str, remedy: str) -> RunError:
-        return RunError(f"out of memory with {self.engine.micro_batch} samples of a rank at once ({short}); {remedy}")
+    def _error(self, message: str, remedy: str) -> RunError:
+        return RunError(f"out of memory with {self.engine.micro_batch} samples of a rank at once ({message}); {remedy}")
 
     def _device(self) -> str:
-        """By the kind: on another kind more may fit."""
+        """The kind of device; another kind may hold more."""
         device = self.world.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -155,19 +160,19 @@ def guard(cfg: TrainConfig, run: Run, engine: Engine, world: World, state: Mappi
 
 
 def what_changes(network: nn.Module) -> str:
-    """What smaller micro-batches mean for a network's training, in words."""
+    """How smaller micro-batches change a network's training, for people."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return (
-            "batch norm now sees fewer samples at a time, so losses and weights become others than without this "
-            "(model.norm=instance or group would keep them)"
+            "batch norm now sees fewer samples at a time, which changes losses and weights "
+            "(they would stay the same with model.norm=instance or group)"
         )
     return "losses and weights stay the same within rounding"
 
 
 def may_run_short(device: torch.device) -> bool:
-    """Whether memory can be refused. Where Linux overcommits, it kills a process instead, and nothing can be done."""
-    limited = any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY
-                  for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))  # fmt: skip
+    """Whether an allocation can fail. Where Linux overcommits, it kills a process instead, which cannot be handled."""
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    limited = any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in limits)
     with suppress(OSError):
         limited |= Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
     return limited or device.type == "cuda"
