@@ -1,13 +1,15 @@
 """Trainings as jobs: submitted through submitit, requeued while they make progress. Nothing here imports torch.
 
-submit, ablate, status, cancel     the commands
-executors                          submitit's sbatch script; the same in the foreground without a cluster
-submission, resources              the snapshot that goes with a job; what a job asks the cluster for
-node, meeting                      what runs on every node of a job: torchrun, signals, addresses, heartbeats
-rank                               what torchrun starts: segtrain.train, whose exit code is written down
-batch                              what the templates in slurm/ ask
-ending, book                       what becomes of a job after a start; what its starts gained
+submit, ablate, status, cancel     the commands, each also `segtrain NAME`
 offline/                           the command for a queue of runs on one machine, left alone
-table                              results.csv and report, when all runs of an ablation have ended
-scheduler, entry                   squeue, scontrol, scancel; how commands are called
+queue/                             runs on one machine without SLURM: one runner for all commands
+executors                          submitit's sbatch script; the process of a run on this machine
+submission, resources              the snapshot that goes with a job; what a job asks of the cluster
+node, rendezvous                   a node of a job: torchrun, signals; addresses and heartbeats of the nodes
+rank                               what torchrun starts: segtrain.train, whose end is written down
+requeue, history                   what becomes of a job after a start; the history of a run's starts
+batch                              questions of the templates in slurm/
+ablation_report                    results.csv and report, when all runs of an ablation have ended
+progress, status_table             what the ranks of a run do; the table of all runs
+scheduler                          squeue, scontrol, scancel
 """

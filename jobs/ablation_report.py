@@ -1,4 +1,4 @@
-"""The job that comes after an ablation's: table and report, of whatever ended and however it ended."""
+"""Table and report of an ablation, whatever ended and however; on a cluster the job after the ablation's."""
 
 import logging
 from pathlib import Path

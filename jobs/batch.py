@@ -1,24 +1,25 @@
-"""What the templates in slurm/ ask on the compute node, so that they and submitit's jobs come back by the same rules.
+"""Questions of the templates in slurm/ on the compute node, so that their jobs and submitit's follow the same rules.
 
 python -m jobs.batch run [--config F] [--fresh] [key=value ...]   the run's directory
 python -m jobs.batch member SPEC INDEX [key=value ...]            writes the config of an ablation's run, says where
-python -m jobs.batch begin RUN                                    a folder for the ranks' words; refuses a vain start
-python -m jobs.batch end RUN --code N [--asked SIGNAL]            requeues if that is worth it; the run's exit code
+python -m jobs.batch begin RUN                                    a folder for the ranks; refuses a start in vain
+python -m jobs.batch end RUN --code N [--asked SIGNAL]            requeues, or not; the run's exit code
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobs import scheduler
-from jobs.entry import main
-from jobs.history import Book
-from jobs.requeue import Ended, settle, told_in
+from jobs.history import History
+from jobs.requeue import conclude, start_end
 from segtrain.config import load_config, to_yaml
 from segtrain.errors import EXIT_FINISHED, ConfigError, LaunchError
 from segtrain.run import Run, expand
 from segtrain.runtime import files
+from segtrain.runtime.process import main
 
 
 def command(argv: Sequence[str]) -> int:
@@ -41,8 +42,8 @@ def command(argv: Sequence[str]) -> int:
     end.add_argument("--code", type=int, required=True)
     end.add_argument("--asked", default="")
     question, *rest = argv or [""]
-    chosen = {"run": run, "member": member, "end": end}.get(question)
-    arguments = chosen.parse_intermixed_args(rest) if chosen else parser.parse_args(list(argv))
+    own_parser = {"run": run, "member": member, "end": end}.get(question)  # intermixed, which subparsers cannot do
+    arguments = own_parser.parse_intermixed_args(rest) if own_parser else parser.parse_args(list(argv))
     answers = {"run": _run, "member": _member, "begin": _begin, "end": _end}
     return answers[question](arguments)
 
@@ -61,37 +62,39 @@ def _member(arguments: argparse.Namespace) -> int:
             f"submit with --array=0-{len(members) - 1}"
         )
     member = members[arguments.index]
-    given = member.run.root.with_name(f"{member.cfg.name}.yaml").absolute()
-    given.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(given, to_yaml(member.cfg))
-    print(given)
+    config = member.run.root.with_name(f"{member.cfg.name}.yaml").absolute()
+    config.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(config, to_yaml(member.cfg))
+    print(config)
     return EXIT_FINISHED
 
 
 def _begin(arguments: argparse.Namespace) -> int:
-    book, job = Book(Run(arguments.run)), _job()
-    book.begin(job)
-    folder = book.start_folder(job, scheduler.restarts())
+    history, job = History(Run(arguments.run)), _job()
+    history.begin(job)
+    folder = history.start_folder(job, scheduler.restarts())
     folder.mkdir(parents=True, exist_ok=True)
     print(folder)
     return EXIT_FINISHED
 
 
 def _end(arguments: argparse.Namespace) -> int:
-    book, job = Book(Run(arguments.run)), _job()
-    ranks, words = told_in(book.start_folder(job, scheduler.restarts()))
-    lost = scheduler.dead_nodes() if arguments.code and not ranks and not arguments.asked else []
-    if arguments.asked:  # the script's own STOP, which the training may have left without reading
-        book.run.stop_file.unlink(missing_ok=True)
-    code, what = settle(book, job, Ended(arguments.code, ranks, arguments.asked or None, lost, words))
-    print(f"{arguments.run.name}: {what} (exit code {code})")
+    history, job = History(Run(arguments.run)), _job()
+    signal = arguments.asked or None
+    end = start_end(history.start_folder(job, scheduler.restarts()), arguments.code, signal)
+    if arguments.code and not end.ranks and not signal:
+        end = replace(end, lost=scheduler.dead_nodes())
+    if signal:  # the script's own STOP, which the training may have left without reading
+        history.run.stop_file.unlink(missing_ok=True)
+    code, sentence = conclude(history, job, end)
+    print(f"{arguments.run.name}: {sentence} (exit code {code})")
     return code
 
 
 def _job() -> str:
     job = scheduler.this_job()
     if job is None:
-        raise LaunchError("SLURM_JOB_ID is not set: this is asked by a batch script; submit it with sbatch")
+        raise LaunchError("SLURM_JOB_ID is not set: only a batch script can ask this; submit it with sbatch")
     return job
 
 

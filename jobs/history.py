@@ -1,4 +1,7 @@
-"""A run's book of starts, `<runs_dir>/.jobs/<name>/`: a job that gains nothing is not started for ever.
+"""The history of a run's starts, `<runs_dir>/.jobs/<name>/`: a job that makes no progress is not restarted forever.
+
+starts.jsonl   start: job, step; end: job, how, why (for people), reason (the name of a StopReason, or none)
+starts/        a folder a start, where its processes leave each other messages
 
 The run's name is its identity. Job ids only tell the starts of one submission from those of the next, which counts
 anew.
@@ -7,22 +10,46 @@ anew.
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.errors import RunError
+from segtrain.errors import RunError, StopReason
 from segtrain.run import Run
 from segtrain.runtime import files
 
 KEYS = {"start": {"job", "step"}, "end": {"job", "how", "why"}}  # of an entry, by its event
-PATIENCE = 3  # starts in a row without a new step in the checkpoints
+MAX_FRUITLESS = 3  # starts in a row without a new step in the checkpoints
+# Entries without a reason are of an earlier version, which had it in these words alone.
+OLD_SENTENCES = {
+    "the STOP file": StopReason.STOP_FILE,
+    "the deadline": StopReason.DEADLINE,
+    "SIGTERM": StopReason.SIGTERM,
+    "SIGINT": StopReason.SIGINT,
+    "SIGUSR1": StopReason.SIGUSR1,
+    "SIGUSR2": StopReason.SIGUSR2,
+}
 
 
 def jobs_folder(runs_dir: Path, name: str) -> Path:
     """Where all that belongs to the jobs of a run, or of an ablation, lies."""
     return runs_dir / ".jobs" / name
+
+
+def stop_reason(entry: Mapping[str, Any]) -> StopReason | None:
+    """The reason in an entry of a history, a journal or a rank's file; None where it stopped for none of ours."""
+    if "reason" in entry:
+        return StopReason.__members__.get(str(entry["reason"]))
+    why = str(entry.get("why", ""))
+    return next(
+        (
+            reason
+            for words, reason in OLD_SENTENCES.items()
+            if why == words or f"stopped by {words}" in why or f"the queue stops: {words}" in why
+        ),
+        None,
+    )
 
 
 def fruitless(steps: Sequence[int]) -> int:
@@ -32,7 +59,7 @@ def fruitless(steps: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Book:
+class History:
     """The starts of one run."""
 
     run: Run
@@ -46,9 +73,9 @@ class Book:
         return self.folder / "starts" / f"{job}-{restart}"
 
     def begin(self, job: str, fresh: bool = False) -> None:
-        """Write down that the job starts, `fresh`: at step 0 whatever is there.
+        """Record that the job starts; one that is `fresh` starts at step 0 whatever is there.
 
-        Raises RunError, and writes why, when its last starts gained nothing.
+        Raises RunError, and records why, when the job's last starts made no progress.
         """
         if why := self.no_progress(job):
             self.end(job, "given up", why)
@@ -57,20 +84,24 @@ class Book:
         self._write(event="start", job=job, step=0 if fresh and first else self.run.saved_step())
 
     def no_progress(self, job: str) -> str | None:
-        """Why the job is not worth another start, None if it is."""
+        """Why the job gets no further start, None if it does."""
         steps = [entry["step"] for entry in self.entries(job) if entry["event"] == "start"]
         here = self.run.saved_step()
-        if (count := fruitless([*steps, here])) < PATIENCE:
+        if (count := fruitless([*steps, here])) < MAX_FRUITLESS:
             return None
         return f"the last {count} starts of job {job} gained no step after step {here}"
 
-    def end(self, job: str, how: str, why: str) -> None:
-        """Write down what becomes of the job."""
-        self._write(event="end", job=job, how=how, why=why)
+    def end(self, job: str, how: str, why: str, reason: StopReason | None = None) -> None:
+        """Record what becomes of the job. `reason`: of a run that was stopped, `why` for people."""
+        self._write(event="end", job=job, how=how, reason=reason.name if reason else None, why=why)
 
     def entries(self, job: str | None = None) -> list[dict[str, Any]]:
-        """What is written, oldest first, of one job or of all."""
+        """The records, oldest first, of one job or of all."""
         return [entry for entry in self._read() if job in (None, entry["job"])]
+
+    def last(self, job: str) -> Mapping[str, Any]:
+        """The newest record of a job, empty before the first."""
+        return next(reversed(self.entries(job)), {})
 
     @property
     def _file(self) -> Path:

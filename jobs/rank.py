@@ -1,37 +1,69 @@
-"""What torchrun starts for a job: `segtrain.train`; writes down exit code and last words, which torchrun loses.
+"""One rank of a job, started by torchrun: `segtrain.train`, whose end is written down, since torchrun loses it.
 
-rank-<r> in the start's folder: the code, and below it the message, as far as there was one.
+rank-<r> in the start's folder holds code, reason (the name of a StopReason, or none) and message as JSON.
 """
 
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jobs.history import stop_reason
 from segtrain.commands.train import command
-from segtrain.errors import SegtrainError
+from segtrain.errors import SegtrainError, Stopped, StopReason
+from segtrain.runtime import files
 from segtrain.runtime.launcher import env_int, leave
 from segtrain.runtime.process import run_command
 
-CODES = "SEGTRAIN_CODES"  # the folder for rank-<r>
+START_FOLDER = "SEGTRAIN_CODES"  # the environment variable that names the folder for rank-<r>; slurm/env.sh reads it
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How a rank that left by itself ended. `message`: of its error."""
+
+    code: int
+    reason: StopReason | None = None
+    message: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
     """Train; the exit code, which is written down."""
-    words = ""
+    caught: SegtrainError | None = None
 
     def training(argv: Sequence[str]) -> int:
-        nonlocal words
+        nonlocal caught
         try:
             return command(argv)
         except SegtrainError as error:
-            words = str(error)
+            caught = error
             raise
 
     code = run_command(training, argv)
-    if folder := os.environ.get(CODES):
-        Path(folder, f"rank-{env_int('RANK', 0)}").write_text(f"{code}\n{words}")
+    if folder := os.environ.get(START_FOLDER):
+        reason = caught.reason if isinstance(caught, Stopped) else None
+        end = {**asdict(RankEnd(code, reason, str(caught or ""))), "reason": reason.name if reason else None}
+        files.write_json(Path(folder, f"rank-{env_int('RANK', 0)}"), end)
     return code
+
+
+def rank_ends(folder: Path) -> list[RankEnd]:
+    """How the ranks of a start ended, as far as they wrote it down."""
+    return [end for file in sorted(folder.glob("rank-*")) if (end := _read(file.read_text()))]
+
+
+def _read(text: str) -> RankEnd | None:
+    """What a rank wrote down. Before it was JSON, it was the code, and below it the message."""
+    try:
+        tree = json.loads(text)
+        if isinstance(tree, dict):
+            return RankEnd(int(tree["code"]), stop_reason(tree), str(tree["message"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    code, _, message = text.partition("\n")
+    return RankEnd(int(code), stop_reason({"why": message}), message) if code.isdigit() else None
 
 
 if __name__ == "__main__":

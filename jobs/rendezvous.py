@@ -1,4 +1,4 @@
-"""How the nodes of one start find each other and notice that one is gone: small files in a shared folder."""
+"""Rendezvous and heartbeats of the nodes of one start, through small files in a shared folder."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from segtrain.runtime.launcher import port_taken
 PORTS = range(20_000, 30_000)  # below the ephemeral ports: no outgoing connection takes one in between
 BEAT_EVERY_S = 5.0
 SILENT_S = 45.0
-STALLED_S = 10.0  # between two looks: the watcher itself stood still
+STALLED_S = 10.0  # between two calls of silent(): this node itself stood still
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def free_port(host: str) -> int:
 
 
 @dataclass
-class Meeting:
+class Rendezvous:
     """One start of a job, as node `index` of `nodes` sees it."""
 
     folder: Path
@@ -43,69 +43,71 @@ class Meeting:
     host: str
     _beats: int = 0
     _beat_at: float = float("-inf")
-    _looked_at: float = float("inf")
-    _heard: dict[int, tuple[str, float]] = field(default_factory=dict)  # node: its last beat, when it was seen first
+    _checked_at: float = float("inf")
+    _heard: dict[int, tuple[str, float]] = field(default_factory=dict)  # node: newest beat, first seen when
 
     def open(self) -> None:
         """Make the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def offer(self, attempt: int, port: int) -> Endpoint:
-        """Tell the others where this node, the first, listens."""
+        """Publish where this node, the first, listens."""
         files.write_text(self._endpoint(attempt), json.dumps([self.host, port]))
         return Endpoint(self.host, port)
 
     def endpoint(self, attempt: int) -> Endpoint | None:
-        """Where the first node listens, once it has said so."""
+        """Where the first node listens, None before it has published that."""
         try:
             return Endpoint(*json.loads(self._endpoint(attempt).read_text()))
         except OSError:
             return None
 
     def await_endpoint(self, attempt: int, give_up: Callable[[], bool]) -> Endpoint | None:
-        """The same, waited for until it is there, the first node has left or gone, or `give_up`."""
-        while (found := self.endpoint(attempt)) is None and not give_up():
+        """The same, waited for; None when the first node has left or is gone, or `give_up` says so."""
+        while (endpoint := self.endpoint(attempt)) is None and not give_up():
             if self.over() or 0 in self.silent():
                 return None
             self.beat()
             time.sleep(0.2)
-        return found
+        return endpoint
 
     def leave(self) -> None:
-        """The first node has done its last attempt."""
+        """Publish that the first node has made its last attempt."""
         files.write_text(self.folder / "over", "")
 
     def over(self) -> bool:
         return (self.folder / "over").exists()
 
     def report(self, attempt: int, code: int) -> None:
-        """This node's launcher has ended."""
+        """Publish that this node's launcher has ended."""
         files.write_text(self._report(attempt, self.index), str(code))
 
     def missing(self, attempt: int, patience_s: float) -> list[int]:
         """Nodes whose launchers have not ended after that long; those that are silent are not waited for."""
         end = time.monotonic() + patience_s
         while True:
-            left = [n for n in range(self.nodes) if n != self.index and not self._report(attempt, n).exists()]
-            if set(left) <= set(self.silent()) or time.monotonic() > end:
-                return left
+            missing = [n for n in range(self.nodes) if n != self.index and not self._report(attempt, n).exists()]
+            if set(missing) <= set(self.silent()) or time.monotonic() > end:
+                return missing
             self.beat()
             time.sleep(0.2)
 
     def beat(self) -> None:
-        """Tell the others that this node lives, if it is time to. They read the file: NFS caches the ages of files."""
+        """Show that this node is alive, if a beat is due. By a file's content, since NFS caches the ages of files."""
         if self.nodes > 1 and time.monotonic() - self._beat_at >= BEAT_EVERY_S:
-            self._beat_at, self._beats = time.monotonic(), self._beats + 1
-            with contextlib.suppress(OSError):  # a beat that is missed is not worth the job: the next may succeed
+            self._beat_at = time.monotonic()
+            self._beats += 1
+            with contextlib.suppress(OSError):  # the next beat may succeed
                 self._beat(self.index).write_text(str(self._beats))
 
     def silent(self) -> list[int]:
-        """Nodes that were heard and have said nothing new for so long that they are gone.
+        """Nodes whose heartbeat has not changed for so long that they are gone.
 
-        Where this node stood still, the others may have, in a file system that stalls: they all get their time anew.
+        If this node itself stood still, so may all have, in a file system that stalls: they get their time anew.
         """
         now = time.monotonic()
-        stalled, self._looked_at = now - self._looked_at > STALLED_S, now
+        stalled = now - self._checked_at > STALLED_S
+        self._checked_at = now
         if stalled:
             self._heard = {node: (beat, now) for node, (beat, _) in self._heard.items()}
         for node in range(self.nodes):

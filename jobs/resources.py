@@ -1,4 +1,4 @@
-"""What a job asks the cluster for: defaults, a preset in configs/clusters/, options on the command line."""
+"""Resources of a job: defaults, a preset in configs/clusters/, options on the command line."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ def _check_time(time: Any) -> Any:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Resources:
-    """One job's. None: the cluster's default."""
+    """Of one job. None: the cluster's default."""
 
     nodes: int = Field(default=1, ge=1)
     gpus_per_node: int = Field(default=0, ge=0)
@@ -47,7 +47,7 @@ class Resources:
 
     @property
     def processes(self) -> int:
-        """Of torchrun on a node."""
+        """Processes of torchrun on a node."""
         return self.processes_per_node or max(1, self.gpus_per_node)
 
     @property
@@ -77,7 +77,7 @@ HELP = {
     "mail_user": "who gets mail",
     "mail_type": "about what, for example FAIL,END",
     "dependency": "for example afterok:123",
-    "comment": "kept by the accounting",
+    "comment": "for the accounting",
     "warn_s": "seconds before the limit at which the training saves and leaves, default 120",
     "save_s": "seconds that a save may take before it is cut off, default 60",
 }
@@ -93,10 +93,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def any_given(arguments: argparse.Namespace) -> bool:
+    """Whether the command line names a preset or any resource."""
+    return bool(arguments.cluster or arguments.slurm) or any(getattr(arguments, name) is not None for name in HELP)
+
+
 def of(arguments: argparse.Namespace) -> Resources:
     """The preset of the command line with its options applied. Raises ConfigError."""
-    found = arguments.cluster and _preset(arguments.cluster)
-    where, tree = found or ("the options", {})
+    where, tree = _preset(arguments.cluster) if arguments.cluster else ("the options", {})
     for name in HELP:
         if (value := getattr(arguments, name)) is not None:
             tree[name] = value
@@ -110,7 +114,7 @@ def from_tree(tree: Any, where: str) -> Resources:
 
 
 def to_tree(resources: Resources) -> dict[str, Any]:
-    """What `from_tree` reads back."""
+    """The resources as `from_tree` reads them back."""
     return asdict(resources)
 
 
@@ -120,8 +124,7 @@ def presets() -> Sequence[Path]:
 
 
 def _preset(name: str) -> tuple[str, dict[str, Any]]:
-    given = Path(name)
-    path = given if given.suffix == ".yaml" else builtin_config(f"clusters/{name}.yaml")
+    path = Path(name) if name.endswith(".yaml") else builtin_config(f"clusters/{name}.yaml")
     if not path.is_file():
         names = ", ".join(preset.stem for preset in presets())
         raise ConfigError(f"--cluster {name}: no such preset; there are {names}, or name a .yaml file")

@@ -1,4 +1,4 @@
-"""What SLURM is asked and told: squeue, scontrol, scancel. Without SLURM there are no jobs."""
+"""SLURM's commands squeue, sacct, scontrol and scancel. Without SLURM there are no jobs."""
 
 import os
 import re
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from segtrain.errors import LaunchError
 
 TIMEOUT_S = 30
-RETRY_S, PAUSE_S = 60.0, 5.0
-ABSENT = 127  # the code for a program that is not there
+RETRY_S = 60.0
+PAUSE_S = 5.0
+ABSENT = 127  # the exit code that stands for a missing program
 OWN = re.compile(r"\d+(_\d+)?")  # a job's id; torchrun's own may begin with a digit too
 UNKNOWN = "UNKNOWN"  # squeue does not answer
 ALIVE = frozenset(
@@ -62,7 +63,7 @@ def state_of(job: str) -> str | None:
 
 
 def accounted(jobs: list[str]) -> Mapping[str, str]:
-    """What the accounting says of jobs: id to state; empty where there is no accounting."""
+    """The accounting's states of jobs, by id; empty where there is no accounting."""
     if not (own := [job for job in jobs if OWN.fullmatch(job)]):
         return {}
     lines = _lines("sacct", "-n", "-X", "-P", "-j", ",".join(own), "-o", "JobID,State")
@@ -77,13 +78,13 @@ def dead_nodes() -> list[str]:
 
 
 def requeue(job: str) -> str | None:
-    """Have SLURM start the job again from its beginning; returns what SLURM says against it."""
-    return _tell("scontrol", "requeue", job)
+    """Have SLURM start the job again from its beginning; returns SLURM's message if it refuses."""
+    return _order("scontrol", "requeue", job)
 
 
 def cancel(job: str) -> str | None:
-    """End the job; returns what SLURM says against it."""
-    return _tell("scancel", job)
+    """End the job; returns SLURM's message if it refuses."""
+    return _order("scancel", job)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +97,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _queue(*options: str) -> tuple[list[str], str | None]:
-    """What squeue lists, and why that is not to be trusted; nothing where there is no SLURM or no such job."""
+    """The lines of squeue, and why they cannot be trusted; no lines where there is no SLURM or no such job."""
     done = _run("squeue", "-h", "-r", *options)
     if done.returncode and done.returncode != ABSENT and "Invalid job id" not in done.stderr:
         return [], " ".join(done.stderr.split()) or f"code {done.returncode}"
@@ -107,6 +108,6 @@ def _lines(*command: str) -> list[str]:
     return [line.strip() for line in _run(*command).stdout.splitlines() if line.strip()]
 
 
-def _tell(*command: str) -> str | None:
+def _order(*command: str) -> str | None:
     done = _run(*command)
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"code {done.returncode}"

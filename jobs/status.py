@@ -1,4 +1,4 @@
-"""Every run at a glance: `python -m jobs.status [DIR]`. From run directories, and from SLURM where there is one."""
+"""Every run at a glance: `segtrain status`, or `python -m jobs.status`, from run directories, and SLURM if present."""
 
 import argparse
 import json
@@ -13,26 +13,26 @@ from rich.console import Console
 from rich.live import Live
 
 from jobs import progress, scheduler, submission
-from jobs.entry import main
-from jobs.history import Book
-from jobs.status_table import NUMBERS, board
+from jobs.history import History
+from jobs.status_table import NUMBERS, status_table
 from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
 from segtrain.run import Environment, Outcome, Run, layout
 from segtrain.run.events import Event, evaluations, train_events
 from segtrain.run.result import result_of
+from segtrain.runtime.process import main
 
-QUIET_S = 600.0  # a run without a job and without a word for so long is not running
+QUIET_S = 600.0  # a run without a job and without an event for so long is not running
 DAY_S = 86400.0
 TAIL_BYTES = 1 << 16  # of the log, in which trouble is looked for
 BROKEN = (RunError, *DAMAGED)
 EXAMPLES = """\
 examples:
-  python -m jobs.status
-  python -m jobs.status --watch
-  python -m jobs.status /scratch/runs --json
+  segtrain status
+  segtrain status --watch
+  segtrain status /scratch/runs --json
 
 state: none, pending, running, finished, stopped, diverged, failed; stalled: no progress for watch.stall_s, with where
-each rank stands; broken off: it ended without a word; unreadable: one of its files is broken.
+each rank stands; broken off: it ended without saying how; unreadable: one of its files is broken.
 CPU %: of the run's processes, 100 is one core. RSS: the memory that they hold. GPU %, GPU GiB, W, C: of its GPUs.
 """
 
@@ -40,13 +40,15 @@ CPU %: of the run's processes, 100 is one core. RSS: the memory that they hold. 
 def command(argv: Sequence[str]) -> int:
     """Print the table, or JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m jobs.status", description="Show every run: state, job, epoch, DSC, speed, ETA.", epilog=EXAMPLES,
+        "segtrain status",
+        description="Show every run: state, job, epoch, DSC, speed, ETA.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("runs_dir", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="S",
-                        help="stay, and look again every S seconds (default 5) until Ctrl-C")  # fmt: skip
+    help_watch = "stay, and look again every S seconds (default 5) until Ctrl-C"
+    parser.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="S", help=help_watch)
     arguments = parser.parse_args(list(argv))
     if arguments.watch is not None and not 0 < arguments.watch <= DAY_S:
         parser.error(f"--watch {arguments.watch:g}: give seconds, more than 0 and at most {DAY_S:g}")
@@ -55,11 +57,11 @@ def command(argv: Sequence[str]) -> int:
     runs_dir = arguments.runs_dir.absolute()
     if arguments.watch is not None:
         return _watch(runs_dir, arguments.watch, arguments.json)
-    found = list(rows(runs_dir, time.time()))
+    table = list(rows(runs_dir, time.time()))
     if arguments.json:
-        print(json.dumps(found, indent=1))
-    elif found:
-        _show(found)
+        print(json.dumps(table, indent=1))
+    elif table:
+        _show(table)
     else:
         print(f"{arguments.runs_dir}: no runs")
     return EXIT_FINISHED
@@ -74,34 +76,34 @@ def _watch(runs_dir: Path, every_s: float, as_json: bool) -> int:
                 time.sleep(every_s)
         with Live(console=_console(), auto_refresh=False) as live:
             while True:
-                live.update(board(list(rows(runs_dir, time.time()))), refresh=True)
+                live.update(status_table(list(rows(runs_dir, time.time()))), refresh=True)
                 time.sleep(every_s)
     except KeyboardInterrupt:
         return EXIT_FINISHED
 
 
 def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
-    """A row for each run in the folder, for those of its ablations, and for those that wait for their first start.
+    """A row for each run in the folder and in its ablations, also for those that wait for their first start.
 
     What cannot be read is a row too, with its trouble.
     """
     jobs: dict[Path, str] = {}
-    for made in submission.submissions(runs_dir):
+    for one in submission.submissions(runs_dir):
         try:
-            jobs |= {made.run(name).root: job for name, job in made.record["runs"].items()}
+            jobs |= {one.run(name).root: job for name, job in one.record["runs"].items()}
         except BROKEN as error:
-            yield _unreadable(str(made.root.relative_to(runs_dir)), None, error)
+            yield _unreadable(str(one.root.relative_to(runs_dir)), None, error)
     begun = set(layout.run_folders(runs_dir))
     jobs |= {root: job for root in begun - set(jobs) if (job := _job_of(Run(root)))}
     queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}
     for root in sorted(begun | set(jobs)):
-        own, name = jobs.get(root), str(root.relative_to(runs_dir))
-        said = queue.get(own or "") or ended.get(own or "")
+        job, name = jobs.get(root), str(root.relative_to(runs_dir))
+        slurm_state = queue.get(job or "") or ended.get(job or "")
         try:
-            yield {"run": name, "job": own, **summary(Run(root), own, said, now_s)}
+            yield {"run": name, "job": job, **summary(Run(root), job, slurm_state, now_s)}
         except BROKEN as error:
-            yield _unreadable(name, own, error)
+            yield _unreadable(name, job, error)
 
 
 def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
@@ -120,42 +122,43 @@ def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
 
 
 def _job_of(run: Run) -> str | None:
-    """The job of a run that was started by a template, from its book or else from what its last start wrote down."""
+    """The job of a run that was started by a template, from its history or else from its environment."""
     try:
-        jobs = [*(start.job for start in run.starts()), *(entry["job"] for entry in Book(run).entries())]
-    except BROKEN:  # its row will tell
+        jobs = [*(start.job for start in run.starts()), *(entry["job"] for entry in History(run).entries())]
+    except BROKEN:  # its row says so
         return None
     return next((str(job) for job in reversed(jobs) if job), None)
 
 
-def summary(run: Run, job: str | None, said: str | None, now_s: float) -> dict[str, Any]:
-    """What is known of a run. `said`: what SLURM says of its job."""
+def summary(run: Run, job: str | None, slurm_state: str | None, now_s: float) -> dict[str, Any]:
+    """The row of a run. `slurm_state`: of its job, if SLURM knows it."""
     events = _events(run)
     starts = run.starts()
     began_s = _began_s(starts) or _opened_s(run)
-    outcome, told, booked = run.outcome(), progress.told_by(run, began_s), Book(run).entries(job)
+    outcome, ranks, records = run.outcome(), progress.rank_reports(run, began_s), History(run).entries(job)
     training, scores, result = train_events(events), evaluations(events), result_of(outcome, events)
     row: dict[str, Any] = {
-        "state": _state(run, outcome, said, events, told, booked, now_s, began_s), "slurm": said,
+        "state": _state(run, outcome, slurm_state, events, ranks, records, now_s, began_s),
+        "slurm": slurm_state,
         "restarts": max(0, len(starts) - 1), "step": events[-1].step if events else 0,
         "epoch": scores[-1].epoch if scores else 0, "epochs": _epochs(run),
         "best_dsc": result.best_dsc, "last_dsc": result.last_dsc, "n": result.n,
         "images_per_s": training[-1].images_per_s if training else None,
         "memory_gib": training[-1].memory_gib if training else None,
-        "why": _why(booked, outcome), "trouble": _trouble(run, starts),
+        "why": _why(records, outcome), "trouble": _trouble(run, starts),
     }  # fmt: skip
     lives = row["state"] == "running"
-    if lives and told:
-        row["step"] = max(row["step"], *(rank["step"] for rank in told))
-    row["stalled"] = progress.stalled(run, told, now_s) if lives else None
+    if lives and ranks:
+        row["step"] = max(row["step"], *(rank["step"] for rank in ranks))
+    row["stalled"] = progress.stalled(run, ranks, now_s) if lives else None
     if row["stalled"]:
-        row["state"], row["why"] = "stalled", progress.in_words(row["stalled"])
-    row |= {name: progress.total(told, name, largest) if lives else None for name, largest in RESOURCES.items()}
+        row["state"], row["why"] = "stalled", progress.describe(row["stalled"])
+    row |= {name: progress.total(ranks, name, largest) if lives else None for name, largest in RESOURCES.items()}
     row["eta_s"] = _eta_s(row, scores, events) if row["state"] == "running" else None
     return row
 
 
-# Of the ranks' resources: whether the largest is told in place of the sum.
+# The ranks' resources, and whether the largest is shown in place of the sum.
 RESOURCES = {
     "cpu_percent": False, "rss_gib": False, "machine_memory_percent": True, "disk_read_mib_s": False,
     "disk_write_mib_s": False, "gpu_percent": True, "gpu_memory_gib": True, "gpu_watts": False, "gpu_celsius": True,
@@ -179,22 +182,23 @@ def _opened_s(run: Run) -> float:
 
 
 def _state(
-    run: Run, outcome: Outcome | None, said: str | None, events: Sequence[Any], told: Sequence[Any],
-    booked: Sequence[Mapping[str, Any]], now_s: float, began_s: float,
+    run: Run, outcome: Outcome | None, slurm_state: str | None, events: Sequence[Any], ranks: Sequence[Any],
+    records: Sequence[Mapping[str, Any]], now_s: float, began_s: float,
 ) -> str:  # fmt: skip
-    ending = said == "COMPLETING" or (said == "RUNNING" and outcome is not None and outcome.state == "finished")
-    if said in scheduler.ALIVE and not (ending and outcome):
-        return "running" if said in ("RUNNING", "COMPLETING") else "pending"
+    finished = outcome is not None and outcome.state == "finished"
+    ending = slurm_state == "COMPLETING" or (slurm_state == "RUNNING" and finished)
+    if slurm_state in scheduler.ALIVE and not (ending and outcome):
+        return "running" if slurm_state in ("RUNNING", "COMPLETING") else "pending"
     if outcome:
         return outcome.state
-    if said:  # it ended, and did not say how
+    if slurm_state:  # it ended, and did not say how
         return "failed" if not run.root.exists() else "broken off"
     if not run.root.exists():
-        return "failed" if booked and booked[-1].get("how") == "failed" else "none"
-    if told:
-        return "broken off" if progress.silent(told, now_s) else "running"
-    spoke_s = max(began_s, events[-1].time if events else 0.0)
-    return "running" if now_s - spoke_s < QUIET_S else "broken off"
+        return "failed" if records and records[-1].get("how") == "failed" else "none"
+    if ranks:
+        return "broken off" if progress.silent(ranks, now_s) else "running"
+    last_event_s = max(began_s, events[-1].time if events else 0.0)
+    return "running" if now_s - last_event_s < QUIET_S else "broken off"
 
 
 def _trouble(run: Run, starts: Sequence[Environment]) -> str | None:
@@ -211,12 +215,12 @@ def _trouble(run: Run, starts: Sequence[Environment]) -> str | None:
     return None if last is None or last[:19] < began else last
 
 
-def _why(booked: Sequence[Mapping[str, Any]], outcome: Outcome | None) -> str:
-    """What is worth saying: why it failed, stopped or was given up.
+def _why(records: Sequence[Mapping[str, Any]], outcome: Outcome | None) -> str:
+    """Why it failed, stopped or was given up.
 
-    The run itself knows best why it failed; a start that was refused before it opened the run is in the book alone.
+    The run itself knows best why it failed; a start that was refused before it opened the run is in the history alone.
     """
-    last = next((entry for entry in reversed(booked) if entry["event"] == "end"), {"how": None})
+    last = next((entry for entry in reversed(records) if entry["event"] == "end"), {"how": None})
     message = "" if outcome is None or outcome.state == "finished" else outcome.message or ""
     says_why_it_failed = message and outcome is not None and outcome.state != "stopped"
     if last["how"] == "given up" or (last["how"] == "failed" and not says_why_it_failed):
@@ -259,8 +263,8 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
-def _show(found: Sequence[Mapping[str, Any]]) -> None:
-    _console().print(board(found))
+def _show(table: Sequence[Mapping[str, Any]]) -> None:
+    _console().print(status_table(table))
 
 
 if __name__ == "__main__":

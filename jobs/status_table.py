@@ -1,4 +1,4 @@
-"""The table of all runs that `jobs.status` shows."""
+"""The table of all runs that `segtrain status` shows."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,21 @@ NUMBERS: dict[str, tuple[str, int]] = {
     "gpu_watts": ("W", 0),
     "gpu_celsius": ("C", 0),
 }
-WIDTH = 30  # of what stands in the last column
-STYLES = {"running": "green", "finished": "blue", "stalled": "bold red", "failed": "red", "diverged": "red",
-          "broken off": "yellow", "unreadable": "yellow"}  # fmt: skip
+WIDTH = 30  # of the last column
+STYLES = {
+    "running": "green",
+    "finished": "blue",
+    "stalled": "bold red",
+    "failed": "red",
+    "diverged": "red",
+    "broken off": "yellow",
+    "unreadable": "yellow",
+}
 
 
-def board(found: Sequence[Mapping[str, Any]]) -> Group:
+def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """A line a run, whose last column says what is wrong; below the table, what is too long for it."""
-    shown = [name for name, (title, _) in NUMBERS.items() if title and any(row[name] is not None for row in found)]
+    shown = [name for name, (title, _) in NUMBERS.items() if title and any(row[name] is not None for row in rows)]
     table = Table("run", "state")
     table.add_column("job", max_width=9, no_wrap=True)  # torchrun's are long
     for name in ("restarts", "epoch", "step", "best DSC", "last DSC"):
@@ -39,17 +46,25 @@ def board(found: Sequence[Mapping[str, Any]]) -> Group:
     table.add_column("ETA", justify="right")
     table.add_column("why", overflow="fold")
     below = []
-    for row in found:
+    for row in rows:
         why = row["why"] or row["trouble"] or ""
         if len(why) > WIDTH:
             below.append(Text.assemble((row["run"], "bold"), f": {why}"))
             why = why[: why.find(";") if 0 < why.find(";") < WIDTH else WIDTH - 1] + "…"
         numbers = (_number(row[name], NUMBERS[name][1]) for name in shown)
         table.add_row(
-            Text(row["run"]), Text(row["state"], STYLES.get(row["state"], "")), Text(row["job"] or ""),
-            str(row["restarts"]), f"{row['epoch']}/{row['epochs'] or '?'}", str(row["step"]),
-            _number(row["best_dsc"], 4), _number(row["last_dsc"], 4), *numbers, _duration(row["eta_s"]), Text(why),
-        )  # fmt: skip
+            Text(row["run"]),
+            Text(row["state"], STYLES.get(row["state"], "")),
+            Text(row["job"] or ""),
+            str(row["restarts"]),
+            f"{row['epoch']}/{row['epochs'] or '?'}",
+            str(row["step"]),
+            _number(row["best_dsc"], 4),
+            _number(row["last_dsc"], 4),
+            *numbers,
+            _duration(row["eta_s"]),
+            Text(why),
+        )
     return Group(table, *below)
 
 

@@ -1,11 +1,12 @@
-"""What goes with a job: the code and the resolved configs, so that editing the checkout changes nothing that waits.
+"""Snapshots that go with jobs: code and resolved configs, so that editing the checkout changes nothing that waits.
 
 <runs_dir>/.jobs/<name>/
-  starts.jsonl, starts/   the book of starts (book.py)
+  starts.jsonl, starts/   the history of a run's starts (history.py)
   001/                    one submission
     code/                 segtrain, jobs, configs as they were
     configs/<run>.yaml    resolved
-    logs/                 of submitit: sbatch script, pickles, what the jobs print
+    logs/                 of submitit: sbatch script, pickles, output of the jobs
+    journal.jsonl         of a queue in the foreground (queue/)
     job.json              runs and their job ids, resources, commit
 """
 
@@ -49,22 +50,21 @@ class Submission:
 
     def run(self, name: str) -> Run:
         """The directory of a run, whether or not its config can be read."""
-        runs_dir, own = self.root.parent.parent.parent, self.root.parent.name
-        return Run(
-            runs_dir / own / name if "members" in self.record else runs_dir / name
-        )  # an ablation's have a folder
+        runs_dir, submission_name = self.root.parent.parent.parent, self.root.parent.name
+        of_many = "members" in self.record  # an ablation's or a queue's runs have a folder of their own
+        return Run(runs_dir / submission_name / name if of_many else runs_dir / name)
 
     @property
     def resources(self) -> Resources:
         return from_tree(self.record["resources"], str(self.root))
 
     def processes(self, name: str) -> int:
-        """Of a run's torchrun on a node: its own number, or that of the resources."""
+        """Processes of a run's torchrun on a node: the run's own number, or that of the resources."""
         return int(self.record.get("processes", {}).get(name, self.resources.processes))
 
     @property
     def record(self) -> dict[str, Any]:
-        """What job.json says. Raises RunError: unreadable."""
+        """The content of job.json. Raises RunError: unreadable."""
         file = self.root / "job.json"
         try:
             return dict(json.loads(file.read_text()))
@@ -94,10 +94,8 @@ def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resou
         for cfg in configs:
             submission.config(cfg.name).write_text(to_yaml(cfg))
         submission.logs.mkdir()
-        submission.keep(
-            name=name, runs={}, resources=to_tree(resources), commit=commit(),
-            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about,
-        )  # fmt: skip
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        submission.keep(name=name, runs={}, resources=to_tree(resources), commit=commit(), time=now, **about)
     except OSError as error:
         raise RunError(f"{runs_dir}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
     return submission
@@ -128,19 +126,19 @@ def submissions(runs_dir: Path) -> Iterator[Submission]:
         yield Submission(record.parent)
 
 
-def of_name(runs_dir: Path, name: str) -> dict[str, tuple[str, "Submission"]]:
-    """What was submitted under that name: run to its newest job id, and where that came from."""
+def of_name(runs_dir: Path, name: str) -> dict[str, tuple[str, Submission]]:
+    """The runs that were submitted under that name: each with its newest job id and submission."""
     jobs: dict[str, tuple[str, Submission]] = {}
-    for made in submissions(runs_dir.expanduser().absolute()):
-        if made.root.parent.name == name:
-            jobs |= {run: (job, made) for run, job in made.record["runs"].items()}
+    for submission in submissions(runs_dir.expanduser().absolute()):
+        if submission.root.parent.name == name:
+            jobs |= {run: (job, submission) for run, job in submission.record["runs"].items()}
     return jobs
 
 
 def commit() -> str | None:
-    """The commit of the checkout, marked when files differ; of an image, as its maker says; None without either."""
-    if told := os.environ.get("SEGTRAIN_COMMIT"):
-        return told
+    """The commit of the checkout, marked when files differ; in an image, what its build noted; else None."""
+    if noted := os.environ.get("SEGTRAIN_COMMIT"):
+        return noted
     if not (HOME / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
         return None
     command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,4 +1,4 @@
-"""Submit one training, which comes back until it is done: `python -m jobs.submit`."""
+"""Submit one training, which comes back until it is done: `segtrain submit`, or `python -m jobs.submit`."""
 
 import argparse
 import sys
@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import executors, resources, scheduler, submission
-from jobs.entry import main
+from jobs.queue import foreground
+from jobs.queue.items import Item
 from segtrain.commands.arguments import config_of
 from segtrain.config import Config
 from segtrain.errors import EXIT_FINISHED
 from segtrain.run import Run
+from segtrain.runtime.process import main
 
 EXAMPLES = """\
 examples:
-  python -m jobs.submit --cluster gpu --config configs/lgg.yaml data.root=/data/kaggle_3m
-  python -m jobs.submit --nodes 2 --gpus-per-node 4 --time 8:00:00 --partition gpu --slurm reservation=mri name=big
-  python -m jobs.submit --dry-run                    prints the sbatch script
-  python -m jobs.submit --executor local             the same here, without a cluster
+  segtrain submit --cluster gpu --config configs/lgg.yaml data.root=/data/kaggle_3m
+  segtrain submit --nodes 2 --gpus-per-node 4 --time 8:00:00 --partition gpu --slurm reservation=mri name=big
+  segtrain submit --dry-run                    prints the sbatch script
+  segtrain submit --executor local             the same here, without a cluster
 
 The job carries a snapshot of the code and of the resolved config. It saves and goes back into the queue when it is
 preempted, near its time limit, or told to by a signal, and goes on at the exact step; it stops coming back when it is
@@ -29,18 +31,22 @@ done, has failed, or gains no step in three starts. The same command again submi
 def command(argv: Sequence[str]) -> int:
     """Submit, print the script, or train here; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m jobs.submit", description="Submit one training to SLURM.", epilog=EXAMPLES,
+        "segtrain submit",
+        description="Submit one training to SLURM.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
     parser.add_argument("--fresh", action="store_true", help="start over; the old run is kept beside")
+    parser.add_argument("--executor", choices=executors.NAMES, default="slurm", help="default slurm; local: here")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script; submit and write nothing")
     add_options(parser)
     arguments = parser.parse_intermixed_args(list(argv))
-    cfg, asked = placed(config_of(arguments)), resources.of(arguments)
+    cfg, requested = placed(config_of(arguments)), resources.of(arguments)
     if arguments.dry_run:
-        print(executors.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, asked))
+        print(executors.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, requested))
         return EXIT_FINISHED
-    executors.check(arguments.executor, asked)
+    executors.check(arguments.executor, requested)
     run = Run.of(cfg)
     if not arguments.fresh and run.finished(cfg):
         print(f"{run.root} is finished; nothing to submit")
@@ -48,20 +54,19 @@ def command(argv: Sequence[str]) -> int:
     if job := waiting(cfg.runs_dir, cfg.name, [cfg.name]).get(cfg.name):
         print(f"{run.root} is job {job} already; nothing to submit")
         return EXIT_FINISHED
-    made = submission.create(cfg.runs_dir, cfg.name, [cfg], asked, fresh=arguments.fresh)
+    snapshot = submission.create(cfg.runs_dir, cfg.name, [cfg], requested, fresh=arguments.fresh)
     if arguments.executor == "local":
-        return executors.run_here(made, [cfg.name])
-    job = executors.submit(made, [cfg.name])[cfg.name]
+        with foreground.listening() as stop:
+            return foreground.train(snapshot, [Item(cfg.name, cfg, requested.processes, fresh=arguments.fresh)], stop)
+    job = executors.submit(snapshot, [cfg.name])[cfg.name]
     print(f"Submitted job {job}: {run.root}")
-    print(f"Log:   {made.logs}/{job}_0_log.out\nState: python -m jobs.status {cfg.runs_dir}")
+    print(f"Log:   {snapshot.logs}/{job}_0_log.out\nState: segtrain status {cfg.runs_dir}")
     return EXIT_FINISHED
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What submitting one run and submitting many have in common."""
+    """The options that submitting one run and submitting many have in common."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, for example optim.lr=1e-3")
-    parser.add_argument("--executor", choices=executors.NAMES, default="slurm", help="default slurm; local: here")
-    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script; submit and write nothing")
     resources.add_options(parser)
 
 

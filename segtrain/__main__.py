@@ -5,29 +5,34 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from segtrain import __version__
+from segtrain.runtime import process
 from segtrain.runtime.launcher import leave
-from segtrain.runtime.process import run_command
 
-# Each is `command` in a module of its own, which is imported when it runs.
+# A module, whose function `command` is it, and a line of help. The module is imported when the command runs: segtrain
+# knows jobs/ by these names alone.
 COMMANDS = {
-    "prepare": "check the data and prepare it once for all runs",
-    "train": "train a network (under torchrun: -m segtrain.train)",
-    "ablate": "train or list the runs of an ablation: variants x folds x seeds",
-    "evaluate": "score a checkpoint, or an ensemble, patient by patient",
-    "predict": "masks and pictures of a folder of patients",
-    "report": "write one page about a run or an ablation: tables, verdicts, figures",
-    "doctor": "check this machine, and what a config needs, before the hours are spent",
-    "networks": "list the networks: parameters, work an image, norm",
-    "augmentations": "draw what augmentation does to some slices",
+    "prepare": ("segtrain.commands.prepare", "check the data and prepare it once for all runs"),
+    "train": ("segtrain.commands.train", "train a network (under torchrun: -m segtrain.train)"),
+    "evaluate": ("segtrain.commands.evaluate", "score a checkpoint, or an ensemble, patient by patient"),
+    "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
+    "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
+    "doctor": ("segtrain.commands.doctor", "check this machine, and what a config needs, before the hours are spent"),
+    "networks": ("segtrain.commands.networks", "list the networks: parameters, work an image, norm"),
+    "augmentations": ("segtrain.commands.augmentations", "draw what augmentation does to some slices"),
+    "ablate": ("jobs.ablate", "train, submit or list the runs of an ablation: variants x folds x seeds"),
+    "submit": ("jobs.submit", "submit one training to SLURM"),
+    "status": ("jobs.status", "show every run: state, job, epoch, DSC, speed, time left"),
+    "cancel": ("jobs.cancel", "have runs save and leave, then end their jobs"),
+    "offline": ("jobs.offline.__main__", "train a queue of runs on this machine, left alone"),
 }
 USAGE = "usage: segtrain COMMAND [--config F] [key=value ...]\n       segtrain --version\n\ncommands:\n" + "".join(
-    f"  {name:<15}{text}\n" for name, text in COMMANDS.items()
+    f"  {name:<15}{text}\n" for name, (_, text) in COMMANDS.items()
 )
 EXAMPLE = "\nexample: segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m\n"
 
 
 def main() -> int:
-    """The exit code of the command that is asked for."""
+    """The exit code of the command that the arguments name."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(USAGE + EXAMPLE, end="")
@@ -48,9 +53,9 @@ def run(name: str, argv: Sequence[str]) -> int:
     """The exit code of a command, whose module is imported after the checks that come before every command."""
 
     def command(argv: Sequence[str]) -> int:
-        return int(import_module(f"segtrain.commands.{name}").command(argv))
+        return int(import_module(COMMANDS[name][0]).command(argv))
 
-    return run_command(command, argv)
+    return process.main(command, argv)
 
 
 if __name__ == "__main__":

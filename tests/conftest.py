@@ -22,7 +22,7 @@ from predictions import IMAGE, MASK, lgg_mask, predict, write_patient
 from queues import StandIns
 from trainings import run_to_end, state_of
 
-from jobs.offline import machine
+from jobs.queue import machine
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store

@@ -6,15 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import evaluation_event, train_event
 from trainings import assert_same, run_to_end, state_of
 
 from jobs import history, node, rendezvous, requeue, resources, scheduler, status, submission
-from jobs.requeue import Ended
+from jobs.rank import RankEnd
+from jobs.requeue import StartEnd
 from segtrain.config import Config, read_yaml, to_yaml
 from segtrain.errors import ConfigError, RunError, StopReason
 from segtrain.run import Outcome, Run
@@ -38,6 +41,10 @@ def begun(folder: Path, *steps: int) -> Run:
     for step in steps:
         run.checkpoint(step).mkdir(parents=True)
     return run
+
+
+def ended(launcher_code: int, codes: Sequence[int], **how: Any) -> StartEnd:
+    return StartEnd(launcher_code, [RankEnd(code) for code in codes], **how)
 
 
 def test_submitting_imports_no_torch() -> None:
@@ -128,8 +135,8 @@ def test_starts_that_gain_nothing_are_counted_from_the_last_gain(steps: list[int
 
 def test_a_job_is_not_started_a_fourth_time_in_vain_and_the_next_submission_counts_anew(tmp_path: Path) -> None:
     run = begun(tmp_path, 40)
-    starts = history.Book(run)
-    for _ in range(history.PATIENCE):
+    starts = history.History(run)
+    for _ in range(history.MAX_FRUITLESS):
         starts.begin("7")
     with pytest.raises(RunError, match="the last 3 starts of job 7 gained no step after step 40; not started again"):
         starts.begin("7")
@@ -140,55 +147,47 @@ def test_a_job_is_not_started_a_fourth_time_in_vain_and_the_next_submission_coun
 
 
 @pytest.mark.parametrize(
-    ("ended", "code"),
+    ("end", "code"),
     [
-        (Ended(0, [0, 0]), 0),
-        (Ended(1, [2, 75]), 2),
-        (Ended(1, [3, 3]), 3),
-        (Ended(1, [75, 75]), 75),
-        (Ended(1, []), 1),
-        (Ended(1, [], asked="SIGTERM"), 75),
-        (Ended(-9, [], lost=["node 1"]), 75),
-        (Ended(1, [2], asked="SIGTERM"), 2),
+        (ended(0, [0, 0]), 0),
+        (ended(1, [2, 75]), 2),
+        (ended(1, [3, 3]), 3),
+        (ended(1, [75, 75]), 75),
+        (ended(1, []), 1),
+        (ended(1, [], signal="SIGTERM"), 75),
+        (ended(-9, [], lost=["node 1"]), 75),
+        (ended(1, [2], signal="SIGTERM"), 2),
     ],
 )
-def test_the_exit_code_says_what_happened_under_torchrun(ended: Ended, code: int) -> None:
-    assert ended.code == code
+def test_the_exit_code_says_what_happened_under_torchrun(end: StartEnd, code: int) -> None:
+    assert end.code == code
 
 
 @pytest.mark.parametrize(
-    ("ended", "state", "how"),
+    ("end", "state", "how"),
     [
-        (Ended(1, [75], asked="SIGUSR2"), "RUNNING", "requeued"),
-        (Ended(1, [75], asked="SIGUSR2"), scheduler.UNKNOWN, "requeued"),
-        (Ended(1, [75], asked="SIGTERM"), "COMPLETING", "left to SLURM"),
-        (Ended(1, [75], asked="SIGTERM"), None, "left to SLURM"),
-        (Ended(1, [2], asked="SIGTERM"), "RUNNING", "failed"),
-        (Ended(1, [3]), "RUNNING", "failed"),
-        (Ended(1, []), "RUNNING", "failed"),
-        (Ended(0, [0]), "RUNNING", "finished"),
+        (ended(1, [75], signal="SIGUSR2"), "RUNNING", "requeued"),
+        (ended(1, [75], signal="SIGUSR2"), scheduler.UNKNOWN, "requeued"),
+        (ended(1, [75], signal="SIGTERM"), "COMPLETING", "left to SLURM"),
+        (ended(1, [75], signal="SIGTERM"), None, "left to SLURM"),
+        (ended(1, [2], signal="SIGTERM"), "RUNNING", "failed"),
+        (ended(1, [3]), "RUNNING", "failed"),
+        (ended(1, []), "RUNNING", "failed"),
+        (ended(0, [0]), "RUNNING", "finished"),
     ],
 )
 def test_only_what_stopped_and_still_runs_is_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended, state: str | None, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: StartEnd, state: str | None, how: str
 ) -> None:
     """A job that was cancelled is on its way out and must not come back; one that SLURM requeues comes back anyway."""
     requeued: list[str] = []
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(scheduler, "state_of", lambda job: state)
     monkeypatch.setattr(scheduler, "requeue", requeued.append)
-    starts = history.Book(begun(tmp_path, 40))
-    requeue.settle(starts, "7", ended)
+    starts = history.History(begun(tmp_path, 40))
+    requeue.conclude(starts, "7", end)
     assert starts.entries("7")[-1]["how"] == how
     assert requeued == (["7"] if how == "requeued" else [])
-
-
-def test_the_users_stop_file_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    words = ["stopped by the STOP file before the first step; the same command goes on from there"]
-    assert requeue.settle(history.Book(begun(tmp_path, 40)), "7", Ended(1, [75], words=words)) == (
-        75, "stopped: stopped by the STOP file; submit it again to go on",
-    )  # fmt: skip
 
 
 def test_a_snapshot_holds_the_code_and_the_config(tmp_path: Path, tiny: Config) -> None:
@@ -203,7 +202,7 @@ def test_a_snapshot_holds_the_code_and_the_config(tmp_path: Path, tiny: Config) 
 
 
 def test_nodes_find_each_other(tmp_path: Path) -> None:
-    first, second = (rendezvous.Meeting(tmp_path / "start", index, 2, f"n{index + 1}") for index in (0, 1))
+    first, second = (rendezvous.Rendezvous(tmp_path / "start", index, 2, f"n{index + 1}") for index in (0, 1))
     first.open()
     assert second.endpoint(0) is None
     port = rendezvous.free_port("n1")
@@ -218,12 +217,12 @@ def test_a_port_that_was_taken_in_between_is_changed(
 ) -> None:
     cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
     made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(nodes=2))
-    start = node.Start(made, "tiny", node.Place(0, 2, "n1", "7", 0), node.Asked())
+    start = node.Start(made, "tiny", node.Node(0, 2, "n1", "7", 0), node.StopSignal())
     tried = []
 
     def torchrun(endpoint: rendezvous.Endpoint, attempt: int) -> int:
         tried.append(endpoint.port)
-        start.meeting.report(attempt, 0)
+        start.rendezvous.report(attempt, 0)
         return int(endpoint.port == taken)
 
     with socket.socket() as stranger:
@@ -235,7 +234,7 @@ def test_a_port_that_was_taken_in_between_is_changed(
         monkeypatch.setattr(start, "_torchrun", torchrun)
         assert start.run() == 0
     assert tried == [taken, free]
-    assert start.meeting.endpoint(1) == rendezvous.Endpoint("n1", free)
+    assert start.rendezvous.endpoint(1) == rendezvous.Endpoint("n1", free)
 
 
 def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, tiny: Config) -> None:

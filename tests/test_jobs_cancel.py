@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import cancel, executors, resources, scheduler, submission
-from jobs.history import Book
+from jobs import cancel, resources, scheduler, submission
 from jobs.submission import Submission
 from segtrain.config import Config
-from segtrain.errors import EXIT_STOPPED, StopReason
+from segtrain.errors import StopReason
 from segtrain.run import Outcome, Run
 
 
@@ -135,25 +134,3 @@ def test_a_queue_whose_run_is_trained_is_stopped_as_a_whole(made: Submission, mo
         assert call(made) == 0
     assert not run.stop_file.exists()
     assert clock.now == 1
-
-
-def test_the_stop_file_of_a_run_ends_what_comes_after_it_here(
-    made: Submission, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a signal does; a run that stopped by its own deadline goes on, and one that gains nothing lets the next."""
-    ends = {"deadline": ("stopped", "stopped by itself"), "vain": ("given up", "the last 3 starts gained no step"),
-            "user": ("stopped", "stopped by the STOP file; submit it again to go on")}  # fmt: skip
-    began: list[str] = []
-    words: list[str] = []
-
-    def trained(made: Submission, name: str, start_of: tuple[str, int], told: list[int]) -> int:
-        began.append(name)
-        Book(made.run(name)).end(start_of[0], *ends[words[len(began) - 1]])
-        return EXIT_STOPPED
-
-    monkeypatch.setattr(executors, "_run_once", trained)
-    for given, names in ((["user"], ["one"]), (["deadline", "vain", "user"], ["one", "one", "two"])):
-        began.clear()
-        words[:] = given
-        assert executors.run_here(made, ["one", "two"]) == EXIT_STOPPED
-        assert began == names

@@ -37,8 +37,8 @@ def made(tmp_path: Path, members: list[Member]) -> Submission:
 def test_the_snapshot_makes_table_and_report(tmp_path: Path, members: list[Member], made: Submission) -> None:
     for member in members[1:]:  # the baseline's failed
         run_to_end(tmp_path, member.cfg, 1)
-    code = "from segtrain.report import page; from jobs import table; "
-    code += f"print(page.__file__, table.write({str(made.root)!r}))"
+    code = "from segtrain.report import page; from jobs import ablation_report; "
+    code += f"print(page.__file__, ablation_report.write({str(made.root)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=200, check=True,
         env=os.environ | {"PYTHONPATH": str(made.code), "PYTHONSAFEPATH": "1"},
@@ -88,7 +88,7 @@ def test_the_report_asks_for_no_more_time_than_a_run(made: Submission, monkeypat
 
     monkeypatch.setattr(executors, "_executor", executor)
     with pytest.raises(RuntimeError):
-        executors.submit_table(made, {"dice-seed7": "12_0"})
+        executors.submit_report(made, {"dice-seed7": "12_0"})
     assert (asked[0].minutes, asked[0].dependency, asked[0].gpus_per_node) == (20, "afterany:12", 0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import rank, requeue, status
-from jobs.history import PATIENCE, Book
+from jobs.history import MAX_FRUITLESS, History
 from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped, StopReason
 from segtrain.run import Outcome, Run
 
@@ -23,10 +23,10 @@ def run(tmp_path: Path) -> Run:
 
 def settled(run: Run, monkeypatch: pytest.MonkeyPatch, raised: Sequence[SegtrainError]) -> None:
     """A start of job 7 whose ranks ended so, through what a node runs and decides."""
-    Book(run).begin("7")
-    folder = Book(run).start_folder("7", 0)
+    History(run).begin("7")
+    folder = History(run).start_folder("7", 0)
     folder.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setenv(rank.CODES, str(folder))
+    monkeypatch.setenv(rank.START_FOLDER, str(folder))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for number, error in enumerate(raised):
 
@@ -36,12 +36,7 @@ def settled(run: Run, monkeypatch: pytest.MonkeyPatch, raised: Sequence[Segtrain
         monkeypatch.setenv("RANK", str(number))
         monkeypatch.setattr(rank, "command", command)
         rank.main([])
-    requeue.settle(Book(run), "7", requeue.Ended(1, *_told(folder)))
-
-
-def _told(folder: Path) -> tuple[list[int], None, list[str], list[str]]:
-    codes, words = requeue.told_in(folder)
-    return codes, None, [], words
+    requeue.conclude(History(run), "7", requeue.start_end(folder, 1))
 
 
 def test_a_run_that_was_refused_before_it_began_has_failed_and_says_why(
@@ -50,7 +45,7 @@ def test_a_run_that_was_refused_before_it_began_has_failed_and_says_why(
     settled(run, monkeypatch, [LaunchError(TF32), LaunchError(TF32), Stopped("stopped by SIGTERM")])
     row = status.summary(run, "7", None, time.time())
     assert (row["state"], row["why"]) == ("failed", f"failed: {TF32}")
-    Book(run).begin("7")
+    History(run).begin("7")
     assert status.summary(run, "7", None, time.time())["state"] == "none", "it is being started again"
 
 
@@ -58,10 +53,12 @@ def test_the_reason_that_the_run_wrote_down_is_told(run: Run, monkeypatch: pytes
     run.checkpoint(40).mkdir(parents=True)
     run.end(Outcome("diverged", 40, 1, 0.2, message=f"Diverged: {NAN}"))
     settled(run, monkeypatch, [Diverged(NAN), Stopped("stopped by SIGTERM")])
-    assert Book(run).entries("7")[-1]["why"] == NAN
+    assert History(run).entries("7")[-1]["why"] == NAN
     row = status.summary(run, "7", "FAILED", time.time())
     assert (row["state"], row["why"]) == ("diverged", f"Diverged: {NAN}")
-    Book(run).end("7", "failed", "failed (launcher's code 1), see the log")  # as a bug is booked, which leaves no words
+    History(run).end(
+        "7", "failed", "failed (launcher's code 1), see the log"
+    )  # as a bug is booked, which leaves no words
     assert status.summary(run, "7", "FAILED", time.time())["why"] == f"Diverged: {NAN}"
     run.end(Outcome("stopped", 40, 1, 0.2, StopReason.SIGUSR2, "Stopped: stopped by SIGUSR2"))
     settled(run, monkeypatch, [LaunchError(TF32)])
@@ -105,12 +102,12 @@ def test_an_interval_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_start_after_a_torn_line_is_counted(run: Run) -> None:
     run.checkpoint(40).mkdir(parents=True)
-    book = Book(run)
-    book.begin("7")
-    [file] = book.folder.glob("*.jsonl")
+    starts = History(run)
+    starts.begin("7")
+    [file] = starts.folder.glob("*.jsonl")
     file.write_text(file.read_text() + '{"time": "2026-11-23T20:00:00+0000", "ev')
-    for _ in range(PATIENCE - 1):
-        book.begin("7")
-    assert [entry["event"] for entry in book.entries("7")] == ["start"] * PATIENCE
+    for _ in range(MAX_FRUITLESS - 1):
+        starts.begin("7")
+    assert [entry["event"] for entry in starts.entries("7")] == ["start"] * MAX_FRUITLESS
     with pytest.raises(RunError, match="the last 3 starts of job 7 gained no step"):
-        book.begin("7")
+        starts.begin("7")

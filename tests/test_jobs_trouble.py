@@ -102,9 +102,9 @@ def test_a_queue_that_cannot_be_read_is_no_empty_queue(slurm: Path) -> None:
     assert scheduler.queued(["12"]) == {"12": "RUNNING"}
 
 
-def nodes(folder: Path, count: int = 2) -> list[rendezvous.Meeting]:
+def nodes(folder: Path, count: int = 2) -> list[rendezvous.Rendezvous]:
     """All nodes of a start, which have met."""
-    made = [rendezvous.Meeting(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
+    made = [rendezvous.Rendezvous(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
     for one in made:
         one.open()
         one.beat()
@@ -136,7 +136,7 @@ def test_a_node_that_is_known_to_be_gone_is_not_waited_for_once_more(
     first, second, third = nodes(tmp_path, 3)
     lost_s = clock[0]
     while vanished and not first.silent():
-        clock[0] += node.LOOK_EVERY_S
+        clock[0] += node.POLL_EVERY_S
         third.beat()
     third.report(0, 1)
     asked_s = clock[0]
@@ -170,18 +170,15 @@ def test_a_node_alone_does_not_beat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "end"),
     [
-        (None, ([0], [])),
-        (LaunchError("no such device"), ([2], ["no such device"])),
-        (
-            Stopped("stopped by the STOP file before the first step"),
-            ([75], ["stopped by the STOP file before the first step"]),
-        ),
+        (None, rank.RankEnd(0)),
+        (LaunchError("no such device"), rank.RankEnd(2, None, "no such device")),
+        (Stopped("stopped, somehow", StopReason.STOP_FILE), rank.RankEnd(75, StopReason.STOP_FILE, "stopped, somehow")),
     ],
 )
-def test_a_rank_leaves_its_code_and_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: SegtrainError | None, told: tuple[list[int], list[str]]
+def test_a_rank_leaves_its_code_its_reason_and_its_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: SegtrainError | None, end: rank.RankEnd
 ) -> None:
     def command(argv: Sequence[str]) -> int:
         if raised:
@@ -189,39 +186,42 @@ def test_a_rank_leaves_its_code_and_its_last_words(
         return 0
 
     monkeypatch.setattr(rank, "command", command)
-    monkeypatch.setenv(rank.CODES, str(tmp_path))
-    assert [rank.main([])] == told[0]
-    assert requeue.told_in(tmp_path) == told
+    monkeypatch.setenv(rank.START_FOLDER, str(tmp_path))
+    assert rank.main([]) == end.code
+    assert rank.rank_ends(tmp_path) == [end]
 
 
 @pytest.mark.parametrize(
-    ("earlier", "words", "how"),
-    [("SIGUSR2", "the STOP file before the first step", "stopped"), ("the STOP file", "SIGUSR2", "requeued")],
+    ("earlier", "now", "how"),
+    [
+        (StopReason.SIGUSR2, StopReason.STOP_FILE, "stopped"),
+        (StopReason.STOP_FILE, StopReason.SIGUSR2, "requeued"),
+    ],
 )
 def test_what_an_earlier_start_said_does_not_decide_what_becomes_of_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str, words: str, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: StopReason, now: StopReason, how: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(scheduler, "state_of", lambda job: "RUNNING")
     monkeypatch.setattr(scheduler, "requeue", lambda job: None)
     run = Run(tmp_path / "runs" / "a")
     run.checkpoint(40).mkdir(parents=True)
-    run.end(Outcome("stopped", 40, 1, message=f"Stopped: stopped by {earlier} at step 40"))
-    starts = history.Book(run)
-    requeue.settle(starts, "7", requeue.Ended(1, [75, 75], words=[f"stopped by {words}"] * 2))
+    run.end(Outcome("stopped", 40, 1, reason=earlier, message=f"Stopped: stopped by {earlier.sentence} at step 40"))
+    starts = history.History(run)
+    requeue.conclude(starts, "7", requeue.StartEnd(1, [rank.RankEnd(75, now, f"stopped by {now.sentence}")] * 2))
     assert starts.entries("7")[-1]["how"] == how
 
 
-def test_a_job_that_is_to_start_over_is_told_so_and_its_book_begins_at_nothing(tmp_path: Path, tiny: Config) -> None:
+def test_a_job_that_is_to_start_over_is_told_so_and_its_history_begins_at_nothing(tmp_path: Path, tiny: Config) -> None:
     cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-    place = node.Place(0, 1, "n1", "7", 0)
+    alone = node.Node(0, 1, "n1", "7", 0)
     for fresh in (False, True):
         made = submission.create(cfg.runs_dir, "tiny", [cfg], ASKED, fresh=fresh)
-        command = node.Start(made, "tiny", place, node.Asked())._command(rendezvous.Endpoint("n1", 1))
+        command = node.Start(made, "tiny", alone, node.StopSignal())._command(rendezvous.Endpoint("n1", 1))
         assert ("--fresh" in command) == fresh
     run = Run.of(cfg)
     run.checkpoint(600).mkdir(parents=True)
-    starts = history.Book(run)
+    starts = history.History(run)
     starts.begin("7", fresh=True)
     starts.begin("7", fresh=True)
     starts.begin("8")

@@ -9,7 +9,8 @@ import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import diagnosis, machine, runner, wrap_up
+from jobs.offline import wrap_up
+from jobs.queue import diagnosis, machine, runner
 from segtrain.errors import ConfigError
 from segtrain.run import Result
 
@@ -120,7 +121,7 @@ def test_the_command_when_done_runs_once_in_any_outcome(
 ) -> None:
     queue, hook = write(tmp_path, ["a"]), f"echo out; echo err >&2; pwd >> {tmp_path}/hook; exit 3"
     if told == "crash":
-        monkeypatch.setattr("jobs.offline.runner.Runner.run", lambda _: 1 / 0)
+        monkeypatch.setattr("jobs.queue.runner.Runner.run", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             command(queue, "--when-done", hook)
     else:

@@ -15,8 +15,9 @@ import pytest
 from made_runs import train
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import machine, plan, runner, wrap_up
-from jobs.offline.journal import Journal
+from jobs.offline import plan, wrap_up
+from jobs.queue import machine, runner
+from jobs.queue.journal import Journal, QueueEnd
 from segtrain.config import to_yaml
 from segtrain.doctor import disk
 
@@ -100,7 +101,7 @@ def test_too_little_space_stops_the_queue_with_all_saved(
     ready = tmp_path / "runs" / ".jobs" / "night" / "stand-ins" / "a" / "ready"
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(real.total, 0, 2 * gib if ready.exists() else 4 * gib))
-    monkeypatch.setattr("jobs.offline.runner.DISK_EVERY_S", 0.1)
+    monkeypatch.setattr("jobs.queue.runner.DISK_EVERY_S", 0.1)
     stand_ins.words["a"] = ["gain", "finish"]
     assert command(queue, "--when-done", f"touch {tmp_path}/hook") == 75
     assert ends(tmp_path) == [("a", "stopped")]
@@ -169,7 +170,7 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
     stand_ins.words |= {"killed": ["kill"], "b": ["2"], "c": ["parent"]}
     assert command(queue) == 75
     assert stand_ins.names == ["killed", "b", "c"]
-    assert wrap_up.tell(asked, lambda: True, Journal(asked.folder), "SIGTERM") is None
+    assert wrap_up.write_standings(asked, lambda: True, Journal(asked.folder), QueueEnd("SIGTERM", "SIGTERM")) is None
     assert REPORT(asked, lambda: True) is None
     said = (asked.folder / "report" / "report.md").read_text()
     for line in (
@@ -182,7 +183,10 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
         assert line in said, said
     assert "Runs: 6 (finished: 1, not begun: 4)" in said
     Journal(asked.folder).write("left", why="done", code=1)  # from here on all counts anew
-    assert wrap_up.tell(asked, lambda: True, Journal(asked.folder), "the deadline") is None
+    assert (
+        wrap_up.write_standings(asked, lambda: True, Journal(asked.folder), QueueEnd("DEADLINE", "the deadline"))
+        is None
+    )
     told = (asked.folder / "queue.csv").read_text()
     assert re.search(r"^b,due,.*,ValueError: it broke$", told, re.MULTILINE), "it has not been tried again"
 

@@ -105,7 +105,7 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     ]  # fmt: skip
     assert {end for end in told if end[1] == "finished"} == {(name, "finished") for name in ("killed", "cut", "a", "b")}
     [why] = [entry["why"] for entry in entries(tmp_path, "end") if entry["how"] == "failed"]
-    assert why == "rank 0 was killed by SIGKILL (by hand, or for want of memory)"
+    assert why == "rank 0 was killed by SIGKILL (by hand, or out of memory)"
     assert [entry["run"] for entry in entries(tmp_path, "start")].count("cut") == 2
     assert (night / "hook").read_text() == "bye\n"
     assert re.search(

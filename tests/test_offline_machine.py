@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from queues import StandIns, command, entries, write
 
-from jobs.offline import diagnosis, machine
-from jobs.offline.journal import Journal
+from jobs.queue import diagnosis, machine
+from jobs.queue.journal import Journal
 from segtrain.errors import LaunchError, RunError
 
 
@@ -115,7 +115,7 @@ Root Cause (first observed failure):
 @pytest.mark.parametrize(
     ("log", "why"),
     [
-        (KILLED, "rank 1 was killed by SIGKILL (by hand, or for want of memory)"),
+        (KILLED, "rank 1 was killed by SIGKILL (by hand, or out of memory)"),
         (BROKEN, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
         ("preparing\nbash: python: not found\n=====\n", "bash: python: not found"),
         ("", ""),

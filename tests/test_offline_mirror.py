@@ -26,9 +26,9 @@ from segtrain.run.events import Event
 
 
 @pytest.fixture(params=["memory", "file"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sync.Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sync.Location]:
     address = f"memory://{tmp_path.name}/results" if request.param == "memory" else str(tmp_path / "bucket" / "results")
-    yield sync.place(address)
+    yield sync.locate(address)
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
 
@@ -37,7 +37,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def test_a_run_comes_back_as_it_was_sent_moments_included(place: sync.Place, night: Path, tmp_path: Path) -> None:
+def test_a_run_comes_back_as_it_was_sent_moments_included(place: sync.Location, night: Path, tmp_path: Path) -> None:
     run = night / "trained"
     sent = sync.push(place / "trained", run)
     assert sent > 0
@@ -59,7 +59,7 @@ class Broken(Exception):
     """The connection is cut."""
 
 
-def cut_after(place: sync.Place, count: int) -> sync.Place:
+def cut_after(place: sync.Location, count: int) -> sync.Location:
     """The place, whose file system fails after so many writes, the last one half done."""
     left = iter(range(count))
 
@@ -73,12 +73,12 @@ def cut_after(place: sync.Place, count: int) -> sync.Place:
                 raise Broken
             place.fs.pipe_file(path, content)
 
-    return sync.Place(Failing(), place.path)
+    return sync.Location(Failing(), place.path)
 
 
 @pytest.mark.law("L7")
 def test_a_large_file_that_grows_is_sent_as_it_was_when_it_was_hashed(
-    place: sync.Place, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: sync.Location, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(night / "trained")
     before = tree(run.root)
@@ -104,7 +104,9 @@ def test_a_large_file_that_grows_is_sent_as_it_was_when_it_was_hashed(
 
 
 @pytest.mark.law("L7")
-def test_an_upload_that_is_cut_off_never_replaces_a_whole_one(place: sync.Place, night: Path, tmp_path: Path) -> None:
+def test_an_upload_that_is_cut_off_never_replaces_a_whole_one(
+    place: sync.Location, night: Path, tmp_path: Path
+) -> None:
     run = Run(night / "trained")
     sync.push(place / "trained", run.root)
     before = tree(run.root)
@@ -126,7 +128,7 @@ def test_an_upload_that_is_cut_off_never_replaces_a_whole_one(place: sync.Place,
 
 
 @pytest.mark.law("L12")
-def test_a_damaged_mirror_is_named_and_leaves_what_is_here(place: sync.Place, night: Path, tmp_path: Path) -> None:
+def test_a_damaged_mirror_is_named_and_leaves_what_is_here(place: sync.Location, night: Path, tmp_path: Path) -> None:
     run = Run(night / "trained")
     sync.push(place / "trained", run.root)
     digest = hashlib.sha256((run.root / "config.yaml").read_bytes()).hexdigest()
@@ -142,7 +144,7 @@ def test_a_damaged_mirror_is_named_and_leaves_what_is_here(place: sync.Place, ni
 @pytest.mark.law("L12")
 @pytest.mark.parametrize("further", ["here", "there"])
 def test_a_run_of_another_config_takes_no_run_s_place(
-    place: sync.Place, night: Path, tmp_path: Path, further: str
+    place: sync.Location, night: Path, tmp_path: Path, further: str
 ) -> None:
     run, home = Run(night / "trained"), Run(tmp_path / "other" / "trained")
     shutil.copytree(run.root, home.root)
@@ -164,7 +166,7 @@ def test_a_run_of_another_config_takes_no_run_s_place(
     sync.push(place / "trained", home.root)
 
 
-def test_what_is_further_here_is_kept(place: sync.Place, night: Path) -> None:
+def test_what_is_further_here_is_kept(place: sync.Location, night: Path) -> None:
     run = Run(night / "trained")
     sync.push(place / "trained", run.root)
     run.checkpoint(10_000).mkdir()
@@ -183,7 +185,7 @@ def test_an_address_that_cannot_be_used_is_said_at_once(tmp_path: Path, address:
 
 
 def test_another_machine_goes_on_where_the_first_was_reclaimed(
-    tmp_path: Path, stand_ins: StandIns, place: sync.Place
+    tmp_path: Path, stand_ins: StandIns, place: sync.Location
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
@@ -207,7 +209,7 @@ def test_another_machine_goes_on_where_the_first_was_reclaimed(
 
 
 def test_a_journal_that_was_being_fetched_when_the_queue_was_killed_is_brought(
-    place: sync.Place, tmp_path: Path
+    place: sync.Location, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     (first / "logs").mkdir(parents=True)
@@ -222,11 +224,11 @@ def test_a_journal_that_was_being_fetched_when_the_queue_was_killed_is_brought(
 
 
 def test_a_run_that_trains_is_mirrored_now_and_then(tmp_path: Path, trained_run: Run) -> None:
-    mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
+    mirror = mirrors.Mirror(sync.locate(str(tmp_path / "bucket")), tmp_path, every_s=0.0)
     for _ in range(3):  # it is noted, begun, done
         mirror.look([trained_run.root])
     assert mirror.flush() == []
-    assert sync.fetch(sync.place(str(tmp_path / "bucket")) / trained_run.root.name, tmp_path / "home")
+    assert sync.fetch(sync.locate(str(tmp_path / "bucket")) / trained_run.root.name, tmp_path / "home")
 
 
 def test_a_mirror_that_does_not_answer_holds_up_no_run_and_is_said(
@@ -260,7 +262,7 @@ def told_to_stop(directory: Path) -> None:
 def test_a_run_that_moved_to_another_machine_ends_bitwise_like_one_that_stayed(
     tmp_path: Path, fragile: Config, unbroken: dict[int, dict[str, Any]]
 ) -> None:
-    place, first = sync.place(str(tmp_path / "bucket")), tmp_path / "first"
+    place, first = sync.locate(str(tmp_path / "bucket")), tmp_path / "first"
     first.mkdir()
     (first / "given.yaml").write_text(to_yaml(fragile))
     process = FORKSERVER.Process(target=told_to_stop, args=(first,))

@@ -61,7 +61,7 @@ def test_a_push_that_hangs_does_not_keep_the_others_from_the_mirror(
     push, over = sync.push, threading.Event()
     monkeypatch.setattr(sync, "push", lambda to, folder, *of: over.wait() if folder.name == "bad" else push(to, folder))
     (tmp_path / "bad").mkdir()
-    place = sync.place(str(tmp_path / "bucket"))
+    place = sync.locate(str(tmp_path / "bucket"))
     sent = (tmp_path / "bucket" / trained_run.root.name / sync.MANIFEST).exists
     limits = iter([lambda: "half of the time is over", lambda: "no answer" if sent() else ""])
     monkeypatch.setattr(retry, "limit", lambda *_: next(limits))
@@ -78,15 +78,15 @@ def test_a_queue_that_is_told_to_stop_waits_for_no_mirror_any_longer(
     tmp_path: Path, hung: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it waits is what a stop leaves, and is the same whether that came before or meanwhile."""
-    monkeypatch.setattr(mirrors, "TOLD_S", 0.2)
-    mirror = mirrors.Mirror(sync.place(str(tmp_path / "bucket")), tmp_path)
+    monkeypatch.setattr(mirrors, "STOPPED_S", 0.2)
+    mirror = mirrors.Mirror(sync.locate(str(tmp_path / "bucket")), tmp_path)
     for told in (lambda: 1, lambda: int(hung.is_set())):
         hung.clear()
-        assert mirror.flush(told=told) == [f"sync of {tmp_path.name}: no answer in 0 s after it was told to stop"]
+        assert mirror.flush(stopped=told) == [f"sync of {tmp_path.name}: no answer in 0 s after it was told to stop"]
 
 
 def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
-    code = "import time; from jobs.offline import patience; patience.begin(lambda: time.sleep(600)); print('left')"
+    code = "import time; from jobs.offline import retry; retry.begin(lambda: time.sleep(600)); print('left')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, b"left\n")
 

@@ -23,7 +23,7 @@ from test_jobs import call
 from trainings import Job, run_to_end, state_of
 
 from jobs import status
-from jobs.offline.journal import Journal
+from jobs.queue.journal import Journal
 from jobs.submission import Submission
 from segtrain.commands import evaluate, report
 from segtrain.config import ModelConfig, load_config

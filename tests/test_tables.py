@@ -7,8 +7,9 @@ import pytest
 from queues import StandIns, command, write
 from rich.console import Console
 
-from jobs.status_table import NUMBERS, board
-from segtrain.commands import ablate
+from jobs import ablate
+from jobs.queue.diagnosis import Diagnosis
+from jobs.status_table import NUMBERS, status_table
 from segtrain.runtime.terminal import show_table
 
 WORDS = ("[/pytorch/x.cc:81] Timed out", "[enforce fail at alloc_cpu.cpp:117]", "[bold]")
@@ -24,12 +25,12 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_queue_s_table_shows_the_words_of_a_failure(
     tmp_path: Path, stand_ins: StandIns, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.offline.runner.last_words", lambda *_: words)
-    monkeypatch.setattr("jobs.offline.machine.scarce", lambda *_: None)
+    monkeypatch.setattr("jobs.queue.child.diagnose", lambda *_: Diagnosis("failed", words))
+    monkeypatch.setattr("jobs.queue.machine.scarce", lambda *_: None)
     stand_ins.words["a"] = ["1"]
     assert command(write(tmp_path, ["a"], retries=0)) == 1
     assert words in capsys.readouterr().out
-    monkeypatch.setattr("jobs.offline.machine.scarce", lambda *_: words)
+    monkeypatch.setattr("jobs.queue.machine.scarce", lambda *_: words)
     assert command(write(tmp_path, ["b"])) == 75
     assert f"night: {words}" in capsys.readouterr().out, "the title says why it stopped"
 
@@ -44,7 +45,7 @@ def test_other_tables_show_names_and_values_as_they_are(
         assert f"{what} {words}" in said
     row: dict[str, Any] = dict.fromkeys([*NUMBERS, "best_dsc", "last_dsc", "eta_s", "trouble"])
     row |= {"run": f"run {words}", "state": "failed", "job": "[/j]", "restarts": 0, "epoch": 1, "epochs": 2, "step": 3}
-    Console().print(board([row | {"why": words}]))
+    Console().print(status_table([row | {"why": words}]))
     said = capsys.readouterr().out
     assert f"run {words}" in said
     assert "[/j]" in said

@@ -108,7 +108,7 @@ def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: R
     board.Reload()
     shown = [point.value for point in board.Scalars("resources/rss_gib")]
     assert shown == pytest.approx([use["rss_gib"] for use in told], rel=1e-5)
-    [rank] = progress.told_by(trained_run, 0.0)
+    [rank] = progress.rank_reports(trained_run, 0.0)
     assert (rank["doing"], rank["step"]) == ("ended", trained_run.saved_step())
 
 

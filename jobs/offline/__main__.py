@@ -1,4 +1,4 @@
-"""Train a queue of runs on this machine, left alone: `python -m jobs.offline QUEUE.yaml`."""
+"""Train a queue of runs on this machine, left alone: `segtrain offline QUEUE.yaml`, or `python -m jobs.offline`."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -19,29 +19,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.entry import main
-from jobs.offline import machine, plan, retry, sync, wrap_up
-from jobs.offline.diagnosis import score
-from jobs.offline.journal import DONE, Journal, Standing, standing
+from jobs.offline import plan, retry, sync, wrap_up
 from jobs.offline.mirror import Mirror
 from jobs.offline.plan import Plan
-from jobs.offline.runner import Runner
+from jobs.queue import machine
+from jobs.queue.diagnosis import score
+from jobs.queue.foreground import exit_code
+from jobs.queue.journal import DONE, Journal, Standing, standing, stopped_by
+from jobs.queue.runner import Runner
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
 from segtrain.run import Result, layout
-from segtrain.runtime.process import start_logging
+from segtrain.runtime.process import main, start_logging
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.terminal import FILE_ONLY, as_title
 
-log = logging.getLogger("segtrain.offline")
+log = logging.getLogger("segtrain.queue")
 
 T = TypeVar("T")
 EXIT_FAILED = 1
-FETCH_S, LEAST_S = 3600.0, 60.0  # that a run may take to come from the mirror; late as it may be
+FETCH_S = 3600.0  # that fetching a run from the mirror may take,
+LEAST_S = 60.0  # and what it gets however late it is
 EXAMPLES = """\
 examples:
-  python -m jobs.offline configs/offline/phantom.yaml --dry-run
-  python -m jobs.offline configs/offline/lgg.yaml data.root=/data/kaggle_3m --max-hours 8 --when-done 'sudo poweroff'
-  python -m jobs.offline configs/ablation/loss.yaml data.root=/data/kaggle_3m --sync s3://bucket/results
+  segtrain offline configs/offline/phantom.yaml --dry-run
+  segtrain offline configs/offline/lgg.yaml data.root=/data/kaggle_3m --max-hours 8 --when-done 'sudo poweroff'
+  segtrain offline configs/ablation/loss.yaml data.root=/data/kaggle_3m --sync s3://bucket/results
 
 The same command goes on where it was, after a reboot, a reclaim or a kill too. A run that fails is tried again
 (retries:) and then passed over; runs, journal, report and results.zip lie in <runs_dir>/<name of the queue>.
@@ -53,58 +55,65 @@ stopped (signal, STOP file, time, disk) with everything saved: the same command 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(
-        "python -m jobs.offline", description="Train a queue of runs, or an ablation, on this machine.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.add_argument("queue", type=Path, metavar="QUEUE", help="YAML: name, runs; or the spec of an ablation")
-    made.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, for example data.root=...")
-    made.add_argument("--dry-run", action="store_true", help="list the runs; train and write nothing")
-    made.add_argument("--at-once", type=int, metavar="N", help="runs at a time (default: what the GPUs allow, else 1)")
-    made.add_argument("--processes", type=int, metavar="N", help="of a run (torchrun), each with a GPU; default 1")
-    made.add_argument("--retries", type=int, metavar="N", help="further starts of a run that failed, default 1")
-    made.add_argument("--min-free-gib", type=float, metavar="G", help="stop with less space than this, default 2")
-    made.add_argument("--sync", metavar="ADDRESS", help="folder or fsspec address that mirrors the runs")
-    made.add_argument("--max-hours", type=float, metavar="H", help="end after H hours, kills and reboots included")
-    made.add_argument("--stop-at", metavar="TIME", help="end at a time like 2026-11-24T07:00")
-    made.add_argument(
+    options = argparse.ArgumentParser(
+        "segtrain offline",
+        description="Train a queue of runs, or an ablation, on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("queue", type=Path, metavar="QUEUE", help="YAML: name, runs; or the spec of an ablation")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="for all runs, for example data.root=...")
+    options.add_argument("--dry-run", action="store_true", help="list the runs; train and write nothing")
+    options.add_argument("--at-once", type=int, metavar="N", help="runs at a time; default: as the GPUs allow, else 1")
+    options.add_argument("--processes", type=int, metavar="N", help="of a run (torchrun), each with a GPU; default 1")
+    options.add_argument("--retries", type=int, metavar="N", help="further starts of a run that failed, default 1")
+    options.add_argument("--min-free-gib", type=float, metavar="G", help="stop with less space than this, default 2")
+    options.add_argument("--sync", metavar="ADDRESS", help="folder or fsspec address that mirrors the runs")
+    options.add_argument("--max-hours", type=float, metavar="H", help="end after H hours, kills and reboots included")
+    options.add_argument("--stop-at", metavar="TIME", help="end at a time like 2026-11-24T07:00")
+    options.add_argument(
         "--when-done", metavar="CMD", help="shell command at the end; not after a signal, nor again for no new start"
     )
-    return made
+    return options
 
 
 def command(argv: Sequence[str]) -> int:
     """Train the queue; returns the exit code."""
     arguments = parser().parse_intermixed_args(list(argv))
-    asked = plan.load(
-        arguments.queue, arguments.overrides, at_once=arguments.at_once, processes=arguments.processes,
-        retries=arguments.retries, min_free_gib=arguments.min_free_gib, sync=arguments.sync,
-    )  # fmt: skip
+    queue = plan.load(
+        arguments.queue,
+        arguments.overrides,
+        at_once=arguments.at_once,
+        processes=arguments.processes,
+        retries=arguments.retries,
+        min_free_gib=arguments.min_free_gib,
+        sync=arguments.sync,
+    )
     if arguments.max_hours is not None and arguments.max_hours <= 0:
         parser().error("--max-hours: more than 0")
-    machine.deadline(0.0, arguments.max_hours, arguments.stop_at)  # what is wrong with it is said now
+    machine.deadline(0.0, arguments.max_hours, arguments.stop_at)  # raises what is wrong with it
     if arguments.dry_run:
-        journal = Journal(asked.folder)
-        found = {item.name: standing(item, journal) for item in asked.items}
-        _show(asked, found, f"{asked.spec.name}: {len(asked.items)} runs in {asked.folder}")
+        _show(
+            queue, _standings(queue, Journal(queue.folder)), f"{queue.name}: {len(queue.items)} runs in {queue.folder}"
+        )
         return EXIT_FINISHED
     stop = Stop()
     stop.listen()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the laptop is closed
-    if not asked.spec.sync:
-        _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
-    place = sync.place(asked.spec.sync) / asked.spec.name if asked.spec.sync else None
-    with machine.alone(asked.folder):
-        start_logging(asked.folder / layout.LOG)
-        with _afterwards(arguments.when_done, asked.folder, stop):
-            machine.wait_for_orphans(asked.folder, stop.reason)
-            mirror = Mirror(place, asked.folder, 60 * asked.spec.sync_every_min)
-            return _queue(asked, arguments, stop, mirror)
+    if not queue.sync:
+        _refuse_what_is_past(arguments.stop_at, Journal(queue.folder))
+    location = sync.locate(queue.sync) / queue.name if queue.sync else None
+    with machine.alone(queue.folder):
+        start_logging(queue.folder / layout.LOG)
+        with _afterwards(arguments.when_done, queue.folder, stop):
+            machine.wait_for_orphans(queue.folder, stop.reason)
+            mirror = Mirror(location, queue.folder, 60 * queue.sync_every_min)
+            return _train(queue, arguments, stop, mirror)
 
 
 @contextlib.contextmanager
 def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[None]:
-    """Run the user's command once, however the queue ends, unless it was told to stop, or a mistake was in the way.
+    """Run the user's command once, however the queue ends, unless it was stopped, or a mistake was in the way.
 
     Nor where nothing was started and it has run since the last start: in `@reboot` it would switch the machine off
     for ever.
@@ -112,10 +121,10 @@ def _afterwards(when_done: str | None, folder: Path, stop: Stop) -> Iterator[Non
     try:
         yield
     except ConfigError:
-        when_done = None  # who mistypes sits at the machine
+        when_done = None  # whoever mistypes sits at the machine
         raise
     except BaseException as error:
-        log.exception("the queue failed: %s", error, extra=FILE_ONLY)  # before the machine goes off
+        log.exception("the queue failed: %s", error, extra=FILE_ONLY)  # before the machine is switched off
         raise
     finally:
         if when_done and not stop.reason():
@@ -131,73 +140,72 @@ def _refuse_what_is_past(stop_at: str | None, journal: Journal) -> None:
         )
 
 
-def _queue(asked: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirror) -> int:
+def _train(queue: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirror) -> int:
     """Everything between the locks; the exit code."""
     if mirror.to is not None:
-        asked = _fetched(asked, mirror.to, stop, arguments)
-    _refuse_what_is_past(arguments.stop_at, Journal(asked.folder))
-    journal = Journal(asked.folder)
-    journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(asked.items))
+        queue = _fetched(queue, mirror.to, stop, arguments)
+    _refuse_what_is_past(arguments.stop_at, Journal(queue.folder))
+    journal = Journal(queue.folder)
+    journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(queue.items))
     began_s = journal.began_s()
     deadline_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at)
-    stop.watch(asked.folder / layout.STOP, None)
-    log.info("queue %s: %d runs in %s", asked.spec.name, len(asked.items), asked.folder)
-    why = Runner(asked, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
-    found = {item.name: standing(item, journal) for item in asked.items}
-    tell = partial(wrap_up.tell, journal=journal, why=why)
-    tasks = (tell, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
-    said = [None if stop.reason() else task(asked, lambda: not stop.reason()) for task in tasks]
-    trouble = [failure for failure in said if failure]
+    stop.watch(queue.folder / layout.STOP, None)
+    log.info("queue %s: %d runs in %s", queue.name, len(queue.items), queue.folder)
+    end = Runner(queue, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
+    standings = _standings(queue, journal)
+    write_standings = partial(wrap_up.write_standings, journal=journal, end=end)
+    tasks = (write_standings, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
+    failures = [None if stop.reason() else task(queue, lambda: not stop.reason()) for task in tasks]
+    trouble = [failure for failure in failures if failure]
     if reason := stop.reason():
-        why = reason.sentence
-    code = _code(why, found.values(), trouble)
-    journal.write("left", why=why, code=code, trouble=trouble)
-    unsent = mirror.flush(wrap_up.files_of(asked) if not stop.reason() else [], deadline_s, stop.reason)
+        end = stopped_by(reason)
+    code = EXIT_FAILED if trouble and end == DONE else _flattened(exit_code(end, standings.values()))
+    journal.write("left", reason=end.reason, why=end.sentence, code=code, trouble=trouble)
+    unsent = mirror.flush(wrap_up.pushes(queue) if not stop.reason() else [], deadline_s, stop.reason)
     for line in (*trouble, *unsent):
         log.warning("%s", line)
-    if why != DONE:
-        log.warning("stopped: %s; everything is saved, the same command goes on", why)
-    _show(asked, found, f"{asked.spec.name}: {why}")
+    if end != DONE:
+        log.warning("stopped: %s; everything is saved, the same command goes on", end.sentence)
+    _show(queue, standings, f"{queue.name}: {end.sentence}")
     return code or (EXIT_FAILED if unsent else EXIT_FINISHED)
 
 
-def _fetched(asked: Plan, source: sync.Place, stop: Stop, arguments: argparse.Namespace) -> Plan:
-    """The queue with what the mirror has more of brought here; a run that is damaged there has that for its trouble."""
-    began_s = Journal(asked.folder).began_s()
+def _flattened(code: int) -> int:
+    """The exit code of many runs: whichever way one of them failed."""
+    return code if code in (EXIT_FINISHED, EXIT_STOPPED) else EXIT_FAILED
+
+
+def _standings(queue: Plan, journal: Journal) -> dict[str, Standing]:
+    return {item.name: standing(item, journal) for item in queue.items}
+
+
+def _fetched(queue: Plan, source: sync.Location, stop: Stop, arguments: argparse.Namespace) -> Plan:
+    """The queue, after runs that are further in the mirror were fetched; a run that is damaged there cannot be used."""
+    began_s = Journal(queue.folder).began_s()
     end_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at) or float("inf")
 
     def insist(task: Callable[..., T], *of_task: Any) -> T:
         within_s = min(FETCH_S, max(LEAST_S, end_s - time.time()))
         return retry.insist(partial(task, *of_task), stop.reason, within_s)
 
-    insist(sync.fetch_journal, source, asked.folder)
+    insist(sync.fetch_journal, source, queue.folder)
     items = []
-    for item in asked.items:
+    for item in queue.items:
         try:
             if item.cfg and not stop.reason() and insist(sync.fetch, source / item.name, item.run.root):
                 log.info("%s: fetched from %s, at step %d", item.name, source, item.run.saved_step())
             items.append(item)
         except DataError as error:
             items.append(replace(item, cfg=None, trouble=str(error)))
-    return replace(asked, items=tuple(items))
+    return replace(queue, items=tuple(items))
 
 
-def _code(why: str, found: Iterable[Standing], trouble: Sequence[str]) -> int:
-    states = {standing.state for standing in found}
-    if why != DONE:
-        return EXIT_STOPPED
-    if trouble or states & {"refused", "diverged", "failed"}:
-        return EXIT_FAILED
-    return EXIT_STOPPED if "held" in states else EXIT_FINISHED
-
-
-def _show(asked: Plan, found: Mapping[str, Standing], title: str) -> None:
-    table = Table(
-        "run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why", title=as_title(title),
-        title_justify="left",
-    )  # fmt: skip
-    for item in asked.items:
-        result, one = item.run.result() if item.cfg else Result("none"), found[item.name]
+def _show(queue: Plan, standings: Mapping[str, Standing], title: str) -> None:
+    columns = ("run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why")
+    table = Table(*columns, title=as_title(title), title_justify="left")
+    for item in queue.items:
+        result = item.run.result() if item.cfg else Result("none")
+        one = standings[item.name]
         epochs = f"{result.epochs or 0}/{item.cfg.train.epochs}" if item.cfg else ""
         numbers = (str(one.starts), str(item.processes), str(item.retries), epochs, score(result))
         table.add_row(*map(Text, (item.name, one.state, *numbers, one.why)))

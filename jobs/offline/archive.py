@@ -1,4 +1,4 @@
-"""results.zip: what a queue has found, to be taken home. Without optimiser moments, which only resuming needs."""
+"""results.zip: the results of a queue, to be taken home. Without optimiser moments, which only resuming needs."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ BUFFER_BYTES = 4 * 2**20
 
 
 def contents(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name in the archive and file: all that lies in the queue's folder, of checkpoints the best and the last weights.
+    """All files of the queue's folder under their names in the archive; of checkpoints the best and the last weights.
 
     Hidden files, locks and the archive itself stay out.
     """
@@ -40,7 +40,7 @@ def _wanted(run: Run, parts: tuple[str, ...]) -> bool:
 
 
 def size_bytes(folder: Path) -> int:
-    """What the archive takes at most, for the space that must be free."""
+    """The largest size that the archive can have, for the space that must be free."""
     return sum(file.stat().st_size + 1024 for _, file in contents(folder))
 
 

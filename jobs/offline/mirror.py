@@ -1,4 +1,4 @@
-"""The mirror of a queue while its runs train: pushed to by a thread, tried again, brought up to date at the end.
+"""The mirror of a queue while its runs train: a thread pushes to it, and tries again what fails.
 
 A store that hangs holds up neither the runs nor the queue's end.
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from jobs.offline import retry, sync
 
-log = logging.getLogger("segtrain.offline")
+log = logging.getLogger("segtrain.queue")
 
 RETRY_S = 60.0  # after a push that failed
 TRIES, PAUSE_S = 3, 5.0  # of the last push
 LAST_S = 3600.0  # that the last push of all may take where there is no deadline,
 LEAST_S = 60.0  # where there is one, late as it may be,
-TOLD_S = 300.0  # and after the queue was told to stop
+STOPPED_S = 300.0  # and after the queue was stopped
 
 
-def _push_here(to: sync.Place, folder: Path, queue: Path) -> int:
+def _push_here(to: sync.Location, folder: Path, queue: Path) -> int:
     if folder != queue:
         return sync.push(to / folder.name, folder)
     own = [*folder.glob("*.jsonl"), *folder.glob("*.txt"), *folder.glob("logs/*.log")]
@@ -29,19 +29,19 @@ def _push_here(to: sync.Place, folder: Path, queue: Path) -> int:
 
 
 class Mirror:
-    """The mirror of the queue in `folder`, kept by a thread so that no run waits; without a place, nothing."""
+    """The mirror of the queue in `folder`, kept by a thread so that no run waits; without `to`, nothing."""
 
-    def __init__(self, to: sync.Place | None, folder: Path, every_s: float = 900.0) -> None:
+    def __init__(self, to: sync.Location | None, folder: Path, every_s: float = 900.0) -> None:
         self.to, self.folder, self.every_s = to, folder, every_s
         self._job: tuple[Path, Future[int]] | None = None  # one at a time
         self._due: dict[Path, float] = {}  # when to push a run, in monotonic seconds
 
     def push(self, run: Path) -> None:
-        """Mirror a run, and what the queue says of it, as soon as may be."""
+        """Mirror a run, and the queue's own files, as soon as possible."""
         self._due |= {run: 0.0, self.folder: 0.0}
 
     def look(self, at_work: Sequence[Path] = ()) -> None:
-        """Begin what is due, and note what has ended. `at_work`: runs that train, mirrored now and then."""
+        """Begin the push that is due. `at_work`: runs that train, mirrored now and then."""
         if self.to is None:
             return
         now = time.monotonic()
@@ -68,38 +68,39 @@ class Mirror:
         return False
 
     def flush(
-        self, extra: Sequence[Callable[[sync.Place], object]] = (), until_s: float | None = None,
-        told: Callable[[], object] = lambda: 0,
+        self, extra: Sequence[Callable[[sync.Location], object]] = (), until_s: float | None = None,
+        stopped: Callable[[], object] = lambda: 0,
     ) -> list[str]:  # fmt: skip
-        """Mirror all that is left, and what `extra` puts there; what could not be mirrored, and why.
+        """Mirror all that is left, and what `extra` puts there; returns what could not be mirrored, and why.
 
-        It is given up at `until_s`, in seconds since the epoch, or soon after this process was `told` to stop.
+        It is given up at `until_s`, in seconds since the epoch, or soon after this process was `stopped`.
         """
         if self.to is None:
             return []
         left_s = LAST_S if until_s is None else max(LEAST_S, until_s - time.time())
-        half, limit = retry.limit(left_s / 2, told, TOLD_S / 2), retry.limit(left_s, told, TOLD_S)
+        half = retry.limit(left_s / 2, stopped, STOPPED_S / 2)
+        limit = retry.limit(left_s, stopped, STOPPED_S)
         self._wait(half)
         slow = self._job[0] if self._job else None  # goes on beside the others
         folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir() and folder != slow]
         self._due.clear()
-        said = [_tried(folder.name, partial(_push_here, self.to, folder, self.folder), limit) for folder in folders]
-        said += [_tried("the archive", partial(task, self.to), limit) for task in extra]
+        outcomes = [_tried(folder.name, partial(_push_here, self.to, folder, self.folder), limit) for folder in folders]
+        outcomes += [_tried("the archive", partial(task, self.to), limit) for task in extra]
         self._wait(limit)
         if self._job:
-            said.append(f"sync of {self._job[0].name}: {limit()}")
+            outcomes.append(f"sync of {self._job[0].name}: {limit()}")
         elif slow and slow in self._due:  # it has failed after all
-            said.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
-        return [failure for failure in said if failure]
+            outcomes.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
+        return [failure for failure in outcomes if failure]
 
     def _wait(self, limit: retry.Limit) -> None:
         """Wait for the push at work."""
         while self._at_work() and not limit():
-            time.sleep(retry.LOOK_EVERY_S)
+            time.sleep(retry.POLL_EVERY_S)
 
 
 def _tried(name: str, task: Callable[[], object], limit: retry.Limit) -> str | None:
-    """Do it, after a pause again where it fails, as long as the limit allows; the last failure."""
+    """Do a task, again after a pause if it fails, as long as the limit allows; returns the last failure."""
     failure = ""
     for left in reversed(range(TRIES)):
         if late := limit():

@@ -1,6 +1,5 @@
-"""What a queue's YAML asks for: runs, each with its config, its processes and how often it is tried again."""
+"""A queue's YAML, or an ablation's spec, as a queue: runs, each with its config, processes and retries."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
@@ -11,12 +10,13 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import Config, checked, flatten, load_config, read_yaml, to_yaml
+from jobs.queue.items import Item, Queue
+from segtrain.config import checked, flatten, load_config, read_yaml
 from segtrain.errors import ConfigError
-from segtrain.run import Name, Run, expand
+from segtrain.run import Name, expand
 
 STRICT = ConfigDict(extra="forbid")
-OURS = ("logs", "report")  # names beside the runs
+TAKEN = ("logs", "report")  # names beside the runs
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,7 +33,7 @@ class Entry:
 
 @dataclass(frozen=True, config=STRICT)
 class Spec:
-    """What a queue's YAML says."""
+    """The content of a queue's YAML."""
 
     name: Name
     runs: Annotated[tuple[Entry, ...], Field(min_length=1)]
@@ -47,35 +47,11 @@ class Spec:
 
 
 @plain_dataclass(frozen=True)
-class Item:
-    """One run of the queue. `trouble`: why it has no config."""
+class Plan(Queue):
+    """A queue whose runs lie in `folder`, `<runs_dir>/<name>`; `sync`: the address of its mirror."""
 
-    name: str
-    cfg: Config | None
-    processes: int
-    retries: int
-    trouble: str = ""
-
-    @property
-    def run(self) -> Run:
-        """Its directory."""
-        assert self.cfg is not None, "without a config there is no run"
-        return Run(Path(self.cfg.runs_dir) / self.name)
-
-    @property
-    def digest(self) -> str:
-        """What tells its config, or its trouble, from another; the same on another machine."""
-        text = self.trouble if self.cfg is None else to_yaml(replace(self.cfg, runs_dir=""))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@plain_dataclass(frozen=True)
-class Plan:
-    """A queue: its runs lie in `folder`, `<runs_dir>/<name>`."""
-
-    spec: Spec
-    folder: Path
-    items: tuple[Item, ...]
+    sync: str | None = None
+    sync_every_min: float = 15.0
 
 
 def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
@@ -85,7 +61,7 @@ def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
     what is wrong with the queue itself.
     """
     spec = _spec(path, {key: value for key, value in options.items() if value is not None})
-    items = [item for place, entry in enumerate(spec.runs) for item in _items(path, spec, place, entry, overrides)]
+    items = [item for number, entry in enumerate(spec.runs) for item in _items(path, spec, number, entry, overrides)]
     configs = [item.cfg for item in items if item.cfg is not None]
     if not configs:
         raise ConfigError(f"{path}: no run of it can be started; {items[0].name}: {items[0].trouble}")
@@ -97,11 +73,19 @@ def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
         )
     folder = Path(next(iter(folders))) / spec.name
     for item in items:
-        if item.name in OURS:
+        if item.name in TAKEN:
             raise ConfigError(f"{path}: a run's name is {item.name}, as a folder of the queue's; give it another name:")
         if [other.name for other in items].count(item.name) > 1:
             raise ConfigError(f"{path}: two runs are named {item.name}; give one of them another name:")
-    return Plan(spec, folder, tuple(_placed(item, folder) for item in items))
+    return Plan(
+        name=spec.name,
+        folder=folder,
+        items=tuple(_placed(item, folder) for item in items),
+        at_once=spec.at_once,
+        min_free_gib=spec.min_free_gib,
+        sync=spec.sync,
+        sync_every_min=spec.sync_every_min,
+    )
 
 
 def _spec(path: Path, options: Mapping[str, Any]) -> Spec:
@@ -112,29 +96,30 @@ def _spec(path: Path, options: Mapping[str, Any]) -> Spec:
         tree |= options
     known = [entry.name for entry in (*fields(Spec), *fields(Entry))]
     spec = checked(Spec, tree, str(path), known, help_text="see configs/offline/ for examples")
-    for place, entry in enumerate(spec.runs):
+    for number, entry in enumerate(spec.runs):
         if (entry.config is None) == (entry.ablation is None):
-            raise ConfigError(f"{path}: runs.{place}: needs either config: or ablation:")
+            raise ConfigError(f"{path}: runs.{number}: needs either config: or ablation:")
         if entry.ablation and entry.name:
-            raise ConfigError(f"{path}: runs.{place}: the runs of an ablation are named by it; leave name: out")
+            raise ConfigError(f"{path}: runs.{number}: the runs of an ablation are named by it; leave name: out")
     return spec
 
 
-def _items(path: Path, spec: Spec, place: int, entry: Entry, overrides: Sequence[str]) -> Iterator[Item]:
-    processes, retries = entry.processes or spec.processes, spec.retries if entry.retries is None else entry.retries
-    given = [*_as_overrides(spec.overrides), *_as_overrides(entry.overrides), *overrides]
+def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequence[str]) -> Iterator[Item]:
+    processes = entry.processes or spec.processes
+    retries = spec.retries if entry.retries is None else entry.retries
+    settings = [*_as_overrides(spec.overrides), *_as_overrides(entry.overrides), *overrides]
     source = path.parent / (entry.config or entry.ablation or "")
     try:
         if entry.ablation:
-            for member in expand(source, given)[1]:
+            for member in expand(source, settings)[1]:
                 above = str(Path(member.cfg.runs_dir).parent)  # the queue's folder stands for the ablation's
                 yield Item(member.cfg.name, replace(member.cfg, runs_dir=above), processes, retries)
             return
-        cfg = load_config(source, given)
+        cfg = load_config(source, settings)
         yield Item(entry.name or cfg.name, cfg, processes, retries)
     except ConfigError as error:
-        name = entry.name or entry.overrides.get("name") or f"{source.stem}-{place + 1}"
-        yield Item(str(name), None, processes, retries, str(error))
+        name = entry.name or entry.overrides.get("name") or f"{source.stem}-{number + 1}"
+        yield Item(str(name), None, processes, retries, trouble=str(error))
 
 
 def _as_overrides(tree: Mapping[str, Any]) -> list[str]:

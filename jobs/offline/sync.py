@@ -6,7 +6,7 @@
 <address>/<queue>/results.zip, .sha256      when the queue has ended
 
 Objects go first, the manifest last: an upload that is cut off leaves the earlier one whole. What is fetched is verified
-beside the run's place and renamed, so that a run is fetched whole or not at all.
+beside the run's directory and renamed, so that a run is fetched whole or not at all.
 """
 
 import hashlib
@@ -30,35 +30,43 @@ from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.run import Run, layout
 from segtrain.runtime import files
 
-log = logging.getLogger("segtrain.offline")
+log = logging.getLogger("segtrain.queue")
 
 MANIFEST = "manifest.json"
-OWN, JOURNAL = ".queue", "journal.jsonl"
-LARGE_BYTES, BUFFER_BYTES = 64 * 2**20, 4 * 2**20  # read at once below the first, by the second above it
+OWN = ".queue"
+JOURNAL = "journal.jsonl"
+LARGE_BYTES = 64 * 2**20  # files below this are read into memory
+BUFFER_BYTES = 4 * 2**20
 ANSWER_S = 60.0  # that a store may take for its first answer
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder on a file system of fsspec."""
 
     fs: Any
     path: str
 
-    def __truediv__(self, name: str) -> "Place":
-        return Place(self.fs, f"{self.path.rstrip('/')}/{name}")
+    def __truediv__(self, name: str) -> "Location":
+        return Location(self.fs, f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
         return str(self.fs.unstrip_protocol(self.path))
 
 
-MISTAKES = (  # of the address, which waiting does not mend
-    ValueError, TypeError, PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
-)  # fmt: skip
+MISTAKES = (  # in the address, which waiting does not mend
+    ValueError,
+    TypeError,
+    PermissionError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 
 
-def place(address: str) -> Place:
-    """The place that an address names. Raises ConfigError: unknown protocol, a package that is missing, no access.
+def locate(address: str) -> Location:
+    """The location that an address names. Raises ConfigError: unknown protocol, a package that is missing, no access.
 
     Whether it answers is not known then: a network may come up later than this machine.
     """
@@ -73,36 +81,40 @@ def place(address: str) -> Place:
             unknown = "Credentials" in type(error).__name__  # of botocore or google-auth, which need not be there
             if local or unknown or isinstance(error, MISTAKES):
                 raise
-            log.warning("sync: %s: does not answer (%s); trying again", address, _words(error))
-        return Place(fs, path)
+            log.warning("sync: %s: does not answer (%s); trying again", address, _message(error))
+        return Location(fs, path)
     except ImportError as error:
         raise ConfigError(
             f"sync: {address}: {error}, for example pip install s3fs for s3://, gcsfs for gs://"
         ) from error
     except Exception as error:
-        raise ConfigError(f"sync: {address}: cannot be used ({_words(error)}); name a folder or an address") from error
+        raise ConfigError(
+            f"sync: {address}: cannot be used ({_message(error)}); name a folder or an address"
+        ) from error
 
 
-def _words(error: Exception) -> str:
-    said = str(error) if isinstance(error, retry.Unanswered) else f"{type(error).__name__}: {error}"
-    return " ".join(said.split())[:300]
+def _message(error: Exception) -> str:
+    message = str(error) if isinstance(error, retry.Unanswered) else f"{type(error).__name__}: {error}"
+    return " ".join(message.split())[:300]
 
 
-def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
-    """Mirror a run's directory, or `only` these files below a folder; returns the bytes that were sent.
+def push(to: Location, folder: Path, only: Sequence[Path] | None = None) -> int:
+    """Mirror a run's directory, or `only` these files below a folder; returns the number of bytes sent.
 
-    Raises what the file systems raise, FileNotFoundError too where a checkpoint is pruned meanwhile: the mirror is then
-    as before. Raises DataError: the mirror is of a run with another config.
+    Raises what the file systems raise, also FileNotFoundError when a checkpoint is pruned meanwhile: the mirror then
+    stays as it was. Raises DataError: the mirror is of a run with another config.
     """
     to.fs.invalidate_cache()
     _refuse_another(to, folder)
-    objects, sent, listed = to / "objects", 0, {}
+    objects = to / "objects"
+    sent = 0
+    listed = {}
     to.fs.makedirs(objects.path, exist_ok=True)
     try:
-        found_there = to.fs.ls(objects.path, detail=True)
+        infos = to.fs.ls(objects.path, detail=True)
     except FileNotFoundError:  # a store of objects has no empty folders
-        found_there = []
-    there = {PurePosixPath(info["name"]).name: info["size"] for info in found_there}
+        infos = []
+    there = {PurePosixPath(info["name"]).name: info["size"] for info in infos}
     for file in _files(folder) if only is None else only:
         name = file.relative_to(folder)
         with _still(file, grows=name.parts[0] != layout.CHECKPOINTS) as stream:
@@ -115,7 +127,8 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
                 to.fs.pipe_file((objects / digest).path, stream.getvalue())
             else:
                 to.fs.put_file(stream.name, (objects / digest).path)
-        there[digest], sent = size, sent + size
+        there[digest] = size
+        sent += size
     run = Run(folder)
     about = {"files": listed, "step": run.saved_step(), "finished": _is_finished(run)}
     _replace(to / MANIFEST, json.dumps(about, indent=1).encode())
@@ -126,8 +139,10 @@ def push(to: Place, folder: Path, only: Sequence[Path] | None = None) -> int:
 
 @contextmanager
 def _still(file: Path, grows: bool) -> Iterator[Any]:
-    """What a file holds now, open for reading, which does not change between its hash and its upload: a small one from
-    memory, a large one that `grows` (log, curves) from a copy."""
+    """A file's content now, open for reading, the same for its hash and its upload.
+
+    A small file comes from memory, a large one that `grows` (log, curves) from a copy.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size < LARGE_BYTES:
@@ -143,8 +158,8 @@ def _still(file: Path, grows: bool) -> Iterator[Any]:
                 yield copy
 
 
-def fetch(source: Place, folder: Path) -> bool:
-    """Bring a run's directory here if it is missing, or behind the mirror's; whether it was brought.
+def fetch(source: Location, folder: Path) -> bool:
+    """Fetch a run's directory if it is missing here, or behind the mirror; returns whether it was fetched.
 
     Raises DataError: the mirror of it is damaged, or of a run with another config; RunError: it does not answer.
     """
@@ -166,42 +181,42 @@ def fetch(source: Place, folder: Path) -> bool:
     except DataError:
         raise
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{source}: is damaged ({_words(error)}); remove it to train the run anew") from error
+        raise DataError(f"{source}: is damaged ({_message(error)}); remove it to train the run anew") from error
     except Exception as error:
-        raise RunError(f"{source}: cannot be fetched ({_words(error)}); see that it can be reached") from error
+        raise RunError(f"{source}: cannot be fetched ({_message(error)}); see that it can be reached") from error
     if folder.exists():
         files.remove_folder(folder)
     files.rename(aside, folder)
     return True
 
 
-def _refuse_another(place: Place, folder: Path) -> None:
-    """Raise DataError where mirror and folder hold runs of two configs: one would take the other's place."""
+def _refuse_another(mirror: Location, folder: Path) -> None:
+    """Raise DataError where mirror and folder hold runs of two configs: one would replace the other."""
     here = Run(folder).config_file
     if not here.exists():
         return
     ours = hashlib.sha256(here.read_bytes()).hexdigest()
     try:
-        digest = json.loads(place.fs.cat_file((place / MANIFEST).path))["files"][layout.CONFIG]["sha256"]
-        content = place.fs.cat_file((place / "objects" / digest).path) if digest != ours else b""
+        digest = json.loads(mirror.fs.cat_file((mirror / MANIFEST).path))["files"][layout.CONFIG]["sha256"]
+        content = mirror.fs.cat_file((mirror / "objects" / digest).path) if digest != ours else b""
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return  # nothing is mirrored, or it is damaged: fetching says so, pushing mends it
     if digest == ours or hashlib.sha256(content).hexdigest() != digest:
         return
     try:
-        different = first_difference(Run(folder).config(), from_tree(yaml.safe_load(content), where=str(place)))
+        different = first_difference(Run(folder).config(), from_tree(yaml.safe_load(content), where=str(mirror)))
     except (ConfigError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())[:300]
-        raise DataError(f"{place}: cannot be compared with {folder} ({why}); remove one of the two") from error
+        raise DataError(f"{mirror}: cannot be compared with {folder} ({why}); remove one of the two") from error
     if different:
         key, mine, theirs = different
         raise DataError(
-            f"{place}: mirrors a run that has {key}={theirs}, not {mine} as {folder} has; give the run another name, "
+            f"{mirror}: mirrors a run that has {key}={theirs}, not {mine} as {folder} has; give the run another name, "
             "or --sync another address, or remove one of the two"
         )
 
 
-def _bring(source: Place, aside: Path, name: str, sha256: str) -> None:
+def _bring(source: Location, aside: Path, name: str, sha256: str) -> None:
     target = aside / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise DataError(f"{source}: its manifest names {name}, which is outside of the run; remove it")
@@ -213,29 +228,29 @@ def _bring(source: Place, aside: Path, name: str, sha256: str) -> None:
     files.sync_file(target)
 
 
-def put(to: Place, file: Path) -> None:
+def put(to: Location, file: Path) -> None:
     """Mirror a file under its own name, whole or not at all."""
     aside = (to / f".{file.name}.part").path
     to.fs.put_file(str(file), aside)
     to.fs.mv(aside, (to / file.name).path)
 
 
-def _replace(to: Place, content: bytes) -> None:
+def _replace(to: Location, content: bytes) -> None:
     aside = f"{to.path}.part"
     to.fs.pipe_file(aside, content)
     to.fs.mv(aside, to.path)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What is worth mirroring: no file that is being written, no damaged checkpoint."""
+    """The files to mirror: none that is being written, no damaged checkpoint."""
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
         if file.is_file() and not any(part.startswith(".") or layout.is_damaged_checkpoint(part) for part in parts):
             yield file
 
 
-def fetch_journal(source: Place, folder: Path) -> None:
-    """Bring the queue's own files to a machine that has none of them. Raises like `fetch`."""
+def fetch_journal(source: Location, folder: Path) -> None:
+    """Fetch the queue's own files to a machine that has none of them. Raises like `fetch`."""
     if (folder / JOURNAL).exists():
         return
     aside = folder / ".queue"

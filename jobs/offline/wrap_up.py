@@ -1,4 +1,4 @@
-"""The end of a queue: what each run has come to, report, archive, the last of the mirror, the command when done."""
+"""The end of a queue: table of its runs, report, archive, last push to the mirror, the command when done."""
 
 import contextlib
 import logging
@@ -12,48 +12,48 @@ from functools import partial
 from pathlib import Path
 
 from jobs.offline import archive, sync
-from jobs.offline.journal import Journal, standing
-from jobs.offline.plan import Plan
+from jobs.queue.items import Queue
+from jobs.queue.journal import Journal, QueueEnd, standing
 from segtrain.run import QueueLine, Run, layout, write_queue
 
-log = logging.getLogger("segtrain.offline")
+log = logging.getLogger("segtrain.queue")
 
-LEAST_S = 60.0  # that a report is given, late as it may be; without an atlas it takes seconds
+LEAST_S = 60.0  # that a report gets however late it is; without an atlas it takes seconds
 
 
-def tell(plan: Plan, go_on: Callable[[], bool], journal: Journal, why: str) -> str | None:
-    """Leave beside the runs what each has come to, for the report: those that never began could not write it down.
+def write_standings(queue: Queue, go_on: Callable[[], bool], journal: Journal, end: QueueEnd) -> str | None:
+    """Write beside the runs what each has come to, for the report: those that never began could not do so themselves.
 
-    `why`: the queue ends. Returns why it could not be written.
+    Returns why it could not be written.
     """
     lines = []
-    for item in plan.items:
+    for item in queue.items:
         one = standing(item, journal)
         own = [entry for entry in journal.entries if entry.get("config") == item.digest and entry["run"] == item.name]
         ends = [entry for entry in own if entry["event"] == "end"]
         last = ends[-1] if ends else {"time": "", "why": ""}
-        before = f"the queue stopped before it: {why}" if one.due else ""
-        reason = one.why or (last["why"] if one.due else "") or before
-        lines.append(QueueLine(item.name, one.state, last["time"], reason))
+        before = f"the queue stopped before it: {end.sentence}" if one.due else ""
+        why = one.why or (last["why"] if one.due else "") or before
+        lines.append(QueueLine(item.name, one.state, last["time"], why))
     try:
-        write_queue(plan.folder, lines)
+        write_queue(queue.folder, lines)
     except OSError as error:
-        return f"{plan.folder / layout.QUEUE}: {error}"
+        return f"{queue.folder / layout.QUEUE}: {error}"
     return None
 
 
-def report(plan: Plan, go_on: Callable[[], bool], deadline_s: float | None = None) -> str | None:
-    """Write the report of the runs, as soon as one of them began; why that failed.
+def report(queue: Queue, go_on: Callable[[], bool], deadline_s: float | None = None) -> str | None:
+    """Write the report of the runs if one of them began; returns why that failed.
 
     With a deadline, in seconds since the epoch, it may take half of what is left: the archive comes after it.
     The atlas, which predicts for minutes where there is no GPU, is left out when it does not fit.
     """
-    begun = [item for item in plan.items if Run(plan.folder / item.name).config_file.exists()]
+    begun = [item for item in queue.items if Run(queue.folder / item.name).config_file.exists()]
     if not begun:
         return None
-    told = (plan.folder / layout.QUEUE).exists()
-    runs = [str(plan.folder / item.name) for item in (plan.items if told else begun)]
-    command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(plan.folder / "report")]
+    all_are_listed = (queue.folder / layout.QUEUE).exists()
+    runs = [str(queue.folder / item.name) for item in (queue.items if all_are_listed else begun)]
+    command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(queue.folder / "report")]
     tries: list[list[str]] = [[]] if deadline_s is None or _half_s(deadline_s) >= LEAST_S else []
     for options in [*tries, ["--no-atlas"]]:
         limit_s = None if deadline_s is None else max(LEAST_S, _half_s(deadline_s))
@@ -62,7 +62,7 @@ def report(plan: Plan, go_on: Callable[[], bool], deadline_s: float | None = Non
             break
         log.info("report: not ready after %.0f s of the time that is left", limit_s)
     if failure is None and go_on():
-        log.info("report: %s", plan.folder / "report" / "index.html")
+        log.info("report: %s", queue.folder / "report" / "index.html")
     return failure if go_on() else None
 
 
@@ -72,28 +72,28 @@ def _half_s(deadline_s: float) -> float:
 
 
 def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float | None) -> tuple[bool, str | None]:
-    """Whether the command ended by itself, and why it failed."""
+    """Whether the report's command ended by itself, and why it failed."""
     end = time.monotonic() + (limit_s or float("inf"))
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         while process.poll() is None:
             if not go_on() or time.monotonic() > end:
                 process.kill()
                 process.wait()
                 return False, f"the report: not ready after {limit_s} s"
             time.sleep(0.1)
-        said.seek(0)
-        last = (said.read().strip().splitlines() or ["no word of why"])[-1]
-    return True, f"the report: {last}" if process.returncode else None
+        output.seek(0)
+        last_line = (output.read().strip().splitlines() or ["it failed without a message"])[-1]
+    return True, f"the report: {last_line}" if process.returncode else None
 
 
-def pack(plan: Plan, go_on: Callable[[], bool]) -> str | None:
-    """Write the archive; why that failed."""
-    needed, free = archive.size_bytes(plan.folder), shutil.disk_usage(plan.folder).free
+def pack(queue: Queue, go_on: Callable[[], bool]) -> str | None:
+    """Write the archive; returns why that failed."""
+    needed, free = archive.size_bytes(queue.folder), shutil.disk_usage(queue.folder).free
     if needed > free:
-        return f"the archive: needs up to {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free in {plan.folder}"
+        return f"the archive: needs up to {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free in {queue.folder}"
     try:
-        written = archive.write(plan.folder, go_on)
+        written = archive.write(queue.folder, go_on)
     except OSError as error:
         return f"the archive: {error}"
     if written:
@@ -101,25 +101,32 @@ def pack(plan: Plan, go_on: Callable[[], bool]) -> str | None:
     return None
 
 
-def files_of(plan: Plan) -> list[Callable[[sync.Place], object]]:
-    """What puts the archive and its checksum into the mirror, as far as they are there."""
-    packed = plan.folder / archive.NAME
+def pushes(queue: Queue) -> list[Callable[[sync.Location], object]]:
+    """The tasks that put archive and checksum into the mirror, as far as these exist."""
+    packed = queue.folder / archive.NAME
     return [partial(sync.put, file=file) for file in (packed, archive.checksum(packed)) if file.exists()]
 
 
 def run_when_done(command: str, folder: Path, journal: Journal) -> None:
-    """Run the user's command, but not again and again; what it says is logged, how it ends changes nothing."""
+    """Run the user's command, but not again and again; its output is logged, its exit code changes nothing."""
     if journal.hook_has_run():
         log.info("when done: %s: not run, since nothing was started and it has run since the last start", command)
         return
-    if journal.entries:  # else the mirror's may have to come yet
-        with contextlib.suppress(OSError):  # a disk that is full
+    if journal.entries:  # else the mirror's journal may still have to be fetched
+        with contextlib.suppress(OSError):  # the disk is full
             journal.write("hook", command=command)
     log.info("when done: %s", command)
     done = subprocess.run(
-        command, shell=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", check=False,
-    )  # fmt: skip
+        command,
+        shell=True,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     for line in done.stdout.splitlines():
         log.info("when done: %s", line)
     if done.returncode:

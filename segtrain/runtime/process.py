@@ -52,6 +52,12 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         return error.exit_code
 
 
+def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command on these arguments, by default this process's, with logging to standard error."""
+    start_logging()
+    return run_command(command, sys.argv[1:] if argv is None else argv)
+
+
 def _refuse_other_systems() -> None:
     """Raise LaunchError elsewhere than on Linux. Entries import a command after this: on Windows there is no fcntl."""
     if sys.platform != "linux":

@@ -133,12 +133,12 @@ class Lab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def book(self, run: str) -> list[dict[str, object]]:
+    def history(self, run: str) -> list[dict[str, object]]:
         file = self.runs / ".jobs" / run / "starts.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def starts(self, run: str) -> int:
-        return sum(entry["event"] == "start" for entry in self.book(run))
+        return sum(entry["event"] == "start" for entry in self.history(run))
 
     def told_since_start(self, job: str) -> str:
         """What the first node of a job submitted through submitit has said since it was started the last time."""

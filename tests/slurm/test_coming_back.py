@@ -58,7 +58,7 @@ def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
         lab.until_step(lasting.name, step)
         lab.call("scancel", "--signal=USR2", job)
     lab.ends_the_same(lasting, job, left_alone)
-    assert [entry["how"] for entry in lab.book(lasting.name) if entry["event"] == "end"] == [
+    assert [entry["how"] for entry in lab.history(lasting.name) if entry["event"] == "end"] == [
         "requeued", "requeued", "requeued", "finished",
     ]  # fmt: skip
 
@@ -84,14 +84,14 @@ def test_a_cancelled_run_has_saved_and_stays_away_until_it_is_submitted_again(la
     assert f"is job {job} (RUNNING) already; nothing to submit" in lab.jobs("submit", "--config", lab.give(lasting))
     assert "the run is stopped at step" in lab.jobs("cancel", lasting.name, "--runs-dir", lab.runs)
     lab.until_over(job)
-    assert "the STOP file" in str(lab.outcome(lasting.name)["reason"])
+    assert lab.outcome(lasting.name)["reason"] == "STOP_FILE"
     saved = lab.step(lasting.name)
     again = start(lab, lasting, "submitit")
     lab.until_step(lasting.name, saved + 30)
     lab.call("scancel", again)
     assert lab.until_over(again) == "CANCELLED"
     assert lab.outcome(lasting.name)["state"] == "stopped"
-    assert lab.book(lasting.name)[-1]["how"] == "left to SLURM"
+    assert lab.history(lasting.name)[-1]["how"] == "left to SLURM"
 
 
 def test_a_run_that_gains_nothing_in_three_starts_is_given_up(lab: Lab, lasting: Config) -> None:
@@ -103,7 +103,7 @@ def test_a_run_that_gains_nothing_in_three_starts_is_given_up(lab: Lab, lasting:
     assert lab.until_over(job) == "FAILED"
     assert lab.shown(job, "ExitCode") == "75:0"
     assert lab.step(lasting.name) == 0
-    last = lab.book(lasting.name)[-1]
+    last = lab.history(lasting.name)[-1]
     assert (last["how"], last["why"]) == (
         "given up",
         f"the last 3 starts of job {job} gained no step after step 0; not requeued: read the log, then submit it anew",

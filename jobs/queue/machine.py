@@ -1,4 +1,4 @@
-"""What a queue asks this machine: GPUs, free space, how much time is left, whether another queue is at work."""
+"""This machine as a queue needs it: GPUs, free space, the time that is left, a lock against another queue."""
 
 import contextlib
 import fcntl
@@ -13,21 +13,23 @@ from pathlib import Path
 
 from segtrain.errors import ConfigError, LaunchError, RunError
 
-log = logging.getLogger("segtrain.offline")
+log = logging.getLogger("segtrain.queue")
 
-ORPHANS_S = 150.0  # what processes of a killed queue may take to save and leave: torchrun gives its workers a minute
-RESERVE_S, RESERVE = 300.0, 0.1  # kept of a time budget for report, archive and sync: so much, or that part of it
+ORPHANS_S = 150.0  # that processes of a killed queue may take to save and leave: torchrun gives its workers a minute
+# Kept of a time budget for report, archive and sync: so much, but no more than this part of it.
+RESERVE_S = 300.0
+RESERVE = 0.1
 
 
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none without a driver. Without torch."""
     try:
-        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    indices = [line.strip() for line in found.stdout.splitlines() if line.strip().isdigit()]
-    if found.returncode or not indices:
+    indices = [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
+    if answer.returncode or not indices:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = indices if visible is None else [name.strip() for name in visible.split(",")]
@@ -35,13 +37,15 @@ def gpus() -> list[str]:
 
 
 def scarce(folders: Sequence[Path], min_free_gib: float) -> str | None:
-    """Why there is too little space in one of the folders; None when there is enough. Of one that is not there, or that
-    may not be looked at, the nearest one above it is asked."""
+    """Why there is too little space in one of the folders; None when there is enough.
+
+    For one that does not exist, or that may not be read, the nearest existing folder above it counts.
+    """
     for folder in folders:
-        there = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # noqa: PTH110 (which raises there)
-        free_gib = shutil.disk_usage(there).free / 2**30
+        existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # noqa: PTH110 (which raises there)
+        free_gib = shutil.disk_usage(existing).free / 2**30
         if free_gib < min_free_gib:
-            return f"the disk: {free_gib:.1f} GiB free in {there}, min_free_gib is {min_free_gib:g}"
+            return f"the disk: {free_gib:.1f} GiB free in {existing}, min_free_gib is {min_free_gib:g}"
     return None
 
 
@@ -87,20 +91,21 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def mark(folder: Path) -> int:
-    """A descriptor for a run's process to inherit: while it is open, `wait_for_orphans` of another queue waits."""
+    """A descriptor for a run's process to inherit: while it is open, another queue's `wait_for_orphans` waits."""
     descriptor = os.open(folder / ".runs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
-def wait_for_orphans(folder: Path, told: Callable[[], object], give_up_s: float = ORPHANS_S) -> None:
-    """Wait until the runs of a queue that was killed have saved and left, as they do, or this one is `told` to stop.
+def wait_for_orphans(folder: Path, stopped: Callable[[], object], give_up_s: float = ORPHANS_S) -> None:
+    """Wait until the runs of a queue that was killed have saved and left, as they do, or this one is `stopped`.
 
     Raises LaunchError: they do not leave.
     """
-    end, said = time.monotonic() + give_up_s, False
+    end = time.monotonic() + give_up_s
+    logged = False
     with (folder / ".runs.lock").open("a+") as file:
-        while not told():
+        while not stopped():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -110,7 +115,7 @@ def wait_for_orphans(folder: Path, told: Callable[[], object], give_up_s: float 
                         f"{folder}: runs of an earlier queue are still there after {give_up_s:.0f} s; end the "
                         f"processes that hold {folder / '.runs.lock'} (fuser names them), then try again"
                     ) from error
-            if not said:
-                said = True
+            if not logged:
+                logged = True
                 log.info("runs of an earlier queue are saving; waiting for them")
             time.sleep(0.2)

@@ -1,0 +1,104 @@
+"""One start of a queue's run: its process, where its output goes, how it ended."""
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jobs import executors
+from jobs.history import History
+from jobs.queue import machine
+from jobs.queue.diagnosis import Diagnosis, diagnose, tail
+from jobs.queue.items import Item, Queue
+from jobs.queue.journal import QueueEnd
+from jobs.submission import Submission
+from segtrain.config import Config, StopConfig, to_yaml
+from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
+from segtrain.runtime import files
+from segtrain.runtime.stop import deadline_of
+
+
+@dataclass
+class Child:
+    """A run's process. `start_of`: the job and its restart, by which the history knows this start."""
+
+    item: Item
+    process: "subprocess.Popen[bytes]"
+    gpus: list[str]
+    start_of: tuple[str, int]
+    starts_before: int  # that the run's directory counted
+    log: Path | None  # None: the output goes to the terminal
+    offset: int  # where this start begins in the log
+    has_queue_deadline: bool
+    asked_at_s: float | None = None  # when it was asked to stop
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it came so far as to open the run."""
+        return len(self.item.run.starts()) > self.starts_before
+
+    @property
+    def has_fixed_deadline(self) -> bool:
+        """Whether its own deadline is a time, which no further start can move, and not a duration."""
+        setting = self.item.cfg.stop.deadline if self.item.cfg else None
+        return setting is not None and deadline_of(setting, 0.0, False) == deadline_of(setting, 1.0, False)
+
+    def diagnosis(self, queue_end: QueueEnd | None) -> tuple[int, Diagnosis]:
+        """The exit code that it deserves, and how it ended. `queue_end`: why the queue ends, if it does."""
+        code = self.process.returncode
+        log_tail = tail(self.log, self.offset) if self.log else ""
+        history, job = History(self.item.run), self.start_of[0]
+        end = diagnose(code, history.start_folder(*self.start_of), history, job, log_tail)
+        if self.asked_at_s is None or queue_end is None or code in (EXIT_FINISHED, EXIT_USER_ERROR, EXIT_DIVERGED):
+            return code, end
+        reason = StopReason.__members__.get(queue_end.reason)
+        # Also when it was cut off before it could save.
+        return EXIT_STOPPED, Diagnosis("stopped", f"the queue stops: {queue_end.sentence}", reason)
+
+
+def start(
+    queue: Queue, item: Item, snapshot: Submission, job: str, gpus: Sequence[str], at_once: int, end_s: float | None
+) -> Child:
+    """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`."""
+    cfg, has_queue_deadline = _as_started(item, at_once, end_s)
+    files.write_text(snapshot.config(item.name), to_yaml(cfg))
+    restart = sum(entry["event"] == "start" for entry in History(item.run).entries(job))
+    starts_before = len(item.run.starts())
+    log = None if queue.attended else queue.folder / "logs" / f"{item.name}.log"
+    mark = machine.mark(queue.folder)
+    environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "pass_fds": (mark,)}
+    offset = 0
+    try:
+        if log is None:
+            process = executors.start(snapshot, item.name, (job, restart), environment, **options)
+        else:
+            log.parent.mkdir(exist_ok=True)
+            with log.open("ab") as file:
+                offset = file.tell()
+                options |= {"stdout": file, "stderr": file}
+                process = executors.start(snapshot, item.name, (job, restart), environment, **options)
+    finally:
+        os.close(mark)
+    return Child(item, process, list(gpus), (job, restart), starts_before, log, offset, has_queue_deadline)
+
+
+def _as_started(item: Item, at_once: int, end_s: float | None) -> tuple[Config, bool]:
+    """The config of a start, and whether its deadline is the queue's, which comes before its own."""
+    assert item.cfg is not None, "only what has a config is started"
+    cfg = item.cfg
+    if at_once > 1 and cfg.threads_per_rank is None:
+        cores = len(os.sched_getaffinity(0)) // (at_once * item.processes)
+        cfg = replace(cfg, threads_per_rank=max(1, cores))
+    try:
+        own_s = deadline_of(cfg.stop.deadline, time.time(), ask_slurm=False)
+    except ConfigError:  # the training refuses it
+        return cfg, False
+    if end_s is None or (own_s is not None and own_s < end_s):
+        return cfg, False
+    deadline = datetime.fromtimestamp(end_s).astimezone().isoformat(timespec="seconds")
+    return replace(cfg, stop=StopConfig(deadline)), True
