@@ -85,7 +85,7 @@ def test_the_script_is_the_golden_one(tmp_path: Path, name: str, arguments: list
 
 @pytest.mark.parametrize("preset", resources.presets(), ids=lambda p: p.stem)
 def test_every_preset_opens_with_its_command_and_loads(preset: Path) -> None:
-    assert f"jobs.submit --cluster {preset.stem}" in preset.read_text().splitlines()[0]
+    assert f"segtrain submit --cluster {preset.stem}" in preset.read_text().splitlines()[0]
     assert resources.from_tree(read_yaml(preset), str(preset)).minutes > 0
 
 

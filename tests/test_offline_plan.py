@@ -78,7 +78,7 @@ def test_the_queues_that_come_with_the_project_load_and_open_with_their_command(
     for path in sorted((ROOT / "configs" / "offline").glob("*.yaml")):
         first, second = path.read_text().splitlines()[:2]
         real = "data.root=.../kaggle_3m"
-        assert first.startswith(f"# python -m jobs.offline configs/offline/{path.name}")
+        assert first.startswith(f"# segtrain offline configs/offline/{path.name}")
         found = plan.load(path, ["data.root=/data"] if real in first else [])
         assert not [item.trouble for item in found.items if item.trouble]
         assert f"{len(found.items)} runs" in second
