@@ -124,7 +124,7 @@ def finish(member: Member) -> None:
 def test_a_report_job_that_is_refused_is_caught_up_on_and_costs_the_array_nothing(
     tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]
+    arguments = [str(tmp_path / "spec.yaml"), "--executor", "slurm", f"runs_dir={tmp_path / 'runs'}"]
     folder = tmp_path / "runs" / "loss"
     by_hand = f"segtrain report {folder} --out {folder / 'report'}"
     (cluster / "strict").touch()
@@ -163,7 +163,7 @@ def test_an_ablation_that_is_finished_without_a_report_says_how_to_make_it(
 ) -> None:
     for member in members:
         finish(member)
-    arguments = [str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]
+    arguments = [str(tmp_path / "spec.yaml"), "--executor", "slurm", f"runs_dir={tmp_path / 'runs'}"]
     folder = tmp_path / "runs" / "loss"
     assert ablate.command(arguments) == 0
     assert f"There is no report yet: segtrain report {folder} --out {folder / 'report'}" in capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_variants_that_lack_something_are_named_and_nothing_is_submitted(
     tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC.replace("bce: {loss: bce}", "bce: {model.weights: nowhere.pt}"))
-    assert ablate.command([str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'new'}"]) == 2
+    assert ablate.command([str(tmp_path / "spec.yaml"), "--cluster", "cpu", f"runs_dir={tmp_path / 'new'}"]) == 2
     told = capsys.readouterr()
     assert "variant bce: model.weights=nowhere.pt: there is no such file" in told.err
     assert "Submitted" not in told.out
