@@ -1,5 +1,6 @@
-"""Fixtures, and `--laws`: run the tests that state a law and print law, tests, result."""
+"""Fixtures; which tests share a worker, and their order; `--laws` prints law, tests, result."""
 
+import fcntl
 import io
 import os
 import re
@@ -7,7 +8,7 @@ import shutil
 import signal
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,27 +49,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--laws", action="store_true", help="run the tests that state a law and print law, tests, result")
 
 
+# Under pytest-xdist the tests that use one of these are run by one worker, one after the other: what is made once is
+# not made once a worker, and two tests never meet in a cluster, a browser, or at the end of the machine's patience.
+GROUPS = {
+    "cluster": "slurm",
+    "context": "browser",
+    "finished": "finished",
+    "predicted": "predicted",
+    "everybody": "everybody",
+    "drawn": "drawn",
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("law"):
             assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
+            item.user_properties.append(("law", mark.args[0]))
+        if config.pluginmanager.hasplugin("xdist"):
+            for group in {GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in GROUPS}:
+                item.add_marker(pytest.mark.xdist_group(group))
     if config.getoption("--laws"):
         items[:] = [item for item in items if item.get_closest_marker("law")]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
-        RESULTS[report.nodeid] = report.outcome
+        for name, law in report.user_properties:
+            if name == "law":
+                RESULTS[str(law)][report.nodeid.partition("@")[0]] = report.outcome
 
 
-RESULTS: dict[str, str] = {}
-LAW_OF: dict[str, list[str]] = defaultdict(list)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_itemcollected(item: pytest.Item) -> None:
-    for mark in item.iter_markers("law"):
-        LAW_OF[mark.args[0]].append(item.nodeid)
+RESULTS: dict[str, dict[str, str]] = defaultdict(dict)  # law, test, outcome
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -76,11 +88,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("laws")
     for law, text in laws().items():
-        outcomes = [RESULTS.get(node, "not run") for node in LAW_OF[law]]
-        counts = ", ".join(f"{outcomes.count(o)} {o}" for o in sorted(set(outcomes))) or "no test yet"
+        outcomes = list(RESULTS[law].values())
+        counts = ", ".join(f"{outcomes.count(o)} {o}" for o in sorted(set(outcomes))) or "no test"
         terminalreporter.write_line(f"{law:<4} {counts:<24} {text}")
-        for name in sorted({node.split("[")[0] for node in LAW_OF[law]}):
+        for name in sorted({node.split("[")[0] for node in RESULTS[law]}):
             terminalreporter.write_line(f"       {name}")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`shared(name, make)` is a folder that `make` has filled: once, however many workers ask; they only read it."""
+    base = tmp_path_factory.getbasetemp()
+    everybodys = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path = everybodys / f"shared-{name}"
+        with (everybodys / f"shared-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (path / "whole").exists():
+                make(path)
+                (path / "whole").touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -93,12 +123,15 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def lgg_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lgg_root(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Six real patients in the published layout, the two of the golden numbers among them."""
     archives = sorted((SHARED / "data").glob("lgg-part*.tar"))
     if not archives:
         pytest.skip(f"{SHARED / 'data'} is not there: real patients lie beside the developers' checkout")
-    root = tmp_path_factory.mktemp("lgg") / "kaggle_3m"
+    return shared("lgg", lambda folder: _unpack(archives, folder / "kaggle_3m")) / "kaggle_3m"
+
+
+def _unpack(archives: list[Path], root: Path) -> None:
     wanted = set(GOLDEN_PATIENTS)
     with tarfile.open(archives[0]) as tar:
         wanted |= set(sorted({member.name.split("/")[0] for member in tar})[:5])
@@ -109,7 +142,6 @@ def lgg_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if member.name.split("/")[0] in wanted:
                     _as_tiff(tar, member, root)
     assert sorted(p.name for p in root.iterdir()) == sorted(wanted)
-    return root
 
 
 def _as_tiff(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
@@ -184,30 +216,27 @@ def fragile(tiny: Config) -> Config:
 
 
 @pytest.fixture(scope="session")
-def unbroken(fragile: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+def unbroken(fragile: Config, shared: Callable[[str, Callable[[Path], object]], Path]) -> dict[int, dict[str, Any]]:
     """What the run leaves behind when nobody kills it, on 1, 2 and 4 ranks."""
-    directory: Path = tmp_path_factory.mktemp("unbroken")
-    return {ranks: state_of(run_to_end(directory / str(ranks), fragile, ranks)) for ranks in (1, 2, 4)}
+    sizes = (1, 2, 4)
+    folder = shared("unbroken", lambda path: [run_to_end(path / str(ranks), fragile, ranks) for ranks in sizes])
+    return {ranks: state_of(folder / str(ranks) / "runs" / fragile.name) for ranks in sizes}
 
 
 @pytest.fixture
-def as_nobody(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def as_nobody(tmp_path: Path) -> Iterator[None]:
     """Run the test without root's right to read everything."""
     if os.geteuid() != 0:
         yield
         return
-    base = tmp_path_factory.getbasetemp()
-    opened = (tmp_path, base, base.parent)
-    modes = {folder: folder.stat().st_mode for folder in opened}
-    for folder in opened:
-        folder.chmod(modes[folder] | 0o055)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:  # they stay open: another worker may run such a test now
+            folder.chmod(folder.stat().st_mode | 0o055)
     os.seteuid(65534)
     try:
         yield
     finally:
         os.seteuid(0)
-        for folder, mode in modes.items():
-            folder.chmod(mode)
 
 
 @pytest.fixture

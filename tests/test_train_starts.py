@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from commands import events, run
+from trainings import run_to_end
 
 from segtrain.config import Config, load_config, to_yaml
 from segtrain.data.store import Store
@@ -146,9 +147,7 @@ def test_six_real_patients_train(lgg_root: Path, tmp_path: Path) -> None:
         "device": "cpu",
     }
     (tmp_path / "real.yaml").write_text(yaml.safe_dump(overrides))
-    done = run(tmp_path, load_config(tmp_path / "real.yaml"), ranks=2)
-    assert done.returncode == 0, done.stderr
-    directory = tmp_path / "runs" / "real"
+    directory = run_to_end(tmp_path, load_config(tmp_path / "real.yaml"), 2)
     losses = [float(str(e["loss"])) for e in events(directory, "train")]
     assert losses[-1] < losses[0] - 0.2
     best = max(float(str(e["val_dsc"])) for e in events(directory, "evaluation"))

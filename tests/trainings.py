@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from segtrain.config import Config, to_yaml
 
-TIMEOUT_S = 90.0
+TIMEOUT_S = 150.0
 
 
 class Job:
@@ -79,7 +79,9 @@ def gone(pid: int | str) -> bool:
         return True
 
 
-PORTS = itertools.count(15000 + os.getpid() % 1500 * 10)  # below those that connections take for themselves
+# Below those that connections take for themselves; each worker of pytest-xdist has 2,000 of its own.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+PORTS = itertools.count(15000 + WORKER % 8 * 2000 + os.getpid() % 100 * 10)
 
 
 def _free_port() -> int:
