@@ -1,14 +1,17 @@
-# make train | test | chaos | check | laws | bench | slurm-up: each does its own set-up in .venv, once.
+# make train | quick | test | chaos | check | laws | bench | slurm-up: each does its own set-up in .venv, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 GPUS   := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # One process a GPU, as many as share a batch of 16 evenly; two on a CPU.
 NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exit; done; echo 2)
+# Half of the tests' time is waiting, so there are more workers than cores. Tests of a group stay with one worker.
+WORKERS ?= 4
+PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 
-.PHONY: help setup train test chaos check laws bench format slurm-up slurm-down
+.PHONY: help setup train quick test chaos check laws bench format slurm-up slurm-down
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -34,8 +37,11 @@ $(VENV)/.dev: $(VENV)/.run
 train: $(VENV)/.run  ## train on phantom patients (CONFIG=..., NPROC=..., ARGS='key=value ...')
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) -m segtrain.train --config $(CONFIG) $(ARGS)
 
+quick: $(VENV)/.dev  ## a minute of tests, each law among them
+	$(BIN)/pytest -n 2 -q -m quick
+
 test: $(VENV)/.dev  ## run every test that this machine can run; says what it skipped and why
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 	$(BIN)/ruff check -q .
@@ -44,7 +50,7 @@ check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 	$(BIN)/pytest -q -p no:warnings tests/test_architecture.py
 
 laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
-	$(BIN)/pytest -q --laws
+	$(PYTEST) -q --laws
 
 chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
 	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py

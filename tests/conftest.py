@@ -49,16 +49,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--laws", action="store_true", help="run the tests that state a law and print law, tests, result")
 
 
-# Under pytest-xdist the tests that use one of these are run by one worker, one after the other: what is made once is
-# not made once a worker, and two tests never meet in a cluster, a browser, or at the end of the machine's patience.
-GROUPS = {
-    "cluster": "slurm",
-    "context": "browser",
-    "finished": "finished",
-    "predicted": "predicted",
-    "everybody": "everybody",
-    "drawn": "drawn",
-}
+# What `make quick` runs besides the tests that are marked: files whose tests start no process and train no network.
+QUICK_FILES = (
+    "architecture augment augment_intensity augment_strong build checkpoint_damage config image jobs_cancel "
+    "jobs_status jobs_trouble laws losses metrics mix models_weights neighbours offline_plan optim phantom "
+    "report_runs sampler sources splits statistics tables tta zero"
+)
+
+# Tests that use one of these fixtures are run by one worker, one after the other, so that it is made once.
+GROUPS = {name: name for name in ("context", "drawn", "everybody", "finished", "predicted")}
+UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,11 +66,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("law"):
             assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
             item.user_properties.append(("law", mark.args[0]))
-        if config.pluginmanager.hasplugin("xdist"):
-            for group in {GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in GROUPS}:
-                item.add_marker(pytest.mark.xdist_group(group))
+        for group in GROUPS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(group))
+        if item.path.stem.removeprefix("test_") in QUICK_FILES.split():
+            item.add_marker("quick")
     if config.getoption("--laws"):
         items[:] = [item for item in items if item.get_closest_marker("law")]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Failures show early: what takes no time comes first, but for what one worker has to wait for from the start."""
+    if item.path.parent.name == "slurm":
+        return 0 if UNDER_XDIST else 4
+    if item.get_closest_marker("quick"):
+        return 1
+    return 2 if item.get_closest_marker("xdist_group") else 3
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -95,11 +106,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"       {name}")
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """`shared(name, make)` is a folder that `make` has filled: once, however many workers ask; they only read it."""
     base = tmp_path_factory.getbasetemp()
-    everybodys = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    everybodys = base.parent if UNDER_XDIST else base
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
         path = everybodys / f"shared-{name}"
@@ -123,7 +137,7 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def lgg_root(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+def lgg_root(shared: Shared) -> Path:
     """Six real patients in the published layout, the two of the golden numbers among them."""
     archives = sorted((SHARED / "data").glob("lgg-part*.tar"))
     if not archives:
@@ -216,7 +230,7 @@ def fragile(tiny: Config) -> Config:
 
 
 @pytest.fixture(scope="session")
-def unbroken(fragile: Config, shared: Callable[[str, Callable[[Path], object]], Path]) -> dict[int, dict[str, Any]]:
+def unbroken(fragile: Config, shared: Shared) -> dict[int, dict[str, Any]]:
     """What the run leaves behind when nobody kills it, on 1, 2 and 4 ranks."""
     sizes = (1, 2, 4)
     folder = shared("unbroken", lambda path: [run_to_end(path / str(ranks), fragile, ranks) for ranks in sizes])

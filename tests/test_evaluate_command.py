@@ -101,6 +101,7 @@ def test_logits_are_bitwise_those_of_the_engine(tiny: Config, run: Run, change: 
     assert torch.equal(member_logits(ours, torch.device("cpu"))(image), theirs)
 
 
+@pytest.mark.quick
 @pytest.mark.law("L9")
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 def test_a_run_under_deepspeed_is_evaluated_as_any_other(tiny: Config, tmp_path: Path) -> None:

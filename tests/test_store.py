@@ -43,6 +43,7 @@ def leftovers(parent: Path) -> list[str]:
     return [p.name for p in parent.iterdir() if not p.name.endswith(".lock")]
 
 
+@pytest.mark.quick
 @pytest.mark.law("L11")
 def test_of_many_that_ask_at_once_one_builds(tmp_path: Path) -> None:
     cfg = replace(SMALL, store=str(tmp_path))

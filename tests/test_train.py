@@ -170,6 +170,7 @@ def test_a_run_directory_of_another_config_is_refused(finished: tuple[Path, str]
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
 
 
+@pytest.mark.quick
 @pytest.mark.law("L6")
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(tiny: Config, tmp_path: Path, tiny_store: Store) -> None:
     """It is the run that had asked for them from the start: same losses, same scores, curves without a seam."""

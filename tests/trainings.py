@@ -81,7 +81,7 @@ def gone(pid: int | str) -> bool:
 
 # Below those that connections take for themselves; each worker of pytest-xdist has 2,000 of its own.
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-PORTS = itertools.count(15000 + WORKER % 8 * 2000 + os.getpid() % 100 * 10)
+PORTS = itertools.count(15000 + WORKER % 7 * 2000 + os.getpid() % 100 * 10)
 
 
 def _free_port() -> int:

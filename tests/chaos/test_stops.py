@@ -100,6 +100,7 @@ def test_stopped_at_any_phase_the_run_goes_on_unchanged(
     assert_same(finish(tmp_path, fragile, 2), unbroken[2])
 
 
+@pytest.mark.quick
 @pytest.mark.law("L8")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_every_signal_is_understood_and_said(fragile: Config, tmp_path: Path, number: signal.Signals) -> None:

@@ -35,6 +35,7 @@ class Setup:
     """What the cluster is like."""
 
     nodes: int = 2
+    prefix: str = "n"  # of the nodes' names; two clusters on one machine need two
     cpus: int = 4
     gpus: int = 2  # devices that do nothing
     mem_mb: int = 4000
@@ -99,7 +100,7 @@ class Cluster:
             (self.d / sub).mkdir(parents=True)
         self.d.chmod(0o755)
         self.stays = setup.stays
-        nodes, ports = [f"n{i + 1}" for i in range(setup.nodes)], free_ports(setup.nodes + 2)
+        nodes, ports = [f"{setup.prefix}{i + 1}" for i in range(setup.nodes)], free_ports(setup.nodes + 2)
         self.state = {"procs": {}, "nodes": nodes}
         self.procs, self.env["PATH"] = self.state["procs"], os.environ["PATH"]
         self._write_files(setup, ports)
@@ -130,7 +131,7 @@ class Cluster:
         for i in range(setup.gpus):  # SLURM drops a gpu that has no File; copies of /dev/null do
             os.mknod(self.d / f"etc/gpu{i}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         files = f"{self.d}/etc/gpu" + ("0" if setup.gpus == 1 else f"[0-{setup.gpus - 1}]")
-        (self.d / "gres.conf").write_text(f"NodeName=n[1-{len(nodes)}] Name=gpu File={files}\n" if setup.gpus else "")
+        (self.d / "gres.conf").write_text(f"NodeName={','.join(nodes)} Name=gpu File={files}\n" if setup.gpus else "")
         (self.d / "cgroup.conf").write_text(text.CGROUP_CONF)
         (self.d / "hosts").write_text(text.hosts(host, nodes))
         database = self.d / "slurmdbd.conf"

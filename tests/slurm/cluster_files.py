@@ -1,5 +1,7 @@
 """The configuration files of the virtual cluster, and why they say what they say."""
 
+import string
+
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -126,4 +128,4 @@ def hosts(controller: str, nodes: list[str]) -> str:
 
 def node_ip(name: str) -> str:
     """An address of its own, so that getfqdn() on a node gives its name, not localhost."""
-    return f"127.0.1.{name[1:]}"
+    return f"127.0.1.{name.lstrip(string.ascii_letters)}"

@@ -1,5 +1,6 @@
 """One cluster for all tests of this folder; skipped, with the reason, where the machine cannot run it."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -19,13 +20,15 @@ from segtrain.config import CheckpointConfig, Config, EvaluateConfig, TrainConfi
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of four CPUs, partitions low and high, with accounting."""
+    """Two nodes of four CPUs, partitions low and high, with accounting; one for each worker that needs it."""
     if reason := why_not():
         pytest.skip(f"no SLURM cluster here: {reason}")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     made = Cluster(folder)
     try:
-        made.start(Setup(gpus=0))  # device files are not to be had in every container
+        # Device files are not to be had in every container. Nodes of two clusters may not share a name: their cgroups.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+        made.start(Setup(gpus=0, prefix="nmopqrst"[worker % 8]))
         print(f"SLURM follows processes by {': '.join(proctrack())}", file=sys.stderr)
         yield made
     finally:
@@ -44,7 +47,7 @@ def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
     end = time.monotonic() + 90
     while (cluster.tool("squeue", "-h").strip() or set(cluster.node_states()) != {"idle"}) and time.monotonic() < end:
         if "down" in " ".join(cluster.node_states()):
-            cluster.tool("scontrol", "update", "nodename=n[1-2]", "state=resume")
+            cluster.tool("scontrol", "update", f"nodename={','.join(cluster.nodes)}", "state=resume")
         time.sleep(0.3)
     assert set(cluster.node_states()) == {"idle"}, cluster.tool("sinfo", "-N", "-l")
 

@@ -9,6 +9,8 @@ from lab import Lab
 
 from segtrain.config import Config
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 
 @pytest.mark.law("L6")
 def test_a_crashed_node_takes_its_jobs_down_within_a_minute_and_they_come_back(
@@ -25,11 +27,11 @@ def test_a_crashed_node_takes_its_jobs_down_within_a_minute_and_they_come_back(
     }
     for how in runs:
         lab.until_step(how, 60)
-    lab.cluster.kill_node("n2")
+    lab.cluster.kill_node(lab.cluster.nodes[1])
     lab.until("no rank is left", lambda: not lab.ranks(), 60)
     for job in jobs.values():
         lab.until("the job waits for a whole cluster", lambda: lab.state(job) == "PENDING")  # noqa: B023
-    lab.cluster.boot("n2")
+    lab.cluster.boot(lab.cluster.nodes[1])
     for how, cfg in runs.items():
         lab.ends_the_same(cfg, jobs[how], left_alone)
 
@@ -42,8 +44,8 @@ def test_a_killed_slurmd_leaves_a_run_that_ends_right_or_is_reported_failed(
     job = lab.submit(lasting, "--nodes", "2")
     lab.until_step(lasting.name, 60)
     lab.kill_ranks(signal.SIGSTOP)  # they would be done before SLURM notices
-    lab.cluster.kill_slurmd("n2")
+    lab.cluster.kill_slurmd(lab.cluster.nodes[1])
     lab.until("SLURM gives the node up", lambda: lab.state(job) != "RUNNING")
     lab.kill_ranks(signal.SIGCONT)
-    lab.cluster.boot("n2")
+    lab.cluster.boot(lab.cluster.nodes[1])
     lab.ends_the_same(lasting, job, left_alone)
