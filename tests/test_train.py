@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from commands import events, run
 from PIL import Image
+from predictions import write_patient
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import run_to_end
 
 from segtrain.config import Config, TrainConfig, load_config
+from segtrain.data.sources.phantom import phantom_patient
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import evaluate
@@ -209,6 +211,33 @@ def test_a_run_whose_patients_changed_is_not_resumed(
     assert "split" in refused.stderr.strip().splitlines()[-1]
     assert split["hash"][:12] in refused.stderr
     assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p.name != "log.txt"} == before
+
+
+@pytest.mark.law("L12")
+def test_a_run_whose_slices_changed_under_the_same_patients_is_not_resumed(tiny: Config, tmp_path: Path) -> None:
+    root = tmp_path / "kaggle_3m"
+    for number in range(6):
+        write_patient(root, f"P{number}", *phantom_patient(number, 2, 64))
+    data = replace(tiny.data, source="lgg", root=str(root), store=str(tmp_path / "prepared"))
+    cfg = replace(tiny, data=data)
+    assert run(tmp_path, cfg, "train.epochs=1").returncode == 0
+    directory = tmp_path / "runs" / "tiny"
+    trained = json.loads((directory / "split.json").read_text())["train"]
+    mask = max((root / trained[0]).glob("*_mask.tif"), key=lambda file: np.asarray(Image.open(file)).sum())
+    lesion = mask.read_bytes()
+    Image.fromarray(np.asarray(Image.open(mask)) * 0).save(mask)
+    kept = [directory / "metrics.jsonl", *(p for p in (directory / "checkpoints").rglob("*") if p.is_file())]
+    before = [file.read_bytes() for file in kept]
+    refused = run(tmp_path, cfg, "train.epochs=2")
+    assert refused.returncode == 2, refused.stderr
+    line = refused.stderr.strip().splitlines()[-1]
+    assert "runs/tiny: this run trained on other slices" in line
+    assert "bring them back, or --fresh" in line
+    assert [file.read_bytes() for file in kept] == before
+    mask.write_bytes(lesion)
+    again = run(tmp_path, cfg, "train.epochs=2")
+    assert again.returncode == 0, again.stderr
+    assert "resuming" in again.stderr
 
 
 def test_a_requeued_job_does_not_start_over_what_it_began(
