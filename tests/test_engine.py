@@ -25,10 +25,10 @@ GROUP = Config(
 STEPS = 3
 
 
-def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(step: int, size_px: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """A global batch of eight; half of the samples, and so whole ranks, have no lesion."""
     generator = torch.Generator().manual_seed(step)
-    image = torch.randn(8, 3, 32, 32, generator=generator)
+    image = torch.randn(8, 3, size_px, size_px, generator=generator)
     mask = (image.mean(1, keepdim=True) > 0.3).float()
     mask[:4] = 0
     return image, mask
@@ -185,19 +185,20 @@ def test_a_snapshot_is_all_that_the_engine_is(
         precision=precision,
         model=ModelConfig(features=4, norm="batch", channels_last=channels_last),
     )
+    size_px = 16  # a CPU takes its time with convolutions of fp16
     alone, interrupted = make(cfg, World()), make(cfg, World())
     for step in range(2):
         for engine in (alone, interrupted):
-            engine.step(*batch(step), 1e-2)
+            engine.step(*batch(step, size_px), 1e-2)
     model, moments, extra = interrupted.snapshot()
     extra = json.loads(json.dumps(extra))
     with interrupted.averaged():
         assert all(torch.equal(model[key], value) for key, value in interrupted.network.state_dict().items())
-    interrupted.step(*batch(9), 1e-2)  # what is trained on after the copy is not in it
+    interrupted.step(*batch(9, size_px), 1e-2)  # what is trained on after the copy is not in it
     again = make(replace(cfg, seed=99), World())
     again.restore(model, moments, extra)
     for step in range(2, 5):
-        assert alone.step(*batch(step), 1e-2).item() == again.step(*batch(step), 1e-2).item()
+        assert alone.step(*batch(step, size_px), 1e-2).item() == again.step(*batch(step, size_px), 1e-2).item()
     for one, other in zip(alone.snapshot()[:2], again.snapshot()[:2], strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)

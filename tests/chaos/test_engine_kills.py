@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run
 from trainings import Job, assert_same, run_to_end, state_of
 
-from segtrain.config import Config, DeepSpeedConfig, OptimConfig, to_yaml
+from segtrain.config import Config, DeepSpeedConfig, OptimConfig
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
 RANKS = 2
@@ -67,16 +65,9 @@ def test_a_finished_run_goes_on_at_its_epoch_s_end_without_a_launcher(
     cfg = replace(cfg, optim=replace(cfg.optim, schedule="constant"))
     unbroken = state_of(run_to_end(tmp_path / "unbroken", cfg, 1))
     for epochs in (1, cfg.train.epochs):
-        write_and_train(tmp_path, replace(cfg, train=replace(cfg.train, epochs=epochs)))
+        done = run(tmp_path, replace(cfg, train=replace(cfg.train, epochs=epochs)))
+        assert done.returncode == 0, done.stderr
     assert_same(state_of(tmp_path / "runs" / cfg.name), unbroken)
-
-
-def write_and_train(directory: Path, cfg: Config) -> None:
-    (directory / "given.yaml").write_text(to_yaml(cfg))
-    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "RANK")}
-    command = [sys.executable, "-m", "segtrain.train", "--config", "given.yaml"]
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.law("L9")

@@ -129,7 +129,7 @@ def test_the_stop_file_stops_and_is_gone_afterwards(fragile: Config, tmp_path: P
 
 @pytest.mark.law("L8")
 def test_a_deadline_is_kept(fragile: Config, tmp_path: Path) -> None:
-    end = datetime.now() + timedelta(seconds=25)
+    end = datetime.now() + timedelta(seconds=15)
     long = replace(fragile, train=replace(fragile.train, epochs=500), stop=StopConfig(deadline=end.isoformat()))
     job = Job(tmp_path, long, 2)
     assert job.wait(60) == [75, 75], job.output()

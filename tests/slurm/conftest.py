@@ -60,11 +60,11 @@ def brief(fragile: Config) -> Config:
 
 @pytest.fixture(scope="session")
 def lasting(fragile: Config) -> Config:
-    """Long enough to be caught in the middle several times: 600 steps."""
+    """Long enough to be caught in the middle several times: 390 steps."""
     return replace(
         fragile,
         name="lasting",
-        train=TrainConfig(epochs=40, global_batch=8),
+        train=TrainConfig(epochs=26, global_batch=8),
         evaluate=EvaluateConfig(every_epochs=10, pictures=0),
         checkpoint=CheckpointConfig(every_min=0.02),
     )

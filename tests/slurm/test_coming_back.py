@@ -25,7 +25,7 @@ def test_preempted_twice_a_run_ends_bitwise_the_same(lab: Lab, lasting: Config, 
     """Two runs at a time, one through submitit and one through sbatch, so that the waiting is done once."""
     runs = {how: replace(lasting, name=how) for how in ("submitit", "sbatch")}
     jobs = {how: start(lab, cfg, how) for how, cfg in runs.items()}
-    for times, step in enumerate((60, 150), start=1):
+    for times, step in enumerate((60, 130), start=1):
         for how in runs:  # the first waits for the second, or it might end meanwhile
             lab.until_step(how, step)
             lab.kill_ranks(signal.SIGSTOP, how)
@@ -55,7 +55,7 @@ def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
     assert lab.starts(lasting.name) == 1
     assert 25 < lab.seconds(job) < 120
     lab.kill_ranks(signal.SIGCONT)
-    for starts, step in ((2, 170), (3, 350)):
+    for starts, step in ((2, 120), (3, 240)):
         lab.until("it starts again", lambda: lab.starts(lasting.name) == starts)  # noqa: B023
         lab.until_step(lasting.name, step)
         lab.call("scancel", "--signal=USR2", job)
@@ -73,7 +73,7 @@ def test_requeued_and_told_by_an_operator_a_run_comes_back(
     lab.until_step(lasting.name, 60)
     lab.call("scontrol", "requeue", job)
     lab.until("it starts again", lambda: lab.starts(lasting.name) == 2)
-    lab.until_step(lasting.name, 250)
+    lab.until_step(lasting.name, 160)
     lab.call("scancel", "--signal=TERM", job)
     lab.until("it starts again", lambda: lab.starts(lasting.name) == 3)
     lab.ends_the_same(lasting, job, left_alone)
