@@ -5,9 +5,8 @@ BIN    := $(VENV)/bin
 GPUS   := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # One process a GPU, as many as share a batch of 16 evenly; two on a CPU.
 NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exit; done; echo 2)
-# Half of the tests' time is waiting, so there are more workers than cores. Tests of a group stay with one worker.
+# Half of the tests' time is waiting: more workers than cores. tests/conftest.py says what stays with one worker.
 WORKERS ?= 4
-PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 
@@ -41,7 +40,7 @@ quick: $(VENV)/.dev  ## a minute of tests, each law among them
 	$(BIN)/pytest -n 2 -q -m quick
 
 test: $(VENV)/.dev  ## run every test that this machine can run; says what it skipped and why
-	$(PYTEST)
+	$(BIN)/pytest -n $(WORKERS)
 
 check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 	$(BIN)/ruff check -q .
@@ -50,7 +49,7 @@ check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 	$(BIN)/pytest -q -p no:warnings tests/test_architecture.py
 
 laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
-	$(PYTEST) -q --laws
+	$(BIN)/pytest -n $(WORKERS) -q --laws
 
 chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
 	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py

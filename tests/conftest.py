@@ -56,9 +56,31 @@ QUICK_FILES = (
     "report_runs sampler sources splits statistics tables tta zero"
 )
 
-# Tests that use one of these fixtures are run by one worker, one after the other, so that it is made once.
-GROUPS = {name: name for name in ("context", "drawn", "everybody", "finished", "predicted")}
+# Files whose tests stay with one worker, one after the other, so that a cluster, a browser or a run is made once. Two
+# clusters: their tests wait more than they work.
+TOGETHER = {
+    "test_array": "cluster",
+    "test_coming_back": "another cluster",
+    "test_losing_nodes": "cluster",
+    "test_nodes": "cluster",
+} | {name: name for name in ("test_gallery", "test_predict", "test_report_browser", "test_scoring", "test_train")}
 UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals single tests, and those of `TOGETHER` by the group, in their order: pytest -n 4.
+
+    Not `--dist loadgroup`: it marks ids of tests, which pytest 9.2 has made again from the tree.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(Path(nodeid.partition("::")[0]).stem, nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,8 +88,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("law"):
             assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
             item.user_properties.append(("law", mark.args[0]))
-        for group in GROUPS.keys() & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(group))
         if item.path.stem.removeprefix("test_") in QUICK_FILES.split():
             item.add_marker("quick")
     if config.getoption("--laws"):
@@ -77,18 +97,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _turn(item: pytest.Item) -> int:
     """Failures show early: what takes no time comes first, but for what one worker has to wait for from the start."""
-    if item.path.parent.name == "slurm":
+    if "cluster" in TOGETHER.get(item.path.stem, ""):
         return 0 if UNDER_XDIST else 4
     if item.get_closest_marker("quick"):
         return 1
-    return 2 if item.get_closest_marker("xdist_group") else 3
+    return 2 if item.path.stem in TOGETHER else 3
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
         for name, law in report.user_properties:
             if name == "law":
-                RESULTS[str(law)][report.nodeid.partition("@")[0]] = report.outcome
+                RESULTS[str(law)][report.nodeid] = report.outcome
 
 
 RESULTS: dict[str, dict[str, str]] = defaultdict(dict)  # law, test, outcome

@@ -10,8 +10,6 @@ from lab import Lab
 
 from segtrain.config import Config
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 LOSSES = ("dice", "bce", "focal", "jaccard")
 SPEC = """
 name: loss

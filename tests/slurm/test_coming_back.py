@@ -9,8 +9,6 @@ from lab import Lab
 
 from segtrain.config import Config
 
-pytestmark = pytest.mark.xdist_group("coming back")
-
 
 def start(lab: Lab, cfg: Config, how: str, *options: str) -> str:
     """A training of two ranks on one node."""

@@ -9,8 +9,6 @@ from lab import Lab
 
 from segtrain.config import Config
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 @pytest.mark.law("L6")
 def test_a_crashed_node_takes_its_jobs_down_within_a_minute_and_they_come_back(

@@ -11,8 +11,6 @@ from trainings import run_to_end
 
 from segtrain.config import Config
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 @pytest.fixture(scope="session")
 def alone(fragile: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
