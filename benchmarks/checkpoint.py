@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.harness import Line, Options, Variant, Work, measure
 from segtrain.config import Config
-from segtrain.engines import make_engine
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.engines.engine import make_engine
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.run import Run
 from segtrain.run.checkpoint import Saver, Snapshot, newest, read
 from segtrain.runtime.world import World

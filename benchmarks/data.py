@@ -107,7 +107,7 @@ def prepare(options: Options) -> list[Line]:
 
 
 def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:
-    from segtrain.data.augment import to_device
+    from segtrain.data.augment.batch import to_device
     from segtrain.data.feed import Feed
     from segtrain.data.order import make_order
     from segtrain.data.splits import make_split

@@ -28,9 +28,9 @@ def contiguous(cfg: Config) -> Config:
 
 
 def _step(world: Any, cfg: Config, size_px: int) -> Work:
-    from segtrain.engines import make_engine
-    from segtrain.losses import make_loss
-    from segtrain.models import make_model
+    from segtrain.engines.engine import make_engine
+    from segtrain.losses.loss import make_loss
+    from segtrain.models.make import make_model
 
     engine = make_engine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world)
     image, mask = batch_of(size_px, BATCH // world.size)

@@ -179,11 +179,11 @@ def _predict_all(network: Any) -> None:
 def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool) -> Work:
     import torch
 
-    from segtrain.engines import make_engine
+    from segtrain.engines.engine import make_engine
     from segtrain.evaluation.evaluate import score_patient
     from segtrain.evaluation.predictor import Predictor
-    from segtrain.losses import make_loss
-    from segtrain.models import make_model
+    from segtrain.losses.loss import make_loss
+    from segtrain.models.make import make_model
 
     store = ensure_store(cfg.data)
     loss = make_loss(cfg.loss)

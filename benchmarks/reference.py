@@ -15,7 +15,7 @@ from skimage.transform import rescale, resize, rotate
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 
 
 def prepare(folder: Path, size_px: int) -> tuple[Any, Any]:

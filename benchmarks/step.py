@@ -22,9 +22,9 @@ def engine_step(
     world: Any, size_px: int, features: int, precision: Precision = "fp32", alone: bool = False, compiled: bool = False
 ) -> Work:
     """One step of our engine on this rank's share; with `alone`, nothing is sent between ranks."""
-    from segtrain.engines import make_engine
-    from segtrain.losses import make_loss
-    from segtrain.models import make_model
+    from segtrain.engines.engine import make_engine
+    from segtrain.losses.loss import make_loss
+    from segtrain.models.make import make_model
     from segtrain.runtime.world import World
 
     cfg = Config(model=ModelConfig(features=features, compile=compiled), precision=precision)
@@ -88,7 +88,7 @@ def step_flop(size_px: int, features: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segtrain.models import make_model
+    from segtrain.models.make import make_model
 
     network = make_model(ModelConfig(features=features), 0)
     with FlopCounterMode(display=False) as counter:
@@ -142,7 +142,7 @@ def scale(options: Options) -> list[Line]:
         ],
         options.repeat,
     )
-    from segtrain.models import make_model
+    from segtrain.models.make import make_model
 
     parameters = sum(p.numel() for p in make_model(ModelConfig(features=features), 0).parameters())
     least = 2 * 4 * parameters  # two ranks; each sends half of its gradients and half of the sums
@@ -212,7 +212,7 @@ def _sizes(world: object, size_px: int, features: int) -> Work:
     """GiB of parameters with gradients and two moments, and of what autograd saves for the backward pass."""
     import torch
 
-    from segtrain.models import make_model
+    from segtrain.models.make import make_model
 
     def work() -> tuple[float, float]:
         network = make_model(ModelConfig(features=features), 0)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
-from segtrain.engines import Engine, make_engine
+from segtrain.engines.engine import Engine, make_engine
 from segtrain.engines.optim import lr_at
-from segtrain.losses import make_loss
+from segtrain.losses.loss import make_loss
 from segtrain.models.recompute import recompute
 from segtrain.runtime.world import World
 

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 
 from segtrain.config import Config
-from segtrain.data.augment import reference_affines, to_device, warp
-from segtrain.data.augment.geometry import ANGLE_DEGREES, SCALE
+from segtrain.data.augment.batch import to_device
+from segtrain.data.augment.geometry import ANGLE_DEGREES, SCALE, reference_affines, warp
 from segtrain.data.feed import Feed
 from segtrain.data.order import make_order
 from segtrain.data.splits import make_split

@@ -9,7 +9,8 @@ from numpy.polynomial import legendre
 from scipy import ndimage, stats
 from test_augment_strong import SIZE, Plane, alone, batch, drawn_of
 
-from segtrain.data.augment import augment, intensity
+from segtrain.data.augment import intensity
+from segtrain.data.augment.batch import augment
 from segtrain.data.augment.noise import standard_normal
 from segtrain.data.augment.strong import INTENSITY
 

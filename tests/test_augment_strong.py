@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy import interpolate, ndimage
 from torch import Tensor
 
-from segtrain.data.augment import augment, strong
+from segtrain.data.augment import strong
+from segtrain.data.augment.batch import augment
 from segtrain.data.augment.draws import Drawn, Draws, Strong
 from segtrain.data.augment.geometry import spline, warp_in_air
 from segtrain.data.augment.strong import EFFECTS, GEOMETRIC, strong_draws

@@ -13,12 +13,12 @@ from PIL import Image
 
 from benchmarks import gpu, publish, reference
 from segtrain.config import Config, ModelConfig
-from segtrain.data.augment import warp
+from segtrain.data.augment.geometry import warp
 from segtrain.data.preprocess import preprocess
 from segtrain.data.sources.phantom import phantom_patient
-from segtrain.engines import make_engine
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.engines.engine import make_engine
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.runtime.world import World
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import torch
 
 from segtrain.config import Config, DataConfig, ModelConfig, NormName, TrainConfig
 from segtrain.errors import ConfigError
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 from segtrain.runtime.world import CPU, World
 from segtrain.training.build import build, rehearse
 

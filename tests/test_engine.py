@@ -12,9 +12,9 @@ from ranks import run_ranks
 from schedulefree import AdamWScheduleFree
 
 from segtrain.config import Config, ModelConfig, OptimConfig, Precision, TrainConfig
-from segtrain.engines import Engine, make_engine
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.engines.engine import Engine, make_engine
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.runtime.world import World
 
 GROUP = Config(

@@ -14,8 +14,8 @@ from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate, score_patient
 from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component
 from segtrain.evaluation.predictor import Predictor
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.runtime.world import CPU, World
 
 

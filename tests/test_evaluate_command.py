@@ -19,12 +19,13 @@ from trainings import run_to_end
 from segtrain.commands.evaluate import command
 from segtrain.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.data.splits import hash_of
-from segtrain.engines import make_engine
+from segtrain.engines.engine import make_engine
 from segtrain.evaluation.ensemble import TrainedCheckpoint, member_logits
 from segtrain.evaluation.scores import METRICS
 from segtrain.evaluation.surface import NAMES, surface_scores
-from segtrain.losses import DeepSupervision, Loss, make_loss
-from segtrain.models import make_model, supervision_ratio
+from segtrain.losses.loss import DeepSupervision, Loss, make_loss
+from segtrain.models.base import supervision_ratio
+from segtrain.models.make import make_model
 from segtrain.run import Run, checkpoint
 from segtrain.runtime.process import run_command
 from segtrain.runtime.world import World

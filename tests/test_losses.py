@@ -20,7 +20,7 @@ from ranks import run_ranks
 from scipy import ndimage
 
 from segtrain.config import LOSSES, LossConfig, Ramp
-from segtrain.losses import DeepSupervision, make_loss
+from segtrain.losses.loss import DeepSupervision, make_loss
 from segtrain.losses.per_sample import distance_scipy, distance_torch
 from segtrain.runtime.world import World
 

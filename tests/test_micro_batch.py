@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.data.store import Store
-from segtrain.engines import Engine, make_engine
 from segtrain.engines.ddp import DdpEngine
+from segtrain.engines.engine import Engine, make_engine
 from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.errors import RunError
 from segtrain.evaluation.evaluate import score_patient
 from segtrain.evaluation.predictor import Predictor
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.run import Run
 from segtrain.runtime.world import CPU, World
 from segtrain.training.micro_batch import MemoryGuard, guard, what_changes

@@ -9,14 +9,14 @@ import torch
 from scipy import ndimage
 
 from segtrain.config import LOSSES, Config, SamplingName
-from segtrain.data.augment import Mix, to_device
-from segtrain.data.augment.mix import EDGE_SIGMA_PX, MIXUP_ALPHA, mix_draws
+from segtrain.data.augment.batch import to_device
+from segtrain.data.augment.mix import EDGE_SIGMA_PX, MIXUP_ALPHA, Mix, mix_draws
 from segtrain.data.feed import Feed
 from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError
-from segtrain.losses import make_loss
+from segtrain.losses.loss import make_loss
 
 CPU = torch.device("cpu")
 POSITIONS = np.arange(6000)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrain.config import NETWORKS, Config, ModelConfig, NormName, OptimConfig, TrainConfig
-from segtrain.engines import Engine, make_engine
+from segtrain.engines.engine import Engine, make_engine
 from segtrain.errors import ConfigError
-from segtrain.losses import DeepSupervision, make_loss
-from segtrain.models import Network, make_model, supervision_ratio
+from segtrain.losses.loss import DeepSupervision, make_loss
+from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.cost import settings
+from segtrain.models.make import make_model
 from segtrain.runtime.world import World
 
 # As cheap as each network can be, and once more the other way round where it can be deep supervised.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
 from segtrain.errors import ConfigError
-from segtrain.models import make_model, supervision_ratio
+from segtrain.models.base import supervision_ratio
+from segtrain.models.make import make_model
 
 
 def test_keys_and_shapes_are_the_reference_s(golden: Path) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from segtrain.config import ModelConfig
 from segtrain.errors import ConfigError
-from segtrain.models import load_weights, make_model
+from segtrain.models.make import make_model
+from segtrain.models.weights import load_weights
 
 State = dict[str, Tensor]
 

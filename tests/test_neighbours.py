@@ -14,7 +14,7 @@ from segtrain.data.splits import make_split
 from segtrain.data.store import Store, with_neighbours
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
-from segtrain.losses import make_loss
+from segtrain.losses.loss import make_loss
 from segtrain.runtime.world import CPU, World
 
 

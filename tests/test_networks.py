@@ -8,7 +8,8 @@ from pages import markdown_table
 
 from segtrain.commands import networks
 from segtrain.config import NETWORKS, DataConfig, ModelConfig, load_config
-from segtrain.models import cost, make_model
+from segtrain.models import cost
+from segtrain.models.make import make_model
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "networks.md").read_text()
 

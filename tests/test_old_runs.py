@@ -28,7 +28,7 @@ from jobs.submission import Submission
 from segtrain.commands import evaluate, report
 from segtrain.config import ModelConfig, load_config
 from segtrain.data.prepare import ensure_store
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 from segtrain.run import Run
 
 DATA = Path(__file__).parent / "data" / "before_rooms"

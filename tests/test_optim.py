@@ -8,7 +8,7 @@ import torch
 
 from segtrain.config import ModelConfig, OptimConfig
 from segtrain.engines.optim import lr_at, make_optimizer
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 
 
 def test_constant() -> None:

@@ -9,7 +9,7 @@ import torch
 from test_models import CASES, each_case, image
 from torch import Tensor, nn
 
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 
 
 def pass_through(network: nn.Module) -> tuple[Tensor, int]:

@@ -23,8 +23,8 @@ from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.overlays import GREEN, RED, YELLOW
 from segtrain.evaluation.predictor import Predictor
-from segtrain.losses import make_loss
-from segtrain.models import make_model
+from segtrain.losses.loss import make_loss
+from segtrain.models.make import make_model
 from segtrain.runtime.world import CPU, World
 
 LAST_LINE = re.compile(r"Best validation mean DSC: (\d\.\d{6})")

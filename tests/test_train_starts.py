@@ -16,7 +16,7 @@ from trainings import run_to_end
 from segtrain.config import Config, load_config, to_yaml
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
-from segtrain.models import make_model
+from segtrain.models.make import make_model
 from segtrain.runtime.world import join
 
 

@@ -45,14 +45,14 @@ LOSSES: dict[str, LossPart] = {
         over="batch",
     ),
     "bce": LossPart("segtrain.losses.per_sample:bce", "cross-entropy", over="sample"),
-    "dice_bce": LossPart("segtrain.losses:dice_bce", "dice + bce", over="both"),
+    "dice_bce": LossPart("segtrain.losses.loss:dice_bce", "dice + bce", over="both"),
     "focal": LossPart(
         "segtrain.losses.per_sample:focal",
         "(1 - p of the truth)^2 times cross-entropy",
         "Lin et al., ICCV 2017",
         over="sample",
     ),
-    "dice_focal": LossPart("segtrain.losses:dice_focal", "dice + focal", over="both"),
+    "dice_focal": LossPart("segtrain.losses.loss:dice_focal", "dice + focal", over="both"),
     "tversky": LossPart(
         "segtrain.losses.region:tversky",
         "1 - (TP + 1) / (TP + 0.3 FP + 0.7 FN + 1)",
@@ -82,7 +82,7 @@ LOSSES: dict[str, LossPart] = {
         "segtrain.losses.region:log_cosh_dice", "log cosh dice", "Jadon, CIBCB 2020", over="batch"
     ),
     "unified_focal": LossPart(
-        "segtrain.losses:unified_focal",
+        "segtrain.losses.loss:unified_focal",
         "asymmetric focal and focal Tversky, half and half; delta 0.6, gamma 0.5",
         "Yeung et al., CMIG 2022",
         over="both",
@@ -94,7 +94,7 @@ LOSSES: dict[str, LossPart] = {
         over="sample",
     ),
     "dice_topk": LossPart(
-        "segtrain.losses:dice_topk",
+        "segtrain.losses.loss:dice_topk",
         "dice + cross-entropy over the worst tenth of each sample's voxels",
         "Wu et al., 2016; nnU-Net",
         over="both",
@@ -135,9 +135,9 @@ SCHEDULES: dict[str, Part] = {
 
 # Functions of the seed and the samples' positions, which return what is drawn, or None.
 AUGMENTATIONS: dict[str, Part] = {
-    "none": Part("segtrain.data.augment:no_draws", "samples as they are in the store"),
+    "none": Part("segtrain.data.augment.batch:no_draws", "samples as they are in the store"),
     "reference": Part(
-        "segtrain.data.augment:reference_draws",
+        "segtrain.data.augment.batch:reference_draws",
         "scale by up to 5%, rotation by up to 15 degrees, left-right flip, of every sample",
         "the LGG reference",
     ),

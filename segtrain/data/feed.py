@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.config import DataConfig
-from segtrain.data.augment import draw
+from segtrain.data.augment.batch import draw
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.order import EpochPlan, Order

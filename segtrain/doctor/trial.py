@@ -19,7 +19,7 @@ from segtrain.runtime.allocator import use_allocator
 if TYPE_CHECKING:
     import torch
 
-    from segtrain.engines import Engine
+    from segtrain.engines.engine import Engine
 
 BUDGET_S = 12.0  # for all sizes together
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segtrain.config import Config, Precision
 from segtrain.engines.average import Average, live
 from segtrain.engines.out_of_memory import OutOfMemory, is_out_of_memory
-from segtrain.losses import Loss
+from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {

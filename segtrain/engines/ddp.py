@@ -13,7 +13,7 @@ from segtrain.config import Config
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.optim import make_optimizer
-from segtrain.losses import Loss
+from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
 
 COUNTERS = ("k", "weight_sum", "lr_max")  # that schedule-free AdamW keeps besides its moments

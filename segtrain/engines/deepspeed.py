@@ -22,7 +22,7 @@ from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.optim import make_optimizer
 from segtrain.engines.zero import check, load, settings_of
 from segtrain.errors import LaunchError
-from segtrain.losses import Loss
+from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World, be_a_group
 
 

@@ -140,7 +140,7 @@ def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Modul
     Raises RunError for a checkpoint that cannot be used, and where the run's split.json is not the split that the
     checkpoint was trained with (L1).
     """
-    from segtrain.models import make_model
+    from segtrain.models.make import make_model
     from segtrain.run import checkpoint as checkpoints
 
     run, cfg, folder = checkpoint.run, checkpoint.cfg, checkpoint.folder

@@ -16,7 +16,7 @@ from segtrain.data.store import Store
 from segtrain.evaluation.metrics import Counts, Summary, count, kept_components, summarise
 from segtrain.evaluation.overlays import Picture, overlay
 from segtrain.evaluation.predictor import Predictor
-from segtrain.losses import Loss
+from segtrain.losses.loss import Loss
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.world import World
 

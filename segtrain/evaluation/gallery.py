@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segtrain.data.augment import to_device
+from segtrain.data.augment.batch import to_device
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import EFFECTS, strong_draws

@@ -6,7 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segtrain.config import NETWORKS, ModelConfig
-from segtrain.models import make_model, supervision_ratio
+from segtrain.models.base import supervision_ratio
+from segtrain.models.make import make_model
 
 # Short, for 80 columns: million parameters; work on one image, forward, then with the backward pass; the weight of each
 # coarser output of deep supervision to the one before.

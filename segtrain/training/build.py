@@ -6,10 +6,11 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Config
-from segtrain.engines import Engine, make_engine
+from segtrain.engines.engine import Engine, make_engine
 from segtrain.errors import ConfigError, LaunchError
-from segtrain.losses import DeepSupervision, Loss, make_loss
-from segtrain.models import Network, make_model, supervision_ratio
+from segtrain.losses.loss import DeepSupervision, Loss, make_loss
+from segtrain.models.base import Network, supervision_ratio
+from segtrain.models.make import make_model
 from segtrain.runtime.world import World
 
 

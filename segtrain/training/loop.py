@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from segtrain.data.augment import to_device
+from segtrain.data.augment.batch import to_device
 from segtrain.data.feed import Batch, Feed
 from segtrain.engines.optim import lr_at
 from segtrain.errors import Diverged, StopReason

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
-from segtrain.engines import Engine
+from segtrain.engines.engine import Engine
 from segtrain.engines.out_of_memory import OutOfMemory
 from segtrain.errors import RunError, Stopped, StopReason
 from segtrain.run import Run

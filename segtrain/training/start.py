@@ -17,9 +17,9 @@ from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import Split
 from segtrain.data.store import Store
-from segtrain.engines import Engine
+from segtrain.engines.engine import Engine
 from segtrain.errors import DataError, LaunchError, SegtrainError, Stopped, StopReason
-from segtrain.losses import Loss
+from segtrain.losses.loss import Loss
 from segtrain.run import Run
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World, device_of

@@ -1,5 +1,6 @@
 """Augmentation of a whole batch in one call on the training device; its parameters are drawn by position (L4).
 
+    batch.py      a batch by the name of its augmentation: drawn, moved to the device, augmented
     draws.py      what is drawn for a batch, as tensors
     geometry.py   scale, rotation, flips, elastic deformation
     intensity.py  changes of intensity; noise.py: Gaussian noise from a counter
@@ -8,54 +9,3 @@
 
 Legend: b batch, h height, w width, c channel. Imports torch.
 """
-
-from collections.abc import Callable
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from segtrain.config import AUGMENTATIONS
-from segtrain.data.augment.draws import Draws, to
-from segtrain.data.augment.geometry import reference_affines, warp
-from segtrain.data.augment.mix import Mix
-from segtrain.data.augment.strong import strengthen
-
-__all__ = ["Draws", "Mix", "augment", "draw", "reference_affines", "to_device", "warp"]
-
-
-def draw(name: str, seed: int, positions: NDArray[np.int64]) -> Draws | None:
-    """What the augmentation of that name does to the samples at `positions`; None: nothing."""
-    draws: Callable[[int, NDArray[np.int64]], Draws | None] = AUGMENTATIONS[name].load()
-    return draws(seed, positions)
-
-
-def no_draws(seed: int, positions: NDArray[np.int64]) -> None:
-    """Samples stay as they are."""
-
-
-def reference_draws(seed: int, positions: NDArray[np.int64]) -> Draws:
-    """The reference protocol's draws of the samples at `positions`."""
-    return Draws(torch.from_numpy(reference_affines(seed, positions)))
-
-
-def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Image and mask after the draws; all on one device."""
-    if draws.strong is None:
-        return warp(image_bchw, mask_b1hw, draws.affines)
-    return strengthen(image_bchw, mask_b1hw, draws.affines, draws.strong)
-
-
-def to_device(
-    image_bhwc: Tensor, mask_bhw: Tensor, draws: Draws | None, device: torch.device, mix: Mix | None = None
-) -> tuple[Tensor, Tensor]:
-    """A gathered batch (float16, uint8, on the CPU), mixed, then augmented: float32 [b, c, h, w] and [b, 1, h, w]."""
-    image = image_bhwc.to(device, non_blocking=True).float().permute(0, 3, 1, 2)
-    mask = mask_bhw.to(device, non_blocking=True).float().unsqueeze(1)
-    with torch.no_grad():
-        if mix is not None:
-            image, mask = mix.moved(to(device)).apply(image, mask)
-        if draws is not None:
-            image, mask = augment(image, mask, draws.moved(to(device)))
-    return image, mask

@@ -1,0 +1,123 @@
+"""A loss over the global batch: the protocol, weighted sums of losses, deep supervision.
+
+Legend: b batch, h height, w width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from segtrain.config import LOSSES, LossConfig, Ramp
+from segtrain.losses import per_sample, region
+from segtrain.losses.per_sample import PerSample
+from segtrain.losses.region import Region
+
+
+class Loss(Protocol):
+    """A training loss over the global batch."""
+
+    @property
+    def width(self) -> int:
+        """The number of sums."""
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Vector [width], additive over samples, float32 (float64 for float64 logits).
+
+        logits [b, 1, h, w] of any float type; mask 0/1, same shape.
+        """
+
+    def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
+        """The loss, a scalar, of the summed vector; weights with a ramp follow `progress`, the run's, 0 to 1."""
+
+
+class WeightedSum:
+    """The sum of losses times their weights."""
+
+    def __init__(self, parts: Sequence[tuple[Loss, float | Ramp]]) -> None:
+        self.parts = parts
+
+    @property
+    def width(self) -> int:
+        return sum(loss.width for loss, _ in self.parts)
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return torch.cat([loss.sums(logits, mask) for loss, _ in self.parts])
+
+    def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
+        own_sums = sums.split([loss.width for loss, _ in self.parts])
+        values = [
+            _weight(weight, progress) * loss.value(own, progress)
+            for (loss, weight), own in zip(self.parts, own_sums, strict=True)
+        ]
+        return torch.stack(values).sum()
+
+
+class DeepSupervision:
+    """A loss over several outputs of a network, [b, outputs, 1, h, w], finest first; of one output, the loss itself.
+
+    Each output's weight is `ratio` times that of the one before; the weights add up to 1, as in F. Isensee et al.,
+    "nnU-Net", Nature Methods 2021, whose ratio is 1/2. Coarse outputs come enlarged and are compared with the mask.
+    """
+
+    def __init__(self, loss: Loss, ratio: float) -> None:
+        self.loss, self.ratio, self.width = loss, ratio, loss.width
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        outputs = logits.unbind(1) if logits.dim() == 5 else (logits,)
+        return torch.cat([self.loss.sums(output, mask) for output in outputs])
+
+    def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
+        values = [self.loss.value(part, progress) for part in sums.split(self.loss.width)]
+        # Numbers, not a tensor: the host would wait for the device.
+        weights = [self.ratio**place for place in range(len(values))]
+        return torch.stack([weight / sum(weights) * value for weight, value in zip(weights, values, strict=True)]).sum()
+
+
+def _weight(weight: float | Ramp, progress: float) -> float:
+    if isinstance(weight, Ramp):
+        return weight.start + (weight.end - weight.start) * progress
+    return weight
+
+
+def dice_bce() -> Loss:
+    """Dice + cross-entropy."""
+    return _with_dice(per_sample.bce)
+
+
+def dice_focal() -> Loss:
+    """Dice + focal loss."""
+    return _with_dice(per_sample.focal)
+
+
+def dice_topk() -> Loss:
+    """Dice + cross-entropy over the voxels that have the most of it."""
+    return _with_dice(per_sample.top_k)
+
+
+def _with_dice(function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return WeightedSum([(Region(region.dice), 1.0), (PerSample(function), 1.0)])
+
+
+def unified_focal() -> Loss:
+    """Asymmetric unified focal loss, M. Yeung et al., Computerized Medical Imaging and Graphics 2022: half and half."""
+    return WeightedSum(
+        [(PerSample(per_sample.asymmetric_focal), 0.5), (Region(region.asymmetric_focal_tversky, classes=2), 0.5)]
+    )
+
+
+def make_loss(cfg: LossConfig) -> Loss:
+    """The loss of that name, or the weighted sum of several."""
+    if isinstance(cfg, str):
+        return _of_name(cfg)
+    return WeightedSum([(_of_name(name), weight) for name, weight in cfg.items()])
+
+
+def _of_name(name: str) -> Loss:
+    part = LOSSES[name]
+    function = part.load()
+    if part.over == "batch":
+        return Region(function, part.classes)
+    loss: Loss = PerSample(function) if part.over == "sample" else function()
+    return loss
