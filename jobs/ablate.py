@@ -98,7 +98,7 @@ def _list(spec: Spec, members: Sequence[Member]) -> None:
         "run", "state", "best DSC", f"differs from {members[0].variant} in", title=as_title(title), title_justify="left"
     )
     for member in members:
-        result = member.result()
+        result = member.run.result()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
         dsc = "" if result.best_dsc is None else f"{result.best_dsc:.4f}"
         table.add_row(*map(Text, (member.cfg.name, result.state, dsc, changes)))

@@ -4,7 +4,6 @@ A spec gives the same runs anywhere: here one after another, or as an array on a
 """
 
 import importlib.util
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from itertools import combinations
@@ -18,11 +17,8 @@ from segtrain.config import Config, checked, flatten, from_tree, load_config, me
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
-from segtrain.run.result import Result
 from segtrain.run.writer import Run
 from segtrain.runtime import files
-
-log = logging.getLogger(__name__)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -51,14 +47,6 @@ class Member:
     @property
     def run(self) -> Run:
         return Run.of(self.cfg)
-
-    def result(self) -> Result:
-        """The run's result; a directory that cannot be read is no reason to lose the other runs' results."""
-        try:
-            return self.run.result()
-        except DAMAGED as error:
-            log.warning("%s: cannot be read (%s: %s)", self.run.root, type(error).__name__, error)
-            return Result("unreadable")
 
     def finished(self) -> bool:
         """Whether it is finished, as far as its directory can be read."""
@@ -146,7 +134,7 @@ def write_results(members: Sequence[Member]) -> Path:
     rows = []
     for member in members:
         about = {"run": member.cfg.name, "variant": member.variant, "fold": member.fold, "seed": member.seed}
-        rows.append(about | asdict(member.result()))
+        rows.append(about | asdict(member.run.result()))
     assert tuple(rows[0]) == COLUMNS
     table = members[0].run.root.with_name(RESULTS)
     files.write_text(table, files.csv_text(rows))
@@ -160,7 +148,10 @@ def missing(members: Sequence[Member]) -> dict[str, str]:
     """
     problems: dict[str, str] = {}
     for member in members:
-        if member.result().state in ("finished", "unreadable"):  # what is unreadable is reported before its training
+        if member.run.result().state in (
+            "finished",
+            "unreadable",
+        ):  # what is unreadable is reported before its training
             continue
         model = member.cfg.model
         has_weights = member.run.saved_step() > 0

@@ -3,18 +3,21 @@
 import csv
 import fcntl
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from segtrain.config import Config, from_tree
-from segtrain.errors import RunError
+from segtrain.errors import DAMAGED, RunError
 from segtrain.run.environment import Environment
 from segtrain.run.events import Event, from_lines
 from segtrain.run.layout import RunLayout, step_of
 from segtrain.run.outcome import Outcome, outcome_from_json
 from segtrain.run.result import Result, result_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,14 @@ class RunReader(RunLayout):
         return from_lines(self.metrics.read_text().splitlines()) if self.metrics.exists() else []
 
     def result(self) -> Result:
-        """What the run has achieved so far. Raises one of DAMAGED."""
+        """What the run has achieved so far. A run that cannot be read is no reason to lose the results of others."""
         if not self.root.exists():
             return Result("none")
-        return result_of(self.outcome(), self.events())
+        try:
+            return result_of(self.outcome(), self.events())
+        except DAMAGED as error:
+            log.warning("%s: cannot be read (%s: %s)", self.root, type(error).__name__, error)
+            return Result("unreadable")
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints, whole or not, in order.
