@@ -128,8 +128,11 @@ def _train_here(path: Path, spec: Spec, members: Sequence[Member], requested: Re
         problems = preflight.problems(items, requested.processes, stop)
         if _refused(path, _by_variant(members, problems)):
             return EXIT_USER_ERROR
-        due = [item for item, member in zip(items, members, strict=True) if not member.run.finished(member.cfg)]
-        print(f"{spec.name}: {len(items)} runs, {len(items) - len(due)} finished", flush=True)
+        busy = waiting(str(folder.parent), spec.name, [item.name for item in items])
+        finished = {member.cfg.name for member in members if member.run.finished(member.cfg)}
+        due = [item for item in items if item.name not in busy and item.name not in finished]
+        in_queue = f", {len(busy)} in the queue" if busy else ""
+        print(f"{spec.name}: {len(items)} runs, {len(finished)} finished{in_queue}", flush=True)
         if not due:
             print(f"Nothing to train. Results: {write_results(members)}")
             _say_how_to_report(folder)

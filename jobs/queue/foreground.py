@@ -33,7 +33,7 @@ class Nobody:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """What notes the signals to this process, in place of their handlers, which are put back afterwards."""
+    """Note the signals to this process, in place of their handlers, which are put back afterwards."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     stop = Stop()
     stop.listen()
