@@ -4,12 +4,15 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from trainings import run_to_end
 
 from jobs import ablate, ablation_report, executors, submission
+from jobs.queue import foreground, preflight
+from jobs.queue.items import Item
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.config import Config, to_yaml
@@ -171,6 +174,23 @@ def test_an_ablation_that_is_finished_without_a_report_says_how_to_make_it(
     (folder / "report" / "index.html").touch()
     assert ablate.command(arguments) == 0
     assert "There is no report" not in capsys.readouterr().out
+
+
+def test_what_waits_in_slurm_is_not_trained_here_beside_it(
+    tmp_path: Path, cluster: Path, members: list[Member], made: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.keep(runs={members[0].cfg.name: "12_0"})
+    (cluster / "queue").write_text("12_0|PENDING\n")
+    trained: list[str] = []
+
+    def train(snapshot: Submission, items: Sequence[Item], *_: object) -> int:
+        trained.extend(item.name for item in items)
+        return 75
+
+    monkeypatch.setattr(preflight, "problems", lambda *_: {})
+    monkeypatch.setattr(foreground, "train", train)
+    assert ablate.command([str(tmp_path / "spec.yaml"), f"runs_dir={tmp_path / 'runs'}"]) == 75
+    assert trained == [member.cfg.name for member in members[1:]]
 
 
 def test_variants_that_lack_something_are_named_and_nothing_is_submitted(
