@@ -1,4 +1,4 @@
-"""Fixtures; which tests share a worker, and their order; `--laws` prints law, tests, result."""
+"""Fixtures, and `--laws`: run the tests that state a law and print law, tests, result."""
 
 import fcntl
 import io
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import workers
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import HealthCheck, settings
 from made_runs import train
@@ -49,38 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--laws", action="store_true", help="run the tests that state a law and print law, tests, result")
 
 
-# What `make quick` runs besides the tests that are marked: files whose tests start no process and train no network.
-QUICK_FILES = (
-    "architecture augment augment_intensity augment_strong build checkpoint_damage config image jobs_cancel "
-    "jobs_status jobs_trouble laws losses metrics mix models_weights neighbours offline_plan optim phantom "
-    "report_runs sampler sources splits statistics tables tta zero"
-)
-
-# Files whose tests stay with one worker, one after the other, so that a cluster, a browser or a run is made once. Two
-# clusters: their tests wait more than they work.
-TOGETHER = {
-    "test_array": "cluster",
-    "test_coming_back": "another cluster",
-    "test_losing_nodes": "cluster",
-    "test_nodes": "cluster",
-} | {name: name for name in ("test_gallery", "test_predict", "test_report_browser", "test_scoring", "test_train")}
-UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deals single tests, and those of `TOGETHER` by the group, in their order: pytest -n 4.
-
-    Not `--dist loadgroup`: it marks ids of tests, which pytest 9.2 has made again from the tree.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER.get(Path(nodeid.partition("::")[0]).stem, nodeid)
-
-    config.option.loadscopereorder = False
-    return Scheduler(config, log)
+    return workers.scheduler(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,20 +60,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("law"):
             assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
             item.user_properties.append(("law", mark.args[0]))
-        if item.path.stem.removeprefix("test_") in QUICK_FILES.split():
+        if item.path.stem in workers.QUICK_FILES:
             item.add_marker("quick")
     if config.getoption("--laws"):
         items[:] = [item for item in items if item.get_closest_marker("law")]
-    items.sort(key=_turn)
-
-
-def _turn(item: pytest.Item) -> int:
-    """Failures show early: what takes no time comes first, but for what one worker has to wait for from the start."""
-    if "cluster" in TOGETHER.get(item.path.stem, ""):
-        return 0 if UNDER_XDIST else 4
-    if item.get_closest_marker("quick"):
-        return 1
-    return 2 if item.path.stem in TOGETHER else 3
+    items.sort(key=workers.turn)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -133,7 +96,7 @@ Shared = Callable[[str, Callable[[Path], object]], Path]
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """`shared(name, make)` is a folder that `make` has filled: once, however many workers ask; they only read it."""
     base = tmp_path_factory.getbasetemp()
-    everybodys = base.parent if UNDER_XDIST else base
+    everybodys = base.parent if workers.ONE_OF_SEVERAL else base
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
         path = everybodys / f"shared-{name}"

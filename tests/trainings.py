@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from ranks import FORKSERVER
 from safetensors.torch import load_file
+from workers import WORKER
 
 from segtrain.config import Config, to_yaml
 
@@ -80,7 +81,6 @@ def gone(pid: int | str) -> bool:
 
 
 # Below those that connections take for themselves; each worker of pytest-xdist has 2,000 of its own.
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 PORTS = itertools.count(15000 + WORKER % 7 * 2000 + os.getpid() % 100 * 10)
 
 

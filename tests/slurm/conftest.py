@@ -1,6 +1,5 @@
 """One cluster for all tests of this folder; skipped, with the reason, where the machine cannot run it."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import pytest
 from cluster import Cluster, Setup, proctrack, why_not
 from lab import Lab
 from trainings import run_to_end, state_of
+from workers import WORKER
 
 from segtrain.config import CheckpointConfig, Config, EvaluateConfig, TrainConfig
 
@@ -27,8 +27,7 @@ def cluster() -> Iterator[Cluster]:
     made = Cluster(folder)
     try:
         # Device files are not to be had in every container. Nodes of two clusters may not share a name: their cgroups.
-        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-        made.start(Setup(gpus=0, prefix="nmopqrst"[worker % 8]))
+        made.start(Setup(gpus=0, prefix="nmopqrst"[WORKER % 8]))
         print(f"SLURM follows processes by {': '.join(proctrack())}", file=sys.stderr)
         yield made
     finally:
