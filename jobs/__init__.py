@@ -3,7 +3,7 @@
 submit, ablate, status, cancel     the commands, each also `segtrain NAME`
 offline/                           the command for a queue of runs on one machine, left alone
 queue/                             runs on one machine without SLURM: one runner for all commands
-executors                          submitit's sbatch script; the process of a run on this machine
+sbatch, local                      starting a job: on a cluster, through submitit; as a process of this machine
 submission, resources              the snapshot that goes with a job; what a job asks of the cluster
 node, rendezvous                   a node of a job: torchrun, signals; addresses and heartbeats of the nodes
 rank                               what torchrun starts: segtrain.train, whose end is written down

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs import ablation_report, executors, resources, scheduler, submission
+from jobs import ablation_report, resources, scheduler, submission
+from jobs import sbatch as executors
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
 from jobs.resources import Resources

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import executors, resources, scheduler, submission
+from jobs import resources, sbatch, scheduler, submission
 from jobs.queue import foreground
 from jobs.queue.items import Item
 from segtrain.commands.arguments import config_of
@@ -38,15 +38,15 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--config", type=Path, metavar="F", help="YAML file (default: the phantom run)")
     parser.add_argument("--fresh", action="store_true", help="start over; the old run is kept beside")
-    parser.add_argument("--executor", choices=executors.NAMES, default="slurm", help="default slurm; local: here")
+    parser.add_argument("--executor", choices=sbatch.NAMES, default="slurm", help="default slurm; local: here")
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script; submit and write nothing")
     add_options(parser)
     arguments = parser.parse_intermixed_args(list(argv))
     cfg, requested = placed(config_of(arguments)), resources.of(arguments)
     if arguments.dry_run:
-        print(executors.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, requested))
+        print(sbatch.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, requested))
         return EXIT_FINISHED
-    executors.check(arguments.executor, requested)
+    sbatch.check(arguments.executor, requested)
     run = Run.of(cfg)
     if not arguments.fresh and run.finished(cfg):
         print(f"{run.root} is finished; nothing to submit")
@@ -58,7 +58,7 @@ def command(argv: Sequence[str]) -> int:
     if arguments.executor == "local":
         with foreground.listening() as stop:
             return foreground.train(snapshot, [Item(cfg.name, cfg, requested.processes, fresh=arguments.fresh)], stop)
-    job = executors.submit(snapshot, [cfg.name])[cfg.name]
+    job = sbatch.submit(snapshot, [cfg.name])[cfg.name]
     print(f"Submitted job {job}: {run.root}")
     print(f"Log:   {snapshot.logs}/{job}_0_log.out\nState: segtrain status {cfg.runs_dir}")
     return EXIT_FINISHED

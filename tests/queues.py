@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs import executors
+from jobs import local
 from jobs.history import History
 from jobs.offline import __main__ as offline
 from jobs.offline import wrap_up
@@ -85,7 +85,7 @@ class StandIns:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.words: dict[str, list[str]] = {}
         self.began: list[tuple[str, Mapping[str, str]]] = []
-        monkeypatch.setattr(executors, "start", self._start)
+        monkeypatch.setattr(local, "start", self._start)
         monkeypatch.setattr(wrap_up, "report", lambda *_, **__: None)
         monkeypatch.setattr(runner, "POLL_EVERY_S", 0.02)
 

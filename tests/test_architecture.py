@@ -37,7 +37,7 @@ JOBS_LAYERS: list[set[str]] = [
     {"ablate"},
     {"submit", "status", "cancel", "batch", "offline"},
     {"queue"},
-    {"executors", "status_table", "progress"},
+    {"sbatch", "local", "status_table", "progress"},
     {"node", "ablation_report"},
     {"requeue", "rendezvous", "submission"},
     {"rank"},

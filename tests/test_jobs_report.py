@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from trainings import run_to_end
 
-from jobs import ablate, ablation_report, executors, submission
+from jobs import ablate, ablation_report, submission
+from jobs import sbatch as executors
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
 from jobs.resources import Resources

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import cancel, executors, history, node, rank, rendezvous, requeue, resources, scheduler, status, submission
+from jobs import cancel, history, node, rank, rendezvous, requeue, resources, scheduler, status, submission
+from jobs import sbatch as executors
 from segtrain.config import Config
 from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped, StopReason
 from segtrain.run import Outcome, Run

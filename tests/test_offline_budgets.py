@@ -15,7 +15,7 @@ import pytest
 from made_runs import train
 from queues import StandIns, command, ends, entries, write
 
-from jobs.offline import plan, wrap_up
+from jobs.offline import queue_file, wrap_up
 from jobs.queue import machine, runner
 from jobs.queue.journal import Journal, QueueEnd
 from segtrain.config import to_yaml
@@ -161,7 +161,7 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
     runs: list[dict[str, Any]] = [{"config": "base.yaml", "name": name} for name in ("done", "killed", "b", "c", "d")]
     runs.append({"config": "base.yaml", "name": "typo", "overrides": {"optim.lrr": 1}})
     queue = write(tmp_path, runs=runs, retries=0)
-    asked = plan.load(queue, [])
+    asked = queue_file.load(queue, [])
     for item in asked.items[:2]:
         assert item.cfg is not None
         of_run = train(item.run.root, state="finished" if item.name == "done" else "running")
@@ -212,5 +212,5 @@ def test_a_report_leaves_its_atlas_out_rather_than_miss_the_deadline(
 
     monkeypatch.setattr(wrap_up, "time", SimpleNamespace(time=time.time, monotonic=clock, sleep=time.sleep))
     monkeypatch.setattr(wrap_up, "sys", SimpleNamespace(executable=str(script)))
-    assert REPORT(plan.load(queue, []), lambda: True, left_s and time.time() + left_s) is None
+    assert REPORT(queue_file.load(queue, []), lambda: True, left_s and time.time() + left_s) is None
     assert said.read_text().split() == tries

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.offline import plan, retry, sync, wrap_up
+from jobs.offline import queue_file, sync, wrap_up
+from jobs.offline import store_retry as retry
 from jobs.offline.mirror import Mirror
-from jobs.offline.plan import Plan
+from jobs.offline.queue_file import Plan
 from jobs.queue import machine
 from jobs.queue.diagnosis import score
 from jobs.queue.foreground import exit_code
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 def command(argv: Sequence[str]) -> int:
     """Train the queue; returns the exit code."""
     arguments = parser().parse_intermixed_args(list(argv))
-    queue = plan.load(
+    queue = queue_file.load(
         arguments.queue,
         arguments.overrides,
         at_once=arguments.at_once,

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from jobs.offline import retry, sync
+from jobs.offline import store_retry, sync
 
 log = logging.getLogger("segtrain.queue")
 
@@ -51,7 +51,7 @@ class Mirror:
             due = [folder for folder, at in self._due.items() if at <= now and folder.is_dir()]
             for folder in due[:1]:
                 del self._due[folder]
-                self._job = folder, retry.begin(partial(_push_here, self.to, folder, self.folder))
+                self._job = folder, store_retry.begin(partial(_push_here, self.to, folder, self.folder))
 
     def _at_work(self) -> bool:
         """Whether a push is at work; one that has failed is due again."""
@@ -78,8 +78,8 @@ class Mirror:
         if self.to is None:
             return []
         left_s = LAST_S if until_s is None else max(LEAST_S, until_s - time.time())
-        half = retry.limit(left_s / 2, stopped, STOPPED_S / 2)
-        limit = retry.limit(left_s, stopped, STOPPED_S)
+        half = store_retry.limit(left_s / 2, stopped, STOPPED_S / 2)
+        limit = store_retry.limit(left_s, stopped, STOPPED_S)
         self._wait(half)
         slow = self._job[0] if self._job else None  # goes on beside the others
         folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir() and folder != slow]
@@ -93,25 +93,25 @@ class Mirror:
             outcomes.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
         return [failure for failure in outcomes if failure]
 
-    def _wait(self, limit: retry.Limit) -> None:
+    def _wait(self, limit: store_retry.Limit) -> None:
         """Wait for the push at work."""
         while self._at_work() and not limit():
-            time.sleep(retry.POLL_EVERY_S)
+            time.sleep(store_retry.POLL_EVERY_S)
 
 
-def _tried(name: str, task: Callable[[], object], limit: retry.Limit) -> str | None:
+def _tried(name: str, task: Callable[[], object], limit: store_retry.Limit) -> str | None:
     """Do a task, again after a pause if it fails, as long as the limit allows; returns the last failure."""
     failure = ""
     for left in reversed(range(TRIES)):
         if late := limit():
             return f"sync of {name}: {failure or late}"
         try:
-            retry.call(task, limit)
+            store_retry.call(task, limit)
             return None
-        except retry.Unanswered as error:
+        except store_retry.Unanswered as error:
             return f"sync of {name}: {error}"
         except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if left:
-            retry.pause(PAUSE_S, limit)
+            store_retry.pause(PAUSE_S, limit)
     return f"sync of {name}: {failure}"

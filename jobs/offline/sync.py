@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from jobs.offline import retry
+from jobs.offline import store_retry
 from segtrain.config import first_difference, from_tree
 from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.run import Run, layout
@@ -75,9 +75,9 @@ def locate(address: str) -> Location:
     try:
         fs, path = url_to_fs(address)
         try:
-            retry.call(lambda: fs.makedirs(path, exist_ok=True), retry.limit(ANSWER_S, lambda: 0))
+            store_retry.call(lambda: fs.makedirs(path, exist_ok=True), store_retry.limit(ANSWER_S, lambda: 0))
         except Exception as error:  # each file system has errors of its own
-            local = "file" in fs.protocol and not isinstance(error, retry.Unanswered)
+            local = "file" in fs.protocol and not isinstance(error, store_retry.Unanswered)
             unknown = "Credentials" in type(error).__name__  # of botocore or google-auth, which need not be there
             if local or unknown or isinstance(error, MISTAKES):
                 raise
@@ -94,7 +94,7 @@ def locate(address: str) -> Location:
 
 
 def _message(error: Exception) -> str:
-    message = str(error) if isinstance(error, retry.Unanswered) else f"{type(error).__name__}: {error}"
+    message = str(error) if isinstance(error, store_retry.Unanswered) else f"{type(error).__name__}: {error}"
     return " ".join(message.split())[:300]
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jobs import executors
+from jobs import local
 from jobs.history import History
 from jobs.queue import machine
 from jobs.queue.diagnosis import Diagnosis, diagnose, tail
@@ -75,13 +75,13 @@ def start(
     offset = 0
     try:
         if log is None:
-            process = executors.start(snapshot, item.name, (job, restart), environment, **options)
+            process = local.start(snapshot, item.name, (job, restart), environment, **options)
         else:
             log.parent.mkdir(exist_ok=True)
             with log.open("ab") as file:
                 offset = file.tell()
                 options |= {"stdout": file, "stderr": file}
-                process = executors.start(snapshot, item.name, (job, restart), environment, **options)
+                process = local.start(snapshot, item.name, (job, restart), environment, **options)
     finally:
         os.close(mark)
     return Child(item, process, list(gpus), (job, restart), starts_before, log, offset, has_queue_deadline)

@@ -36,5 +36,8 @@ class Clock:
         self._longest_step_s = 0.0
 
     def margin_s(self, write_s: float, evaluating: bool) -> float:
-        """Twice what the next step (or patient, when `evaluating`) and writing a checkpoint took at most so far."""
+        """Twice what the next step (or patient, when `evaluating`) and writing a checkpoint took at most so far.
+
+        `runtime.stop` adds SAFETY_S to it before a deadline.
+        """
         return 2 * ((self._longest_patient_s if evaluating else self._longest_step_s) + write_s)

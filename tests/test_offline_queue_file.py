@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from queues import write
 
-from jobs.offline import plan
+from jobs.offline import queue_file
 from segtrain.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +20,7 @@ def test_a_run_s_settings_stand_over_the_queue_s_and_the_command_line_over_all(t
         {"config": "base.yaml", "overrides": {"name": "b", "seed": 7}, "processes": 3},
     ]
     common = {"runs_dir": str(tmp_path / "r"), "optim.lr": 1, "seed": 6, "loss": {"focal": 1.0}}
-    found = plan.load(write(tmp_path, runs=runs, overrides=common, processes=2), ["seed=8"], retries=5)
+    found = queue_file.load(write(tmp_path, runs=runs, overrides=common, processes=2), ["seed=8"], retries=5)
     assert [(i.name, i.processes, i.retries) for i in found.items] == [("a", 2, 0), ("b", 3, 5)]
     first, second = (item.cfg for item in found.items)
     assert first is not None
@@ -35,7 +35,7 @@ def test_an_ablation_is_its_runs(tmp_path: Path, bare: bool) -> None:
     """Alone it lies where `segtrain ablate` would put it, so that what that has trained is finished."""
     queue = write(tmp_path, runs=[{"ablation": "spec.yaml"}, {"config": "base.yaml", "name": "alone"}])
     (tmp_path / "spec.yaml").write_text(json.dumps(SPEC))
-    found = plan.load(tmp_path / "spec.yaml" if bare else queue, [f"runs_dir={tmp_path}/runs"])
+    found = queue_file.load(tmp_path / "spec.yaml" if bare else queue, [f"runs_dir={tmp_path}/runs"])
     members = ["dice-fold0-seed42", "focal-fold0-seed42", "dice-fold1-seed42", "focal-fold1-seed42"]
     assert [item.name for item in found.items] == (members if bare else [*members, "alone"])
     assert found.items[1].run.root == tmp_path / "runs" / ("loss" if bare else "night") / "focal-fold0-seed42"
@@ -68,7 +68,7 @@ def test_what_is_wrong_with_a_queue_is_said_before_anything_starts(
     tmp_path: Path, keys: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        plan.load(write(tmp_path, **keys))
+        queue_file.load(write(tmp_path, **keys))
     assert said in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -79,6 +79,6 @@ def test_the_queues_that_come_with_the_project_load_and_open_with_their_command(
         first, second = path.read_text().splitlines()[:2]
         real = "data.root=.../kaggle_3m"
         assert first.startswith(f"# segtrain offline configs/offline/{path.name}")
-        found = plan.load(path, ["data.root=/data"] if real in first else [])
+        found = queue_file.load(path, ["data.root=/data"] if real in first else [])
         assert not [item.trouble for item in found.items if item.trouble]
         assert f"{len(found.items)} runs" in second

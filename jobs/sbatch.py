@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.errors import LaunchError
 from segtrain.runtime import files
-from segtrain.runtime.launcher import LOCAL_JOB, LOCAL_RESTART
 
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
@@ -111,24 +109,6 @@ def _executor(submission: Submission, name: str, resources: Resources, max_paral
     if max_parallel:
         executor.update_parameters(array_parallelism=max_parallel)
     return executor
-
-
-def start(
-    submission: Submission, name: str, start_of: tuple[str, int], environment: Mapping[str, str], **options: Any
-) -> subprocess.Popen[bytes]:
-    """Start a run here as on a node of a cluster, for `start_of`: job and restart. `options`: subprocess.Popen's.
-
-    It saves and leaves when this process is gone, however it went; so it is called from the main thread.
-    """
-    code = f"from jobs.node import train; train({str(submission.root)!r}, {name!r}, {os.getpid()})"
-    ours = {
-        **os.environ,
-        LOCAL_JOB: start_of[0],
-        LOCAL_RESTART: str(start_of[1]),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(submission.code), os.environ.get("PYTHONPATH")])),
-    }
-    return subprocess.Popen([sys.executable, "-c", code], env={**ours, **environment}, **options)
 
 
 def _parameters(resources: Resources, name: str) -> dict[str, Any]:

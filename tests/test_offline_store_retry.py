@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from queues import StandIns, command, entries, write
 
 from jobs.offline import mirror as mirrors
-from jobs.offline import retry, sync
+from jobs.offline import store_retry, sync
 from segtrain.errors import RunError, Stopped
 from segtrain.run import Run
 
@@ -64,7 +64,7 @@ def test_a_push_that_hangs_does_not_keep_the_others_from_the_mirror(
     place = sync.locate(str(tmp_path / "bucket"))
     sent = (tmp_path / "bucket" / trained_run.root.name / sync.MANIFEST).exists
     limits = iter([lambda: "half of the time is over", lambda: "no answer" if sent() else ""])
-    monkeypatch.setattr(retry, "limit", lambda *_: next(limits))
+    monkeypatch.setattr(store_retry, "limit", lambda *_: next(limits))
     mirror = mirrors.Mirror(place, tmp_path)
     mirror.push(tmp_path / "bad")
     mirror.look()
@@ -97,7 +97,7 @@ NO_ROUTE = OSError(113, "No route to host")
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], object]]]:
     """What the store does instead of its next answers: raise, hang, ..."""
-    monkeypatch.setattr(retry, "PAUSE_S", 0.01)
+    monkeypatch.setattr(store_retry, "PAUSE_S", 0.01)
     instead: list[Callable[[], object]] = []
     for name in ("makedirs", "cat_file"):
         answer = getattr(MemoryFileSystem, name)
@@ -146,7 +146,7 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
     second.mkdir()
     assert command(write(first), "--sync", "memory://never") == 0
     before = dict(MemoryFileSystem.store)
-    monkeypatch.setattr(retry, "REACH_S", 0.05)
+    monkeypatch.setattr(store_retry, "REACH_S", 0.05)
     monkeypatch.setattr(mirrors, "LAST_S", 1.0)  # it does not come to that
     monkeypatch.setattr(sync, "ANSWER_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.FETCH_S", 0.1)
