@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs import ablation_report, resources, scheduler, submission
-from jobs import sbatch as executors
+from jobs import ablation_report, resources, sbatch, scheduler, submission
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
 from jobs.resources import Resources
@@ -58,7 +57,7 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("spec", type=Path, metavar="SPEC", help="YAML: base, variants, folds, seeds")
     parser.add_argument("--nproc", type=int, metavar="N", help="here: processes a run (torchrun), default 1")
-    parser.add_argument("--executor", choices=executors.NAMES, help="default: slurm with an option for it, else local")
+    parser.add_argument("--executor", choices=sbatch.NAMES, help="default: slurm with an option for it, else local")
     parser.add_argument("--dry-run", action="store_true", help="list the runs, or print the sbatch script")
     parser.add_argument("--max-parallel", type=int, default=0, metavar="N", help="runs at a time; default: no limit")
     add_options(parser)
@@ -122,7 +121,7 @@ class _Results:
 
 def _train_here(path: Path, spec: Spec, members: Sequence[Member], requested: Resources) -> int:
     """Train what is missing on this machine, one run after another; the exit code."""
-    executors.check("local", requested)
+    sbatch.check("local", requested)
     items = [Item(member.cfg.name, member.cfg, requested.processes) for member in members]
     folder = members[0].run.root.parent
     with foreground.listening() as stop:
@@ -163,9 +162,9 @@ def _submit(spec: Spec, members: Sequence[Member], requested: Resources, max_par
     due = [m.cfg.name for m in members if m.cfg.name not in busy and not m.run.finished(m.cfg)]
     if dry_run:
         planned = submission.planned(runs_dir, spec.name)
-        print(executors.script(planned, spec.name, requested, len(due) or 1, max_parallel))
+        print(sbatch.script(planned, spec.name, requested, len(due) or 1, max_parallel))
         return EXIT_FINISHED
-    executors.check("slurm", requested)
+    sbatch.check("slurm", requested)
     print(f"{spec.name}: {len(members)} runs, {len(members) - len(busy) - len(due)} finished, {len(busy)} in the queue")
     folder.mkdir(parents=True, exist_ok=True)
     if not due:
@@ -173,7 +172,7 @@ def _submit(spec: Spec, members: Sequence[Member], requested: Resources, max_par
         _catch_up(_newest(runs_dir, spec.name), folder, busy)
         return EXIT_FINISHED
     snapshot = _snapshot(spec, members, requested)
-    jobs = executors.submit(snapshot, due, max_parallel)
+    jobs = sbatch.submit(snapshot, due, max_parallel)
     for name, job in jobs.items():
         print(f"Submitted job {job}: {folder / name}")
     _submit_report(snapshot, busy | jobs, folder)
@@ -189,7 +188,7 @@ def _snapshot(spec: Spec, members: Sequence[Member], requested: Resources) -> Su
 def _submit_report(snapshot: Submission, jobs: Mapping[str, str], folder: Path) -> None:
     """Submit the job that makes the report after those; where SLURM refuses it, print how to do without."""
     try:
-        job = executors.submit_report(snapshot, jobs)
+        job = sbatch.submit_report(snapshot, jobs)
     except LaunchError as error:  # a partition that takes no job without GPUs, say
         print(f"segtrain: warning: the runs are submitted, no job for the report is: {error}", file=sys.stderr)
         print(f"When all have ended: {_report_command(folder)}")

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import cancel, history, node, rank, rendezvous, requeue, resources, scheduler, status, submission
-from jobs import sbatch as executors
+from jobs import cancel, history, node, rank, rendezvous, requeue, resources, sbatch, scheduler, status, submission
 from segtrain.config import Config
 from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped, StopReason
 from segtrain.run import Outcome, Run
@@ -37,7 +36,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_snapshot_goes_before_what_the_setup_puts_on_the_path() -> None:
     asked = resources.Resources(setup=("module load python", "export PYTHONPATH=/site"))
-    lines = executors.script(submission.Submission(Path("/runs/.jobs/a/001")), "a", asked).splitlines()
+    lines = sbatch.script(submission.Submission(Path("/runs/.jobs/a/001")), "a", asked).splitlines()
     setup = lines.index("export PYTHONPATH=/site")
     assert lines.index("export PYTHONPATH=/runs/.jobs/a/001/code${PYTHONPATH:+:$PYTHONPATH}") > setup
     assert lines[setup - 1] == "module load python"
@@ -57,7 +56,7 @@ def test_a_job_that_submits_does_not_hand_down_its_own_options(
     program(slurm, "sbatch", f"env > {tmp_path}/seen; echo Submitted batch job 12")
     program(slurm, "srun", "")
     made = submission.create(str(tmp_path / "runs"), "tiny", [tiny], ASKED)
-    assert executors.submit(made, ["tiny"]) == {"tiny": "12"}
+    assert sbatch.submit(made, ["tiny"]) == {"tiny": "12"}
     names = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
     assert {name for name in names if name.startswith(("SLURM_", "SBATCH_"))} == seen
     assert given.items() <= os.environ.items()
