@@ -65,7 +65,7 @@ except ImportError as error:
 """
 
 COMMANDS = (
-    "segtrain.train",
+    "segtrain.commands.train",
     "segtrain.commands.evaluate",
     "segtrain.commands.predict",
     "segtrain.commands.report",
@@ -79,7 +79,7 @@ def test_every_command_that_computes_sets_it_before_torch_is_imported(
     module: str, overrides: Sequence[str], trained_run: Run, predicted_patient: Path, tmp_path: Path
 ) -> None:
     match module:
-        case "segtrain.train":
+        case "segtrain.commands.train":
             argv = ["command", f"runs_dir={tmp_path}", *overrides]
         case "segtrain.doctor.trial":
             (tmp_path / "given.yaml").write_text(to_yaml(load_config(None, overrides)))

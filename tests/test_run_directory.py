@@ -24,7 +24,6 @@ NAMES = re.compile(
 )
 # Strings with such a name outside of segtrain/run, docstrings apart: help, messages and other folders' files.
 ELSEWHERE = {
-    "segtrain/commands/ablate.py": {"results.csv"},  # help
     "segtrain/commands/evaluate.py": {"split.json"},  # help
     "segtrain/doctor/forecast.py": {"config.yaml"},  # of a trial, in a temporary folder
     "segtrain/errors.py": {"STOP"},  # a message
@@ -32,7 +31,8 @@ ELSEWHERE = {
     "segtrain/evaluation/predictions.py": {"scores.csv"},  # of `segtrain predict`, in its own folder
     "segtrain/report/page.py": {"results.csv"},  # the report's own
     "segtrain/report/texts.py": {"results.csv", "model.safetensors"},  # texts
-    "jobs/ablate.py": {"results.csv"},  # help
+    "jobs/ablate.py": {"results.csv", "STOP"},  # help
+    "jobs/history.py": {"STOP"},  # the sentence of old entries
     "jobs/cancel.py": {"STOP"},  # help, a message
     "jobs/offline/__main__.py": {"STOP"},  # help
     "jobs/requeue.py": {"STOP"},  # a message
