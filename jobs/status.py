@@ -5,9 +5,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -130,29 +131,58 @@ def _job_of(run: Run) -> str | None:
     return next((str(job) for job in reversed(jobs) if job), None)
 
 
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known of a run: from its directory, its ranks, its history of starts, and SLURM, where that knows it."""
+
+    run: Run
+    starts: Sequence[Environment]
+    events: Sequence[Event]
+    outcome: Outcome | None
+    ranks: Sequence[progress.Rank]
+    records: Sequence[Mapping[str, Any]]
+    slurm_state: str | None
+    began_s: float
+
+    @classmethod
+    def of(cls, run: Run, job: str | None, slurm_state: str | None) -> Self:
+        """Read it. Raises one of BROKEN."""
+        starts = run.starts()
+        began_s = _began_s(starts) or _opened_s(run)
+        ranks = progress.rank_reports(run, began_s)
+        records = History(run).entries(job)
+        return cls(run, starts, _events(run), run.outcome(), ranks, records, slurm_state, began_s)
+
+
 def summary(run: Run, job: str | None, slurm_state: str | None, now_s: float) -> dict[str, Any]:
     """The row of a run. `slurm_state`: of its job, if SLURM knows it."""
-    events = _events(run)
-    starts = run.starts()
-    began_s = _began_s(starts) or _opened_s(run)
-    outcome, ranks, records = run.outcome(), progress.rank_reports(run, began_s), History(run).entries(job)
-    training, scores, result = train_events(events), evaluations(events), result_of(outcome, events)
+    known = _Evidence.of(run, job, slurm_state)
+    events, ranks = known.events, known.ranks
+    training = train_events(events)
+    scores = evaluations(events)
+    result = result_of(known.outcome, events)
     row: dict[str, Any] = {
-        "state": _state(run, outcome, slurm_state, events, ranks, records, now_s, began_s),
+        "state": _state(known, now_s),
         "slurm": slurm_state,
-        "restarts": max(0, len(starts) - 1), "step": events[-1].step if events else 0,
-        "epoch": scores[-1].epoch if scores else 0, "epochs": _epochs(run),
-        "best_dsc": result.best_dsc, "last_dsc": result.last_dsc, "n": result.n,
+        "restarts": max(0, len(known.starts) - 1),
+        "step": events[-1].step if events else 0,
+        "epoch": scores[-1].epoch if scores else 0,
+        "epochs": _epochs(run),
+        "best_dsc": result.best_dsc,
+        "last_dsc": result.last_dsc,
+        "n": result.n,
         "images_per_s": training[-1].images_per_s if training else None,
         "memory_gib": training[-1].memory_gib if training else None,
-        "why": _why(records, outcome), "trouble": _trouble(run, starts),
-    }  # fmt: skip
+        "why": _why(known.records, known.outcome),
+        "trouble": _trouble(run, known.starts),
+    }
     lives = row["state"] == "running"
     if lives and ranks:
         row["step"] = max(row["step"], *(rank["step"] for rank in ranks))
     row["stalled"] = progress.stalled(run, ranks, now_s) if lives else None
     if row["stalled"]:
-        row["state"], row["why"] = "stalled", progress.describe(row["stalled"])
+        row["state"] = "stalled"
+        row["why"] = progress.describe(row["stalled"])
     row |= {name: progress.total(ranks, name, largest) if lives else None for name, largest in RESOURCES.items()}
     row["eta_s"] = _eta_s(row, scores, events) if row["state"] == "running" else None
     return row
@@ -181,23 +211,22 @@ def _opened_s(run: Run) -> float:
         return 0.0
 
 
-def _state(
-    run: Run, outcome: Outcome | None, slurm_state: str | None, events: Sequence[Any], ranks: Sequence[Any],
-    records: Sequence[Mapping[str, Any]], now_s: float, began_s: float,
-) -> str:  # fmt: skip
+def _state(known: _Evidence, now_s: float) -> str:
+    outcome, slurm_state = known.outcome, known.slurm_state
     finished = outcome is not None and outcome.state == "finished"
     ending = slurm_state == "COMPLETING" or (slurm_state == "RUNNING" and finished)
     if slurm_state in scheduler.ALIVE and not (ending and outcome):
         return "running" if slurm_state in ("RUNNING", "COMPLETING") else "pending"
     if outcome:
         return outcome.state
-    if slurm_state:  # it ended, and did not say how
-        return "failed" if not run.root.exists() else "broken off"
-    if not run.root.exists():
-        return "failed" if records and records[-1].get("how") == "failed" else "none"
-    if ranks:
-        return "broken off" if progress.silent(ranks, now_s) else "running"
-    last_event_s = max(began_s, events[-1].time if events else 0.0)
+    begun = known.run.root.exists()
+    if slurm_state:  # its job has ended without an outcome
+        return "broken off" if begun else "failed"
+    if not begun:
+        return "failed" if known.records and known.records[-1].get("how") == "failed" else "none"
+    if known.ranks:
+        return "broken off" if progress.silent(known.ranks, now_s) else "running"
+    last_event_s = max(known.began_s, known.events[-1].time if known.events else 0.0)
     return "running" if now_s - last_event_s < QUIET_S else "broken off"
 
 

@@ -38,7 +38,9 @@ class TrainingLog:
         self._bar: Progress | None = None
 
     def begin_epoch(self, step: int) -> None:
-        """Show a new bar; the speed is measured from here on, without the evaluation before."""
+        """Show a new bar, unless the run is at its end; the speed is measured from here on, without the evaluation."""
+        if step == self.start.total_steps:
+            return
         self._recorded_step = step
         self._recorded_at = time.monotonic()
         cfg, steps_per_epoch = self.start.cfg.train, self.start.order.steps_per_epoch
