@@ -66,7 +66,7 @@ def test_runs_that_a_killed_queue_left_are_waited_for(tmp_path: Path) -> None:
         assert process.stdin is not None
         with pytest.raises(LaunchError, match="runs of an earlier queue are still there"):
             machine.wait_for_orphans(tmp_path, lambda: 0, give_up_s=0.1)
-        asked = iter([0, process.stdin.close, 0])
+        asked = iter([0, process.stdin.close])
 
         def told() -> int:
             if (then := next(asked, None)) and callable(then):

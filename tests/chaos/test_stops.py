@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from trainings import Job, assert_same, gone, state_of
 
-from segtrain.config import Config, PhantomConfig, StopConfig, to_yaml
+from segtrain.config import CheckpointConfig, Config, EvaluateConfig, PhantomConfig, StopConfig, to_yaml
 
 SIGNAL_TO_EXIT_S = 10.0
 
@@ -117,7 +117,12 @@ def test_every_signal_is_understood_and_said(fragile: Config, tmp_path: Path, nu
 
 @pytest.mark.law("L8")
 def test_the_stop_file_stops_and_is_gone_afterwards(fragile: Config, tmp_path: Path) -> None:
-    long = replace(fragile, train=replace(fragile.train, epochs=15))  # it is looked for once a second
+    long = replace(
+        fragile,
+        train=replace(fragile.train, epochs=20),  # the file is looked for once a second
+        evaluate=EvaluateConfig(every_epochs=5, pictures=0),
+        checkpoint=CheckpointConfig(every_min=1),
+    )
     job = Job(tmp_path / "stopped", long, 2)
     await_phase(job, "mid epoch")
     stop_file = tmp_path / "stopped" / "runs" / "fragile" / "STOP"
