@@ -86,7 +86,9 @@ def test_a_queue_that_is_told_to_stop_waits_for_no_mirror_any_longer(
 
 
 def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
-    code = "import time; from jobs.offline import retry; retry.begin(lambda: time.sleep(600)); print('left')"
+    code = (
+        "import time; from jobs.offline import store_retry; store_retry.begin(lambda: time.sleep(600)); print('left')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, b"left\n")
 

@@ -148,9 +148,12 @@ class Cluster:
         ])  # fmt: skip
 
     def _install_database(self) -> "subprocess.Popen[bytes]":
+        """Begin to make the database; its temporary tables are named by process ids, which two clusters may share."""
+        (self.d / "db-tmp").mkdir()
         with (self.d / "log/install-db.out").open("wb") as log:
             return subprocess.Popen(
-                ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.d}/db", "--skip-test-db",
+                ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.d}/db",
+                 f"--tmpdir={self.d}/db-tmp", "--skip-test-db",
                  "--auth-root-authentication-method=normal", "--skip-name-resolve", *text.NO_SYNC],
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -162,6 +165,7 @@ class Cluster:
         sock = self.d / "db/sock"
         self._spawn("mariadbd", [
             "mariadbd", "--no-defaults", "--user=root", f"--datadir={self.d}/db", f"--socket={sock}",
+            f"--tmpdir={self.d}/db-tmp",
             "--skip-networking", f"--pid-file={self.d}/db/pid", f"--init-file={self.d}/etc/init.sql",
             "--innodb-buffer-pool-size=32M", "--innodb-lock-wait-timeout=900", "--skip-name-resolve",
             "--performance-schema=OFF", *text.NO_SYNC,
