@@ -72,11 +72,10 @@ def test_what_will_fail_makes_the_exit_code_2_and_names_the_remedy(
 ) -> None:
     monkeypatch.setattr(talk, "check", lambda *_: iter([]))
     monkeypatch.setattr(forecast, "run_trial", lambda *_: Trial(error="no such network"))
-    monkeypatch.setenv("COLUMNS", "500")  # so that the folder's name is on one line
     overrides = ["data.source=lgg", f"data.root={tmp_path}/nowhere", f"runs_dir={tmp_path}/runs", "--nproc", "2"]
     assert doctor.command([*overrides, f"data.store={tmp_path}/prepared"]) == 2
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"{tmp_path}/nowhere" in shown
+    assert f"{tmp_path}/nowhere" in shown.replace(" ", ""), "the name may go over a line's end"
     assert "->" in shown
     assert "no step can be taken: no such network" in shown
     assert list(tmp_path.iterdir()) == []
