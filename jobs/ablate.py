@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from jobs import ablation_report, resources, sbatch, scheduler, submission
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
@@ -20,7 +16,7 @@ from jobs.submit import add_options, placed, waiting
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
 from segtrain.run import Member, Spec, differences, expand, missing, write_results
 from segtrain.runtime.process import main
-from segtrain.runtime.terminal import as_title
+from segtrain.runtime.terminal import show_table
 
 EXAMPLES = """\
 examples:
@@ -94,15 +90,13 @@ def _refused(spec: Path, problems: Mapping[str, str]) -> bool:
 
 def _list(spec: Spec, members: Sequence[Member]) -> None:
     title = f"{spec.name}: {len(members)} runs in {members[0].cfg.runs_dir}"
-    table = Table(
-        "run", "state", "best DSC", f"differs from {members[0].variant} in", title=as_title(title), title_justify="left"
-    )
+    rows = []
     for member in members:
         result = member.run.result()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
         dsc = "" if result.best_dsc is None else f"{result.best_dsc:.4f}"
-        table.add_row(*map(Text, (member.cfg.name, result.state, dsc, changes)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        rows.append((member.cfg.name, result.state, dsc, changes))
+    show_table(title, rows, ("run", "state", "best DSC", f"differs from {members[0].variant} in"))
 
 
 class _Results:

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
 from rich.live import Live
 
 from jobs import progress, scheduler, submission
@@ -21,6 +20,7 @@ from segtrain.run import Environment, Outcome, Run, layout
 from segtrain.run.events import Event, evaluations, train_events
 from segtrain.run.result import result_of
 from segtrain.runtime.process import main
+from segtrain.runtime.terminal import standard_output
 
 QUIET_S = 600.0  # a run without a job and without an event for so long is not running
 DAY_S = 86400.0
@@ -75,7 +75,7 @@ def _watch(runs_dir: Path, every_s: float, as_json: bool) -> int:
             while True:
                 print(json.dumps(list(rows(runs_dir, time.time()))), flush=True)
                 time.sleep(every_s)
-        with Live(console=_console(), auto_refresh=False) as live:
+        with Live(console=standard_output(), auto_refresh=False) as live:
             while True:
                 live.update(status_table(list(rows(runs_dir, time.time()))), refresh=True)
                 time.sleep(every_s)
@@ -288,12 +288,8 @@ def _epochs(run: Run) -> int | None:
         return None
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 200)
-
-
 def _show(table: Sequence[Mapping[str, Any]]) -> None:
-    _console().print(status_table(table))
+    standard_output().print(status_table(table))
 
 
 if __name__ == "__main__":

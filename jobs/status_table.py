@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 # Numbers of a row: their column, digits. A column that no run fills is left out; one without a name is for JSON alone.
@@ -37,7 +37,7 @@ STYLES = {
 def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """A line a run, whose last column says what is wrong; below the table, what is too long for it."""
     shown = [name for name, (title, _) in NUMBERS.items() if title and any(row[name] is not None for row in rows)]
-    table = Table("run", "state")
+    table = Table(Column("run", overflow="fold"), "state")
     table.add_column("job", max_width=9, no_wrap=True)  # torchrun's are long
     for name in ("restarts", "epoch", "step", "best DSC", "last DSC"):
         table.add_column(name, justify="right")

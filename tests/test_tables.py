@@ -1,5 +1,6 @@
 """What the terminal's tables show is what was said: brackets in the words of a failure are no markup."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from jobs.queue.diagnosis import Diagnosis
 from jobs.status_table import NUMBERS, status_table
 from segtrain.runtime.terminal import show_table
 
+ROW: dict[str, Any] = dict.fromkeys([*NUMBERS, "best_dsc", "last_dsc", "eta_s", "trouble", "job", "why"])
+ROW |= {"state": "failed", "restarts": 0, "epoch": 1, "epochs": 2, "step": 3}
 WORDS = ("[/pytorch/x.cc:81] Timed out", "[enforce fail at alloc_cpu.cpp:117]", "[bold]")
 
 
@@ -43,12 +46,19 @@ def test_other_tables_show_names_and_values_as_they_are(
     said = capsys.readouterr().out
     for what in ("of", "patient", "value", "column"):
         assert f"{what} {words}" in said
-    row: dict[str, Any] = dict.fromkeys([*NUMBERS, "best_dsc", "last_dsc", "eta_s", "trouble"])
-    row |= {"run": f"run {words}", "state": "failed", "job": "[/j]", "restarts": 0, "epoch": 1, "epochs": 2, "step": 3}
-    Console().print(status_table([row | {"why": words}]))
+    Console().print(status_table([ROW | {"run": f"run {words}", "job": "[/j]", "why": words}]))
     said = capsys.readouterr().out
     assert f"run {words}" in said
     assert "[/j]" in said
+
+
+def test_a_path_longer_than_its_column_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(f"folder_{number}" for number in range(40))
+    show_table("", [("data", f"{path}: no such folder")])
+    assert path in "".join(re.sub("[│┃]", "", capsys.readouterr().out).split())
+    Console(width=80).print(status_table([ROW | {"run": path}]))
+    first_column = [line.split("│")[1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert "".join("".join(first_column).split()) == path
 
 
 @pytest.mark.parametrize("words", WORDS)

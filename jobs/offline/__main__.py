@@ -15,10 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from jobs.offline import queue_file, sync, wrap_up
 from jobs.offline import store_retry as retry
 from jobs.offline.mirror import Mirror
@@ -32,7 +28,7 @@ from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
 from segtrain.run import Result, layout
 from segtrain.runtime.process import main, start_logging
 from segtrain.runtime.stop import Stop
-from segtrain.runtime.terminal import FILE_ONLY, as_title
+from segtrain.runtime.terminal import FILE_ONLY, show_table
 
 log = logging.getLogger("segtrain.queue")
 
@@ -203,15 +199,15 @@ def _fetched(queue: Plan, source: sync.Location, stop: Stop, arguments: argparse
 
 def _show(queue: Plan, standings: Mapping[str, Standing], title: str) -> None:
     columns = ("run", "state", "starts", "processes", "retries", "epochs", "best DSC", "why")
-    table = Table(*columns, title=as_title(title), title_justify="left")
+    rows = []
     for item in queue.items:
         result = item.run.result() if item.cfg else Result("none")
         one = standings[item.name]
         epochs = f"{result.epochs or 0}/{item.cfg.train.epochs}" if item.cfg else ""
         numbers = (str(one.starts), str(item.processes), str(item.retries), epochs, score(result))
-        table.add_row(*map(Text, (item.name, one.state, *numbers, one.why)))
+        rows.append((item.name, one.state, *numbers, one.why))
     with contextlib.suppress(OSError):  # the terminal is gone
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        show_table(title, rows, columns)
 
 
 if __name__ == "__main__":

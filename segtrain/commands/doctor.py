@@ -5,8 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from segtrain.commands.arguments import config_of, config_parser
@@ -14,6 +12,7 @@ from segtrain.doctor.checks import findings, usual_ranks
 from segtrain.doctor.finding import Finding
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
 from segtrain.runtime.process import start_logging
+from segtrain.runtime.terminal import show_table
 
 EXAMPLES = """\
   segtrain doctor
@@ -56,10 +55,10 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _show(results: Sequence[Finding], took_s: float) -> None:
-    table = Table("check", "", "result", title=f"segtrain doctor, {took_s:.0f} s", title_justify="left")
+    rows = []
     for finding in results:
         message = Text(finding.message)
         if finding.remedy:
             message.append(f"\n-> {finding.remedy}", "bold")
-        table.add_row(finding.check, Text(finding.state, COLOURS[finding.state]), message)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        rows.append((finding.check, Text(finding.state, COLOURS[finding.state]), message))
+    show_table(f"segtrain doctor, {took_s:.0f} s", rows, ("check", "", "result"))

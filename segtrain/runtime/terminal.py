@@ -10,12 +10,13 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
+PIPED_WIDTH = 160  # characters
 FILE_ONLY = {"file_only": True}  # `extra` of a log record that the terminal shows in another way
 
 
@@ -86,16 +87,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def show_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
-    """Print rows, each as long as `header`, on standard output; the first column holds the names of the rows."""
-    table = Table(title=as_title(title), show_header=any(header), title_justify="left")
-    for place, name in enumerate(header):
-        table.add_column(Text(name), style="bold" if place == 0 else None, no_wrap=place == 0)
+def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequence[str] = ("", "")) -> None:
+    """Print rows, each as long as `header`, on standard output; the first column holds the names of the rows.
+
+    Nothing is cut off: a path that is longer than its column goes on in the next line.
+    """
+    columns = [Column(as_text(name), overflow="fold") for name in header]
+    columns[0].style = "bold"
+    table = Table(*columns, title=Text(title, "table.title"), show_header=any(header), title_justify="left")
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+        table.add_row(*map(as_text, row))
+    standard_output().print(table)
 
 
-def as_title(title: str) -> Text:
-    """A table's title, shown as it is: rich takes brackets in a plain string for markup."""
-    return Text(title, "table.title")
+def as_text(cell: str | Text) -> Text:
+    """A cell that is shown as it is: rich takes brackets in a plain string for markup."""
+    return cell if isinstance(cell, Text) else Text(cell)
+
+
+def standard_output() -> Console:
+    """Standard output, as wide as the terminal, or `PIPED_WIDTH` where it goes into a file or another program."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
