@@ -1,12 +1,15 @@
 """The config: overrides, errors that name key, value and remedy, the round trip through YAML."""
 
 import json
+import shlex
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from segtrain.config import Config, Ramp, first_difference, from_tree, load_config, to_yaml
+from segtrain.config import Config, Ramp, first_difference, flatten, from_tree, load_config, to_yaml
+from segtrain.config.tree import SYNONYMS
 from segtrain.errors import ConfigError
 from segtrain.runtime.stop import deadline_of
 
@@ -31,7 +34,22 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("optim.lrr=1", ["optim.lrr", "did you mean optim.lr?"]),
-        ("learning_rate=1", ["learning_rate"]),
+        ("learning_rate=1", ["learning_rate", "did you mean optim.lr?"]),
+        ("lr=1", ["did you mean optim.lr?"]),
+        ("optim.learning_rate=1", ["did you mean optim.lr?"]),
+        ("batch_size=8", ["did you mean train.global_batch?"]),
+        ("train.batch-size=8", ["did you mean train.global_batch?"]),
+        ("data.batch=8", ["did you mean train.global_batch?"]),
+        ("epochs=3", ["did you mean train.epochs?"]),
+        ("loss_weight=3", ["did you mean 'loss={dice: 1.0, bce: 0.5}'?"]),
+        ("loss.weight=0.5", ["no loss is named 'weight'", "'loss={dice: 1.0, bce: 0.5}'"]),
+        ("loss.bec=0.5", ["no loss is named 'bec'", "did you mean 'bce'?"]),
+        ("optim=sgd", ["optim='sgd'", "write optim.name=sgd"]),
+        ("model=resunet", ["model='resunet'", "write model.name=resunet"]),
+        ("data=lgg", ["write data.source=lgg"]),
+        ("data=/data/kaggle_3m", ["write data.root=/data/kaggle_3m"]),
+        ("deepspeed=3", ["write deepspeed.zero=3"]),
+        ("optim=", ["optim=None", "write optim.name=adam"]),
         ("image_size=64", ["image_size", "data.image_size"]),
         ("optim.lr=fast", ["optim.lr", "'fast'"]),
         ("optim.lr=-1", ["optim.lr", "-1"]),
@@ -81,8 +99,36 @@ def test_a_bad_key_or_value_is_named_with_its_remedy(override: str, words: list[
     message = str(caught.value)
     assert "\n" not in message
     assert "literal[" not in message
+    assert "phantom.yaml" not in message, "nobody named that file"
     for word in words:
         assert word in message
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("content", "override", "by_file"),
+    [
+        ("data: {source: phantom}", "optim.lrr=1", False),
+        ("data: {source: phantom}", "optim={lrr: 1}", False),
+        ("optim: {lr: 0.1}", "optim.lr=fast", False),
+        ("data: {source: phantom}", "data.root=/x", False),
+        ("optim: {lr: fast}", "seed=1", True),
+        ("train: {epoch: 1}", "optim.lr=1", True),
+        ("data: {source: lgg}", "seed=1", True),
+    ],
+)
+def test_an_error_names_the_origin_of_the_key(tmp_path: Path, content: str, override: str, by_file: bool) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    assert str(caught.value).startswith(f"{file}: " if by_file else "the command line: ")
+
+
+def test_synonyms_lead_to_keys_and_are_none() -> None:
+    keys = {key for key, _ in flatten(asdict(Config()))}
+    assert set(SYNONYMS.values()) <= keys
+    assert not set(SYNONYMS) & keys
 
 
 def test_weights_are_read_as_they_are_written() -> None:
@@ -100,7 +146,7 @@ def test_a_weight_does_not_take_the_place_of_the_loss(tmp_path: Path, given: str
         load_config(file, ["loss.boundary=0.1"])
     said = str(caught.value)
     assert "loss is 'dice'" in said
-    remedy = said[said.index("loss={") :]
+    (remedy,) = shlex.split(said[said.index("'loss={") :])
     assert load_config(file, [remedy]).loss == {"dice": 1.0, "boundary": 0.1}
 
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from jobs.queue.items import Item, Queue
-from segtrain.config import checked, flatten, load_config, read_yaml
+from segtrain.config import COMMAND_LINE, checked, flatten, load_config, read_yaml
 from segtrain.errors import ConfigError
 from segtrain.run import Name, expand
 
@@ -109,13 +109,14 @@ def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequenc
     retries = spec.retries if entry.retries is None else entry.retries
     settings = [*_as_overrides(spec.overrides), *_as_overrides(entry.overrides), *overrides]
     source = path.parent / (entry.config or entry.ablation or "")
+    origin = f"{path}, runs.{number}" + (f", or {COMMAND_LINE}" if overrides else "")
     try:
         if entry.ablation:
-            for member in expand(source, settings)[1]:
+            for member in expand(source, settings, origin)[1]:
                 above = str(Path(member.cfg.runs_dir).parent)  # the queue's folder stands for the ablation's
                 yield Item(member.cfg.name, replace(member.cfg, runs_dir=above), processes, retries)
             return
-        cfg = load_config(source, settings)
+        cfg = load_config(source, settings, overrides_from=origin)
         yield Item(entry.name or cfg.name, cfg, processes, retries)
     except ConfigError as error:
         name = entry.name or entry.overrides.get("name") or f"{source.stem}-{number + 1}"

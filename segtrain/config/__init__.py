@@ -11,6 +11,7 @@ Imports no torch: login nodes and job scripts load configurations in millisecond
 """
 
 from segtrain.config.load import (
+    COMMAND_LINE,
     builtin_config,
     checked,
     find_config,
@@ -52,6 +53,7 @@ from segtrain.config.tree import flatten, nearest
 
 __all__ = [
     "AUGMENTATIONS",
+    "COMMAND_LINE",
     "ENGINES",
     "LOSSES",
     "MAY_DIFFER",

@@ -3,6 +3,8 @@
 Imports no torch.
 """
 
+import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,12 +13,27 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from segtrain.config.parts import LOSSES
 from segtrain.config.rules import problems
 from segtrain.config.schema import MAY_DIFFER, Config
 from segtrain.config.tree import flatten, nearest
 from segtrain.errors import ConfigError
 
 T = TypeVar("T")
+
+COMMAND_LINE = "the command line"
+# The keys of a section that a value in the section's place was probably meant for, the likeliest first.
+MAIN_KEYS = {
+    "data": ("source", "root"),
+    "model": ("name",),
+    "optim": ("name",),
+    "train": ("epochs",),
+    "evaluate": ("every_epochs",),
+    "checkpoint": ("every_min",),
+    "stop": ("deadline",),
+    "watch": ("every_s",),
+    "deepspeed": ("zero",),
+}
 
 
 def builtin_config(name: str) -> Path:
@@ -47,13 +64,17 @@ def load_config(
     tree: dict[str, Any] | None = None,
     where: str | None = None,
     stored: bool = False,
+    overrides_from: str = COMMAND_LINE,
 ) -> Config:
     """The resolved config of `path` (default: the phantom run), or of `tree`, with `key=value` overrides applied.
 
     `path` may be the name of a packaged config. `stored`: the config of a run, whose combination of values was accepted
     when it was trained. Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad
-    value or combination.
+    value or combination. It names the origin: `overrides_from` for a key that an override sets, or where no file was
+    named; else `where`, by default the file.
     """
+    if path is None and overrides:
+        where = where or overrides_from
     path = find_config(path or "phantom")
     tree = read_yaml(path) if tree is None else tree
     for override in overrides if isinstance(tree, dict) else ():
@@ -61,7 +82,17 @@ def load_config(
         if not equals:
             raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
         _set(tree, key, _parse(override, value))
-    return from_tree(tree, where=where or str(path), stored=stored)
+    try:
+        return _config(tree, stored)
+    except ConfigError as error:
+        keys = [override.partition("=")[0] for override in overrides]
+        origin = overrides_from if _names_one(str(error), keys) else where or path
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _names_one(message: str, keys: Sequence[str]) -> bool:
+    """Whether an error's message is about one of the keys, or one below it."""
+    return any(re.search(rf"(?<![\w.-]){re.escape(key)}[.=;:]", message) for key in keys)
 
 
 def read_yaml(path: Path) -> Any:
@@ -103,11 +134,21 @@ def from_tree(tree: Any, where: str, stored: bool = False) -> Config:
 
     `stored`: the config of a run, whose combination of values was accepted when it was trained. Raises ConfigError.
     """
+    try:
+        return _config(tree, stored)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _config(tree: Any, stored: bool) -> Config:
+    """A checked Config from nested mappings. Raises ConfigError, which does not name their origin."""
     leaves = [key for key, _ in flatten(asdict(Config()))]
-    sections = sorted({leaf.rpartition(".")[0] for leaf in leaves} - {""})
-    cfg = checked(Config, tree, where, known=[*leaves, *sections], help_text="--help lists the keys")
+    for section in MAIN_KEYS if isinstance(tree, Mapping) else ():
+        if section in tree and not isinstance(tree[section], Mapping):
+            raise ConfigError(f"{section}={tree[section]!r}: {_not_a_section(section, tree[section])}")
+    cfg = _checked(Config, tree, [*leaves, *MAIN_KEYS, "data.phantom"], help_text="--help lists the keys")
     for problem in () if stored else problems(cfg):
-        raise ConfigError(f"{where}: {problem}")
+        raise ConfigError(problem)
     return cfg
 
 
@@ -123,8 +164,16 @@ def checked(
     Raises ConfigError, which names `where`, the key, the value and the remedy: not a mapping, an unknown key (with the
     nearest of `known`, by default the names of the fields), a bad value. `help_text` is the remedy where there is none.
     """
+    names = [field.name for field in fields(kind)] if known is None else known  # type: ignore[arg-type]
+    try:
+        return _checked(kind, tree, names, help_text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -> T:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: a mapping of keys belongs there, this is a {type(tree).__name__}; {help_text}")
+        raise ConfigError(f"a mapping of keys belongs there, this is a {type(tree).__name__}; {help_text}")
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
@@ -134,12 +183,14 @@ def checked(
     # A location holds the names of validators as well.
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
     if first["type"] == "unexpected_keyword_argument":
-        near = nearest(key, [field.name for field in fields(kind)] if known is None else known)  # type: ignore[arg-type]
-        raise ConfigError(f"{where}: unknown key {key}; " + (f"did you mean {near}?" if near else help_text))
+        near = nearest(key, known)
+        if near == "loss" and "weight" in key:
+            near = shlex.quote("loss={dice: 1.0, bce: 0.5}")
+        raise ConfigError(f"unknown key {key}; " + (f"did you mean {near}?" if near else help_text))
     if first["type"] == "missing":
-        raise ConfigError(f"{where}: {key} is missing; {help_text}")
+        raise ConfigError(f"{key} is missing; {help_text}")
     message = first["msg"].removeprefix("Value error, ")
-    raise ConfigError(f"{where}: {key}={first['input']!r}: {message}; change {key}")
+    raise ConfigError(f"{key}={first['input']!r}: {message}; change {key}")
 
 
 def to_yaml(cfg: Config) -> str:
@@ -170,13 +221,33 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; see --help")
+            remedy = _not_a_section(parent, tree) if parent in MAIN_KEYS else "see --help"
+            raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; {remedy}")
     tree[leaf] = value
+
+
+def _not_a_section(section: str, value: Any) -> str:
+    """The remedy for a value in the place of a section."""
+    kind = type(getattr(Config(), section))
+    keys = MAIN_KEYS[section]
+    for key in keys:
+        try:
+            TypeAdapter(kind).validate_python({key: value})
+        except ValidationError:
+            continue
+        return f"write {section}.{key}={'null' if value is None else value}"
+    return f"{section} has keys of its own; write {section}.{keys[0]}={getattr(kind(), keys[0])}, or another of --help"
 
 
 def _refuse_weight_beside_name(dotted: str, value: Any, loss: Any) -> None:
     """Raise ConfigError: `loss` is a name, and a weight would replace it."""
     _, name, *end = dotted.split(".")
+    if name not in LOSSES:
+        near = nearest(name, LOSSES)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        example = shlex.quote("loss={dice: 1.0, bce: 0.5}")
+        raise ConfigError(f"{dotted}={value!r}: no loss is named {name!r}{hint}; weights are written {example}")
     weight = f"{{{end[0]}: {value}, ...}}" if end else value
     both = f"{{{name}: {weight}}}" if name == loss else f"{{{loss}: 1.0, {name}: {weight}}}"
-    raise ConfigError(f"{dotted}={value!r}: loss is {loss!r}, which has no weights; write loss={both}")
+    remedy = shlex.quote(f"loss={both}")
+    raise ConfigError(f"{dotted}={value!r}: loss is {loss!r}, which has no weights; write {remedy}")

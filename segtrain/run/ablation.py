@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import Config, checked, flatten, from_tree, load_config, merge, read_yaml
+from segtrain.config import COMMAND_LINE, Config, checked, flatten, from_tree, load_config, merge, read_yaml
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
@@ -56,11 +56,12 @@ class Member:
             return False
 
 
-def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
+def expand(path: Path, overrides: list[str], overrides_from: str = COMMAND_LINE) -> tuple[Spec, list[Member]]:
     """The spec in a file and its runs, seed by seed, fold by fold, so that the first runs compare all variants.
 
-    Runs are named `<variant>-fold<k>-seed<s>` in `<runs_dir>/<name of the spec>/`. `overrides` apply to all of them.
-    Raises ConfigError: unreadable, or a variant, fold or seed that is wrong or listed twice.
+    Runs are named `<variant>-fold<k>-seed<s>` in `<runs_dir>/<name of the spec>/`. `overrides` apply to all of them;
+    errors in them name `overrides_from`. Raises ConfigError: unreadable, or a variant, fold or seed that is wrong or
+    listed twice.
     """
     spec = checked(Spec, read_yaml(path), str(path), help_text="see configs/ablation/ for examples")
     if not spec.variants:
@@ -68,30 +69,31 @@ def expand(path: Path, overrides: list[str]) -> tuple[Spec, list[Member]]:
     for key, values in (("folds", spec.folds), ("seeds", spec.seeds)):
         if doubled := sorted({value for value in values if values.count(value) > 1}):
             raise ConfigError(f"{path}: {key}: {doubled[0]} is listed twice; list it once")
-    _refuse_ignored_keys(path, spec, overrides)
-    members = list(_members(path, spec, overrides))
+    _refuse_ignored_keys(path, spec, overrides, overrides_from)
+    members = list(_members(path, spec, overrides, overrides_from))
     _refuse_twins(path, members)
     return spec, members
 
 
-def _members(path: Path, spec: Spec, overrides: list[str]) -> Iterator[Member]:
+def _members(path: Path, spec: Spec, overrides: list[str], overrides_from: str) -> Iterator[Member]:
     for seed in spec.seeds or (None,):
         for fold in spec.folds or (None,):
             for variant in spec.variants:
-                cfg = _config_of(path, spec, overrides, variant, fold, seed)
+                cfg = _config_of(path, spec, (overrides, overrides_from), variant, fold, seed)
                 yield Member(variant, fold, cfg.seed, cfg)
 
 
 def _config_of(
-    path: Path, spec: Spec, overrides: list[str], variant: str, fold: int | None, seed: int | None
+    path: Path, spec: Spec, overrides: tuple[list[str], str], variant: str, fold: int | None, seed: int | None
 ) -> Config:
-    """The base's config, changed by the spec, then by the variant, then by `overrides`, then by fold and seed."""
+    """The base's config, changed by the spec, the variant, `overrides` (with their origin), then by fold and seed."""
     base = path.parent / spec.base
     where = f"{path}: variant {variant}"
     tree = read_yaml(base)
     for layer in (spec.overrides, spec.variants[variant] or {}):
         merge(tree, layer, where)
-    cfg = load_config(base, overrides, tree=tree, where=where)
+    settings, origin = overrides
+    cfg = load_config(base, settings, tree=tree, where=where, overrides_from=origin)
     own: dict[str, Any] = {"runs_dir": str(Path(cfg.runs_dir) / spec.name)}
     name = variant
     if fold is not None:
@@ -105,13 +107,13 @@ def _config_of(
     return from_tree(whole, where)
 
 
-def _refuse_ignored_keys(path: Path, spec: Spec, overrides: list[str]) -> None:
+def _refuse_ignored_keys(path: Path, spec: Spec, overrides: list[str], overrides_from: str) -> None:
     """Refuse keys that folds, seeds and the names of runs set."""
     taken = {"name"} | ({"seed"} if spec.seeds else set()) | ({"data.split", "data.fold"} if spec.folds else set())
     settings: list[tuple[str, list[tuple[str, Any]]]] = []
     for override in overrides:
         key, _, value = override.partition("=")
-        settings.append(("the command line", [(key, value)]))
+        settings.append((overrides_from, [(key, value)]))
     settings.append(("overrides", list(flatten(spec.overrides))))
     settings += [(f"variant {name}", list(flatten(changes or {}))) for name, changes in spec.variants.items()]
     for where, pairs in settings:
