@@ -1,6 +1,7 @@
 """`segtrain predict`: masks lie where the input lies, and are those that `segtrain evaluate` scores."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -132,26 +133,68 @@ def test_without_any_mask_there_are_no_scores(trained_run: Run, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
 
 
-@pytest.mark.law("L12")
-@pytest.mark.parametrize("fault", ["broken", "constant", "gap", "half the masks", "none", "taken", "inside"])
-def test_what_cannot_be_predicted_is_named_and_nothing_is_left(
-    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
-    folder, out = tmp_path / "in", tmp_path / "out"
+def broken_folder(folder: Path, fault: str) -> str:
+    """Patients A and C, and between them B with a fault, the words of which are returned."""
     image, mask = phantom_patient(1, 0, 64)
-    write_patient(folder, "A", image, mask)
-    write_patient(folder, "B", np.zeros_like(image) if fault == "constant" else image, None)
-    words = {"none": "0 patient folders", "constant": "constant volume", "gap": "slice 5 is missing",
-             "half the masks": "slice 3 has no mask", "broken": "not a readable TIFF", "taken": "there already",
-             "inside": "inside --images"}[fault]  # fmt: skip
+    for patient in "AC":
+        write_patient(folder, patient, image, mask)
+    write_patient(folder, "B", np.zeros_like(image) if fault == "constant" else image, mask)
     if fault == "broken":
         (folder / "B" / "B_7.tif").write_bytes(b"II*\0")
     elif fault == "gap":
         (folder / "B" / "B_5.tif").unlink()
+        (folder / "B" / "B_5_mask.tif").unlink()
     elif fault == "half the masks":
-        (folder / "A" / "A_3_mask.tif").unlink()
-    elif fault == "taken":
-        write_patient(out, "mine", image[:1], None)
+        (folder / "B" / "B_3_mask.tif").unlink()
+    return {
+        "broken": "B_7.tif: not a readable TIFF",
+        "constant": "constant volume",
+        "gap": "slice 5 is missing",
+        "half the masks": "slice 3 has no mask",
+    }[fault]
+
+
+FAULTS = ("broken", "constant", "gap", "half the masks")
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_patient_is_named_and_the_others_are_predicted(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    words = broken_folder(tmp_path / "in", fault)
+    out = tmp_path / "out"
+    assert run_command(command, [str(trained_run.root), "--images", str(tmp_path / "in"), "--out", str(out)]) == 2
+    output = capsys.readouterr().err
+    message = output.strip().splitlines()[-1]
+    assert message.startswith("segtrain: error: patient B is not predicted, the other patients are: ")
+    assert words in message
+    assert output.count(words) == 1, "told once"
+    assert {path.name for path in (out / "masks").iterdir()} == {"A", "C"}
+    assert [row["patient"] for row in table(out / "scores.csv")] == ["A", "C"]
+    (row,) = table(out / "not_predicted.csv")
+    assert row["patient"] == "B"
+    assert words in row["reason"]
+    with ZipFile(out / "predictions.zip") as archive:
+        assert not [name for name in archive.namelist() if "/B" in name]
+        assert "not_predicted.csv" in archive.namelist()
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("fault", [*FAULTS, "none", "taken", "inside"])
+def test_what_cannot_be_predicted_is_named_and_nothing_is_left(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    places = {"none": "0 patient folders", "taken": "there already", "inside": "inside --images"}
+    words = places.get(fault) or broken_folder(folder, fault)
+    if fault in FAULTS:
+        shutil.rmtree(folder / "A")
+        shutil.rmtree(folder / "C")
+    else:
+        broken_folder(folder, "constant")
+    if fault == "taken":
+        write_patient(out, "mine", phantom_patient(1, 0, 64)[0][:1], None)
     out = folder / "out" if fault == "inside" else out
     (tmp_path / "empty").mkdir()
     source = tmp_path / "empty" if fault == "none" else folder

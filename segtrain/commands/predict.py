@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
 from segtrain.data.sources.open import LAYOUTS, find_source
+from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import predict_source, refuse_folder
@@ -31,7 +32,7 @@ is missing or blank, FLAIR stands in for it, as in the data that networks are tr
 
 
 def command(argv: Sequence[str]) -> int:
-    """Predict every patient of the folder; a broken one ends the command, and nothing is left."""
+    """Predict every patient of the folder. Raises DataError at the end for those that are broken."""
     arguments = _parser().parse_intermixed_args(list(argv))
     start_logging()
     runs, overrides = runs_and_overrides(arguments.words)
@@ -39,10 +40,14 @@ def command(argv: Sequence[str]) -> int:
     source = find_source(arguments.images, arguments.layout)
     refuse_folder(arguments.out, arguments.images)
     rule = arguments.empty_masks
-    rows = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
-    if new := [row["dsc"] for row in rows if row["trained_on"] == "no" and row["dsc"] is not None]:
+    outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
+    if new := [row["dsc"] for row in outcome.rows if row["trained_on"] == "no" and row["dsc"] is not None]:
         log.info("mean DSC %s, without patients that were trained on; %s", summarise(new), MASK_RULES[rule])
     log.info("predictions: %s", arguments.out.resolve())
+    if broken := outcome.not_predicted:
+        patient, reason = next(iter(broken.items()))
+        others = f" and {len(broken) - 1} more (not_predicted.csv lists them)" if len(broken) > 1 else ""
+        raise DataError(f"patient {patient}{others} is not predicted, the other patients are: {reason}")
     return 0
 
 

@@ -5,6 +5,7 @@
     sheets/<patient>.png                all slices of a patient
     probabilities/<patient>.tif         on demand: float32, a page for each slice (.nii.gz for NIfTI volumes)
     scores.csv, dsc.png                 of the patients with masks
+    not_predicted.csv                   the patients that could not be read, if there are any, each with the reason
     predictions.zip                     all of it
 
 Memory does not grow with the number of patients. Legend: s slice, h height, w width, c channel.
@@ -12,7 +13,7 @@ Memory does not grow with the number of patients. Legend: s slice, h height, w w
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from PIL import Image
 
 from segtrain.data.preprocess import preprocess, to_source
 from segtrain.data.sources.base import FLAIR, Source, Volume, fill_blank_contrasts
-from segtrain.errors import RunError
+from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
 from segtrain.evaluation.metrics import count, kept_components
@@ -49,6 +50,14 @@ class Prediction:
 
     probability_shw: NDArray[np.float32]
     mask_shw: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The scores of the patients with masks, and the reason for each patient that could not be predicted."""
+
+    rows: Sequence[Row]
+    not_predicted: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,12 @@ class Writer:
         bars = [Bar(row["patient"], row["dsc"], row["trained_on"] == "yes") for row in rows if row["dsc"] is not None]
         if bars:
             self._draw("dsc.png", chart(bars, self.source.label, rule))
+
+    def add_not_predicted(self, reasons: Mapping[str, str]) -> None:
+        """not_predicted.csv, so that whoever gets the folder knows that it is not whole."""
+        rows = [{"patient": patient, "reason": reason} for patient, reason in reasons.items()]
+        files.write_text(self.folder / "not_predicted.csv", files.csv_text(rows))
+        self._zip(self.folder / "not_predicted.csv")
 
     def _draw(self, name: str, picture: NDArray[np.uint8]) -> None:
         file = self.folder / name
@@ -127,10 +142,11 @@ def writing(out: Path, source: Source, probabilities: bool) -> Iterator[Writer]:
 
 def predict_source(
     checkpoints: Sequence[TrainedCheckpoint], source: Source, out: Path, probabilities: bool, rule: EmptyMasks
-) -> list[Row]:
-    """Predict and write all patients; returns the scores of those with masks. A broken patient leaves no output."""
-    slices = {patient: source.slices(patient) for patient in source.patients()}  # before anything is predicted
-    log.info("%s: %d patients", source.label, len(slices))
+) -> Outcome:
+    """Predict and write all patients. A broken one is named and left out; where all are broken, DataError is raised."""
+    not_predicted: dict[str, str] = {}
+    slices = _slices(source, not_predicted)  # before anything is predicted
+    log.info("%s: %d patients", source.label, len(slices) + len(not_predicted))
     seen = trained_on(checkpoints)
     size_px = checkpoints[0].cfg.data.image_size
     rows = []
@@ -140,14 +156,46 @@ def predict_source(
         Progress("predict", total=sum(slices.values()), unit="slices") as bar,
     ):
         for patient in slices:
-            row = _predict_patient(predictor, writer, patient, size_px, rule)
+            try:
+                row = _predict_patient(predictor, writer, patient, size_px, rule)
+            except DataError as error:
+                _leave_out(patient, error, not_predicted)
+                row = None
             if row is not None:
                 row["trained_on"] = "yes" if patient in seen else "no"
                 rows.append(row)
             bar.advance(slices[patient], patient=patient)
+        if not slices.keys() - not_predicted.keys():
+            raise _none_predicted(not_predicted)
         if rows:
             writer.add_scores(rows, MASK_RULES[rule])
-    return rows
+        if not_predicted:
+            writer.add_not_predicted(not_predicted)
+    return Outcome(rows, not_predicted)
+
+
+def _slices(source: Source, not_predicted: dict[str, str]) -> dict[str, int]:
+    """The number of slices of each patient whose names and headers can be read; the others go into `not_predicted`."""
+    slices = {}
+    for patient in source.patients():
+        try:
+            slices[patient] = source.slices(patient)
+        except DataError as error:
+            _leave_out(patient, error, not_predicted)
+    if not slices:
+        raise _none_predicted(not_predicted)
+    return slices
+
+
+def _leave_out(patient: str, error: DataError, not_predicted: dict[str, str]) -> None:
+    not_predicted[patient] = str(error)
+    log.warning("patient %s: cannot be predicted, passed over", patient)  # the reason is told once, at the end
+
+
+def _none_predicted(reasons: Mapping[str, str]) -> DataError:
+    first = next(iter(reasons.values()))
+    others = f" (and {len(reasons) - 1} more patients cannot be predicted, so none can)" if len(reasons) > 1 else ""
+    return DataError(f"{first}{others}")
 
 
 def _predict_patient(
