@@ -145,6 +145,18 @@ def test_a_file_of_patients_is_no_way_round(trained_run: Run, tmp_path: Path, re
 
 
 @pytest.mark.law("L12")
+@pytest.mark.parametrize("name", ["scores.csv", "summary.json"])
+@pytest.mark.parametrize("content", ["patient,dsc\nA,0.9\n", '{"mine": 1}', ""])
+def test_files_of_others_are_not_replaced(
+    trained_run: Run, tmp_path: Path, capsys: Capture, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert run_command(command, [str(trained_run.root), "--out", str(tmp_path)]) == 2
+    assert f"{name}: was not written by segtrain evaluate; name another folder with --out" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
+
+
+@pytest.mark.law("L12")
 def test_scores_are_not_replaced_by_others(trained_run: Run, tmp_path: Path, capsys: Capture) -> None:
     shutil.copytree(trained_run.root, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     given = [str(tmp_path / "run"), "--geometry", "prepared"]

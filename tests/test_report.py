@@ -191,3 +191,17 @@ def test_what_cannot_be_reported_is_said_and_nothing_is_written(ablation: Path, 
             make(paths, target, baseline=baseline)
     assert not out.exists()
     assert not list(ablation.rglob("index.html"))
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("name", page.MARKS)
+def test_a_report_replaces_a_report_and_nothing_else(ablation: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    for language in ("en", "zh", "en"):
+        make([ablation], out, language=language)
+    mine = "run,variant,score\nmine,of last year,0.9\n"
+    (out / name).write_text(mine)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=f"{re.escape(name)} in it is not a report's; name another folder"):
+        make([ablation], out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

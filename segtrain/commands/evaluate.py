@@ -15,7 +15,7 @@ from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints, trained_on
 from segtrain.evaluation.scores import MASK_RULES, SURFACE_RULES, GeometryName, Row, Rules, score
 from segtrain.evaluation.summary import settings_of, show, summary_of
-from segtrain.run import read_evaluation, write_evaluation
+from segtrain.run import foreign_file, read_evaluation, write_evaluation
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,11 @@ def _from_file(path: Path) -> set[str]:
 def _refuse_other_scores(
     folder: Path, patients: Sequence[str], checkpoints: Sequence[TrainedCheckpoint], settings: Mapping[str, Any]
 ) -> None:
-    """Raises RunError where `folder` has scores that this evaluation would not make again."""
+    """Raises RunError where `folder` has scores that this evaluation would not make again, or others' files."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out {folder}: is a file; name a folder")
+    if foreign := foreign_file(folder):
+        raise RunError(f"{foreign}: was not written by segtrain evaluate; name another folder with --out")
     try:
         rows, summary = read_evaluation(folder)
         before = {row["patient"] for row in rows}

@@ -18,7 +18,7 @@ from segtrain.report.content import Section
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
-from segtrain.report.texts import Language, say_in
+from segtrain.report.texts import TEXTS, Language, say_in
 from segtrain.runtime import files
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail
@@ -29,6 +29,14 @@ COLUMNS = (
     "difference", "difference_ci_low", "difference_ci_high", "pairs", "paired_by", "p", "p_holm", "verdict", "hours",
     "gpu_hours", "images_per_s", "empty_masks",
 )  # fmt: skip
+
+
+# What the beginning of each file shows if it is a report's. The second of the page: reports of earlier versions.
+MARKS = {
+    "index.html": ('<meta name="generator" content="segtrain">', "default-src 'none'; img-src data:; style-src"),
+    "report.md": tuple(f"# {TEXTS[language]['title']}\n" for language in TEXTS),
+    "results.csv": (",".join(COLUMNS[:6]),),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,16 @@ def write(
     page = out / "index.html"
     files.write_text(page, html_page(language, sections))
     return page
+
+
+def foreign_file(out: Path) -> Path | None:
+    """The file in `out` that a report would replace, and that no report has written; None where there is none."""
+    for name, marks in MARKS.items():
+        with suppress(OSError), (out / name).open(errors="replace") as file:
+            beginning = file.read(4096)
+            if beginning.strip() and not any(mark in beginning for mark in marks):
+                return out / name
+    return None
 
 
 def html_page(language: Language, sections: Sequence[Section]) -> str:

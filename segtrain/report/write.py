@@ -29,6 +29,8 @@ def make(
         raise RunError(f"--out {out}: is what the report is about; name another folder, for example {out / 'report'}")
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out}: is a file; name a folder")
+    if foreign := page.foreign_file(out):
+        raise RunError(f"--out {out}: {foreign.name} in it is not a report's; name another folder")
     runs = collect.collect(paths)
     _refuse_among_runs(out, [run.run.root for run in runs])
     first, groups = collect.by_variant(runs, baseline)

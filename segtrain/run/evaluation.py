@@ -26,3 +26,24 @@ def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]
     with (folder / SCORES).open(newline="") as file:
         rows = list(csv.DictReader(file))
     return rows, dict(json.loads((folder / SUMMARY).read_text()))
+
+
+def foreign_file(folder: Path) -> Path | None:
+    """The scores.csv or summary.json in the folder that `segtrain evaluate` did not write; None where there is none."""
+    scores, summary = folder / SCORES, folder / SUMMARY
+    if scores.exists() and "false_positive_slices" not in _first_line(scores):  # a column of no other table
+        return scores
+    try:
+        if not summary.exists() or "chosen_on" in json.loads(summary.read_text()):
+            return None
+    except (OSError, ValueError, TypeError):
+        pass
+    return summary
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open(errors="replace") as file:
+            return file.readline()
+    except OSError:
+        return ""
