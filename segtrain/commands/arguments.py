@@ -1,11 +1,14 @@
 """Command lines that several commands share: a config with overrides, runs with settings that may differ."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from segtrain import __version__
+from segtrain.commands.keys import KEYS_HEADER, key_lines
 from segtrain.config import (
     AUGMENTATIONS,
     ENGINES,
@@ -17,8 +20,9 @@ from segtrain.config import (
     SMP_PREFIX,
     Config,
     Part,
+    flatten,
     load_config,
-    to_yaml,
+    nearest,
 )
 from segtrain.errors import ConfigError
 
@@ -45,13 +49,21 @@ EVALUATION_KEYS = (
 )
 
 
+class _ConfigParser(argparse.ArgumentParser):
+    """Leads `--lr 1e-3`, as other programs take it, to the key."""
+
+    def error(self, message: str) -> NoReturn:
+        option = re.match(r"unrecognized arguments: --([\w.-]+)", message)
+        key = nearest(option[1], [key for key, _ in flatten(asdict(Config()))]) if option else None
+        super().error(f"{message}; settings are written without dashes, did you mean {key}=...?" if key else message)
+
+
 def config_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
     """For a command that takes `--config F` and `key=value` overrides; its help lists all keys and parts."""
-    keys = "".join(f"  {line}\n" for line in to_yaml(Config()).splitlines())
-    parser = argparse.ArgumentParser(
+    parser = _ConfigParser(
         prog=prog,
         description=description,
-        epilog=f"examples:\n{examples}\nall keys with their defaults:\n{keys}\nbuilt-in parts:\n{_parts()}",
+        epilog=f"examples:\n{examples}\n{KEYS_HEADER}\n\n{key_lines()}\n\nbuilt-in parts:\n{_parts()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="F", help=CONFIG_HELP)

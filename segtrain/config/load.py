@@ -75,7 +75,7 @@ def load_config(
     """
     if path is None and overrides:
         where = where or overrides_from
-    path = find_config(path or "phantom")
+    path = builtin_config("phantom.yaml") if path is None else find_config(path)
     tree = read_yaml(path) if tree is None else tree
     for override in overrides if isinstance(tree, dict) else ():
         key, equals, value = override.partition("=")

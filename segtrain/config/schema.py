@@ -55,29 +55,29 @@ def _check_network(name: Any) -> Any:
 class PhantomConfig:
     """Made-up patients: their number, seed, and the size of a slice before preparation."""
 
-    patients: int = Field(default=24, ge=2)
-    seed: int = Field(default=0, ge=0)
-    size_px: int = Field(default=128, ge=64)
+    patients: int = Field(default=24, ge=2)  # number of made-up patients
+    seed: int = Field(default=0, ge=0)  # of the made-up patients
+    size_px: int = Field(default=128, ge=64)  # side of a slice before preparation
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """The source of patients, their preparation, split, sampling and augmentation."""
 
-    source: SourceName = "phantom"
+    source: SourceName = "phantom"  # phantom: made-up patients; lgg: the LGG layout in data.root
     root: str | None = None  # the folder of patient folders, for source=lgg
     store: str = "prepared"  # parent folder of prepared stores; share it between runs
-    image_size: int = Field(default=256, ge=16, multiple_of=16)
+    image_size: int = Field(default=256, ge=16, multiple_of=16)  # side of a prepared slice in pixels, a multiple of 16
     skip_bad: bool = False  # leave broken patients out (and list them) instead of stopping
     workers: int | None = Field(default=None, ge=1)  # processes that prepare; default: the usable cores
-    split: SplitName = "reference"
+    split: SplitName = "reference"  # how patients are divided; reference: as the public program does
     validation_patients: int = Field(default=10, ge=1)  # split=reference
-    split_seed: int = Field(default=42, ge=0)
+    split_seed: int = Field(default=42, ge=0)  # of the drawing of patients
     folds: int = Field(default=5, ge=2)  # split=kfold
-    fold: int = Field(default=0, ge=0)
+    fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold
     split_file: str | None = None  # split=file
-    sampling: SamplingName = "lesion"
-    augment: Annotated[str, _name_of("augmentation", AUGMENTATIONS)] = "reference"
+    sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
+    augment: Annotated[str, _name_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
@@ -93,14 +93,14 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
-    name: Annotated[str, BeforeValidator(_check_network)] = "unet"
+    name: Annotated[str, BeforeValidator(_check_network)] = "unet"  # a name of the list below
     features: int = Field(default=32, ge=1)  # width of the first level
     depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
     norm: NormName | None = None  # default: the network's own (unet: batch)
     deep_supervision: float | None = Field(default=None, ge=0, le=1)  # weight of each coarser output to the one before
     weights: str | None = None  # a local file to start from: .safetensors or .pt
     channels_last: bool | None = None  # default: true where that was measured to be faster (docs/performance.md)
-    compile: bool = False
+    compile: bool = False  # torch.compile
     checkpoint_activations: bool = False  # keep fewer activations for the backward pass and compute the rest again
 
     @property
@@ -151,16 +151,16 @@ LossConfig = Annotated[str | Weights, BeforeValidator(_check_losses)]
 class OptimConfig:
     """The optimiser, its schedule (a function of the step) and gradient clipping."""
 
-    name: Annotated[str, _name_of("optimiser", OPTIMIZERS)] = "adam"
-    lr: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    name: Annotated[str, _name_of("optimiser", OPTIMIZERS)] = "adam"  # a name of the list below
+    lr: float = Field(default=1e-4, gt=0)  # the learning rate, before the schedule
+    weight_decay: float = Field(default=0.0, ge=0)  # of weights, not of norms and biases
     decay_all: bool = False  # decay norms and biases too
     momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd
-    schedule: Annotated[str, _name_of("schedule", SCHEDULES)] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Annotated[str, _name_of("schedule", SCHEDULES)] = "constant"  # a name of the list below
+    warmup_steps: int = Field(default=0, ge=0)  # steps in which the rate rises
     final_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # of lr, at the end of warmup_cosine
     power: float = Field(default=0.9, gt=0)  # polynomial: (1 - progress)^power
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)  # the largest norm of the gradient; default: no clipping
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the average of weights that is scored and saved
 
 
@@ -168,8 +168,8 @@ class OptimConfig:
 class TrainConfig:
     """The length of training, and the samples of an optimiser step over all ranks (`global_batch`)."""
 
-    epochs: int = Field(default=100, ge=1)
-    global_batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=100, ge=1)  # length of the training
+    global_batch: int = Field(default=16, ge=1)  # samples of an optimiser step, over all ranks
     micro_batch: int | None = Field(default=None, ge=1)  # samples per rank in memory at once; default: all
     on_oom: OnOom = "halve"  # out of memory: halve the micro-batch and accumulate, or fail
 
@@ -178,10 +178,10 @@ class TrainConfig:
 class EvaluateConfig:
     """The scoring of validation patients."""
 
-    every_epochs: int = Field(default=1, ge=1)
-    batch: int = Field(default=16, ge=1)
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    largest_component: bool = True
+    every_epochs: int = Field(default=1, ge=1)  # epochs between two evaluations
+    batch: int = Field(default=16, ge=1)  # slices predicted at once; changes no score
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # a voxel of a higher probability is lesion
+    largest_component: bool = True  # keep the largest component of the prediction alone
     min_component_voxels: int = Field(default=0, ge=0)  # smaller components of the prediction are dropped
     tta: TtaName = "none"  # probabilities averaged over flips, or over flips and small rotations and scales
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
@@ -191,23 +191,27 @@ class EvaluateConfig:
 class CheckpointConfig:
     """When to save (besides each epoch's end) and the number of checkpoints to keep (besides the best)."""
 
-    every_min: float = Field(default=10.0, gt=0)
-    keep: int = Field(default=2, ge=1)
+    every_min: float = Field(default=10.0, gt=0)  # minutes between two saves
+    keep: int = Field(default=2, ge=1)  # number of checkpoints to keep, besides the best
+
+
+def _as_text(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 @dataclass(frozen=True, config=STRICT)
 class StopConfig:
     """When to save and stop: a time (2026-11-22T18:00) or a duration (1h30m)."""
 
-    deadline: Annotated[str | None, BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)] = None
+    deadline: Annotated[str | None, BeforeValidator(_as_text)] = None  # default: the end of the SLURM job, if any
 
 
 @dataclass(frozen=True, config=STRICT)
 class WatchConfig:
     """How often each rank records its use of the machine, and when it writes tracebacks for lack of progress."""
 
-    every_s: float = Field(default=10.0, gt=0)
-    stall_s: float = Field(default=600.0, gt=0)
+    every_s: float = Field(default=10.0, gt=0)  # seconds between two records of resource use
+    stall_s: float = Field(default=600.0, gt=0)  # seconds without progress after which tracebacks are written
 
 
 def _numbers(value: Any) -> Any:
@@ -232,9 +236,9 @@ class DeepSpeedConfig:
 class Config:
     """The whole configuration of a run."""
 
-    name: str = Field(default="phantom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    runs_dir: str = "runs"
-    seed: int = Field(default=42, ge=0, lt=2**63)
+    name: str = Field(default="phantom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the run, and of its folder
+    runs_dir: str = "runs"  # the folder of the runs' folders
+    seed: int = Field(default=42, ge=0, lt=2**63)  # of weights, order and augmentation
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = "dice"  # a name, or {name: weight, ...}; a weight may be {start: 0.01, end: 1.0}
@@ -244,14 +248,14 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    precision: Precision = "fp32"
-    engine: Annotated[str, _name_of("engine", ENGINES)] = "ddp"
+    precision: Precision = "fp32"  # of the matrix products
+    engine: Annotated[str, _name_of("engine", ENGINES)] = "ddp"  # a name of the list below
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    device: DeviceName = "auto"
+    device: DeviceName = "auto"  # auto: a GPU where there is one
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
     deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
-    log_every_steps: int = Field(default=10, ge=1)
+    log_every_steps: int = Field(default=10, ge=1)  # steps between two lines of the log
 
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
