@@ -15,7 +15,7 @@ GONE_S = 60.0  # that a job may take to end after scancel: slurm.conf(5), KillWa
 EXAMPLES = """\
 examples:
   segtrain cancel lgg
-  segtrain cancel loss --runs-dir /scratch/runs --wait 300      an ablation: all its runs
+  segtrain cancel loss --runs-dir /scratch/runs --wait 300      # an ablation: all its runs
 
 Each run that trains gets a STOP file, saves and leaves; jobs that wait, or are still there after --wait seconds, are
 ended by scancel. What was started without SLURM (segtrain ablate, --executor local, segtrain offline) is stopped by the

@@ -19,8 +19,8 @@ EXAMPLES = """\
 examples:
   segtrain submit --cluster gpu --config configs/lgg.yaml data.root=/data/kaggle_3m
   segtrain submit --nodes 2 --gpus-per-node 4 --time 8:00:00 --partition gpu --slurm reservation=mri name=big
-  segtrain submit --dry-run                    prints the sbatch script
-  segtrain submit --executor local             the same here, without a cluster
+  segtrain submit --dry-run                    # prints the sbatch script
+  segtrain submit --executor local             # the same here, without a cluster
 
 The job carries a snapshot of the code and of the resolved config. It saves and goes back into the queue when it is
 preempted, near its time limit, or told to by a signal, and goes on at the exact step; it stops coming back when it is

@@ -1,0 +1,106 @@
+"""The commands in the README, in docs/ and in the commands' own help can be pasted into a shell as they stand."""
+
+import argparse
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segtrain.__main__ import COMMANDS
+from segtrain.commands.arguments import EVALUATION_KEYS, config_of, runs_and_overrides
+from segtrain.commands.report import ATLAS_KEYS
+from segtrain.config import load_config
+from segtrain.run.ablation import expand
+from segtrain.runtime.stop import Stop
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "slurm" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
+OURS = ("segtrain ", "torchrun ", "python -m segtrain", "python -m jobs")
+
+
+class Parsed(Exception):
+    """A command line, parsed; the command is not run."""
+
+
+def blocks() -> Iterator[str]:
+    """The commands of the blocks of shell, lines that go on joined."""
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            yield from block.replace("\\\n", " ").splitlines()
+
+
+def spans() -> Iterator[str]:
+    for page in PAGES:
+        yield from re.findall(r"`([^`\n]+)`", page.read_text())
+
+
+def examples() -> Iterator[str]:
+    for module, _ in COMMANDS.values():
+        yield from (line.strip() for line in getattr(import_module(module), "EXAMPLES", "").splitlines())
+
+
+def words_of(line: str) -> list[str]:
+    """The words that bash makes of a line: quotes, braces, patterns and comments are as in a terminal."""
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout.split("\0")[:-1]
+
+
+PASTED = sorted(
+    {line for line in [*blocks(), *examples()] if line.startswith(OURS)}
+    | {span for span in spans() if span.startswith(OURS) and "=" in span and " ..." not in span}
+)
+
+
+def name_and_arguments(words: list[str]) -> tuple[str, list[str]]:
+    if words[0] == "segtrain":
+        return words[1], words[2:]
+    place = words.index("-m") + 1
+    return words[place].rpartition(".")[2], words[place + 1 :]
+
+
+def test_there_are_commands_to_paste() -> None:
+    assert {name_and_arguments(words_of(line))[0] for line in PASTED} >= set(COMMANDS) - {"networks"}
+
+
+@pytest.mark.parametrize("line", PASTED)
+def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Stop, "listen", lambda _: None)
+    for method in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, method, stopping(getattr(argparse.ArgumentParser, method)))
+    name, arguments = name_and_arguments(words_of(line))
+    if "--version" in arguments:
+        return
+    with pytest.raises(Parsed) as caught:
+        import_module(COMMANDS[name][0]).command(arguments)
+    (found,) = caught.value.args
+    if hasattr(found, "config"):
+        config_of(found)
+    elif hasattr(found, "spec"):
+        expand(found.spec, found.overrides)
+    elif name in ("evaluate", "predict", "report"):
+        runs_and_overrides(found.words, ATLAS_KEYS if name == "report" else EVALUATION_KEYS)
+
+
+def stopping(parse: Any) -> Any:
+    def parse_and_stop(parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        raise Parsed(parse(parser, *arguments))
+
+    return parse_and_stop
+
+
+@pytest.mark.parametrize("span", sorted({span for span in spans() if "={" in span}))
+def test_settings_with_braces_are_taken_as_they_stand(span: str) -> None:
+    (word,) = words_of(span)
+    load_config(None, [word])
