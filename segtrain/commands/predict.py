@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
-from segtrain.data.sources.open import LAYOUTS, find_source
+from segtrain.data.sources.open import LAYOUTS, find_source, not_taken
 from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
@@ -39,6 +39,8 @@ def command(argv: Sequence[str]) -> int:
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
     source = find_source(arguments.images, arguments.layout)
     refuse_folder(arguments.out, arguments.images)
+    if ignored := not_taken(arguments.images, source):
+        log.warning("not predicted, not taken for %s: %s", source.label, ", ".join(ignored))
     rule = arguments.empty_masks
     outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
     if new := [row["dsc"] for row in outcome.rows if row["trained_on"] == "no" and row["dsc"] is not None]:

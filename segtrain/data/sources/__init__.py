@@ -2,7 +2,8 @@
 
 base.py      the protocol; a patient's volume
 open.py      the source of a config (training) or of a folder (prediction)
-images.py    what sources of image files share: listing, pairing with masks, reading, writing
+listing.py   what lies in folders: without system files, links without content named
+images.py    what sources of image files share: pairing with masks, reading, writing
 lgg.py       the published LGG layout
 slices.py    folders of slices under any names
 nifti.py     NIfTI volumes (needs nibabel)

@@ -1,12 +1,10 @@
-"""Sources of slices in image files: the files listed, paired with their masks, read, checked and written.
+"""Sources of slices in image files: paired with their masks, read, checked and written.
 
 Legend: s slice, h height, w width, c channel.
 """
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segtrain.data.sources.base import Volume, digest
+from segtrain.data.sources.base import Volume
+from segtrain.data.sources.listing import digest_of_folders, readable, refuse_absent
 from segtrain.errors import LEAVE_OUT, DataError
 
 SUFFIXES = (".tif", ".tiff", ".png")
@@ -24,53 +23,10 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 Key = TypeVar("Key", int, str)  # what identifies a slice within its patient
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a DataError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; make it readable for this user") from error
-
-
-def require_folder(root: Path, remedy: str) -> None:
-    """Raises DataError, which ends in `remedy`, where `root` is no folder."""
-    with readable(root):
-        is_folder = root.is_dir()
-    if not is_folder:
-        raise DataError(f"{root}: no such folder; {remedy}")
-
-
-def folders_of(root: Path) -> list[Path]:
-    """The folders in `root`, sorted, without hidden ones. Raises DataError."""
-    with readable(root):
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    return [root / name for name in names if not name.startswith(".")]
-
-
-def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files in `folder` with one of the suffixes, sorted, without hidden ones. Raises DataError."""
-    with readable(folder):
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-    return [folder / name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
-
-
-def digest_of_folders(root: Path, folders: Iterable[Path]) -> str:
-    """Of the names, sizes and modification times in the folders: any change is noticed without reading 1 GB."""
-    parts = []
-    for folder in folders:
-        with readable(folder):
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                stat = entry.stat()
-                name = Path(entry.path).relative_to(root)
-                parts.append(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode())
-    return digest(parts)
-
-
 def add_file(files: dict[Key, Path], key: Key, path: Path) -> None:
     """Add the file of slice `key`. Raises DataError where the slice has one already."""
     if key in files:
-        raise DataError(f"{path}: a second file for slice {key}; remove it or {files[key]}")
+        raise DataError(f"{path}: a second file for slice {key}, beside {files[key]}; keep one of them here")
     files[key] = path
 
 
@@ -148,6 +104,7 @@ class SliceSource(ABC):
 def read_slice(path: Path, channels: int) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] of an image, [h, w] of a mask; a PNG where the name says so, else a TIFF. Raises DataError."""
     kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
+    refuse_absent(path)
     with readable(path):
         handle = path.open("rb")
     with handle:

@@ -1,19 +1,11 @@
 """The published LGG layout: a folder for each patient, a TIFF for each slice."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.data.sources.images import (
-    SliceFiles,
-    SliceSource,
-    add_file,
-    folders_of,
-    readable,
-    refuse_unpaired,
-    require_folder,
-)
+from segtrain.data.sources.images import SliceFiles, SliceSource, add_file, refuse_unpaired
+from segtrain.data.sources.listing import deeper_root, entries_of, folders_of, is_broken_link, require_folder
 from segtrain.errors import LEAVE_OUT, DataError
 
 SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
@@ -32,13 +24,17 @@ class LggSource(SliceSource):
 
     def patients(self) -> list[str]:
         require_folder(self.root, "set data.root to the folder that holds one folder a patient")
-        names = [folder.name for folder in folders_of(self.root)]
-        if not names:
+        folders = folders_of(self.root)
+        if any(map(has_slices, folders)):
+            return [folder.name for folder in folders]
+        if deeper := deeper_root(self.root, lambda folder: any(map(has_slices, folders_of(folder)))):
+            raise DataError(f"{self.root}: 0 patient folders in it, but in {deeper}; set data.root={deeper}")
+        if not folders:
             raise DataError(
                 f"{self.root}: 0 patient folders in it; set data.root to the folder that holds one folder a patient "
                 "(kaggle_3m in the published archive)"
             )
-        return names
+        return [folder.name for folder in folders]
 
     def institution(self, patient: str) -> str:
         """The second word of an id like TCGA_DU_5849_19950405."""
@@ -50,7 +46,7 @@ class LggSource(SliceSource):
         folder = self.folder(patient)
         images, masks = _by_number(folder)
         if not images:
-            raise DataError(f"{folder}: 0 slices named <patient>_<number>.tif; remove the folder or {LEAVE_OUT}")
+            raise DataError(f"{folder}: 0 slices named <patient>_<number>.tif; add them or {LEAVE_OUT}")
         refuse_unpaired(images, masks)
         if 0 in images:
             raise DataError(f"{images[0]}: slice 0, but slices are numbered from 1; renumber the patient's slices")
@@ -68,18 +64,23 @@ class LggSource(SliceSource):
         )
 
 
+def has_slices(folder: Path) -> bool:
+    """Whether the folder has a file by its patient's name in this layout. Raises DataError."""
+    if is_broken_link(folder):  # reading the patient names it
+        return False
+    return any(match["patient"] == folder.name for entry in entries_of(folder) if (match := SLICE.match(entry.name)))
+
+
 def _by_number(folder: Path) -> tuple[dict[int, Path], dict[int, Path]]:
     """Images and masks in a patient's folder by slice number. Raises DataError: another patient's, a number twice."""
     images: dict[int, Path] = {}
     masks: dict[int, Path] = {}
-    with readable(folder):
-        names = sorted(os.listdir(folder))
-    for name in names:
+    for name in [entry.name for entry in entries_of(folder)]:
         path = folder / name
         if match := SLICE.match(name):
             if match["patient"] != folder.name:
                 raise DataError(f"{path}: named for patient {match['patient']}; move it to that folder")
             add_file(masks if match["mask"] else images, int(match["number"]), path)
         elif name.lower().endswith((".tif", ".tiff")):
-            raise DataError(f"{path}: not named <patient>_<number>[_mask].tif; rename or remove it")
+            raise DataError(f"{path}: not named <patient>_<number>[_mask].tif; rename it or move it elsewhere")
     return images, masks

@@ -21,7 +21,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from numpy.typing import NDArray
 
 from segtrain.data.sources.base import Volume, plain_slice_names
-from segtrain.data.sources.images import NIFTI_SUFFIXES, digest_of_folders, folders_of, with_suffix
+from segtrain.data.sources.images import NIFTI_SUFFIXES
+from segtrain.data.sources.listing import digest_of_folders, folders_of, refuse_absent, with_suffix
 from segtrain.errors import DataError
 
 Role = Literal["volume", "pre", "flair", "post", "mask"]
@@ -75,7 +76,9 @@ class NiftiSource:
                 patient = _stem(path) if match is None else match["patient"] or folder.resolve().name
                 files = by_patient.setdefault(patient, {})
                 if role in files:
-                    raise DataError(f"{path}: a second {role} of patient {patient}; remove it or {files[role]}")
+                    raise DataError(
+                        f"{path}: a second {role} of patient {patient}, beside {files[role]}; keep one of them here"
+                    )
                 files[role] = path
         for patient, files in by_patient.items():
             first = next(iter(files.values()))
@@ -210,6 +213,7 @@ def _stem(path: Path) -> str:
 
 def _open(path: Path) -> Any:
     """The image with its header; its voxels are not read yet. Raises DataError."""
+    refuse_absent(path)
     try:
         return nibabel.load(path)
     except Exception as error:  # nibabel lets the errors of gzip, zlib and struct through

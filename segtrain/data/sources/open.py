@@ -5,8 +5,9 @@ from typing import Literal
 
 from segtrain.config import DataConfig
 from segtrain.data.sources.base import Source
-from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES, folders_of, require_folder, with_suffix
-from segtrain.data.sources.lgg import SLICE, LggSource
+from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES, SliceSource
+from segtrain.data.sources.lgg import LggSource, has_slices
+from segtrain.data.sources.listing import deeper_root, entries_of, folders_of, require_folder, with_suffix
 from segtrain.data.sources.phantom import PhantomSource
 from segtrain.data.sources.slices import FolderSource
 from segtrain.errors import ConfigError, DataError
@@ -36,7 +37,7 @@ def find_source(root: Path, layout: LayoutName) -> Source:
         layout = _layout_of(root)
     else:
         suffixes = NIFTI_SUFFIXES if layout == "nifti" else SUFFIXES
-        if not any(with_suffix(folder, suffixes) for folder in (root, *folders_of(root))):
+        if not _has(root, suffixes):
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
     if layout == "nifti":
         return _nifti_source(root)
@@ -56,15 +57,29 @@ def _layout_of(root: Path) -> LayoutName:
     folders = folders_of(root)
     if any(with_suffix(folder, NIFTI_SUFFIXES) for folder in (root, *folders)):
         return "nifti"
-    slices = {folder: with_suffix(folder, SUFFIXES) for folder in (root, *folders)}
-    if not any(slices.values()):
+    if not _has(root, SUFFIXES):
+        deeper = deeper_root(root, lambda folder: _has(folder, (*NIFTI_SUFFIXES, *SUFFIXES)))
         raise DataError(
             f"{root}: 0 patient folders, slices (.tif, .png) or NIfTI volumes (.nii, .nii.gz) in it; set --images to "
-            "the folder that holds them"
+            + (str(deeper) if deeper else "the folder that holds them")
         )
-    for folder in folders:
-        for path in slices[folder]:
-            match = SLICE.match(path.name)
-            if match is not None and match["patient"] == folder.name:
-                return "lgg"
-    return "slices"
+    return "lgg" if any(map(has_slices, folders)) else "slices"
+
+
+def _has(root: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(with_suffix(folder, suffixes) for folder in (root, *folders_of(root)))
+
+
+def not_taken(root: Path, source: Source) -> list[str]:
+    """What lies in the folder and holds no file that the source takes. Raises DataError."""
+    suffixes = SUFFIXES if isinstance(source, SliceSource) else NIFTI_SUFFIXES
+    takes_files = not isinstance(source, LggSource)
+    names = []
+    for entry in entries_of(root):
+        if entry.is_dir():
+            is_taken = bool(with_suffix(root / entry.name, suffixes))
+        else:
+            is_taken = takes_files and entry.name.lower().endswith(suffixes)
+        if not is_taken:
+            names.append(entry.name)
+    return names

@@ -4,15 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.data.sources.images import (
-    SUFFIXES,
-    SliceFiles,
-    SliceSource,
-    add_file,
-    folders_of,
-    refuse_unpaired,
-    with_suffix,
-)
+from segtrain.data.sources.images import SUFFIXES, SliceFiles, SliceSource, add_file, refuse_unpaired
+from segtrain.data.sources.listing import folders_of, with_suffix
 from segtrain.errors import DataError
 
 
@@ -51,7 +44,9 @@ class FolderSource(SliceSource):
             name = path.stem.removesuffix("_mask")
             add_file(images if name == path.stem else masks, name, path)
         if not images:
-            raise DataError(f"{folder}: 0 slices (.tif, .png); remove the folder")
+            raise DataError(
+                f"{folder}: 0 slices (.tif, .png) in this folder; add them or set --images to a folder without it"
+            )
         refuse_unpaired(images, masks)
         names = sorted(images, key=_by_number)
         return SliceFiles(
