@@ -33,7 +33,7 @@ from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
 from segtrain.errors import DataError
 from segtrain.runtime import files
 
-FORMAT = 1  # of the files of a store
+FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
 
 @dataclass(frozen=True)
