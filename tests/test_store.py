@@ -210,7 +210,7 @@ def test_a_damaged_store_is_named(tmp_path: Path, damage: str) -> None:
             (store / "masks" / image.name).unlink()
         case "not an index":
             index.write_text(json.dumps({"label": 1, "patients": [{"patient": "x"}]}))
-    with pytest.raises(DataError, match=r"remove") as caught:
+    with pytest.raises(DataError, match=r"rename") as caught:
         open_store(store)
     assert str(store) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -237,7 +237,7 @@ def test_a_file_that_loses_its_end_while_it_is_in_use_is_named(tmp_path: Path, l
     file = store.path / "masks" / f"{patient}.npy"
     os.truncate(file, max(0, file.stat().st_size - lost_bytes))
     image, mask = np.empty((1, 32, 32, 3), np.float16), np.empty((1, 32, 32), np.uint8)
-    with pytest.raises(DataError, match=f"{patient}.npy: cut short; remove"):
+    with pytest.raises(DataError, match=f"{patient}.npy: cut short; rename"):
         store.read(patient, entry.slices - 1, image, mask)
 
 

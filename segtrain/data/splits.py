@@ -94,5 +94,7 @@ def _from_file(path: Path, store: Store) -> Split:
         raise DataError(f'{path}: not a split ({error}); write {{"train": [...], "validation": [...]}}') from error
     unknown = sorted(set(sides[0] + sides[1]) - store.patients.keys())
     if unknown:
-        raise DataError(f"{path}: patient {unknown[0]} is not in {store.label} ({len(unknown)} such); remove it")
+        raise DataError(
+            f"{path}: patient {unknown[0]} is not in {store.label} ({len(unknown)} such); take it off the list"
+        )
     return Split(tuple(sorted(sides[0])), tuple(sorted(sides[1])))

@@ -75,7 +75,7 @@ class Store:
                 header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
                 file.seek(header_bytes + first * array[0].nbytes)
                 if file.readinto(array.data.cast("B")) != array.nbytes:
-                    raise DataError(f"{path}: cut short; remove {self.path} and it is built again")
+                    raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
 
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """All slices of a patient: image float16 [s, h, w, 3], mask uint8 [s, h, w]."""
@@ -129,10 +129,12 @@ def open_store(path: Path) -> Store:
             for kind, size in entry["bytes"].items():
                 file = path / kind / f"{entry['patient']}.npy"
                 if file.stat().st_size != size:
-                    raise DataError(f"{file}: {file.stat().st_size} bytes, but {size} were written; remove {path}")
+                    raise DataError(
+                        f"{file}: {file.stat().st_size} bytes in place of {size}; rename {path} and it is built again"
+                    )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: damaged store ({' '.join(str(error).split())}); remove it and it is built again"
+            f"{path}: damaged store ({' '.join(str(error).split())}); rename it and it is built again"
         ) from error
     return Store(path, index["label"], index["size_px"], patients, index["skipped"])
 
