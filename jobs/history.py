@@ -109,7 +109,8 @@ class History:
 
     def _read(self) -> Iterator[dict[str, Any]]:
         """The entries that are whole."""
-        for line in self._file.read_text(errors="replace").splitlines() if self._file.exists() else []:
+        text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
+        for line in text.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:  # the line that was being written when the job was killed

@@ -24,7 +24,7 @@ def rank_reports(run: Run, since_s: float) -> list[Rank]:
     reports: list[Rank] = []
     for file in run.ranks.glob("[0-9]*.json"):
         with suppress(OSError, ValueError):
-            reports.append(dict(json.loads(file.read_text())))
+            reports.append(dict(json.loads(file.read_text(encoding="utf-8"))))
     return sorted((rank for rank in reports if rank["time"] >= since_s), key=lambda rank: int(rank["rank"]))
 
 
@@ -56,7 +56,7 @@ def stalled(run: Run, ranks: Sequence[Rank], now_s: float) -> dict[str, Any] | N
 def stack_of(file: Path, thread: str) -> list[str]:
     """Where the rank's main thread stood when its stacks were last written, innermost first: `function (file:line)`."""
     try:
-        newest_dump = file.read_text().split("Timeout (")[-1]
+        newest_dump = file.read_text(encoding="utf-8").split("Timeout (")[-1]
     except OSError:
         return []
     # Newer versions of Python add the thread's name behind its number.

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 def rank_ends(folder: Path) -> list[RankEnd]:
     """How the ranks of a start ended, as far as they wrote it down."""
-    return [end for file in sorted(folder.glob("rank-*")) if (end := _read(file.read_text()))]
+    return [end for file in sorted(folder.glob("rank-*")) if (end := _read(file.read_text(encoding="utf-8")))]
 
 
 def _read(text: str) -> RankEnd | None:

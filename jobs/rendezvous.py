@@ -58,7 +58,7 @@ class Rendezvous:
     def endpoint(self, attempt: int) -> Endpoint | None:
         """Where the first node listens, None before it has published that."""
         try:
-            return Endpoint(*json.loads(self._endpoint(attempt).read_text()))
+            return Endpoint(*json.loads(self._endpoint(attempt).read_text(encoding="utf-8")))
         except OSError:
             return None
 
@@ -98,7 +98,7 @@ class Rendezvous:
             self._beat_at = time.monotonic()
             self._beats += 1
             with contextlib.suppress(OSError):  # the next beat may succeed
-                self._beat(self.index).write_text(str(self._beats))
+                self._beat(self.index).write_text(str(self._beats), encoding="utf-8")
 
     def silent(self) -> list[int]:
         """Nodes whose heartbeat has not changed for so long that they are gone.
@@ -114,7 +114,7 @@ class Rendezvous:
             if node == self.index:
                 continue
             try:
-                beat = self._beat(node).read_text()
+                beat = self._beat(node).read_text(encoding="utf-8")
             except OSError:
                 continue
             if self._heard.get(node, ("", now))[0] != beat:

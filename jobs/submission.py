@@ -67,7 +67,7 @@ class Submission:
         """The content of job.json. Raises RunError: unreadable."""
         file = self.root / "job.json"
         try:
-            return dict(json.loads(file.read_text()))
+            return dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             remedy = f"end its job with scancel, then remove {self.root}"
             raise RunError(f"{file}: cannot be read ({error}); {remedy}") from error
@@ -92,7 +92,7 @@ def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resou
         _take_snapshot(submission.code)
         submission.config("any").parent.mkdir()
         for cfg in configs:
-            submission.config(cfg.name).write_text(to_yaml(cfg))
+            submission.config(cfg.name).write_text(to_yaml(cfg), encoding="utf-8")
         submission.logs.mkdir()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         submission.keep(name=name, runs={}, resources=to_tree(resources), commit=commit(), time=now, **about)

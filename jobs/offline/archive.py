@@ -77,7 +77,7 @@ def _add(pack: zipfile.ZipFile, name: str, file: Path) -> None:
     about.compress_type = zipfile.ZIP_STORED if file.suffix in PACKED else zipfile.ZIP_DEFLATED
     about.external_attr = 0o644 << 16
     if file.name == layout.MANIFEST and file.parent.parent.name == layout.CHECKPOINTS:
-        pack.writestr(about, _weights_alone(json.loads(file.read_text())))
+        pack.writestr(about, _weights_alone(json.loads(file.read_text(encoding="utf-8"))))
         return
     about.file_size = file.stat().st_size  # so that large ones get ZIP64 headers
     with file.open("rb") as stream, pack.open(about, "w") as target:

@@ -74,7 +74,7 @@ def _half_s(deadline_s: float) -> float:
 def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float | None) -> tuple[bool, str | None]:
     """Whether the report's command ended by itself, and why it failed."""
     end = time.monotonic() + (limit_s or float("inf"))
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         while process.poll() is None:
             if not go_on() or time.monotonic() > end:

@@ -95,7 +95,7 @@ class Journal:
 def read(path: Path) -> list[dict[str, Any]]:
     """The entries that are whole."""
     entries = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
         except ValueError:

@@ -73,7 +73,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold the queue's folder. Raises RunError: another queue runs in it, or it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".queue.lock").open("a+")
+        file = (folder / ".queue.lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
     with file:
@@ -104,7 +104,7 @@ def wait_for_orphans(folder: Path, stopped: Callable[[], object], give_up_s: flo
     """
     end = time.monotonic() + give_up_s
     logged = False
-    with (folder / ".runs.lock").open("a+") as file:
+    with (folder / ".runs.lock").open("a+", encoding="utf-8") as file:
         while not stopped():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

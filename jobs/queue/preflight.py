@@ -29,7 +29,7 @@ def problems(items: Sequence[Item], processes: int, stop: Stop) -> dict[str, str
             assert item.cfg is not None, "a run without a config is refused already"
             try:
                 if not item.run.finished(item.cfg):
-                    Path(folder, f"{item.name}.yaml").write_text(to_yaml(item.cfg))
+                    Path(folder, f"{item.name}.yaml").write_text(to_yaml(item.cfg), encoding="utf-8")
                     due = True
             except RunError as error:
                 refused[item.name] = str(error)
@@ -39,7 +39,7 @@ def problems(items: Sequence[Item], processes: int, stop: Stop) -> dict[str, str
         command = [sys.executable, "-m", "segtrain.training.preflight", folder, str(processes), str(out)]
         if code := _run(command, stop):
             raise subprocess.CalledProcessError(code, command)
-        refused |= json.loads(out.read_text())
+        refused |= json.loads(out.read_text(encoding="utf-8"))
     return {item.name: refused[item.name] for item in items if item.name in refused}
 
 

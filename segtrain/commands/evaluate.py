@@ -129,7 +129,7 @@ def _patients(split: str, checkpoints: Sequence[TrainedCheckpoint], store: Store
 
 def _from_file(path: Path) -> set[str]:
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         names = tree["validation"] if isinstance(tree, dict) else tree
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("not a list of names")

@@ -98,7 +98,7 @@ def _names_one(message: str, keys: Sequence[str]) -> bool:
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds; an empty one, an empty mapping. Raises ConfigError: unreadable, not YAML, a key twice."""
     try:
-        return yaml.load(path.read_text(), _UniqueKeys) or {}
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"

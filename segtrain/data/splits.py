@@ -86,7 +86,7 @@ def _kfold(patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: i
 def _from_file(path: Path, store: Store) -> Split:
     """From JSON `{"train": [...], "validation": [...]}`, like a run's split.json; patients of neither side stay out."""
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         sides = [tuple(str(p) for p in tree[side]) for side in ("train", "validation")]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; set data.split_file to a split that can be read") from error

@@ -123,7 +123,7 @@ def open_store(path: Path) -> Store:
     """The store at `path`. Raises DataError when its index or a file of it is missing or of the wrong size."""
     adapter = TypeAdapter(StoredPatient)
     try:
-        index = json.loads((path / "index.json").read_text())
+        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
         patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
         for entry in index["patients"]:
             for kind, size in entry["bytes"].items():

@@ -59,13 +59,13 @@ def durable(what: str, scratch: Path) -> Finding:
             files.write_json(file, turn)
             aside = scratch / f".folder-{turn}"
             aside.mkdir()
-            (aside / "part").write_text(str(turn))
+            (aside / "part").write_text(str(turn), encoding="utf-8")
             files.rename(aside, scratch / f"folder-{turn}")
     except OSError as error:
         return failure(check, f"{scratch.parent}: {error.strerror}", "use a local disk or a POSIX file system")
     took_s = time.monotonic() - began
     written = [file, *(scratch / f"folder-{turn}" / "part" for turn in range(3))]
-    if not all(path.exists() for path in written) or file.read_text() != "2\n":
+    if not all(path.exists() for path in written) or file.read_text(encoding="utf-8") != "2\n":
         return failure(check, f"{scratch.parent}: a renamed file is missing", "use a POSIX file system")
     message = f"{scratch.parent}: {1000 * took_s:.0f} ms for three of each"
     if took_s > SLOW_S:

@@ -69,7 +69,7 @@ def run_trial(cfg: Config, ranks: int) -> Trial:
     """Run `doctor.trial` in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="segtrain-doctor-") as folder:
         file = Path(folder, "config.yaml")
-        file.write_text(to_yaml(cfg))
+        file.write_text(to_yaml(cfg), encoding="utf-8")
         command = [sys.executable, "-m", "segtrain.doctor.trial", str(file), str(ranks)]
         environment = {**os.environ, "TMPDIR": folder}
         try:
@@ -200,8 +200,8 @@ def available_bytes() -> float:
     free_bytes = float(psutil.virtual_memory().available)
     for folder, limit, used, cache in CGROUPS:
         try:
-            limit_bytes, used_bytes = (int(Path(folder, name).read_text()) for name in (limit, used))
-            stat = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            limit_bytes, used_bytes = (int(Path(folder, name).read_text(encoding="utf-8")) for name in (limit, used))
+            stat = dict(line.split() for line in Path(folder, "memory.stat").read_text(encoding="utf-8").splitlines())
             free_bytes = min(free_bytes, limit_bytes - used_bytes + int(stat.get(cache, 0)))
         except (OSError, ValueError):  # the other version of cgroups, or no limit ("max")
             continue

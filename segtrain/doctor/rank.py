@@ -40,7 +40,7 @@ def main(folder: str, device: str) -> int:
 
 def _write(file: Path, tree: dict[str, object]) -> None:
     aside = file.with_suffix(f".{os.getpid()}")
-    aside.write_text(json.dumps(tree))
+    aside.write_text(json.dumps(tree), encoding="utf-8")
     aside.replace(file)
 
 

@@ -126,6 +126,6 @@ def deepspeed(cfg: Config) -> Finding:
 
 def _cpu_flags() -> str:
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""

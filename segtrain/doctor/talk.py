@@ -45,7 +45,7 @@ def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD)
     with tempfile.TemporaryDirectory(prefix="segtrain-doctor-") as folder:
         log = Path(folder, "log")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *child]
-        with log.open("w") as output:
+        with log.open("w", encoding="utf-8") as output:
             torchrun = subprocess.Popen(
                 [*command, folder, cfg.device],
                 stdout=output,
@@ -69,7 +69,7 @@ def _wait(folder: str, what: str, ranks: int, limit_s: float, process: subproces
     end = time.monotonic() + limit_s
     while True:
         gone = process is not None and process.poll() is not None
-        reports = [json.loads(file.read_text()) for file in sorted(Path(folder).glob(f"{what}-*.json"))]
+        reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob(f"{what}-*.json"))]
         if len(reports) == ranks or gone or time.monotonic() > end:
             return reports
         time.sleep(0.05)
@@ -77,7 +77,8 @@ def _wait(folder: str, what: str, ranks: int, limit_s: float, process: subproces
 
 def _all_reduce(ready: Sequence[Any], ranks: int, log: Path) -> Finding:
     if len(ready) < ranks:
-        errors = [line for line in log.read_text().splitlines() if "Error" in line and "ChildFailed" not in line]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if "Error" in line and "ChildFailed" not in line]
         last_error = errors[-1][:200] if errors else "no message"
         return failure(
             "all-reduce",

@@ -52,7 +52,7 @@ class TrainedCheckpoint:
     def is_best(self) -> bool:
         """Whether its epoch was selected by the scores of the run's validation patients."""
         pointer = self.run.best_pointer
-        return pointer.exists() and pointer.read_text().strip() == self.folder.name
+        return pointer.exists() and pointer.read_text(encoding="utf-8").strip() == self.folder.name
 
 
 def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[TrainedCheckpoint]:
@@ -176,7 +176,7 @@ def _folder(run: Run, which: str) -> Path:
             raise RunError(
                 f"{run.root}: has no {which} checkpoint yet; train it first, or name a step with --checkpoint"
             )
-        folder = run.checkpoints / pointers[which].read_text().strip()
+        folder = run.checkpoints / pointers[which].read_text(encoding="utf-8").strip()
     elif which.isdecimal():
         folder = run.checkpoint(int(which))
     else:

@@ -75,12 +75,12 @@ def read(folder: Path) -> Snapshot:
     One whose manifest lists no moments, as in an archive of results, is read without them.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = [name for name in (MODEL, OPTIMIZER, STATE) if name != OPTIMIZER or name in manifest]
         for name in names:
             if manifest[name] != _fingerprint(folder / name):
                 raise CorruptCheckpoint(f"{name} is not what was written")
-        state = json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         assert isinstance(state, dict), "its hash is that of a state that was written"
         optimizer = load_file(folder / OPTIMIZER) if OPTIMIZER in names else {}
         return Snapshot(load_file(folder / MODEL), optimizer, state)
@@ -90,7 +90,7 @@ def read(folder: Path) -> Snapshot:
 
 def weights_sha256(folder: Path) -> str:
     """The hash of a checkpoint's weights from its manifest; `sha256sum model.safetensors` gives the same."""
-    return str(json.loads((folder / MANIFEST).read_text())[MODEL]["sha256"])
+    return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[MODEL]["sha256"])
 
 
 def newest(run: Run) -> str | None:

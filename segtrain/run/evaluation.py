@@ -23,9 +23,9 @@ def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: M
 
 def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The rows and the summary. Raises OSError, ValueError or TypeError."""
-    with (folder / SCORES).open(newline="") as file:
+    with (folder / SCORES).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return rows, dict(json.loads((folder / SUMMARY).read_text()))
+    return rows, dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
 
 
 def foreign_file(folder: Path) -> Path | None:
@@ -34,7 +34,7 @@ def foreign_file(folder: Path) -> Path | None:
     if scores.exists() and "false_positive_slices" not in _first_line(scores):  # a column of no other table
         return scores
     try:
-        if not summary.exists() or "chosen_on" in json.loads(summary.read_text()):
+        if not summary.exists() or "chosen_on" in json.loads(summary.read_text(encoding="utf-8")):
             return None
     except (OSError, ValueError, TypeError):
         pass
@@ -43,7 +43,7 @@ def foreign_file(folder: Path) -> Path | None:
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open(errors="replace") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             return file.readline()
     except OSError:
         return ""

@@ -64,7 +64,7 @@ def read_results(folder: Path) -> dict[str, ResultsLine]:
 def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows that have all columns and name a run in the table's folder."""
     try:
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error):
         return []

@@ -26,7 +26,7 @@ class RunReader(RunLayout):
 
     def events(self) -> list[Event]:
         """Everything that was recorded, without a line that is only half there."""
-        return from_lines(self.metrics.read_text().splitlines()) if self.metrics.exists() else []
+        return from_lines(self.metrics.read_text(encoding="utf-8").splitlines()) if self.metrics.exists() else []
 
     def result(self) -> Result:
         """What the run has achieved so far. A run that cannot be read is no reason to lose the results of others."""
@@ -52,12 +52,13 @@ class RunReader(RunLayout):
 
     def pointed_checkpoints(self) -> set[str]:
         """The names of the best and of the latest checkpoint, as far as there are pointers to them."""
-        return {pointer.read_text().strip() for pointer in (self.best_pointer, self.latest_pointer) if pointer.exists()}
+        pointers = [pointer for pointer in (self.best_pointer, self.latest_pointer) if pointer.exists()]
+        return {pointer.read_text(encoding="utf-8").strip() for pointer in pointers}
 
     def config_tree(self) -> dict[str, Any]:
         """The content of config.yaml. Raises RunError when this is no run."""
         try:
-            tree = yaml.safe_load(self.config_file.read_text())
+            tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
             return dict(tree)
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
@@ -65,24 +66,27 @@ class RunReader(RunLayout):
 
     def config(self) -> Config:
         """The config of the training. Raises OSError, YAMLError or ConfigError when it cannot be read."""
-        return from_tree(yaml.safe_load(self.config_file.read_text()), where=str(self.root), stored=True)
+        tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        return from_tree(tree, where=str(self.root), stored=True)
 
     def split(self) -> dict[str, list[str]]:
         """The patients of each side, `train` and `validation`. Raises RunError."""
         try:
-            tree = json.loads(self.split_file.read_text())
+            tree = json.loads(self.split_file.read_text(encoding="utf-8"))
             return {side: [str(patient) for patient in tree[side]] for side in ("train", "validation")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file}: cannot be read ({error}); restore the file") from error
 
     def scores(self, epoch: int) -> list[dict[str, str]]:
         """The per-patient table of an epoch's evaluation."""
-        with self.validation_table(epoch).open(newline="") as file:
+        with self.validation_table(epoch).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def outcome(self) -> Outcome | None:
         """How the last start ended; None before the first and during one. Raises one of DAMAGED."""
-        return outcome_from_json(json.loads(self.outcome_file.read_text())) if self.outcome_file.exists() else None
+        if not self.outcome_file.exists():
+            return None
+        return outcome_from_json(json.loads(self.outcome_file.read_text(encoding="utf-8")))
 
     def starts(self) -> list[Environment]:
         """The environment of each start; none before the first, and where the file is no JSON.
@@ -90,7 +94,7 @@ class RunReader(RunLayout):
         A damaged entry is an empty environment. Raises TypeError when all are damaged.
         """
         try:
-            entries = list(json.loads(self.environment_file.read_text()))
+            entries = list(json.loads(self.environment_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return []
         if entries and not any(isinstance(entry, dict) for entry in entries):
@@ -100,7 +104,7 @@ class RunReader(RunLayout):
     def out_of_memory(self) -> dict[str, Any] | None:
         """The micro-batch for the next start, left by a start that ran out of memory; None if there was none."""
         try:
-            return dict(json.loads(self.out_of_memory_file.read_text()))
+            return dict(json.loads(self.out_of_memory_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return None
 

@@ -85,7 +85,9 @@ class Run(RunReader):
             files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
         except OSError as error:
             raise self._not_writable(error) from error
-        earlier = json.loads(self.environment_file.read_text()) if self.environment_file.exists() else []
+        earlier = []
+        if self.environment_file.exists():
+            earlier = json.loads(self.environment_file.read_text(encoding="utf-8"))
         files.write_json(self.environment_file, [*earlier, asdict(start)])
         self.outcome_file.unlink(missing_ok=True)
 
@@ -115,7 +117,7 @@ class Run(RunReader):
     def _write_split(self, split: Mapping[str, Any]) -> None:
         ours = str(split["hash"])
         if self.split_file.exists():
-            theirs = json.loads(self.split_file.read_text())["hash"]
+            theirs = json.loads(self.split_file.read_text(encoding="utf-8"))["hash"]
             if theirs != ours:
                 raise RunError(
                     f"{self.split_file}: this run used split {theirs[:12]}; the data now gives split {ours[:12]}; "
@@ -147,14 +149,14 @@ class Run(RunReader):
     def record(self, event: Event) -> None:
         """Append an event to metrics.jsonl."""
         line = to_line(event)
-        with self.metrics.open("a") as file:
+        with self.metrics.open("a", encoding="utf-8") as file:
             file.write(line)
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the per-patient table of an epoch's evaluation."""
         table_file = self.validation_table(epoch)
         aside = table_file.with_suffix(".tmp")
-        with aside.open("w", newline="") as file:
+        with aside.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=list(rows[0]))
             table.writeheader()
             table.writerows(rows)

@@ -18,7 +18,7 @@ def write_json(path: Path, tree: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text; `path` holds the old content or the new one, whatever happens."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     sync_file(aside)
     rename(aside, path)
 
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write text that a crash of the machine may lose; a reader finds the old content or the new one."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 

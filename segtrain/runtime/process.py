@@ -1,6 +1,7 @@
 """Logging and exit codes of a process."""
 
 import hashlib
+import io
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
     handlers: list[logging.Handler] = [to_terminal]
     if file is not None and file.parent.is_dir():  # another node may not see it
-        to_file = logging.FileHandler(file)
+        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         to_file.addFilter(_mark_warnings)
         handlers.append(to_file)
@@ -41,6 +42,7 @@ def _mark_warnings(record: logging.LogRecord) -> bool:
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback."""
+    _escape_what_the_terminal_cannot_show()
     try:
         _refuse_other_systems()
         return command(argv)
@@ -56,6 +58,12 @@ def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     """The exit code of a command on these arguments, by default this process's, with logging to standard error."""
     start_logging()
     return run_command(command, sys.argv[1:] if argv is None else argv)
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Escape letters that are not in the locale's encoding, on standard output too: else printing a name may raise."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _refuse_other_systems() -> None:

@@ -174,7 +174,7 @@ def may_run_short(device: torch.device) -> bool:
     limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
     limited = any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in limits)
     with suppress(OSError):
-        limited |= Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+        limited |= Path("/proc/sys/vm/overcommit_memory").read_text(encoding="utf-8").strip() == "2"
     return limited or device.type == "cuda"
 
 

@@ -66,7 +66,7 @@ class Watch:
             if self.rank == 0:
                 self._remove_further_ranks()
             self.run.ranks.mkdir(exist_ok=True)
-            self._stacks = self.run.rank_stacks(self.rank).open("w")
+            self._stacks = self.run.rank_stacks(self.rank).open("w", encoding="utf-8")
         self.progress(self._step, self._phase)
         self._thread.start()
         return self
