@@ -74,6 +74,14 @@ class StopReason(IntEnum):
             StopReason.OUT_OF_MEMORY: "a lack of memory",
         }.get(self, self.name)
 
+    @property
+    def is_for_the_launch(self) -> bool:
+        """Whether processes that torchrun starts again must not go on.
+
+        torchrun itself sends SIGTERM, as when a node joins; and a lack of memory ends with the process.
+        """
+        return self not in (StopReason.SIGTERM, StopReason.OUT_OF_MEMORY)
+
 
 class Stopped(SegtrainError):
     """The run was asked to stop and has saved; the same command goes on from there."""

@@ -3,14 +3,21 @@
 import logging
 import os
 import signal
-import time
 from collections.abc import Sequence
 
 from segtrain.commands.arguments import config_of, config_parser
-from segtrain.errors import EXIT_FINISHED
+from segtrain.errors import EXIT_FINISHED, Stopped
 from segtrain.run import Run
 from segtrain.runtime.allocator import use_allocator
-from segtrain.runtime.launcher import env_int, job_id, restarted, signal_when_parent_dies
+from segtrain.runtime.launcher import (
+    env_int,
+    job_id,
+    launched_s,
+    remember_stop,
+    restarted,
+    signal_when_parent_dies,
+    stay_stopped,
+)
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop, deadline_of
 from segtrain.runtime.terminal import FILE_ONLY
@@ -27,7 +34,6 @@ EXAMPLES = """\
 
 def command(argv: Sequence[str]) -> int:
     """Train the run that the command line describes, on this rank; returns the exit code."""
-    started_s = time.time()
     stop = Stop()
     stop.listen()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun was killed: save and leave
@@ -38,7 +44,8 @@ def command(argv: Sequence[str]) -> int:
     rank = env_int("RANK", 0)
     start_logging(rank=rank)
     cfg = config_of(arguments)
-    deadline_s = deadline_of(cfg.stop.deadline, started_s, ask_slurm=rank == 0)
+    stay_stopped()
+    deadline_s = deadline_of(cfg.stop.deadline, launched_s(), ask_slurm=rank == 0)
     run = Run.of(cfg)
     # A job that comes back goes on with what it began.
     fresh = arguments.fresh and not (restarted() and run.begun_by(job_id()))
@@ -54,8 +61,12 @@ def command(argv: Sequence[str]) -> int:
     from segtrain.runtime.world import join  # imports torch: seconds
     from segtrain.training.session import train
 
-    with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        best_dsc = train(cfg, run, argv, fresh, stop, world)
+    try:
+        with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
+            best_dsc = train(cfg, run, argv, fresh, stop, world)
+    except Stopped as error:
+        remember_stop(error)
+        raise
     if rank == 0:
         _conclude(run, best_dsc)
     return EXIT_FINISHED

@@ -3,12 +3,12 @@
 import hashlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
+from segtrain.runtime.launcher import launch_folder
 from segtrain.runtime.terminal import FILE_ONLY
 
 log = logging.getLogger("segtrain")
@@ -73,15 +73,14 @@ def _refuse_other_systems() -> None:
 
 
 def _is_first_to_report(message: str) -> bool:
-    """Whether no other rank of this node has reported the same; without torchrun each process reports.
+    """Whether nobody on this node has reported the same in this launch; without torchrun each process reports.
 
-    Whoever comes first reports, since torchrun ends all ranks as soon as one has left. It gives each rank a folder for
-    an error file, beside each other in one that it removes at the end; the mark of what was reported goes there.
+    Whoever comes first reports, since torchrun ends all ranks as soon as one has left; and it may start them again.
     """
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not error_file:
+    folder = launch_folder()
+    if folder is None:
         return True
-    mark = Path(error_file).parent.parent / f"reported-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    mark = folder / f"reported-{hashlib.sha256(message.encode(errors='backslashreplace')).hexdigest()[:16]}"
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
