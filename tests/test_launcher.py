@@ -1,4 +1,4 @@
-"""Launchers: torchrun, which may start again what has left."""
+"""Launchers: torchrun, which may start again what has left; ranks in the environment that nobody started."""
 
 import os
 import subprocess
@@ -79,3 +79,54 @@ def test_a_duration_counts_from_the_launch(tmp_path: Path) -> None:
     assert len(lines) == 1, done.stderr
     assert "stopped by the deadline before the first step" in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+TORCHRUN_RANK = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.fixture
+def no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in TORCHRUN_RANK:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE=2"),  # as a pod has it
+        ({**TORCHRUN_RANK, "MASTER_ADDR": ""}, "MASTER_ADDR"),
+        ({"RANK": "1"}, "RANK=1"),
+        ({**TORCHRUN_RANK, "RANK": "2"}, "RANK=2"),
+        ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3"),
+        ({**TORCHRUN_RANK, "LOCAL_WORLD_SIZE": "4"}, "LOCAL_WORLD_SIZE=4"),
+    ],
+)
+def test_ranks_left_in_the_environment_are_refused(
+    left: dict[str, str], words: str, no_ranks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    for check in (launcher.check_ranks, launcher.refuse_ranks):
+        with pytest.raises(LaunchError) as refused:
+            check()
+        assert "unset RANK, WORLD_SIZE" in str(refused.value)
+        assert words in str(refused.value) or check is launcher.refuse_ranks
+
+
+def test_ranks_that_torchrun_started_are_not(no_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher.check_ranks()
+    launcher.refuse_ranks()
+    for name, value in TORCHRUN_RANK.items():
+        monkeypatch.setenv(name, value)
+    launcher.check_ranks()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(LaunchError, match=r"WORLD_SIZE=2 .* runs in one process; start it without torchrun"):
+        launcher.refuse_ranks()

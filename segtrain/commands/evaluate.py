@@ -16,6 +16,7 @@ from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints, 
 from segtrain.evaluation.scores import MASK_RULES, SURFACE_RULES, GeometryName, Row, Rules, score
 from segtrain.evaluation.summary import settings_of, show, summary_of
 from segtrain.run import foreign_file, read_evaluation, write_evaluation
+from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def command(argv: Sequence[str]) -> int:
     """Score the requested patients, write the tables, show the means."""
     arguments = _parser().parse_intermixed_args(list(argv))
     start_logging()
+    refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
     folder = _folder(arguments, checkpoints)

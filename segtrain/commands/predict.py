@@ -12,6 +12,7 @@ from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import predict_source, refuse_folder
 from segtrain.evaluation.scores import MASK_RULES
+from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def command(argv: Sequence[str]) -> int:
     """Predict every patient of the folder. Raises DataError at the end for those that are broken."""
     arguments = _parser().parse_intermixed_args(list(argv))
     start_logging()
+    refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
     source = find_source(arguments.images, arguments.layout)

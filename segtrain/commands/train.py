@@ -10,6 +10,7 @@ from segtrain.errors import EXIT_FINISHED, Stopped
 from segtrain.run import Run
 from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.launcher import (
+    check_ranks,
     env_int,
     job_id,
     launched_s,
@@ -44,6 +45,7 @@ def command(argv: Sequence[str]) -> int:
     rank = env_int("RANK", 0)
     start_logging(rank=rank)
     cfg = config_of(arguments)
+    check_ranks()
     stay_stopped()
     deadline_s = deadline_of(cfg.stop.deadline, launched_s(), ask_slurm=rank == 0)
     run = Run.of(cfg)

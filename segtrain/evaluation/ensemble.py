@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from segtrain.config import ENGINES, Config, flatten, load_config
 from segtrain.data.splits import hash_of
-from segtrain.errors import ConfigError, LaunchError, RunError
+from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
 from segtrain.runtime.allocator import use_allocator
 
@@ -83,15 +83,13 @@ def trained_on(checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
 
 @contextmanager
 def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
-    """The ensemble of the checkpoints on this process's device. Raises RunError; LaunchError under torchrun."""
+    """The ensemble of the checkpoints on this process's device. Raises RunError."""
     cfg = checkpoints[0].cfg
     use_allocator(cfg.allocator, cfg.device)  # before torch allocates
     from segtrain.evaluation.predictor import Predictor
     from segtrain.runtime.world import join
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        if world.size > 1:
-            raise LaunchError(f"{world.size} processes, but this command runs in one; start it without torchrun")
         logits = ensemble([member_logits(checkpoint, world.device) for checkpoint in checkpoints])
         yield Predictor(logits, cfg.evaluate, world.device, cfg.data.neighbours)
 

@@ -15,6 +15,9 @@ from segtrain.errors import LaunchError, Stopped, StopReason
 
 # Set by jobs/ for a job in the foreground: its name, and how often it has been restarted.
 LOCAL_JOB, LOCAL_RESTART = "SEGTRAIN_LOCAL_JOB", "SEGTRAIN_LOCAL_RESTART"
+# What a rank of several needs to find the others, as torchrun sets it.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+UNSET = "unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE"
 STOP_MARK = "stopped"  # in torchrun's folder of a launch
 
 
@@ -24,6 +27,36 @@ def env_int(name: str, default: int) -> int:
     if value and not value.isdigit():
         raise LaunchError(f"{name}={value}: not a number; start with torchrun, or unset it for a single process")
     return int(value) if value else default
+
+
+def check_ranks() -> None:
+    """Raise LaunchError where the environment describes no rank of a job, as leftovers of another launcher do.
+
+    Such a process would wait for others that nobody starts, or train as a rank that writes nothing.
+    """
+    size = env_int("WORLD_SIZE", 1)
+    missing = [name for name in RANK_VARIABLES if not os.environ.get(name)]
+    if size > 1 and missing:
+        raise LaunchError(
+            f"WORLD_SIZE={size} is set in the environment, but not {', '.join(missing)}; start with torchrun, or "
+            f"{UNSET} for a single process"
+        )
+    for name, of in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("LOCAL_WORLD_SIZE", "WORLD_SIZE")):
+        number, limit = env_int(name, 0), env_int(of, 1)
+        if number >= limit + (name == "LOCAL_WORLD_SIZE"):
+            raise LaunchError(
+                f"{name}={number} is set in the environment, which does not fit {of}={limit}; start with torchrun, or "
+                f"{UNSET} for a single process"
+            )
+
+
+def refuse_ranks() -> None:
+    """Raise LaunchError where this process is one of several, or the environment says so; for commands of one."""
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    others = [f"{name}={value}" for name, single in alone.items() if (value := env_int(name, single)) > single]
+    if others:
+        remedy = "start it without torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else UNSET
+        raise LaunchError(f"{' '.join(others)} in the environment, but this command runs in one process; {remedy}")
 
 
 def job_id() -> str | None:

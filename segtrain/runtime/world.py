@@ -4,6 +4,7 @@ All ranks must call every collective. With one rank there is no process group, a
 """
 
 import datetime
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from torch import Tensor
 from segtrain.config import DeviceName
 from segtrain.errors import LaunchError, SegtrainError, StopReason
 from segtrain.runtime.launcher import env_int
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -176,10 +179,12 @@ def _init(world: World, one_node: bool) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     device_id = world.device if world.device.type == "cuda" else None
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # nobody says that the others have been started
+        log.info("rank %d waits at %s:%s for the other ranks of WORLD_SIZE=%d", world.rank, address, port, world.size)
     try:
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30), device_id=device_id)
     except (dist.DistError, ValueError) as error:
-        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
         reason = " ".join(str(error).split())
         if "EADDRINUSE" in reason or "in use" in reason:
             raise LaunchError(
