@@ -132,7 +132,7 @@ def drawn(made: list[int]) -> Iterator[int]:
 def test_tasks_are_drawn_as_they_are_needed() -> None:
     """What is predicted waits in memory: no more of it than the workers have use for."""
     made: list[int] = []
-    for place, result in enumerate(in_order(abs, drawn(made), 2)):
+    for place, result in enumerate(in_order(abs, drawn(made), 2, "--workers 1")):
         assert result == place
         assert len(made) <= place + 2 * AHEAD + 2
     assert len(made) == 40

@@ -117,7 +117,7 @@ def _outcomes(
     if workers == 1:
         yield from ((patient, prepare_patient(source, patient, size_px, aside)) for patient in patients)
         return
-    with process_pool(workers) as pool:
+    with process_pool(workers, "data.workers=1") as pool:
         jobs: dict[Future[Outcome], str] = {
             pool.submit(prepare_patient, source, patient, size_px, aside): patient for patient in patients
         }

@@ -30,8 +30,8 @@ from pydantic import TypeAdapter
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
-from segtrain.errors import DataError
-from segtrain.runtime import files
+from segtrain.errors import DataError, LaunchError
+from segtrain.runtime import files, machine
 
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
@@ -189,6 +189,8 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if limit := machine.shortage(error):
+            raise LaunchError(limit) from error
         free_mb = shutil.disk_usage(folder).free >> 20 if folder.is_dir() else 0
         raise DataError(
             f"{folder}: cannot write the store ({error.strerror or error}, {free_mb} MiB free); "

@@ -118,7 +118,7 @@ def _predicted(
 
 def _rows_of(tasks: Iterable[Task], workers: int) -> Generator[Row, None, None]:
     try:
-        yield from in_order(row_of, tasks, workers)
+        yield from in_order(row_of, tasks, workers, "--workers 1")
     except BrokenProcessPool as error:
         raise LaunchError(
             "a process that scored patients was killed, probably out of memory; try --workers 1"

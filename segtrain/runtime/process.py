@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
+from segtrain.runtime import machine
 from segtrain.runtime.launcher import launch_folder
 from segtrain.runtime.terminal import FILE_ONLY
 
@@ -47,11 +48,20 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         _refuse_other_systems()
         return command(argv)
     except SegtrainError as error:
-        if _is_first_to_report(str(error)):
-            kind = "" if isinstance(error, Stopped) else "error: "
-            print(f"segtrain: {kind}{error}", file=sys.stderr, flush=True)
-            log.error("%s%s", kind, error, extra=FILE_ONLY)
-        return error.exit_code
+        return _reported(error)
+    except (OSError, RuntimeError) as error:
+        if limit := machine.shortage(error):
+            return _reported(LaunchError(limit))
+        raise
+
+
+def _reported(error: SegtrainError) -> int:
+    """The exit code of an error, which is told in one line."""
+    if _is_first_to_report(str(error)):
+        kind = "" if isinstance(error, Stopped) else "error: "
+        print(f"segtrain: {kind}{error}", file=sys.stderr, flush=True)
+        log.error("%s%s", kind, error, extra=FILE_ONLY)
+    return error.exit_code
 
 
 def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from segtrain.errors import LaunchError
+from segtrain.runtime import machine
 from segtrain.runtime.launcher import signal_when_parent_dies
 
 Task = TypeVar("Task")
@@ -17,25 +19,43 @@ AHEAD = 2  # tasks per worker that may wait, so that tasks made faster than they
 
 
 @contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of new processes with one thread each."""
-    context = multiprocessing.get_context("spawn")
-    with (
-        _one_blas_thread(),
-        ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),)) as pool,
-    ):
+def process_pool(workers: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool of new processes with one thread each. Raises LaunchError where the machine allows none.
+
+    `remedy`: what asks for one worker, which needs no pool.
+    """
+    with _one_blas_thread(), _started(workers, remedy) as pool:
         yield pool
 
 
-def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Generator[Result, None, None]:
+def _started(workers: int, remedy: str) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    try:
+        pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),))
+        for _ in range(workers):
+            pool.submit(int)  # starts a process, while none is idle yet
+    except (OSError, RuntimeError, ImportError) as error:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()  # or Python would wait for it at its end
+        raise LaunchError(
+            f"{workers} worker processes cannot be started: {machine.why_no_processes(error)}, or set {remedy}"
+        ) from error
+    return pool
+
+
+def in_order(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, remedy: str
+) -> Generator[Result, None, None]:
     """The results of `function` in the order of the tasks; a single worker is this process.
 
-    Tasks are drawn as they are needed. Raises BrokenProcessPool when a worker is killed, and what `function` raises.
+    Tasks are drawn as they are needed. Raises BrokenProcessPool when a worker is killed, LaunchError where none can be
+    started (`remedy`: what asks for a single one), and what `function` raises.
     """
     if workers == 1:
         yield from map(function, tasks)
         return
-    with process_pool(workers) as pool:
+    with process_pool(workers, remedy) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:

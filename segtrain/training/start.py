@@ -79,7 +79,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
     Raises what is wrong with the data, and Stopped, on all ranks alike.
     """
 
-    def in_step(busy: bool, error: DataError | None = None) -> bool:
+    def in_step(busy: bool, error: SegtrainError | None = None) -> bool:
         """Whether any rank is still busy."""
         reason, failed, others_busy = world.largest(stop.reason() or 0, error is not None, busy)
         if reason:
@@ -91,11 +91,11 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
     def keep_in_step() -> None:
         in_step(busy=True)
 
-    failure = None
+    failure: SegtrainError | None = None
     if world.local_rank == 0:
         try:
             ensure_store(cfg, keep_in_step)
-        except DataError as error:
+        except (DataError, LaunchError) as error:
             failure = error
     while in_step(busy=False, error=failure):
         pass

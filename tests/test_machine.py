@@ -1,0 +1,109 @@
+"""What a machine lacks is named as what it is, and not blamed on the data or the store."""
+
+import errno
+import multiprocessing
+import resource
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segtrain.errors import LaunchError
+from segtrain.runtime import machine, workers
+from segtrain.runtime.process import run_command
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EROFS, "Read-only file system"), "/dev/shm cannot be used (Read-only file system); mount it"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "/dev/shm cannot be used"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no further process or thread"),
+        (RuntimeError("can't start new thread"), "no further process or thread"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
+        (NotImplementedError("system provides too few semaphores"), "too few semaphores"),
+    ],
+)
+def test_why_no_worker_can_be_started_is_named(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ProcessPoolExecutor, "__init__", refuse)
+    with pytest.raises(LaunchError) as refused, workers.process_pool(2, "data.workers=1"):
+        pass
+    assert str(refused.value).startswith("2 worker processes cannot be started: ")
+    assert words in str(refused.value)
+    assert str(refused.value).endswith(", or set data.workers=1")
+
+
+def test_workers_that_were_started_do_not_outlive_one_that_could_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or Python would wait for them when it ends."""
+    process = multiprocessing.get_context("spawn").Process
+    start = process.start
+    starts: list[Any] = []
+
+    def once(self: Any) -> None:
+        if starts:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        starts.append(self)
+        start(self)
+
+    monkeypatch.setattr(process, "start", once)
+    with pytest.raises(LaunchError, match="no further process"), workers.process_pool(2, "data.workers=1"):
+        pass
+    (worker,) = starts
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "raise the limit with ulimit -n"),
+        (RuntimeError("can't start new thread"), "raise the limit with ulimit -u"),
+    ],
+)
+def test_a_limit_of_the_machine_is_one_line_wherever_it_is_met(
+    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(argv: object) -> int:
+        raise error
+
+    assert run_command(command, []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_another_error_keeps_its_traceback() -> None:
+    def command(argv: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        run_command(command, [])
+
+
+@pytest.mark.law("L12")
+def test_preparing_with_too_few_open_files_names_the_limit(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
+        "from segtrain.__main__ import run; sys.exit(run('prepare', sys.argv[1:]))"
+    )
+    options = ["data.workers=8", "data.phantom.patients=8", "data.phantom.size_px=64", f"data.store={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "too many open files: 16 are allowed" in last
+    assert "cannot write the store" not in done.stderr
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_limits_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert machine.limit_of(resource.RLIMIT_NPROC) == "any number"
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 200))
+    assert machine.limit_of(resource.RLIMIT_NPROC) == "100"
