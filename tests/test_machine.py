@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from segtrain.config import Config, ModelConfig
+from segtrain.doctor import limits, software
 from segtrain.errors import LaunchError
 from segtrain.runtime import machine, workers
 from segtrain.runtime.process import run_command
+from segtrain.training.build import refuse_for_device
 
 
 @pytest.mark.law("L12")
@@ -102,8 +105,44 @@ def test_preparing_with_too_few_open_files_names_the_limit(tmp_path: Path) -> No
     assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
+def test_a_compiler_is_looked_for_where_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CC", "CXX", "TORCH_INDUCTOR_INSTALL_GXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.missing_compiler("cpu") == "g++"
+    assert machine.missing_compiler("cuda") == "gcc or clang"
+    for name in ("g++", "clang"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert machine.missing_compiler("cpu") is None
+    assert machine.missing_compiler("cuda") is None
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    assert machine.missing_compiler("cpu") == "/nowhere/g++"
+    assert machine.missing_compiler("cuda") is None
+
+
 def test_limits_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert machine.limit_of(resource.RLIMIT_NPROC) == "any number"
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 200))
     assert machine.limit_of(resource.RLIMIT_NPROC) == "100"
+
+
+def test_the_doctor_names_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    few, many = 10, 100_000
+    assert limits.semaphores(None).state == "ok"
+    assert limits.semaphores("Read-only file system").state == "failure"
+    assert [limits.open_files(n).state for n in (few, many, resource.RLIM_INFINITY)] == ["warning", "ok", "ok"]
+    assert [limits.processes(n, few).state for n in (few, many, resource.RLIM_INFINITY)] == ["warning", "ok", "ok"]
+
+
+@pytest.mark.law("L12")
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_INDUCTOR_INSTALL_GXX", raising=False)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    cfg = Config(model=ModelConfig(compile=True), device="cpu")
+    with pytest.raises(LaunchError, match=r"model.compile=true.* no /nowhere/g\+\+; .*model.compile=false"):
+        refuse_for_device(cfg, "cpu")
+    refuse_for_device(Config(), "cpu")
+    assert software.compiler(cfg).state == "failure"

@@ -9,7 +9,7 @@ from segtrain.data.order import plan_order
 from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.open import make_source
 from segtrain.data.store import open_store, store_path
-from segtrain.doctor import cluster, disk, forecast, software, talk
+from segtrain.doctor import cluster, disk, forecast, limits, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
 from segtrain.errors import SegtrainError
 
@@ -22,6 +22,7 @@ def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> It
         yield software.packages()
         return
     yield from software.check(cfg)
+    yield from limits.check()
     yield from talk.ports()
     yield from talk.check(cfg, max(ranks, gpus(cfg)), grace_s)  # every device, also those that no rank will use
     yield from cluster.check()

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from segtrain import DISTRIBUTION, __version__
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
+from segtrain.runtime.machine import missing_compiler
 from segtrain.runtime.usage import gpu_reader
 
 OLDEST_PYTHON = (3, 11)
@@ -29,6 +30,8 @@ def check(cfg: Config) -> Iterator[Finding]:
     yield python(sys.version_info[:2])
     yield packages()
     yield from devices(cfg)
+    if cfg.model.compile:
+        yield compiler(cfg)
     if cfg.engine == "deepspeed":
         yield deepspeed(cfg)
 
@@ -107,6 +110,17 @@ def devices(cfg: Config) -> Iterator[Finding]:
         yield failure("precision", "precision=tf32 is a mode of CUDA devices", "use precision=fp32 or bf16")
     elif cfg.precision == "bf16" and not gpus and "amx_bf16" not in _cpu_flags():
         yield warning("precision", "precision=bf16 is far slower on a CPU without bf16 units", "use precision=fp32")
+
+
+def compiler(cfg: Config) -> Finding:
+    """Whether there is the compiler that model.compile needs."""
+    import torch
+
+    device = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
+    if command := missing_compiler(device):
+        remedy = f"install one, name it in {'CC' if device == 'cuda' else 'CXX'}, or set model.compile=false"
+        return failure("compiler", f"model.compile=true, but there is no {command}", remedy)
+    return ok("compiler", "there is one for model.compile=true")
 
 
 def deepspeed(cfg: Config) -> Finding:

@@ -4,7 +4,7 @@ files.py       whole files or none: written aside, synced, renamed
 terminal.py    progress bars and tables
 process.py     logging, exit codes
 launcher.py    what torchrun, srun or a scheduler tells this process
-machine.py     what a machine may lack: semaphores, open files, processes
+machine.py     what a machine may lack: semaphores, open files, processes, a compiler
 workers.py     processes that compute beside this one
 allocator.py   glibc keeps freed memory, before torch is imported
 usage.py       what this process uses: CPU, memory, GPU

@@ -1,9 +1,14 @@
-"""What a machine may lack: semaphores, open files, processes. Imports no torch."""
+"""What a machine may lack: semaphores, open files, processes, a compiler. Imports no torch."""
 
 import errno
+import multiprocessing
+import os
 import resource
+import shutil
 
 SHARED_MEMORY = "/dev/shm"
+CPU_COMPILERS = ("g++",)  # for which torch looks where CXX names none
+CUDA_COMPILERS = ("gcc", "clang")  # for which Triton looks where CC names none
 
 
 def shortage(error: BaseException) -> str | None:
@@ -22,10 +27,28 @@ def why_no_processes(error: BaseException) -> str:
     return shortage(error) or f"{SHARED_MEMORY} cannot be used ({getattr(error, 'strerror', None) or error}); mount it"
 
 
+def semaphore_error() -> str | None:
+    """Why this machine gives no semaphores, which processes share; None where it does."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (OSError, ImportError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return None
+
+
 def limit_of(kind: int) -> str:
     """A limit of this process, for people."""
     soft, _ = resource.getrlimit(kind)
     return "any number" if soft == resource.RLIM_INFINITY else str(soft)
+
+
+def missing_compiler(device: str) -> str | None:
+    """The command of the compiler that model.compile lacks for a device, cpu or cuda; None where there is one."""
+    if os.environ.get("TORCH_INDUCTOR_INSTALL_GXX"):  # torch fetches one itself
+        return None
+    named = os.environ.get("CC" if device == "cuda" else "CXX")
+    commands = (named,) if named else CUDA_COMPILERS if device == "cuda" else CPU_COMPILERS
+    return None if any(map(shutil.which, commands)) else " or ".join(commands)
 
 
 def _too_few_processes() -> str:

@@ -11,6 +11,7 @@ from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses.loss import DeepSupervision, Loss, make_loss
 from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.make import make_model
+from segtrain.runtime.machine import missing_compiler
 from segtrain.runtime.world import World
 
 
@@ -37,6 +38,11 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
     """Raise LaunchError for settings that this kind of device, cpu or cuda, does not support."""
     if cfg.precision == "tf32" and kind != "cuda":
         raise LaunchError("precision=tf32 is a mode of CUDA devices, and this is a CPU; use precision=fp32 or bf16")
+    if cfg.model.compile and (command := missing_compiler(kind)):
+        raise LaunchError(
+            f"model.compile=true needs a compiler, and there is no {command}; install one, name it in "
+            f"{'CC' if kind == 'cuda' else 'CXX'}, or set model.compile=false"
+        )
     losses = {cfg.loss} if isinstance(cfg.loss, str) else cfg.loss.keys()
     if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
         raise LaunchError(
