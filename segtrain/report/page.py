@@ -70,7 +70,7 @@ def write(
 def foreign_file(out: Path) -> Path | None:
     """The file in `out` that a report would replace, and that no report has written; None where there is none."""
     for name, marks in MARKS.items():
-        with suppress(OSError), (out / name).open(errors="replace") as file:
+        with suppress(OSError), (out / name).open(encoding="utf-8", errors="replace") as file:
             beginning = file.read(4096)
             if beginning.strip() and not any(mark in beginning for mark in marks):
                 return out / name
