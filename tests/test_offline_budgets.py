@@ -178,7 +178,7 @@ def test_the_report_says_why_runs_of_the_queue_failed_or_never_began(tmp_path: P
         "| b | not begun | ValueError: it broke |",
         "| d | not begun | the queue stopped before it: SIGTERM |",
         "| typo | not begun | ",
-        "base.yaml: unknown key optim.lrr",
+        "queue.yaml, runs.5: unknown key optim.lrr",
     ):
         assert line in said, said
     assert "Runs: 6 (finished: 1, not begun: 4)" in said
