@@ -69,7 +69,7 @@ def test_nothing_is_asked_of_torch_otherwise(tiny: Config, tiny_store: Store, tm
 @pytest.mark.law("L12")
 def test_a_loss_that_cannot_be_deterministic_on_cuda_is_refused(tiny: Config) -> None:
     for loss in ("lovasz", {"dice": 1.0, "lovasz": 0.5}):
-        cfg = replace(tiny, loss=loss, deterministic=True)  # type: ignore[arg-type]
+        cfg = replace(tiny, loss=loss, deterministic=True)
         with pytest.raises(LaunchError, match=r"loss=lovasz with deterministic=true: .*; use another loss"):
             refuse_for_device(cfg, "cuda")
         refuse_for_device(cfg, "cpu")

@@ -3,6 +3,13 @@
     schema.py     the frozen dataclasses, whose defaults are the only defaults
     parts.py      tables of losses, optimisers, schedules, augmentations and engines: a row a part
     networks.py   the table of networks
+    choice.py     a part as a config chooses it: a name, or a name with options
+    reference.py  references to parts of the user's own, and the file of each
+    signature.py  the options of a part, read from its source
+    loss_terms.py the loss: one, or a weighted sum
+    own_parts.py  the parts of the user's own that a config names
+    own_code.py   the files of a part of the user's own, and their hashes
+    importing.py  imports the code of such a part
     load.py       YAML <- key=value overrides, checked; compared; written
     rules.py      values that do not fit together
     tree.py       nested mappings by dotted keys, the nearest right name
@@ -10,6 +17,7 @@
 Imports no torch: login nodes and job scripts load configurations in milliseconds.
 """
 
+from segtrain.config.choice import PART, Choice, name_of, options_of, part_of
 from segtrain.config.load import (
     COMMAND_LINE,
     builtin_config,
@@ -22,8 +30,10 @@ from segtrain.config.load import (
     read_yaml,
     to_yaml,
 )
-from segtrain.config.networks import NETWORKS, SMP, SMP_PREFIX, NetworkPart, NormName, network_part, width_problem
+from segtrain.config.loss_terms import LossConfig, LossTerm, Ramp, loss_terms
+from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, network_part, width_problem
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.rules import problems
 from segtrain.config.schema import (
     MAY_DIFFER,
@@ -34,13 +44,11 @@ from segtrain.config.schema import (
     DeepSpeedConfig,
     DeviceName,
     EvaluateConfig,
-    LossConfig,
     ModelConfig,
     OnOom,
     OptimConfig,
     PhantomConfig,
     Precision,
-    Ramp,
     SamplingName,
     SourceName,
     SplitName,
@@ -59,17 +67,20 @@ __all__ = [
     "MAY_DIFFER",
     "NETWORKS",
     "OPTIMIZERS",
+    "PART",
     "SCHEDULES",
     "SMP",
     "SMP_PREFIX",
     "AllocatorName",
     "CheckpointConfig",
+    "Choice",
     "Config",
     "DataConfig",
     "DeepSpeedConfig",
     "DeviceName",
     "EvaluateConfig",
     "LossConfig",
+    "LossTerm",
     "ModelConfig",
     "NetworkPart",
     "NormName",
@@ -79,6 +90,7 @@ __all__ = [
     "PhantomConfig",
     "Precision",
     "Ramp",
+    "Reference",
     "SamplingName",
     "SourceName",
     "SplitName",
@@ -93,9 +105,13 @@ __all__ = [
     "flatten",
     "from_tree",
     "load_config",
+    "loss_terms",
     "merge",
+    "name_of",
     "nearest",
     "network_part",
+    "options_of",
+    "part_of",
     "problems",
     "read_yaml",
     "to_yaml",

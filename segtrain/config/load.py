@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from segtrain.config.choice import PART, Choice, option_names
+from segtrain.config.own_parts import beside, portable, with_code
 from segtrain.config.parts import LOSSES
 from segtrain.config.rules import problems
 from segtrain.config.schema import MAY_DIFFER, Config
@@ -22,6 +24,7 @@ from segtrain.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE = "the command line"
+CHOICES = ("loss", "model.name", "data.augment", "optim.name", "optim.schedule")  # keys that choose a part
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
     "data": ("source", "root"),
@@ -65,13 +68,15 @@ def load_config(
     where: str | None = None,
     stored: bool = False,
     overrides_from: str = COMMAND_LINE,
+    parts_beside: Path | None = None,
 ) -> Config:
     """The resolved config of `path` (default: the phantom run), or of `tree`, with `key=value` overrides applied.
 
     `path` may be the name of a packaged config. `stored`: the config of a run, whose combination of values was accepted
     when it was trained. Raises ConfigError: file missing or not YAML, unknown key (with the nearest right one), bad
     value or combination. It names the origin: `overrides_from` for a key that an override sets, or where no file was
-    named; else `where`, by default the file.
+    named; else `where`, by default the file. Parts of the user's own are looked for in the working directory, then in
+    the folder `parts_beside`, then beside the file.
     """
     if path is None and overrides:
         where = where or overrides_from
@@ -83,7 +88,7 @@ def load_config(
             raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
         _set(tree, key, _parse(override, value))
     try:
-        return _config(tree, stored)
+        return _config(tree, stored, [*filter(None, [parts_beside]), path.parent])
     except ConfigError as error:
         keys = [override.partition("=")[0] for override in overrides]
         origin = overrides_from if _names_one(str(error), keys) else where or path
@@ -91,8 +96,9 @@ def load_config(
 
 
 def _names_one(message: str, keys: Sequence[str]) -> bool:
-    """Whether an error's message is about one of the keys, or one below it."""
-    return any(re.search(rf"(?<![\w.-]){re.escape(key)}[.=;:]", message) for key in keys)
+    """Whether an error's message is about one of the keys, one below it, or the part that it is an option of."""
+    chosen = [choice for choice in CHOICES for key in keys if key.startswith(f"{choice}.")]
+    return any(re.search(rf"(?<![\w.-]){re.escape(key)}[.=;:]", message) for key in (*keys, *chosen))
 
 
 def read_yaml(path: Path) -> Any:
@@ -120,7 +126,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
     for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "loss":
+        if isinstance(value, Mapping) and key != "loss" and PART not in value:
             merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
             continue
         try:
@@ -140,16 +146,21 @@ def from_tree(tree: Any, where: str, stored: bool = False) -> Config:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _config(tree: Any, stored: bool) -> Config:
-    """A checked Config from nested mappings. Raises ConfigError, which does not name their origin."""
+def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
+    """A checked Config from nested mappings. Raises ConfigError, which does not name their origin.
+
+    `folders`: where parts of the user's own are looked for, besides the working directory.
+    """
     leaves = [key for key, _ in flatten(asdict(Config()))]
     for section in MAIN_KEYS if isinstance(tree, Mapping) else ():
         if section in tree and not isinstance(tree[section], Mapping):
             raise ConfigError(f"{section}={tree[section]!r}: {_not_a_section(section, tree[section])}")
     cfg = _checked(Config, tree, [*leaves, *MAIN_KEYS, "data.phantom"], help_text="--help lists the keys")
-    for problem in () if stored else problems(cfg):
+    if stored:
+        return cfg
+    for problem in problems(cfg):
         raise ConfigError(problem)
-    return cfg
+    return with_code(beside(cfg, folders))
 
 
 def checked(
@@ -200,7 +211,7 @@ def to_yaml(cfg: Config) -> str:
 
 def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
     """(key, our value, their value) of the first difference that makes two configs different runs, or None."""
-    one, other = dict(flatten(asdict(ours))), dict(flatten(asdict(theirs)))
+    one, other = (dict(flatten(asdict(portable(cfg)))) for cfg in (ours, theirs))
     for key in [*one, *other]:
         if key not in MAY_DIFFER and not key.startswith("deepspeed.") and one.get(key) != other.get(key):
             return key, one.get(key), other.get(key)
@@ -215,15 +226,37 @@ def _parse(override: str, value: str) -> Any:
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    if parents[:1] == ["loss"] and not isinstance(tree.get("loss"), dict):
-        _refuse_weight_beside_name(dotted, value, tree.get("loss", Config().loss))
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
+    *parents, leaf = _keys(dotted)
+    if parents[:1] == ["loss"] and not isinstance(loss := tree.get("loss", Config().loss), dict):
+        _refuse_weight_beside_name(dotted, value, loss)
+    for place, parent in enumerate(parents, start=1):
+        above, section = tree, ".".join(parents[:place])
+        tree = above.setdefault(parent, _default_choice(section) if section in CHOICES else {})
         if not isinstance(tree, dict):
-            remedy = _not_a_section(parent, tree) if parent in MAIN_KEYS else "see --help"
-            raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; {remedy}")
+            if section in CHOICES:
+                tree = {PART: tree}
+            elif parents[0] == "loss" and leaf not in ("start", "end"):
+                tree = {"weight": tree}
+            else:
+                remedy = _not_a_section(parent, tree) if parent in MAIN_KEYS else "see --help"
+                raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; {remedy}")
+            above[parent] = tree
     tree[leaf] = value
+
+
+def _keys(dotted: str) -> list[str]:
+    """The keys of a dotted key; a reference to a part of the user's own, which has dots, is one key."""
+    if match := re.match(r"loss\.(.+\.py:\w+)(?:\.(.+))?$", dotted):
+        return ["loss", *filter(None, match.groups())]
+    return dotted.split(".")
+
+
+def _default_choice(key: str) -> Choice:
+    value: Any = Config()
+    for name in key.split("."):
+        value = getattr(value, name)
+    choice: Choice = value
+    return choice
 
 
 def _not_a_section(section: str, value: Any) -> str:
@@ -240,8 +273,10 @@ def _not_a_section(section: str, value: Any) -> str:
 
 
 def _refuse_weight_beside_name(dotted: str, value: Any, loss: Any) -> None:
-    """Raise ConfigError: `loss` is a name, and a weight would replace it."""
-    _, name, *end = dotted.split(".")
+    """Raise ConfigError where `loss` is a name and the key is none of its options: a weight would replace it."""
+    _, name, *end = _keys(dotted)
+    if loss not in LOSSES or name in option_names(LOSSES[loss]):
+        return
     if name not in LOSSES:
         near = nearest(name, LOSSES)
         hint = f" (did you mean {near!r}?)" if near else ""

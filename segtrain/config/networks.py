@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segtrain.config.parts import Part
+from segtrain.config.reference import SMP_PREFIX, Reference
 
 NormName = Literal["batch", "instance", "group"]
-SMP_PREFIX = "smp:"  # before the name of an encoder
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,12 @@ SMP = NetworkPart(
 
 
 def network_part(name: str) -> NetworkPart:
-    """The row of a network; all `smp:<encoder>` share one."""
-    return SMP if name.startswith(SMP_PREFIX) else NETWORKS[name]
+    """The row of a network; all `smp:<encoder>` share one, and networks of the user's own have one each."""
+    if name.startswith(SMP_PREFIX):
+        return SMP
+    if Reference.parse(name):
+        return NetworkPart(name, "of the user's own", keys=("deep_supervision",))
+    return NETWORKS[name]
 
 
 def width_problem(name: str, features: int) -> str | None:

@@ -5,24 +5,32 @@ A row names the part's function, the keys that it reads, its line in the docs an
 functions are given as import paths and imported when the part is made.
 """
 
-import importlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
+
+from segtrain.config.importing import load
+from segtrain.config.reference import Reference
 
 
 @dataclass(frozen=True)
 class Part:
     """A row. `keys`: those keys of its section of the config that it reads and not every part of its kind does."""
 
-    function: str  # module:name
+    function: str  # module:name, or FILE.py:NAME for a part of the user's own
     doc: str
     source: str = ""
     keys: tuple[str, ...] = ()
 
-    def load(self) -> Any:
-        """The function or class that `function` names; importing its module imports torch."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(module), name)
+    @property
+    def reference(self) -> Reference:
+        """Where its function or class is."""
+        return Reference.of(self.function)
+
+    def load(self, **options: Any) -> Any:
+        """The function or class, given `options`; importing its module imports torch, or runs the user's code."""
+        function = load(self.reference)
+        return partial(function, **options) if options else function
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from segtrain.config.choice import name_of
 from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.reference import Reference
 from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.config.tree import flatten
 
@@ -64,7 +66,7 @@ def _model(model: ModelConfig) -> Checks:
         f"model.features={model.features} cannot be divided into 4 groups for model.norm=group; set model.features=8",
     )
     yield from _unread(model, "model", "name", NETWORKS)
-    message = width_problem(model.name, model.features)
+    message = width_problem(name_of(model.name), model.features)
     yield message is not None, message or ""
 
 
@@ -75,7 +77,9 @@ def _optim(optim: OptimConfig) -> Checks:
 
 def _unread(section: ModelConfig | OptimConfig, prefix: str, chooser: str, table: Mapping[str, Part]) -> Checks:
     """Keys of the section that have a value and are not read by the part that its key `chooser` names."""
-    name = getattr(section, chooser)
+    name = name_of(getattr(section, chooser))
+    if Reference.parse(name):
+        return  # what a part of the user's own reads is checked with the part
     for key in dict.fromkeys(key for part in table.values() for key in part.keys):
         readers = [reader for reader, part in table.items() if key in part.keys]
         value, default = getattr(section, key), getattr(type(section)(), key)
@@ -94,7 +98,7 @@ def _engine(cfg: Config) -> Checks:
         "or leave deepspeed.offload out",
     )
     yield (
-        cfg.engine == "deepspeed" and optim.name == "schedulefree",
+        cfg.engine == "deepspeed" and name_of(optim.name) == "schedulefree",
         "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",
     )
     yield (
@@ -106,12 +110,12 @@ def _engine(cfg: Config) -> Checks:
         "model.compile=true does not go with model.checkpoint_activations=true; choose one",
     )
     yield (
-        optim.name == "schedulefree" and (model.norm or model.part.norm) == "batch",
+        name_of(optim.name) == "schedulefree" and (model.norm or model.part.norm) == "batch",
         "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are those of "
         "the weights that it trains; use model.norm=instance or group",
     )
     yield (
-        optim.name == "schedulefree" and (optim.schedule != "constant" or optim.ema is not None),
+        name_of(optim.name) == "schedulefree" and (name_of(optim.schedule) != "constant" or optim.ema is not None),
         "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
         "may stay) and no optim.ema",
     )

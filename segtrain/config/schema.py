@@ -3,18 +3,20 @@
 Imports no torch.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import field
 from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config.networks import NETWORKS, SMP_PREFIX, NetworkPart, NormName, network_part
-from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES
+from segtrain.config.choice import PART, Choice, check_choice, choice_of, name_of
+from segtrain.config.loss_terms import LossConfig
+from segtrain.config.networks import NETWORKS, NetworkPart, NormName, network_part
+from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES
+from segtrain.config.reference import SMP_PREFIX
 from segtrain.config.tree import nearest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -29,26 +31,19 @@ OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
 
 
-def _check_name(kind: str, name: Any, table: Mapping[str, object], more: str = "") -> None:
-    """Raise ValueError unless `name` is that of a row; `more`: what there is besides the rows."""
-    if not isinstance(name, str) or name not in table:
-        near = nearest(name, table)
+def _check_engine(name: Any) -> Any:
+    if name not in ENGINES:
+        near = nearest(name, ENGINES)
         hint = f" (did you mean {near!r}?)" if near else ""
-        raise ValueError(f"no {kind} is named {name!r}{hint}; there are {', '.join(table)}{more}")
-
-
-def _name_of(kind: str, table: Mapping[str, object]) -> BeforeValidator:
-    def check(name: Any) -> Any:
-        _check_name(kind, name, table)
-        return name
-
-    return BeforeValidator(check)
-
-
-def _check_network(name: Any) -> Any:
-    if not re.fullmatch(rf"{SMP_PREFIX}[A-Za-z0-9_.-]+", str(name)):
-        _check_name("network", name, NETWORKS, more=f", {SMP_PREFIX}<encoder>")
+        raise ValueError(f"no engine is named {name!r}{hint}; there are {', '.join(ENGINES)}")
     return name
+
+
+def _check_network(choice: Any) -> Choice:
+    name = choice.get(PART) if isinstance(choice, Mapping) else choice
+    if re.fullmatch(rf"{SMP_PREFIX}[A-Za-z0-9_.-]+", str(name)):
+        return check_choice("network", choice, {str(name): network_part(str(name))})
+    return check_choice("network", choice, NETWORKS, more=f", {SMP_PREFIX}<encoder>")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -77,7 +72,7 @@ class DataConfig:
     fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold
     split_file: str | None = None  # split=file
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
-    augment: Annotated[str, _name_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
+    augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
@@ -93,7 +88,7 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
-    name: Annotated[str, BeforeValidator(_check_network)] = "unet"  # a name of the list below
+    name: Annotated[Choice, BeforeValidator(_check_network)] = "unet"  # a name of the list below
     features: int = Field(default=32, ge=1)  # width of the first level
     depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
     norm: NormName | None = None  # default: the network's own (unet: batch)
@@ -106,57 +101,19 @@ class ModelConfig:
     @property
     def part(self) -> NetworkPart:
         """The network's row."""
-        return network_part(self.name)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Ramp:
-    """A loss's weight that changes linearly with the step: `start` at the first, `end` after the last."""
-
-    start: float = Field(ge=0)
-    end: float = Field(ge=0)
-
-
-def _check_losses(loss: Any) -> Any:
-    for name in loss if isinstance(loss, dict) else (loss,):
-        _check_name("loss", name, LOSSES)
-    if isinstance(loss, dict):
-        counting = [name for name, weight in loss.items() if _counts(name, weight)]
-        if not counting:
-            raise ValueError("a sum of losses needs at least one with a weight above 0")
-    return loss
-
-
-def _counts(name: str, weight: Any) -> bool:
-    """Whether a loss's weight is ever above 0. Raises ValueError: not a weight."""
-    ramp = asdict(weight) if isinstance(weight, Ramp) else weight
-    if isinstance(ramp, dict) and set(ramp) != {"start", "end"}:
-        raise ValueError(f"the weight of {name} is {ramp!r}; a weight that moves is {{start: 0.0, end: 1.0}}")
-    ends = list(ramp.values()) if isinstance(ramp, dict) else [ramp]
-    for end in ends:
-        try:
-            fits = not isinstance(end, bool) and 0 <= float(end) < math.inf
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(f"the weight of {name} is {end!r}; write a number, 0 or more")
-    return any(float(end) > 0 for end in ends)
-
-
-Weights = dict[str, Annotated[float, Field(ge=0)] | Ramp]
-LossConfig = Annotated[str | Weights, BeforeValidator(_check_losses)]
+        return network_part(name_of(self.name))
 
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """The optimiser, its schedule (a function of the step) and gradient clipping."""
 
-    name: Annotated[str, _name_of("optimiser", OPTIMIZERS)] = "adam"  # a name of the list below
+    name: Annotated[Choice, choice_of("optimiser", OPTIMIZERS)] = "adam"  # a name of the list below
     lr: float = Field(default=1e-4, gt=0)  # the learning rate, before the schedule
     weight_decay: float = Field(default=0.0, ge=0)  # of weights, not of norms and biases
     decay_all: bool = False  # decay norms and biases too
     momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd
-    schedule: Annotated[str, _name_of("schedule", SCHEDULES)] = "constant"  # a name of the list below
+    schedule: Annotated[Choice, choice_of("schedule", SCHEDULES)] = "constant"  # a name of the list below
     warmup_steps: int = Field(default=0, ge=0)  # steps in which the rate rises
     final_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # of lr, at the end of warmup_cosine
     power: float = Field(default=0.9, gt=0)  # polynomial: (1 - progress)^power
@@ -249,13 +206,14 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     precision: Precision = "fp32"  # of the matrix products
-    engine: Annotated[str, _name_of("engine", ENGINES)] = "ddp"  # a name of the list below
+    engine: Annotated[str, BeforeValidator(_check_engine)] = "ddp"  # a name of the list below
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"  # auto: a GPU where there is one
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
     deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
     log_every_steps: int = Field(default=10, ge=1)  # steps between two lines of the log
+    code: dict[str, str] = field(default_factory=dict)  # hashes of the files of parts of the user's own; filled in
 
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is

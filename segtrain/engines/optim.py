@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from segtrain.config import OPTIMIZERS, SCHEDULES, OptimConfig
+from segtrain.config import OPTIMIZERS, SCHEDULES, OptimConfig, options_of, part_of
 
 Groups = list[dict[str, Any]]  # of parameters, as torch's optimisers take them
 
@@ -46,7 +46,7 @@ def make_optimizer(network: nn.Module, cfg: OptimConfig) -> Optimizer:
     matrices = [p for p in network.parameters() if p.dim() > 1 or cfg.decay_all]
     vectors = [p for p in network.parameters() if not (p.dim() > 1 or cfg.decay_all)]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    make: Callable[[Groups, OptimConfig], Optimizer] = OPTIMIZERS[cfg.name].load()
+    make: Callable[[Groups, OptimConfig], Optimizer] = part_of(cfg.name, OPTIMIZERS).load(**options_of(cfg.name))
     return make([group for group in groups if group["params"]], cfg)
 
 
@@ -70,5 +70,5 @@ def lr_at(step: int, total_steps: int, cfg: OptimConfig) -> float:
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / cfg.warmup_steps
     progress = (step - cfg.warmup_steps) / max(1, total_steps - cfg.warmup_steps)
-    factor: float = SCHEDULES[cfg.schedule].load()(min(1.0, progress), cfg)
+    factor: float = part_of(cfg.schedule, SCHEDULES).load(**options_of(cfg.schedule))(min(1.0, progress), cfg)
     return cfg.lr * factor

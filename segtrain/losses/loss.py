@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from segtrain.config import LOSSES, LossConfig, Ramp
+from segtrain.config import LOSSES, PART, LossConfig, LossTerm, Ramp, loss_terms
 from segtrain.losses import per_sample, region
 from segtrain.losses.per_sample import PerSample
 from segtrain.losses.region import Region
@@ -108,15 +108,16 @@ def unified_focal() -> Loss:
 
 
 def make_loss(cfg: LossConfig) -> Loss:
-    """The loss of that name, or the weighted sum of several."""
-    if isinstance(cfg, str):
-        return _of_name(cfg)
-    return WeightedSum([(_of_name(name), weight) for name, weight in cfg.items()])
+    """The loss that the config names, or the weighted sum of several."""
+    terms = loss_terms(cfg)
+    if isinstance(cfg, str) or PART in cfg:
+        return _of_term(terms[0])
+    return WeightedSum([(_of_term(term), term.weight) for term in terms])
 
 
-def _of_name(name: str) -> Loss:
-    part = LOSSES[name]
-    function = part.load()
+def _of_term(term: LossTerm) -> Loss:
+    part = LOSSES[term.part]
+    function = part.load(**term.options)
     if part.over == "batch":
         return Region(function, part.classes)
     loss: Loss = PerSample(function) if part.over == "sample" else function()

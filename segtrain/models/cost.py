@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segtrain.config import NETWORKS, ModelConfig
+from segtrain.config import NETWORKS, ModelConfig, name_of
 from segtrain.models.base import supervision_ratio
 from segtrain.models.make import make_model
 
@@ -35,7 +35,7 @@ def row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
     with FlopCounterMode(display=False) as both:
         network.train()(image_bchw).sum().backward()
     return (
-        cfg.name,
+        name_of(cfg.name),
         str(cfg.features),
         f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}",
         f"{forward.get_total_flops() / 1e9:.2f}",

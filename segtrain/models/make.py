@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from segtrain.config import ModelConfig, width_problem
+from segtrain.config import ModelConfig, name_of, options_of, width_problem
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
 from segtrain.models.recompute import recompute
@@ -18,9 +18,9 @@ def make_model(cfg: ModelConfig, seed: int, in_channels: int = 3) -> Network:
     The global generator is left as it was. Raises ConfigError: a width that the network cannot have, weights that do
     not fit, a package that is not installed.
     """
-    if problem := width_problem(cfg.name, cfg.features):
+    if problem := width_problem(name_of(cfg.name), cfg.features):
         raise ConfigError(problem)
-    make: Callable[[ModelConfig, int], Network] = cfg.part.load()
+    make: Callable[[ModelConfig, int], Network] = cfg.part.load(**options_of(cfg.name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make(cfg, in_channels)

@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from segtrain.config import SMP_PREFIX, ModelConfig
+from segtrain.config import SMP_PREFIX, ModelConfig, name_of
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
 from segtrain.models.monai import Adapted
@@ -13,18 +13,19 @@ from segtrain.models.monai import Adapted
 
 def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
     """A U-Net on an encoder of segmentation-models-pytorch, `model.name=smp:<encoder>`; nothing is downloaded."""
+    name = name_of(cfg.name)
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ConfigError(
-            f"model.name={cfg.name} needs segmentation-models-pytorch; pip install segmentation-models-pytorch"
+            f"model.name={name} needs segmentation-models-pytorch; pip install segmentation-models-pytorch"
         ) from error
-    encoder = cfg.name.removeprefix(SMP_PREFIX)
+    encoder = name.removeprefix(SMP_PREFIX)
     try:
         network = smp.Unet(encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=1)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"model.name={cfg.name}: segmentation-models-pytorch has no U-Net on {encoder!r}; choose a name of "
+            f"model.name={name}: segmentation-models-pytorch has no U-Net on {encoder!r}; choose a name of "
             "segmentation_models_pytorch.encoders.get_encoder_names(), for example smp:resnet34"
         ) from error
     adapted = Adapted(network, cfg.part.depth, cfg.part.norm)
@@ -32,7 +33,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
     image = torch.zeros(1, in_channels, 64, 64)
     if _draws_when_trained(adapted, image):
         raise ConfigError(
-            f"model.name={cfg.name}: this encoder drops layers by chance, from a generator that no checkpoint holds; "
+            f"model.name={name}: this encoder drops layers by chance, from a generator that no checkpoint holds; "
             "choose one that does not, for example smp:resnet34"
         )
     _freeze_unused(adapted, image)

@@ -13,7 +13,18 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config import COMMAND_LINE, Config, checked, flatten, from_tree, load_config, merge, read_yaml
+from segtrain.config import (
+    COMMAND_LINE,
+    SMP_PREFIX,
+    Config,
+    checked,
+    flatten,
+    from_tree,
+    load_config,
+    merge,
+    name_of,
+    read_yaml,
+)
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
@@ -159,8 +170,9 @@ def missing(members: Sequence[Member]) -> dict[str, str]:
         has_weights = member.run.saved_step() > 0
         if model.weights is not None and not has_weights and not Path(model.weights).is_file():
             problems[member.variant] = f"model.weights={model.weights}: there is no such file; name an existing one"
+        network = name_of(model.name)
         for needed, setting, package in (
-            (model.name.startswith("smp:"), f"model.name={model.name}", "segmentation-models-pytorch"),
+            (network.startswith(SMP_PREFIX), f"model.name={network}", "segmentation-models-pytorch"),
             (member.cfg.engine == "deepspeed", "engine=deepspeed", "deepspeed"),
         ):
             if needed and importlib.util.find_spec(package.replace("-", "_")) is None:

@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import AUGMENTATIONS
+from segtrain.config import AUGMENTATIONS, Choice, options_of, part_of
 from segtrain.data.augment.draws import Draws, to
 from segtrain.data.augment.geometry import reference_affines, warp
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import strengthen
 
 
-def draw(name: str, seed: int, positions: NDArray[np.int64]) -> Draws | None:
-    """What the augmentation of that name does to the samples at `positions`; None: nothing."""
-    draws: Callable[[int, NDArray[np.int64]], Draws | None] = AUGMENTATIONS[name].load()
+def draw(choice: Choice, seed: int, positions: NDArray[np.int64]) -> Draws | None:
+    """What the augmentation does to the samples at `positions`; None: nothing."""
+    draws: Callable[[int, NDArray[np.int64]], Draws | None] = part_of(choice, AUGMENTATIONS).load(**options_of(choice))
     return draws(seed, positions)
 
 
