@@ -5,6 +5,7 @@
   001/                    one submission
     code/                 segtrain, jobs, configs as they were
     configs/<run>.yaml    resolved
+    parts/<run>/          the parts of the user's own that it names, as they were
     logs/                 of submitit: sbatch script, pickles, output of the jobs
     journal.jsonl         of a queue in the foreground (queue/)
     job.json              runs and their job ids, resources, commit
@@ -25,6 +26,7 @@ from jobs.resources import Resources, from_tree, to_tree
 from segtrain.config import Config, builtin_config, to_yaml
 from segtrain.errors import RunError
 from segtrain.run import Run
+from segtrain.run.code import copy_code
 from segtrain.runtime import files
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout, an earlier snapshot, or site-packages
@@ -47,6 +49,10 @@ class Submission:
     def config(self, name: str) -> Path:
         """The resolved config of a run."""
         return self.root / "configs" / f"{name}.yaml"
+
+    def own_code(self, name: str) -> Path:
+        """The copies of a run's own parts."""
+        return self.root / "parts" / name
 
     def run(self, name: str) -> Run:
         """The directory of a run, whether or not its config can be read."""
@@ -92,7 +98,8 @@ def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resou
         _take_snapshot(submission.code)
         submission.config("any").parent.mkdir()
         for cfg in configs:
-            submission.config(cfg.name).write_text(to_yaml(cfg), encoding="utf-8")
+            snapshot = copy_code(cfg, submission.own_code(cfg.name))
+            submission.config(cfg.name).write_text(to_yaml(snapshot), encoding="utf-8")
         submission.logs.mkdir()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         submission.keep(name=name, runs={}, resources=to_tree(resources), commit=commit(), time=now, **about)

@@ -116,7 +116,7 @@ def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequenc
                 above = str(Path(member.cfg.runs_dir).parent)  # the queue's folder stands for the ablation's
                 yield Item(member.cfg.name, replace(member.cfg, runs_dir=above), processes, retries)
             return
-        cfg = load_config(source, settings, overrides_from=origin)
+        cfg = load_config(source, settings, overrides_from=origin, parts_beside=path.parent)
         yield Item(entry.name or cfg.name, cfg, processes, retries)
     except ConfigError as error:
         name = entry.name or entry.overrides.get("name") or f"{source.stem}-{number + 1}"

@@ -3,7 +3,7 @@
 Nothing of them is run. Imports no torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from segtrain.config.schema import Config
 from segtrain.config.signature import signature_of
 from segtrain.errors import ConfigError
 
-CODE = "code"  # the folder beside a config that holds the files of its parts
+CODE = "code"  # the folder beside a config that holds the files of its parts; see run/layout.py
 KEYS = {"model": "model.name", "augment": "data.augment", "optim": "optim.name", "schedule": "optim.schedule"}
 
 
@@ -131,10 +131,11 @@ def in_folder(cfg: Config, folder: Path) -> Config:
     for name in checked:
         places.setdefault(name.partition("/")[0], folder / name)  # a part's own file is its first
     copied = moved(cfg, places)
-    for name, digest in with_code(copied).code.items():
-        if checked.get(name) != digest:
+    there = with_code(copied).code
+    for name in {**checked, **there}:
+        if checked.get(name) != there.get(name):
             raise ConfigError(
-                f"{folder / name}: is not the file that the run was trained with ({digest[:12]}, not "
+                f"{folder / name}: is not the file that the run was trained with ({str(there.get(name))[:12]}, not "
                 f"{str(checked.get(name))[:12]}); bring it back"
             )
     return copied
@@ -146,9 +147,7 @@ def _value(cfg: Config, key: str) -> Choice:
     return value
 
 
-def files(cfg: Config) -> Iterator[tuple[str, Path]]:
-    """Where each file of the config's own parts belongs below a `code` folder, and where it is now."""
-    for part in own_parts(cfg):
-        if code := part.code():
-            for file in code.files:
-                yield f"{part.folder}/{file.relative_to(code.root).as_posix()}", file
+def files_of(part: OwnPart) -> list[tuple[str, Path]]:
+    """The files of a part by their path below its folder, its own first; none of an installed package."""
+    code = part.code()
+    return [] if code is None else [(file.relative_to(code.root).as_posix(), file) for file in code.files]

@@ -3,16 +3,18 @@
 Torch is imported only when a network is made. Legend: b batch, c channel, h height, w width.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segtrain.config import ENGINES, Config, flatten, load_config
+from segtrain.config import ENGINES, Config, Reference, flatten, load_config, name_of
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
+from segtrain.run.code import with_own_code
 from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from segtrain.evaluation.predictor import Logits, Predictor
+
+log = logging.getLogger(__name__)
 
 # The members of an ensemble must agree in these: they see the same prepared slices and are scored in the same way.
 SHARED = (
@@ -47,6 +51,11 @@ class TrainedCheckpoint:
     folder: Path
     train: frozenset[str]
     validation: frozenset[str]
+
+    @property
+    def own_network(self) -> Reference | None:
+        """The network, where it is code of the user's own that predicting runs."""
+        return Reference.parse(name_of(self.cfg.model.name))
 
     @property
     def is_best(self) -> bool:
@@ -85,6 +94,9 @@ def trained_on(checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
 def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
     """The ensemble of the checkpoints on this process's device. Raises RunError."""
     cfg = checkpoints[0].cfg
+    for checkpoint in checkpoints:
+        if part := checkpoint.own_network:
+            log.info("%s: runs %s, the run's copy of its own network", checkpoint.run.root, part)
     use_allocator(cfg.allocator, cfg.device)  # before torch allocates
     from segtrain.evaluation.predictor import Predictor
     from segtrain.runtime.world import join
@@ -161,7 +173,7 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
     tree = run.config_tree()
     if isinstance(tree.get("model"), dict):
         tree["model"]["weights"] = None  # the file that training started from may be gone
-    cfg = load_config(None, overrides, tree, where=str(run.root), stored=True)
+    cfg = with_own_code(run, load_config(None, overrides, tree, where=str(run.root), stored=True))
     sides = run.split()
     return TrainedCheckpoint(run, cfg, _folder(run, which), frozenset(sides["train"]), frozenset(sides["validation"]))
 

@@ -104,6 +104,11 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
     checkpoint = select_checkpoints([run.run.root], str(run.last.step), overrides)[0]
+    if part := checkpoint.own_network:
+        raise RunError(
+            f"{run.run.root}: its network {part.short} is code of the user's own, which a report does not run; "
+            f"segtrain predict {run.run.root} --images DIR draws it"
+        )
     rows = {row["patient"]: row for row in run.last.rows}
     if seen := sorted(checkpoint.train & rows.keys()):
         raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; none of its scores is valid")

@@ -8,6 +8,7 @@
     result.py        what a run has achieved so far, in numbers
     environment.py   what a start used: an entry of environment.json
     evaluation.py    the scores of `segtrain evaluate`
+    code.py          the user's own parts, copied into the run
     ablation.py      a spec of variants, folds and seeds becomes runs
     index.py         results.csv and queue.csv, which list runs
     checkpoint.py    weights, moments and state, written whole or not at all (torch)

@@ -104,7 +104,7 @@ def _config_of(
     for layer in (spec.overrides, spec.variants[variant] or {}):
         merge(tree, layer, where)
     settings, origin = overrides
-    cfg = load_config(base, settings, tree=tree, where=where, overrides_from=origin)
+    cfg = load_config(base, settings, tree=tree, where=where, overrides_from=origin, parts_beside=path.parent)
     own: dict[str, Any] = {"runs_dir": str(Path(cfg.runs_dir) / spec.name)}
     name = variant
     if fold is not None:

@@ -2,6 +2,7 @@
 
 runs/<name>/
   config.yaml        resolved, loadable; opens with the command that made it
+  code/              the user's own parts as they were, in a folder each
   environment.json   versions, devices, world size, git commit, one entry per start
   split.json         patients per side, hash
   deepspeed.json     the settings given to DeepSpeed, with engine=deepspeed
@@ -23,6 +24,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from segtrain.config.own_parts import CODE
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -71,6 +74,10 @@ class RunLayout:
     @property
     def config_file(self) -> Path:
         return self.root / CONFIG
+
+    @property
+    def code(self) -> Path:
+        return self.root / CODE
 
     @property
     def environment_file(self) -> Path:

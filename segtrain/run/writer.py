@@ -15,6 +15,7 @@ import yaml
 
 from segtrain.config import Config, first_difference, to_yaml
 from segtrain.errors import DAMAGED, ConfigError, RunError
+from segtrain.run.code import copy_code
 from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
 from segtrain.run.layout import epoch_of
@@ -53,15 +54,28 @@ class Run(RunReader):
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {FRESH}") from error
         if difference := first_difference(cfg, theirs):
             key, ours, other = difference
+            if key.startswith("code."):
+                raise RunError(self._changed_code(key.removeprefix("code."), ours, other))
             raise RunError(f"{self.root}: this run has {key}={other}, not {ours}; choose another name=..., or {FRESH}")
         return outcome if outcome and outcome.state == "finished" and outcome.epochs >= cfg.train.epochs else None
+
+    def _changed_code(self, name: str, ours: str | None, theirs: str | None) -> str:
+        """The message where a file of an own part is not the one that the run was begun with."""
+        file = Path(name).name
+        digests = f"its SHA-256 was {str(theirs)[:12]} and is {str(ours)[:12]}"
+        if theirs is None or ours is None:
+            digests = "it was not used before" if theirs is None else "it is not used any more"
+        return (
+            f"{self.root}: {file} is other code than this run was begun with ({digests}); the run's copy is "
+            f"{self.code / name}: bring it back, or train the new code as another run with name=..., or {FRESH}"
+        )
 
     def _has_begun(self) -> bool:
         """Whether the directory holds a run, or anything else but what `open` makes first and may have left alone."""
         traces = (self.config_file, self.metrics, *self.checkpoints.glob("*step-*"))
         if any(file.exists() for file in traces):
             return True
-        made_first = {self.tensorboard, self.checkpoints, self.validation, self.split_file}
+        made_first = {self.tensorboard, self.checkpoints, self.validation, self.split_file, self.code}
         return self.root.exists() and any(
             path not in made_first and not path.name.startswith(".") for path in self.root.iterdir()
         )
@@ -82,6 +96,7 @@ class Run(RunReader):
                 folder.mkdir(parents=True, exist_ok=True)
             self._write_split(split)
             command = shlex.join(["python", "-m", "segtrain.train", *arguments])
+            copy_code(cfg, self.code)
             files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
         except OSError as error:
             raise self._not_writable(error) from error
