@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.config import Config, to_yaml
+from segtrain.config import Config, fingerprint
 from segtrain.run import Run
 
 
@@ -29,8 +29,9 @@ class Item:
     @property
     def digest(self) -> str:
         """Tells its config, or its trouble, from another; the same on another machine."""
-        text = self.trouble if self.cfg is None else to_yaml(replace(self.cfg, runs_dir=""))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        if self.cfg is None:
+            return hashlib.sha256(self.trouble.encode()).hexdigest()[:12]
+        return fingerprint(self.cfg)
 
 
 @dataclass(frozen=True)

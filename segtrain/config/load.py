@@ -3,10 +3,11 @@
 Imports no torch.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from segtrain.config.choice import PART, Choice, option_names
 from segtrain.config.own_parts import beside, portable, with_code
 from segtrain.config.parts import LOSSES
 from segtrain.config.rules import problems
-from segtrain.config.schema import MAY_DIFFER, Config
+from segtrain.config.schema import MAY_DIFFER, NEWER_KEYS, Config
 from segtrain.config.tree import flatten, nearest
 from segtrain.errors import ConfigError
 
@@ -207,6 +208,19 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
 def to_yaml(cfg: Config) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal Config."""
     return yaml.safe_dump(asdict(cfg), sort_keys=False)
+
+
+def fingerprint(cfg: Config) -> str:
+    """A hash of what a config trains, the same in later versions, which have more keys; not of where it lies."""
+    tree, default = asdict(replace(cfg, runs_dir="")), asdict(Config())
+    for dotted in NEWER_KEYS:
+        *parents, leaf = dotted.split(".")
+        section, usual = tree, default
+        for parent in parents:
+            section, usual = section[parent], usual[parent]
+        if section[leaf] == usual[leaf]:
+            del section[leaf]
+    return hashlib.sha256(yaml.safe_dump(tree, sort_keys=False).encode()).hexdigest()[:12]
 
 
 def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:

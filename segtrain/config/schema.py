@@ -216,6 +216,9 @@ class Config:
     code: dict[str, str] = field(default_factory=dict)  # hashes of the files of parts of the user's own; filled in
 
 
+# Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
+NEWER_KEYS = frozenset({"code"})
+
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
 # divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.
 MAY_DIFFER = frozenset(
