@@ -10,6 +10,7 @@
     own_parts.py  the parts of the user's own that a config names
     own_code.py   the files of a part of the user's own, and their hashes
     importing.py  imports the code of such a part
+    overrides.py  changes by key=value and by the keys of a spec
     load.py       YAML <- key=value overrides, checked; compared; written
     rules.py      values that do not fit together
     tree.py       nested mappings by dotted keys, the nearest right name
@@ -27,12 +28,12 @@ from segtrain.config.load import (
     first_difference,
     from_tree,
     load_config,
-    merge,
     read_yaml,
     to_yaml,
 )
 from segtrain.config.loss_terms import LossConfig, LossTerm, Ramp, loss_terms
 from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, network_part, width_problem
+from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.rules import problems

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from segtrain.config.choice import PART, Choice, option_names
+from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
 from segtrain.config.own_parts import beside, portable, with_code
-from segtrain.config.parts import LOSSES
 from segtrain.config.rules import problems
 from segtrain.config.schema import MAY_DIFFER, NEWER_KEYS, Config
 from segtrain.config.tree import flatten, nearest
@@ -25,19 +24,6 @@ from segtrain.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE = "the command line"
-CHOICES = ("loss", "model.name", "data.augment", "optim.name", "optim.schedule")  # keys that choose a part
-# The keys of a section that a value in the section's place was probably meant for, the likeliest first.
-MAIN_KEYS = {
-    "data": ("source", "root"),
-    "model": ("name",),
-    "optim": ("name",),
-    "train": ("epochs",),
-    "evaluate": ("every_epochs",),
-    "checkpoint": ("every_min",),
-    "stop": ("deadline",),
-    "watch": ("every_s",),
-    "deepspeed": ("zero",),
-}
 
 
 def builtin_config(name: str) -> Path:
@@ -87,7 +73,7 @@ def load_config(
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r}: not an override; write key=value, for example optim.lr=1e-3")
-        _set(tree, key, _parse(override, value))
+        set_key(tree, key, parse_override(override, value))
     try:
         return _config(tree, stored, [*filter(None, [parts_beside]), path.parent])
     except ConfigError as error:
@@ -124,18 +110,6 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
-    """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "loss" and PART not in value:
-            merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
-            continue
-        try:
-            _set(tree, str(key), value)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-
-
 def from_tree(tree: Any, where: str, stored: bool = False) -> Config:
     """A checked Config from nested mappings; `where` names their origin in errors.
 
@@ -155,7 +129,7 @@ def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
     leaves = [key for key, _ in flatten(asdict(Config()))]
     for section in MAIN_KEYS if isinstance(tree, Mapping) else ():
         if section in tree and not isinstance(tree[section], Mapping):
-            raise ConfigError(f"{section}={tree[section]!r}: {_not_a_section(section, tree[section])}")
+            raise ConfigError(f"{section}={tree[section]!r}: {not_a_section(section, tree[section])}")
     cfg = _checked(Config, tree, [*leaves, *MAIN_KEYS, "data.phantom"], help_text="--help lists the keys")
     if stored:
         return cfg
@@ -230,73 +204,3 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
         if key not in MAY_DIFFER and not key.startswith("deepspeed.") and one.get(key) != other.get(key):
             return key, one.get(key), other.get(key)
     return None
-
-
-def _parse(override: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = _keys(dotted)
-    if parents[:1] == ["loss"] and not isinstance(loss := tree.get("loss", Config().loss), dict):
-        _refuse_weight_beside_name(dotted, value, loss)
-    for place, parent in enumerate(parents, start=1):
-        above, section = tree, ".".join(parents[:place])
-        tree = above.setdefault(parent, _default_choice(section) if section in CHOICES else {})
-        if not isinstance(tree, dict):
-            if section in CHOICES:
-                tree = {PART: tree}
-            elif parents[0] == "loss" and leaf not in ("start", "end"):
-                tree = {"weight": tree}
-            else:
-                remedy = _not_a_section(parent, tree) if parent in MAIN_KEYS else "see --help"
-                raise ConfigError(f"{dotted}={value!r}: {parent} is a value, not a section; {remedy}")
-            above[parent] = tree
-    tree[leaf] = value
-
-
-def _keys(dotted: str) -> list[str]:
-    """The keys of a dotted key; a reference to a part of the user's own, which has dots, is one key."""
-    if match := re.match(r"loss\.(.+\.py:\w+)(?:\.(.+))?$", dotted):
-        return ["loss", *filter(None, match.groups())]
-    return dotted.split(".")
-
-
-def _default_choice(key: str) -> Choice:
-    value: Any = Config()
-    for name in key.split("."):
-        value = getattr(value, name)
-    choice: Choice = value
-    return choice
-
-
-def _not_a_section(section: str, value: Any) -> str:
-    """The remedy for a value in the place of a section."""
-    kind = type(getattr(Config(), section))
-    keys = MAIN_KEYS[section]
-    for key in keys:
-        try:
-            TypeAdapter(kind).validate_python({key: value})
-        except ValidationError:
-            continue
-        return f"write {section}.{key}={'null' if value is None else value}"
-    return f"{section} has keys of its own; write {section}.{keys[0]}={getattr(kind(), keys[0])}, or another of --help"
-
-
-def _refuse_weight_beside_name(dotted: str, value: Any, loss: Any) -> None:
-    """Raise ConfigError where `loss` is a name and the key is none of its options: a weight would replace it."""
-    _, name, *end = _keys(dotted)
-    if loss not in LOSSES or name in option_names(LOSSES[loss]):
-        return
-    if name not in LOSSES:
-        near = nearest(name, LOSSES)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        example = shlex.quote("loss={dice: 1.0, bce: 0.5}")
-        raise ConfigError(f"{dotted}={value!r}: no loss is named {name!r}{hint}; weights are written {example}")
-    weight = f"{{{end[0]}: {value}, ...}}" if end else value
-    both = f"{{{name}: {weight}}}" if name == loss else f"{{{loss}: 1.0, {name}: {weight}}}"
-    remedy = shlex.quote(f"loss={both}")
-    raise ConfigError(f"{dotted}={value!r}: loss is {loss!r}, which has no weights; write {remedy}")
