@@ -25,6 +25,7 @@ from segtrain.config import (
     name_of,
     read_yaml,
 )
+from segtrain.config.own_parts import portable
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
@@ -182,6 +183,8 @@ def missing(members: Sequence[Member]) -> dict[str, str]:
 
 def differences(member: Member, baseline: Member) -> Mapping[str, Any]:
     """The keys in which a member's config differs from that of the baseline, with the member's values."""
-    own, theirs = dict(flatten(asdict(member.cfg))), dict(flatten(asdict(baseline.cfg)))
+    own, theirs = (dict(flatten(asdict(portable(one.cfg)))) for one in (member, baseline))
     keys = [key for key in own if key not in ("name", "seed", "data.fold") and own[key] != theirs.get(key)]
-    return {key: own[key] for key in keys}
+    # The hashes of a part's files say more only where the part has the same name.
+    named = [key for key in keys if not key.startswith("code.")]
+    return {key: own[key] for key in named or keys}
