@@ -52,6 +52,15 @@ def _data(data: DataConfig) -> Checks:
         "use --config configs/lgg.yaml or data.source=lgg",
     )
     yield (
+        data.regions is not None and len(data.regions) != 1,
+        f"data.regions={data.regions} has {len(data.regions or ())} regions, but networks are trained for one; name "
+        "one, with every label that is part of it",
+    )
+    yield (
+        data.source == "phantom" and data.regions is not None,
+        f"data.regions={data.regions} is set, but masks of data.source=phantom have no labels; leave it out",
+    )
+    yield (
         data.split == "kfold" and data.fold >= data.folds,
         f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
     )

@@ -15,12 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
-from segtrain.data.sources.base import CONTRASTS, FLAIR, Source, missing_contrasts, read_with_mask
-from segtrain.data.sources.open import make_source
+from segtrain.data.sources.base import (
+    CONTRASTS,
+    FLAIR,
+    LISTED,
+    Pixels,
+    Source,
+    first_few,
+    missing_contrasts,
+    read_with_mask,
+)
+from segtrain.data.sources.open import make_source, not_taken
 from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
 from segtrain.errors import DataError
 from segtrain.runtime import files
@@ -32,11 +40,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """A patient whose files are written: its entry in the index, the files' bytes by folder, hashes of its slices."""
+    """A patient whose files are written.
+
+    Its entry in the index, the files' bytes by folder, hashes of its slices, and what was remarked when it was read.
+    """
 
     entry: StoredPatient
     file_bytes: dict[str, int]
     slice_hashes: list[str]
+    remarks: tuple[str, ...] = ()
 
 
 # A patient's files, or the reason why the patient cannot be used.
@@ -60,6 +72,14 @@ def ensure_store(cfg: DataConfig, check: Callable[[], None] = lambda: None) -> S
     return open_store(path)
 
 
+def log_left_out(cfg: DataConfig, store: Store) -> None:
+    """Log what of the source's folder is not read, and the patients that are left out. Raises DataError."""
+    if cfg.root is not None and (names := not_taken(Path(cfg.root).expanduser(), make_source(cfg))):
+        log.info("not read, no part of %s: %s", store.label, first_few(names))
+    if store.skipped:
+        log.info("patients left out: %d (%s)", len(store.skipped), first_few(list(store.skipped)))
+
+
 def _warn_if_changed(path: Path, label: str) -> None:
     """Log a warning when a store with the same settings was built from this source as it was before."""
     same_settings = path.name.rsplit("-", 1)[0]
@@ -79,6 +99,7 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], Non
     written = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, Written)]
     if not written:
         raise DataError(f"{source.label}: every patient is broken, the first: {next(iter(skipped.values()))}")
+    _log_remarks(written)
     _refuse_shared_pixels(written)
     index = {
         "fingerprint": aside.name.split(".")[1],
@@ -90,6 +111,14 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], Non
     files.write_json(aside / "index.json", index)
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
+
+
+def _log_remarks(written: Sequence[Written]) -> None:
+    remarks = [f"patient {one.entry.patient}: {remark}" for one in written for remark in one.remarks]
+    for remark in remarks[:LISTED]:
+        log.info("%s", remark)
+    if len(remarks) > LISTED:
+        log.info("and %d more such remarks", len(remarks) - LISTED)
 
 
 def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], None]) -> dict[str, Outcome]:
@@ -153,10 +182,10 @@ def prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> 
         "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
         "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
     }
-    return Written(entry, sizes, _slice_hashes(volume.image_shwc))
+    return Written(entry, sizes, _slice_hashes(volume.image_shwc), volume.remarks)
 
 
-def _slice_hashes(image_shwc: NDArray[np.uint8]) -> list[str]:
+def _slice_hashes(image_shwc: Pixels) -> list[str]:
     """A hash of every slice that is not constant: equal ones under two patients are one patient twice."""
     return [
         hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()

@@ -115,6 +115,8 @@ def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArra
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
     settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
+    if cfg.lesion_labels is not None:
+        settings += f" lesion {sorted(set(cfg.lesion_labels))}"
     key = f"{hashlib.sha256(settings.encode()).hexdigest()[:8]}-{source_fingerprint[:12]}"
     return Path(cfg.store).expanduser() / f"{cfg.source}-{cfg.image_size}px-{key}"
 
