@@ -16,9 +16,12 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text; `path` holds the old content or the new one, whatever happens."""
+    """Write text; `path` holds the old content or the new one, whatever happens.
+
+    What is not Unicode, as a path may have it, is escaped.
+    """
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     sync_file(aside)
     rename(aside, path)
 
@@ -26,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write text that a crash of the machine may lose; a reader finds the old content or the new one."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     aside.replace(path)
 
 
@@ -37,7 +40,7 @@ def append_line(path: Path, line: str) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = f"\n{line}"
-        file.write(f"{line}\n".encode())
+        file.write(f"{line}\n".encode(errors="backslashreplace"))
         file.flush()
         os.fsync(file.fileno())
 
