@@ -16,7 +16,7 @@ from segtrain.commands.report import command as report
 from segtrain.config import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sources import find_source
-from segtrain.errors import DataError
+from segtrain.errors import ConfigError, DataError
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
 
@@ -76,6 +76,19 @@ def test_odd_names_go_through_prediction(odd_run: Run, odd_root: Path, tmp_path:
     out = predict(odd_run, odd_root, tmp_path / "out")
     assert patients_in(out / "scores.csv") == set(TAKEN)
     assert {folder.name for folder in (out / "masks").iterdir()} == set(TAKEN)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("path", ["/data/run #2", "/data/a  b", os.fsdecode(b"/caf\xe9"), "a\x1bb", "x" * 300, "ünï字"])
+def test_odd_paths_are_overrides_whole(path: str) -> None:
+    assert load_config(None, [f"data.store={path}"]).data.store == path
+    assert load_config(None, ["data.store='a #b'"]).data.store == "a #b"
+
+
+@pytest.mark.law("L12")
+def test_a_runs_dir_that_tensorboard_cannot_write_into_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"runs_dir=/caf\\xe9: not in UTF-8"):
+        load_config(None, [os.fsdecode(b"runs_dir=/caf\xe9")])
 
 
 @pytest.mark.law("L12")

@@ -22,6 +22,7 @@ from segtrain.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE = "the command line"
+YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
     "data": ("source", "root"),
@@ -208,10 +209,14 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
 
 
 def _parse(override: str, value: str) -> Any:
+    """A value as YAML reads it, but a plain text whole: paths may hold ` #`, or bytes that are not UTF-8."""
     try:
-        return yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
+    except yaml.reader.ReaderError:
+        return value
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
+    return value if isinstance(parsed, str) and value[0] not in YAML_INDICATORS else parsed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -36,9 +36,17 @@ Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the messa
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
-    checks = (*_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
+    checks = (*_folders(cfg), *_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
     yield from (message for wrong, message in checks if wrong)
     yield from _extra(cfg.deepspeed.extra)
+
+
+def _folders(cfg: Config) -> Checks:
+    shown = cfg.runs_dir.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    yield (
+        shown != cfg.runs_dir,
+        f"runs_dir={shown}: not in UTF-8, and TensorBoard writes into no such folder; name another",
+    )
 
 
 def _data(data: DataConfig) -> Checks:
