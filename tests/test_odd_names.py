@@ -17,7 +17,7 @@ from segtrain.config import load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sources import find_source
 from segtrain.errors import ConfigError, DataError
-from segtrain.run import Run
+from segtrain.run import Environment, Run
 from segtrain.runtime.process import run_command
 
 TAKEN = (
@@ -83,6 +83,19 @@ def test_odd_names_go_through_prediction(odd_run: Run, odd_root: Path, tmp_path:
 def test_odd_paths_are_overrides_whole(path: str) -> None:
     assert load_config(None, [f"data.store={path}"]).data.store == path
     assert load_config(None, ["data.store='a #b'"]).data.store == "a #b"
+
+
+@pytest.mark.law("L6")
+def test_a_run_of_odd_arguments_can_be_resumed(tmp_path: Path) -> None:
+    """Its config.yaml, which opens with the command, can be read."""
+    cfg = load_config(None, [f"data.store={tmp_path}/a\nb\x1b"])
+    run = Run(tmp_path / "a\nb" / "run")
+    words = ["name=run", f"data.store={tmp_path}/a\nb\x1b", os.fsdecode(b"data.root=caf\xe9"), "ünï字"]
+    run.open(cfg, {"hash": "0", "train": [], "validation": []}, words, Environment.now(1, "cpu"))
+    first, *_ = run.config_file.read_text(encoding="utf-8").splitlines()
+    assert first.startswith("# python -m segtrain.train name=run")
+    assert first.endswith("'ünï字'")
+    assert load_config(run.config_file) == cfg
 
 
 @pytest.mark.law("L12")

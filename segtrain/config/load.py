@@ -196,7 +196,10 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
 
 def to_yaml(cfg: Config) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(asdict(cfg), sort_keys=False)
+    tree = asdict(cfg)
+    if cfg.data.regions is None:  # queues know a config by a hash of this, and those of before have no such key
+        del tree["data"]["regions"]
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
