@@ -1,6 +1,7 @@
 """Masks: black and white in any mode, or labels that the config names; all else is refused with the values found."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segtrain.config import load_config
+from segtrain.config import load_config, merge
 from segtrain.data.sources.pixels import read_mask
 from segtrain.errors import ConfigError, DataError
 
@@ -87,5 +88,8 @@ def test_the_labels_of_the_lesion_are_those_of_its_region() -> None:
     cfg = load_config(None, ["data.source=lgg", "data.root=/data", "data.regions={lesion: [1, 2, 4]}"])
     assert cfg.data.lesion_labels == (1, 2, 4)
     assert load_config(None, ["data.source=lgg", "data.root=/data"]).data.lesion_labels is None
+    tree: dict[str, Any] = {"data": {"regions": None}}
+    merge(tree, {"data": {"regions": {"lesion": [2]}}}, "a spec")
+    assert tree == {"data": {"regions": {"lesion": [2]}}}
     with pytest.raises(ConfigError, match=r"masks of data\.source=phantom have no labels"):
         load_config(None, ["data.regions={lesion: [1]}"])

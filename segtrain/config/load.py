@@ -22,6 +22,7 @@ from segtrain.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE = "the command line"
+WHOLE = ("loss", "data.regions")  # mappings that are values: another takes their place
 YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
@@ -121,7 +122,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
     for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "loss":
+        if isinstance(value, Mapping) and key not in WHOLE:
             merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
             continue
         try:

@@ -59,7 +59,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if is_broken_link(Path(entry.path)):  # a link to itself, for one
+        if _is_broken(entry):  # a link to itself, for one
             return False
         raise DataError(f"{entry.path}: {error.strerror}; make it readable for this user") from error
 
@@ -92,9 +92,9 @@ def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """
     if is_broken_link(folder):
         return []
-    paths = [folder / entry.name for entry in entries_of(folder) if entry.name.lower().endswith(suffixes)]
+    entries = [entry for entry in entries_of(folder) if entry.name.lower().endswith(suffixes)]
     with readable(folder):
-        return [path for path in paths if is_broken_link(path) or path.is_file()]
+        return [folder / e.name for e in entries if _is_broken(e) or e.is_file()]
 
 
 def deeper_root(root: Path, holds_data: Callable[[Path], bool]) -> Path | None:
@@ -121,7 +121,7 @@ def refuse_absent(path: Path) -> None:
     """Raises DataError for a file whose content is not there: a broken link, or a pointer in place of the content."""
     refuse_broken_link(path)
     with readable(path):
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file() and path.exists():  # opening a pipe would wait for ever
             raise DataError(f"{path}: not a file; rename it or move it elsewhere")
     with readable(path), path.open("rb") as file:
         is_pointer = file.read(40).startswith(POINTERS)
@@ -139,7 +139,7 @@ def digest_of_folders(root: Path, folders: Iterable[Path]) -> str:
         for entry in entries_of(folder):
             name = Path(entry.path).relative_to(root)
             with readable(folder):
-                if is_broken_link(Path(entry.path)):
+                if _is_broken(entry):
                     state = f"-> {Path(entry.path).readlink()}"
                 else:
                     state = f"{entry.stat().st_size} {entry.stat().st_mtime_ns}"
@@ -147,7 +147,12 @@ def digest_of_folders(root: Path, folders: Iterable[Path]) -> str:
     return digest(parts)
 
 
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """`is_broken_link`, without asking the file system about what is no link."""
+    return entry.is_symlink() and is_broken_link(Path(entry.path))
+
+
 def _is_link_to_lost_folder(entry: os.DirEntry[str]) -> bool:
     """By the names: a file's has a suffix, and git-annex links files only."""
     path = Path(entry.path)
-    return is_broken_link(path) and not path.suffix and "annex" not in path.readlink().parts
+    return _is_broken(entry) and not path.suffix and "annex" not in path.readlink().parts

@@ -48,8 +48,8 @@ def read_slice(path: Path, channels: int) -> Pixels:
         except Exception as error:  # Pillow raises a dozen kinds on broken files, SyntaxError among them
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{path}: not a readable {kind} ({reason[:80]}); copy the file again, export it with 8 bits a sample "
-                f"or {LEAVE_OUT}"
+                f"{path}: not a readable {kind} ({reason[:80]}); copy the file again, export it with 8 or 16 bits a "
+                f"sample or {LEAVE_OUT}"
             ) from error
     if channels == 1 and array.ndim == 3:  # a palette's colours
         if (array != array[..., :1]).any():
