@@ -18,6 +18,7 @@ IS_BACKGROUND = 0.5  # of the voxels at the volume's edges have one value
 FEW_BELOW = 0.05  # of the other voxels: they are noise around the background
 NEAR_BELOW = 0.05  # of the range of the rest: nothing to cut off
 FAR_BELOW = 0.5  # of the range of the rest
+DARK, IS_AIR = 0.1, 0.3  # the lowest part of a range; the share of voxels in it where there is air around the head
 WHITE = np.iinfo(np.uint16).max
 
 
@@ -51,14 +52,22 @@ def grey_levels(contrast_xyz: NDArray[Any]) -> tuple[NDArray[np.uint16], list[st
 
 
 def _fill_padding(values: NDArray[np.floating]) -> list[str]:
-    """Give voxels of a value below 0 and far below all others the darkest value of the others; a remark if any."""
-    darkest = values.min()
+    """Give voxels of a value below 0 that pads the volume, or is an outlier, the black of the others; a remark if any.
+
+    The black of the others is 0 where they are magnitudes, else their darkest. The background of a head in other units
+    is no padding: nothing else is as dark, and it is not further below the head than the head's own range.
+    """
+    darkest = float(values.min())
     rest = values[values > darkest]
     low, high = map(float, np.percentile(rest, (DARKEST_PERCENTILES[0], BRIGHTEST_PERCENTILE)))
-    is_padding = values == darkest
-    if darkest >= 0 or low - darkest <= FAR_BELOW * (high - low) or low == high:
+    below, span = low - darkest, high - low
+    if darkest >= 0 or below <= NEAR_BELOW * span or span == 0:
         return []
-    values[is_padding] = low
+    has_air = low >= 0 or float((rest <= low + DARK * span).mean()) > IS_AIR
+    if not has_air and below <= span:
+        return []
+    is_padding = values == darkest
+    values[is_padding] = 0 if 0 <= low <= span else low
     return [f"{darkest:g}, far below all others, is set to black (voxels: {is_padding.sum()})"]
 
 
