@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
-from segtrain.data.sources.base import first_few
-from segtrain.data.sources.open import LAYOUTS, find_source, not_taken
+from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise

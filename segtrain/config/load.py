@@ -220,7 +220,8 @@ def _parse(override: str, value: str) -> Any:
         return value
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
-    return value if isinstance(parsed, str) and value[0] not in YAML_INDICATORS else parsed
+    is_plain = isinstance(parsed, str) and value.lstrip()[0] not in YAML_INDICATORS
+    return value.strip() if is_plain else parsed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -18,17 +18,18 @@ import numpy as np
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
-from segtrain.data.sources.base import (
+from segtrain.data.sources import (
     CONTRASTS,
     FLAIR,
     LISTED,
     Pixels,
     Source,
     first_few,
+    make_source,
     missing_contrasts,
+    not_taken,
     read_with_mask,
 )
-from segtrain.data.sources.open import make_source, not_taken
 from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
 from segtrain.errors import DataError
 from segtrain.runtime import files
@@ -48,7 +49,7 @@ class Written:
     entry: StoredPatient
     file_bytes: dict[str, int]
     slice_hashes: list[str]
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...]
 
 
 # A patient's files, or the reason why the patient cannot be used.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.data.sources.base import Pixels
+from segtrain.data.sources import Pixels
 from segtrain.errors import LEAVE_OUT, DataError
 
 # Raise it when `preprocess` gives other slices, voxels or geometry for any volume that it accepted before; not for a

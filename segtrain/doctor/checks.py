@@ -6,8 +6,7 @@ from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.data.order import plan_order
-from segtrain.data.sources.base import read_with_mask
-from segtrain.data.sources.open import make_source
+from segtrain.data.sources import make_source, read_with_mask
 from segtrain.data.store import open_store, store_path
 from segtrain.doctor import cluster, disk, forecast, limits, software, talk
 from segtrain.doctor.finding import Finding, failure, ok

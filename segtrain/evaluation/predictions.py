@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.data.preprocess import preprocess, to_source
-from segtrain.data.sources.base import FLAIR, Pixels, Source, Volume, fill_blank_contrasts
+from segtrain.data.sources import FLAIR, Pixels, Source, Volume, fill_blank_contrasts
 from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on

@@ -20,6 +20,7 @@ phantom.py    made-up patients
 from segtrain.data.sources.base import (
     CONTRASTS,
     FLAIR,
+    LISTED,
     Pixels,
     Source,
     Volume,
@@ -37,6 +38,7 @@ __all__ = [
     "CONTRASTS",
     "FLAIR",
     "LAYOUTS",
+    "LISTED",
     "FolderSource",
     "LggSource",
     "PhantomSource",

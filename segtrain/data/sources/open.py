@@ -84,11 +84,9 @@ def _has(root: Path, suffixes: tuple[str, ...]) -> bool:
 def not_taken(root: Path, source: Source) -> list[str]:
     """What lies in the folder, or in a folder of it with files for the source, and is not read. Raises DataError."""
     folders = folders_of(root)
-    names = []
-    if isinstance(source, LggSource):
-        names += [entry.name for entry in entries_of(root) if root / entry.name not in folders]
-    else:
-        names += [e.name for e in entries_of(root) if root / e.name not in folders and not source.takes(e.name)]
+    files = {entry.name for entry in entries_of(root)} - {folder.name for folder in folders}
+    takes_files = not isinstance(source, LggSource)
+    names = [name for name in files if not (takes_files and source.takes(name))]
     for folder in folders:
         if is_broken_link(folder):  # reading the patient names it
             continue
