@@ -22,6 +22,8 @@ from segtrain.errors import ConfigError
 T = TypeVar("T")
 
 COMMAND_LINE = "the command line"
+WHOLE = ("loss", "data.regions")  # mappings that are values: another takes their place
+YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
     "data": ("source", "root"),
@@ -120,7 +122,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
     for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "loss":
+        if isinstance(value, Mapping) and key not in WHOLE:
             merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
             continue
         try:
@@ -195,7 +197,10 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
 
 def to_yaml(cfg: Config) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(asdict(cfg), sort_keys=False)
+    tree = asdict(cfg)
+    if cfg.data.regions is None:  # queues know a config by a hash of this, and those of before have no such key
+        del tree["data"]["regions"]
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
@@ -208,10 +213,15 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
 
 
 def _parse(override: str, value: str) -> Any:
+    """A value as YAML reads it, but a plain text whole: paths may hold ` #`, or bytes that are not UTF-8."""
     try:
-        return yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
+    except yaml.reader.ReaderError:
+        return value
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
+    is_plain = isinstance(parsed, str) and value.lstrip()[0] not in YAML_INDICATORS
+    return value.strip() if is_plain else parsed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
