@@ -126,7 +126,7 @@ def test_flair_stands_in_for_a_missing_contrast_and_it_is_said(
     np.testing.assert_array_equal(found, pages(as_published / "probabilities/P.tif"))
 
 
-def test_other_intensities_are_brought_to_8_bits(
+def test_other_intensities_are_brought_to_16_bits(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each contrast in its own unit, a few voxels far too bright: as the 8-bit image, up to rounding and one scale."""
@@ -136,15 +136,15 @@ def test_other_intensities_are_brought_to_8_bits(
         contrast[0, 0, :4] = 10_000
         save(tmp_path / "in" / f"P_{name}.nii.gz", *as_file(contrast * np.float32(unit) - 5, axes, flips, 0))
     volume = find_source(tmp_path / "in", "auto").read("P")
-    assert volume.image_shwc.dtype == np.uint8
+    assert volume.image_shwc.dtype == np.uint16
     for c in range(3):
         values = IMAGE[..., c].astype(float)
         values[0, 0, :4] = 10_000
         top = np.quantile(values[values > values.min()], 0.999)
-        expected = np.clip((values - values.min()) / (top - values.min()) * 255, 0, 255)
-        assert np.abs(volume.image_shwc[..., c] - expected).max() < 0.51
+        expected = np.clip((values - values.min()) / (top - values.min()) * 65535, 0, 65535)
+        assert np.abs(volume.image_shwc[..., c] - expected).max() < 0.6
     predict(trained_run, tmp_path / "in", tmp_path / "out")
-    assert "intensities scaled to 8 bits" in capsys.readouterr().err
+    assert "intensities scaled to 16 bits" in capsys.readouterr().err
 
 
 def test_what_a_header_leaves_in_doubt_is_said(tmp_path: Path) -> None:

@@ -75,19 +75,32 @@ def plain(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, n
     width=st.integers(20, 70),
     border=st.integers(0, 8),
     size=st.sampled_from([16, 32, 48, 64]),
+    brightest=st.sampled_from([255, 4095, 65535]),
 )
 def test_any_volume_is_prepared_as_scikit_image_would(
-    seed: int, height: int, width: int, border: int, size: int
+    seed: int, height: int, width: int, border: int, size: int, brightest: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    image = np.zeros((6, height + border, width + 2 * border, 3), np.uint8)
-    image[:, border:, border : border + width] = rng.integers(1, 256, (6, height, width, 3))
+    dtype = np.uint8 if brightest == 255 else np.uint16
+    image = np.zeros((6, height + border, width + 2 * border, 3), dtype)
+    image[:, border:, border : border + width] = rng.integers(1, brightest + 1, (6, height, width, 3))
     mask = np.zeros(image.shape[:3], np.uint8)
     mask[1:5, border + 4 : border + 16, border + 4 : border + 15] = 1
     ours = preprocess(image, mask, size, "made up")
     image_shwc, mask_shw = plain(image, mask, size)
     assert np.abs(ours.image_shwc - image_shwc).max() < 1e-4
     assert np.array_equal(ours.mask_shw, mask_shw)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), factor=st.sampled_from([1, 16, 256, 257]))
+def test_16_bits_are_prepared_like_8_whatever_they_are_multiplied_by(seed: int, factor: int) -> None:
+    image, mask = uneven_volume()
+    image[1:8, 6:63, 10:51] = np.random.default_rng(seed).integers(40, 256, (7, 57, 41, 3))
+    ours = preprocess(image.astype(np.uint16) * np.uint16(factor), mask, 48, "16 bits")
+    theirs = preprocess(image, mask, 48, "8 bits")
+    assert ours.geometry == theirs.geometry
+    np.testing.assert_allclose(ours.image_shwc, theirs.image_shwc, atol=1e-4)
 
 
 def test_the_geometry_maps_a_prepared_volume_back(lgg_root: Path) -> None:

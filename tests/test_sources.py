@@ -7,25 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import FIRST, P, config, rename, replace, write_16_bits, write_patient
 from PIL import Image
 
-from segtrain.config import Config, load_config
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sources.lgg import LggSource
-from segtrain.data.sources.open import find_source, not_taken
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError
-
-
-def write_patient(folder: Path, seed: int, slices: int = 6) -> None:
-    """A small patient in the published layout."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for number in range(1, slices + 1):
-        mask = np.zeros((32, 32), np.uint8)
-        mask[8:20, 8:20] = 255 if 2 <= number <= 4 else 0
-        Image.fromarray(rng.integers(30, 256, (32, 32, 3), np.uint8)).save(folder / f"{folder.name}_{number}.tif")
-        Image.fromarray(mask).save(folder / f"{folder.name}_{number}_mask.tif")
 
 
 @pytest.fixture
@@ -35,31 +23,6 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "kaggle_3m"
 
 
-def config(root: Path, *overrides: str) -> Config:
-    store = root.parent / "prepared"
-    return load_config(
-        None,
-        [
-            "data.source=lgg",
-            f"data.root={root}",
-            f"data.store={store}",
-            "data.image_size=32",
-            "data.workers=1",
-            *overrides,
-        ],
-    )
-
-
-def replace(path: Path, array: np.ndarray) -> None:
-    path.unlink()
-    Image.fromarray(array).save(path)
-
-
-def rename(old: Path, new: str) -> None:
-    old.rename(old.with_name(new))
-
-
-P, FIRST = "TCGA_XX_1", "TCGA_XX_1/TCGA_XX_1_1.tif"
 Break = Callable[[Path], object]
 BROKEN: dict[str, tuple[Break, list[str]]] = {
     "missing folder": (lambda r: shutil.rmtree(r), ["kaggle_3m", "no such folder", "data.root"]),
@@ -95,9 +58,13 @@ BROKEN: dict[str, tuple[Break, list[str]]] = {
         lambda r: replace(r / P / f"{P}_1_mask.tif", np.zeros((32, 32, 3), np.uint8)),
         [f"{P}_1_mask.tif", "3 channel(s)"],
     ),
+    "one slice of 16 bits": (
+        lambda r: write_16_bits(r / P / f"{P}_2.tif"),
+        [f"{P}_2.tif", "pixels are uint16", "uint8"],
+    ),
     "16-bit mask": (
-        lambda r: replace(r / P / f"{P}_1_mask.tif", np.zeros((32, 32), np.uint16)),
-        [f"{P}_1_mask.tif", "uint16", "8-bit"],
+        lambda r: replace(r / P / f"{P}_1_mask.tif", np.full((32, 32), 256, np.uint16)),
+        [f"{P}_1_mask.tif", "values 256", "only 0 and 255"],
     ),
     "grey mask": (
         lambda r: replace(r / P / f"{P}_2_mask.tif", np.full((32, 32), 128, np.uint8)),
@@ -195,75 +162,3 @@ def test_masks_of_0_and_1_mean_the_same_as_0_and_255(root: Path) -> None:
     assert after.path != before.path
     assert after.patients[P].areas == before.patients[P].areas
     assert sum(after.patients[P].areas) > 0
-
-
-SYSTEM_FILES = ("._{name}", ".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir/{name}", "__MACOSX/{name}")
-
-
-@pytest.mark.parametrize("place", ["", P])
-def test_files_of_operating_systems_are_passed_over(root: Path, place: str) -> None:
-    """They change neither what is read nor the store that it is in."""
-    before = ensure_store(config(root).data)
-    for name in SYSTEM_FILES:
-        file = root / place / name.format(name=f"{P}_3.tif")
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"\0\5\x16\7")
-    after = ensure_store(config(root).data)
-    assert after.path == before.path
-    assert list(LggSource(root).files(P).numbers) == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.law("L12")
-@pytest.mark.parametrize("above", ["", "archive/"])
-def test_patients_in_a_deeper_folder_are_named_as_the_root(root: Path, above: str) -> None:
-    top = root.parent / "download"
-    (top / above).mkdir(parents=True)
-    root.rename(top / above / "kaggle_3m")
-    (top / "other").mkdir()
-    with pytest.raises(DataError, match=f"set data.root={top}/{above}kaggle_3m$"):
-        ensure_store(config(top).data)
-
-
-ABSENT: dict[str, Break] = {
-    "link": lambda file: file.symlink_to("../.git/annex/objects/x/MD5E-s1--0.tif"),
-    "git-annex": lambda file: file.write_text("/annex/objects/MD5E-s1--0.tif\n"),
-    "Git LFS": lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-}
-
-
-@pytest.mark.law("L12")
-@pytest.mark.parametrize("kind", ABSENT)
-def test_content_that_was_not_fetched_is_named_and_skip_bad_leaves_the_patient_out(root: Path, kind: str) -> None:
-    (root / FIRST).unlink()
-    ABSENT[kind](root / FIRST)
-    with pytest.raises(DataError, match="fetch its content") as caught:
-        ensure_store(config(root).data)
-    assert str(root / FIRST) in str(caught.value)
-    store = ensure_store(config(root, "data.skip_bad=true").data)
-    assert list(store.skipped) == [P]
-
-
-@pytest.mark.law("L12")
-@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
-def test_a_link_without_content_is_a_slice_or_volume_that_is_missing(tmp_path: Path, suffix: str) -> None:
-    (tmp_path / "A").mkdir()
-    (tmp_path / "A" / f"A_flair{suffix}").symlink_to("nowhere")
-    with pytest.raises(DataError, match=f"A_flair{suffix}: a link to nowhere, which is not there"):
-        find_source(tmp_path, "auto").read("A")
-
-
-@pytest.mark.law("L12")
-def test_a_link_to_a_patient_s_folder_that_is_not_there_is_named(root: Path) -> None:
-    shutil.rmtree(root / P)
-    (root / P).symlink_to("/nowhere/else")
-    (root / "README").symlink_to("../.git/annex/objects/x/MD5E-s1--0")
-    with pytest.raises(DataError, match=f"{P}: a link to /nowhere/else, which is not there"):
-        ensure_store(config(root).data)
-    assert list(ensure_store(config(root, "data.skip_bad=true").data).skipped) == [P]
-
-
-def test_what_a_source_does_not_take_is_listed(root: Path) -> None:
-    for name in ("a.nrrd", "b.tif", ".hidden"):
-        (root / name).touch()
-    (root / "deep" / "er").mkdir(parents=True)
-    assert not_taken(root, LggSource(root)) == ["a.nrrd", "b.tif", "deep"]

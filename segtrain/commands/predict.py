@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
-from segtrain.data.sources.open import LAYOUTS, find_source, not_taken
+from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
@@ -24,11 +24,13 @@ examples:
 
 DIR holds one of
   the LGG layout   <patient>/<patient>_<k>.tif, three channels (pre-contrast, FLAIR, post-contrast), k from 1
-  slices           .tif or .png of three channels: each folder is a volume, or DIR itself, in the order of their numbers
+  slices           .tif or .png of three channels, 8 or 16 bits each: each folder is a volume, or DIR itself, in the
+                   order of their numbers
   NIfTI volumes    <patient>_pre, _flair, _post.nii.gz (or _t1, _flair, _t1ce), or one [x, y, z, 3] for each patient; in
                    DIR or in a folder for each patient; turned to axial slices by the affine (needs nibabel)
 and beside them masks, if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
 is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
+Masks of several labels are read as in training: a run with data.regions='{lesion: [1, 2, 4]}' knows these alone.
 """
 
 
@@ -39,10 +41,10 @@ def command(argv: Sequence[str]) -> int:
     refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
-    source = find_source(arguments.images, arguments.layout)
+    source = find_source(arguments.images, arguments.layout, checkpoints[0].cfg.data.lesion_labels)
     refuse_folder(arguments.out, arguments.images)
     if ignored := not_taken(arguments.images, source):
-        log.warning("not predicted, not taken for %s: %s", source.label, ", ".join(ignored))
+        log.warning("not predicted, no part of %s: %s", source.label, first_few(ignored))
     rule = arguments.empty_masks
     outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
     if new := [row["dsc"] for row in outcome.rows if row["trained_on"] == "no" and row["dsc"] is not None]:

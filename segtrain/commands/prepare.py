@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from segtrain.commands.arguments import config_of, config_parser
-from segtrain.data.prepare import ensure_store, summary
+from segtrain.data.prepare import ensure_store, log_left_out, summary
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.terminal import show_table
 
@@ -18,5 +18,8 @@ def command(argv: Sequence[str]) -> int:
     parser = config_parser("segtrain prepare", "Check the data and prepare it once for all runs.", EXAMPLES)
     arguments = parser.parse_intermixed_args(argv)
     start_logging()
-    show_table("Prepared data", summary(ensure_store(config_of(arguments).data)))
+    cfg = config_of(arguments).data
+    store = ensure_store(cfg)
+    log_left_out(cfg, store)
+    show_table("Prepared data", summary(store))
     return 0

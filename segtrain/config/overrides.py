@@ -14,6 +14,8 @@ from segtrain.config.schema import Config
 from segtrain.config.tree import nearest
 from segtrain.errors import ConfigError
 
+WHOLE = ("loss", "data.regions")  # mappings that are values: another takes their place
+YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
 CHOICES = ("loss", "model.name", "data.augment", "optim.name", "optim.schedule")  # keys that choose a part
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
@@ -32,7 +34,7 @@ MAIN_KEYS = {
 def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
     for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "loss" and PART not in value:
+        if isinstance(value, Mapping) and key not in WHOLE and PART not in value:
             merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
             continue
         try:
@@ -77,11 +79,18 @@ def _default_choice(key: str) -> Choice:
 
 
 def parse_override(override: str, value: str) -> Any:
-    """The value of an override, read as YAML. Raises ConfigError, naming the whole override."""
+    """A value as YAML reads it, but a plain text whole: paths may hold ` #`, or bytes that are not UTF-8.
+
+    Raises ConfigError, naming the whole override.
+    """
     try:
-        return yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
+    except yaml.reader.ReaderError:
+        return value
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
+    is_plain = isinstance(parsed, str) and value.lstrip()[0] not in YAML_INDICATORS
+    return value.strip() if is_plain else parsed
 
 
 def not_a_section(section: str, value: Any) -> str:

@@ -38,9 +38,17 @@ Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the messa
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
-    checks = (*_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
+    checks = (*_folders(cfg), *_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
     yield from (message for wrong, message in checks if wrong)
     yield from _extra(cfg.deepspeed.extra)
+
+
+def _folders(cfg: Config) -> Checks:
+    shown = cfg.runs_dir.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    yield (
+        shown != cfg.runs_dir,
+        f"runs_dir={shown}: not in UTF-8, and TensorBoard writes into no such folder; name another",
+    )
 
 
 def _data(data: DataConfig) -> Checks:
@@ -52,6 +60,15 @@ def _data(data: DataConfig) -> Checks:
         data.source == "phantom" and data.root is not None,
         f"data.root={data.root} is set but data.source=phantom trains on made-up patients; "
         "use --config configs/lgg.yaml or data.source=lgg",
+    )
+    yield (
+        data.regions is not None and len(data.regions) != 1,
+        f"data.regions={data.regions} has {len(data.regions or ())} regions, but networks are trained for one; name "
+        "one, with every label that is part of it",
+    )
+    yield (
+        data.source == "phantom" and data.regions is not None,
+        f"data.regions={data.regions} is set, but masks of data.source=phantom have no labels; leave it out",
     )
     yield (
         data.split == "kfold" and data.fold >= data.folds,

@@ -29,6 +29,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
+Labels = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]  # values of a mask; 0 is background
 
 
 def _check_engine(name: Any) -> Any:
@@ -64,6 +65,7 @@ class DataConfig:
     store: str = "prepared"  # parent folder of prepared stores; share it between runs
     image_size: int = Field(default=256, ge=16, multiple_of=16)  # side of a prepared slice in pixels, a multiple of 16
     skip_bad: bool = False  # leave broken patients out (and list them) instead of stopping
+    regions: dict[str, Labels] | None = None  # labels of a region, {lesion: [1, 2]}; default: masks in black and white
     workers: int | None = Field(default=None, ge=1)  # processes that prepare; default: the usable cores
     split: SplitName = "reference"  # how patients are divided; reference: as the public program does
     validation_patients: int = Field(default=10, ge=1)  # split=reference
@@ -82,6 +84,11 @@ class DataConfig:
     def channels(self) -> int:
         """Channels of the network's input: three contrasts of the slice and of its neighbours."""
         return 3 * (2 * self.neighbours + 1)
+
+    @property
+    def lesion_labels(self) -> tuple[int, ...] | None:
+        """The values of masks that are lesion; None for masks in black and white."""
+        return None if self.regions is None else next(iter(self.regions.values()))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -217,7 +224,7 @@ class Config:
 
 
 # Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
-NEWER_KEYS = frozenset({"code"})
+NEWER_KEYS = frozenset({"code", "data.regions"})
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
 # divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.

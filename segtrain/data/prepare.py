@@ -15,13 +15,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
-from segtrain.data.sources.base import CONTRASTS, FLAIR, Check, Source, missing_contrasts, no_check, read_with_mask
+from segtrain.data.sources import (
+    CONTRASTS,
+    FLAIR,
+    LISTED,
+    Pixels,
+    Source,
+    first_few,
+    make_source,
+    missing_contrasts,
+    not_taken,
+    read_with_mask,
+)
+from segtrain.data.sources.base import Check, no_check
 from segtrain.data.sources.identity import identify
-from segtrain.data.sources.open import make_source
 from segtrain.data.store import (
     Store,
     StoredPatient,
@@ -43,11 +53,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """A patient whose files are written: its entry in the index, the files' bytes by folder, hashes of its slices."""
+    """A patient whose files are written.
+
+    Its entry in the index, the files' bytes by folder, hashes of its slices, and what was remarked when it was read.
+    """
 
     entry: StoredPatient
     file_bytes: dict[str, int]
     slice_hashes: list[str]
+    remarks: tuple[str, ...]
 
 
 # A patient's files, or the reason why the patient cannot be used.
@@ -74,6 +88,14 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     return replace(store, label=source.label)  # it may be prepared from a copy elsewhere
 
 
+def log_left_out(cfg: DataConfig, store: Store) -> None:
+    """Log what of the source's folder is not read, and the patients that are left out. Raises DataError."""
+    if cfg.root is not None and (names := not_taken(Path(cfg.root).expanduser(), make_source(cfg))):
+        log.info("not read, no part of %s: %s", store.label, first_few(names))
+    if store.skipped:
+        log.info("patients left out: %d (%s)", len(store.skipped), first_few(list(store.skipped)))
+
+
 def _warn_if_changed(cfg: DataConfig, label: str) -> None:
     """Log a warning when a store with the same settings was built from this source as it was before.
 
@@ -95,6 +117,7 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     written = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, Written)]
     if not written:
         raise DataError(f"{source.label}: every patient is broken, the first: {next(iter(skipped.values()))}")
+    _log_remarks(written)
     _refuse_shared_pixels(written)
     index = {
         "fingerprint": aside.name.split(".")[1],
@@ -106,6 +129,14 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     files.write_json(aside / "index.json", index)
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
+
+
+def _log_remarks(written: Sequence[Written]) -> None:
+    remarks = [f"patient {one.entry.patient}: {remark}" for one in written for remark in one.remarks]
+    for remark in remarks[:LISTED]:
+        log.info("%s", remark)
+    if len(remarks) > LISTED:
+        log.info("and %d more such remarks", len(remarks) - LISTED)
 
 
 def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> dict[str, Outcome]:
@@ -169,10 +200,10 @@ def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) ->
         "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
         "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
     }
-    return Written(entry, sizes, _slice_hashes(volume.image_shwc))
+    return Written(entry, sizes, _slice_hashes(volume.image_shwc), volume.remarks)
 
 
-def _slice_hashes(image_shwc: NDArray[np.uint8]) -> list[str]:
+def _slice_hashes(image_shwc: Pixels) -> list[str]:
     """A hash of every slice that is not constant: equal ones under two patients are one patient twice."""
     return [
         hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from segtrain.data.sources import Pixels
 from segtrain.errors import LEAVE_OUT, DataError
 
 # Raise it when `preprocess` gives other slices, voxels or geometry for any volume that it accepted before; not for a
@@ -54,7 +55,7 @@ class Prepared:
     geometry: Geometry
 
 
-def preprocess(image_shwc: NDArray[np.uint8], mask_shw: NDArray[np.uint8], size_px: int, where: str) -> Prepared:
+def preprocess(image_shwc: Pixels, mask_shw: NDArray[np.uint8], size_px: int, where: str) -> Prepared:
     """The prepared volume of a source's volume.
 
     Raises DataError (naming `where`) for a volume that is too short or constant, or has an empty mask.
@@ -100,11 +101,9 @@ def slice_weights(areas: NDArray[np.int64]) -> NDArray[np.float64]:
     return weights
 
 
-def _crop(
-    image: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Span, Span, Span]]:
+def _crop(image: Pixels, mask: NDArray[np.uint8]) -> tuple[Pixels, NDArray[np.uint8], tuple[Span, Span, Span]]:
     """Both cut to the box of what is not background, background set to 0; and the box."""
-    image = np.where(image < image.max() * BACKGROUND, np.uint8(0), image)
+    image = np.where(image < image.max() * BACKGROUND, np.zeros((), image.dtype), image)
     inside = np.asarray(image.any(axis=3))
     spans = []
     for axis in range(3):
@@ -120,8 +119,9 @@ def _square_padding(height: int, width: int) -> tuple[Span, Span]:
     return ((0, 0), (before, after)) if height > width else ((before, after), (0, 0))
 
 
-def _resize(image_shwc: NDArray[np.uint8], pad: tuple[Span, Span], size_px: int) -> NDArray[np.float32]:
-    """float32 [channel, slice, size, size] in 0..1."""
+def _resize(image_shwc: Pixels, pad: tuple[Span, Span], size_px: int) -> NDArray[np.float32]:
+    """float32 [channel, slice, size, size] in 0..1, white being the highest value of the image's type."""
+    white = int(np.iinfo(image_shwc.dtype).max)
     slices, height, width, channels = image_shwc.shape
     side = height + sum(pad[0])
     rows = _zoom_matrix(side, size_px)[:, pad[0][0] : pad[0][0] + height]
@@ -130,11 +130,11 @@ def _resize(image_shwc: NDArray[np.uint8], pad: tuple[Span, Span], size_px: int)
     planes = np.ascontiguousarray(image_shwc.transpose(3, 0, 1, 2))
     for c in range(channels):
         for s in range(slices):
-            plane = planes[c, s].astype(np.float32) * np.float32(1 / 255)
+            plane = planes[c, s].astype(np.float32) * np.float32(1 / white)
             np.matmul(rows @ plane, columns_t, out=out[c, s])
     # The spline overshoots; the reference clips it to the range of its padded input.
-    low = 0.0 if sum(map(sum, pad)) else image_shwc.min() / 255
-    return np.clip(out, np.float32(low), np.float32(image_shwc.max() / 255), out=out)
+    low = 0.0 if sum(map(sum, pad)) else image_shwc.min() / white
+    return np.clip(out, np.float32(low), np.float32(image_shwc.max() / white), out=out)
 
 
 def _resize_mask(mask_shw: NDArray[np.uint8], pad: tuple[Span, Span], size_px: int) -> NDArray[np.uint8]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from segtrain.config import Config, DataConfig
 from segtrain.data.order import plan_order
-from segtrain.data.sources.base import Source, read_with_mask
+from segtrain.data.sources import Source, make_source, read_with_mask
 from segtrain.data.sources.identity import identify
-from segtrain.data.sources.open import make_source
 from segtrain.data.store import Store, is_built, open_store, store_path, stores_like
 from segtrain.doctor import cluster, disk, forecast, limits, software, talk
 from segtrain.doctor.finding import Finding, failure, ok

@@ -76,10 +76,12 @@ def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str
         if folders[place] in folders[:place]:
             raise ConfigError(f"{checkpoint.run.root}: is listed twice; list it once")
         ours, theirs = (dict(flatten(asdict(one.cfg))) for one in (checkpoint, first))
-        for key in SHARED:
-            if ours[key] != theirs[key]:
+        regions = [key for key in (*ours, *theirs) if key.startswith("data.regions")]
+        for key in (*SHARED, *regions):
+            our_value, their_value = ours.get(key), theirs.get(key)
+            if our_value != their_value:
                 raise ConfigError(
-                    f"{checkpoint.run.root}: {key}={ours[key]}, but {first.run.root} has {theirs[key]}; the runs of an "
+                    f"{checkpoint.run.root}: {key}={our_value}, but {first.run.root} has {their_value}; the runs of an "
                     "ensemble must agree in what their networks see and how they are scored"
                 )
     return checkpoints

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.data.sources.base import FLAIR
+from segtrain.data.sources import FLAIR
 from segtrain.data.store import Store
 from segtrain.evaluation.metrics import Counts, Summary, count, kept_components, summarise
 from segtrain.evaluation.overlays import Picture, overlay

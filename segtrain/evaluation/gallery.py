@@ -17,7 +17,7 @@ from segtrain.data.augment.batch import to_device
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import EFFECTS, strong_draws
-from segtrain.data.sources.base import CONTRASTS, FLAIR
+from segtrain.data.sources import CONTRASTS, FLAIR
 from segtrain.data.store import Store
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 

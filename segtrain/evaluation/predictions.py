@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.data.preprocess import preprocess, to_source
-from segtrain.data.sources.base import FLAIR, Source, Volume, fill_blank_contrasts
+from segtrain.data.sources import FLAIR, Pixels, Source, Volume, fill_blank_contrasts
 from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
@@ -218,7 +218,7 @@ def _predict_patient(
     }
 
 
-def predict_volume(predictor: "Predictor", image_shwc: NDArray[np.uint8], size_px: int, where: str) -> Prediction:
+def predict_volume(predictor: "Predictor", image_shwc: Pixels, size_px: int, where: str) -> Prediction:
     """The prediction for a source's volume, prepared as for training and taken back to the source's geometry."""
     everywhere = np.ones(image_shwc.shape[:3], np.uint8)  # preparation refuses an empty mask; the result is not used
     prepared = preprocess(image_shwc, everywhere, size_px, where)

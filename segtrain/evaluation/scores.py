@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from segtrain.config import EvaluateConfig
 from segtrain.data.preprocess import Geometry, to_source
-from segtrain.data.sources.base import Source, read_with_mask
-from segtrain.data.sources.open import make_source
+from segtrain.data.sources import Source, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on

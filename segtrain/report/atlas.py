@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.data.prepare import ensure_store
-from segtrain.data.sources.base import FLAIR
+from segtrain.data.sources import FLAIR
 from segtrain.data.store import Store
 from segtrain.errors import RunError, SegtrainError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints

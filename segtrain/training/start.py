@@ -14,7 +14,7 @@ import torch
 
 from segtrain.config import Config, DataConfig
 from segtrain.data.order import Order, plan_order
-from segtrain.data.prepare import ensure_store
+from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.engines.engine import Engine
@@ -94,7 +94,9 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
     failure: SegtrainError | None = None
     if world.local_rank == 0:
         try:
-            ensure_store(cfg, keep_in_step)
+            store = ensure_store(cfg, keep_in_step)
+            if world.is_main:
+                log_left_out(cfg, store)
         except (DataError, LaunchError) as error:
             failure = error
     while in_step(busy=False, error=failure):

@@ -20,7 +20,7 @@ from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
 from segtrain.data.order import AUGMENT_STREAM, generator
-from segtrain.data.sources.base import CONTRASTS, FLAIR
+from segtrain.data.sources import CONTRASTS, FLAIR
 
 CHANNELS = len(CONTRASTS)  # of a slice
 

@@ -1,12 +1,56 @@
 """Folders of patients: one protocol for training and prediction, and the sources that implement it.
 
-base.py      the protocol; a patient's volume
-open.py      the source of a config (training) or of a folder (prediction)
-listing.py   what lies in folders: without system files, links without content named; hashes of it
-identity.py  a source's fingerprint, read once and remembered
-images.py    what sources of image files share: pairing with masks, reading, writing
-lgg.py       the published LGG layout
-slices.py    folders of slices under any names
-nifti.py     NIfTI volumes (needs nibabel)
-phantom.py   made-up patients
+base.py       the protocol; a patient's volume
+open.py       the source of a config (training) or of a folder (prediction)
+listing.py    what lies in folders: without system files, links without content named; hashes of it
+identity.py   a source's fingerprint, read once and remembered
+images.py     what sources of image files share: pairing with masks, reading, writing
+pixels.py     an image file's pixels, read exactly
+kinds.py      kinds of image files, and those that are refused
+labels.py     masks' values
+numbering.py  the order of slices by the numbers in their names
+levels.py     grey levels of contrasts in any unit
+remarks.py    remarks of libraries on files
+lgg.py        the published LGG layout
+slices.py     folders of slices under any names
+nifti.py      NIfTI volumes (needs nibabel, so it is imported on demand)
+headers.py    NIfTI files and what their headers say
+phantom.py    made-up patients
 """
+
+from segtrain.data.sources.base import (
+    CONTRASTS,
+    FLAIR,
+    LISTED,
+    Pixels,
+    Source,
+    Volume,
+    fill_blank_contrasts,
+    first_few,
+    missing_contrasts,
+    read_with_mask,
+)
+from segtrain.data.sources.lgg import LggSource
+from segtrain.data.sources.open import LAYOUTS, find_source, make_source, not_taken
+from segtrain.data.sources.phantom import PhantomSource
+from segtrain.data.sources.slices import FolderSource
+
+__all__ = [
+    "CONTRASTS",
+    "FLAIR",
+    "LAYOUTS",
+    "LISTED",
+    "FolderSource",
+    "LggSource",
+    "PhantomSource",
+    "Pixels",
+    "Source",
+    "Volume",
+    "fill_blank_contrasts",
+    "find_source",
+    "first_few",
+    "make_source",
+    "missing_contrasts",
+    "not_taken",
+    "read_with_mask",
+]

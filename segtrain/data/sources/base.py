@@ -7,7 +7,7 @@ Legend: s slice, h height, w width, c channel (one a contrast).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from segtrain.errors import LEAVE_OUT, DataError
 
+LISTED = 6  # of many things in a message
 Check = Callable[[], None]
 CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
+
+Pixels = NDArray[np.uint8 | np.uint16]
 
 
 def no_check() -> None:
@@ -30,11 +33,12 @@ def no_check() -> None:
 class Volume:
     """One patient's slices as they are in the source.
 
-    image_shwc: uint8 [s, h, w, 3]; mask_shw: uint8 0/1 [s, h, w], None where the source has no mask; slice_names: for
-    the slices' pictures; slice_numbers: the source's own; remarks: what reading changed or left in doubt.
+    image_shwc: uint8 or uint16 [s, h, w, 3]; mask_shw: uint8 0/1 [s, h, w], None where the source has no mask;
+    slice_names: for the slices' pictures; slice_numbers: the source's own; remarks: what reading changed or left in
+    doubt.
     """
 
-    image_shwc: NDArray[np.uint8]
+    image_shwc: Pixels
     mask_shw: NDArray[np.uint8] | None
     slice_names: tuple[str, ...]
     slice_numbers: tuple[int, ...]
@@ -63,6 +67,9 @@ class Source(Protocol):
     def stamp(self) -> str | None:
         """A hash that changes when a file is touched, made without reading one; None where there are no files."""
 
+    def takes(self, name: str) -> bool:
+        """Whether a file of this name, in the source's folder or one of a patient, is read."""
+
     def read(self, patient: str) -> Volume:
         """The patient's whole volume. Raises DataError naming the file, the value and the remedy."""
 
@@ -84,7 +91,7 @@ def read_with_mask(source: Source, patient: str) -> tuple[Volume, NDArray[np.uin
     return volume, volume.mask_shw
 
 
-def missing_contrasts(image_shwc: NDArray[np.uint8]) -> tuple[str, ...]:
+def missing_contrasts(image_shwc: Pixels) -> tuple[str, ...]:
     """The contrasts that FLAIR stands in for: the published data has a copy of it where a contrast is missing."""
     return tuple(CONTRASTS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., FLAIR]))
 
@@ -108,6 +115,12 @@ def fill_blank_contrasts(volume: Volume) -> Volume:
 def plain_slice_names(slices: int) -> tuple[str, ...]:
     """`slice_001`, ... for sources whose slices have no names of their own."""
     return tuple(f"slice_{number:03d}" for number in range(1, slices + 1))
+
+
+def first_few(values: Sequence[object]) -> str:
+    """The first values, and how many more there are."""
+    more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
+    return ", ".join(map(str, values[:LISTED])) + more
 
 
 def digest(parts: Iterable[bytes]) -> str:

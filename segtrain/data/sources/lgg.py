@@ -1,14 +1,24 @@
 """The published LGG layout: a folder for each patient, a TIFF for each slice."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.data.sources.images import SliceFiles, SliceSource, add_file, refuse_unpaired
-from segtrain.data.sources.listing import deeper_root, entries_of, folders_of, is_broken_link, require_folder
+from segtrain.data.sources.listing import (
+    deeper_root,
+    entries_of,
+    escaped,
+    folders_of,
+    is_broken_link,
+    refuse_odd_names,
+    require_folder,
+)
 from segtrain.errors import LEAVE_OUT, DataError
 
 SLICE = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$")
+SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -20,11 +30,12 @@ class LggSource(SliceSource):
 
     @property
     def label(self) -> str:
-        return f"LGG patients in {self.root}"
+        return f"LGG patients in {escaped(str(self.root))}"
 
     def patients(self) -> list[str]:
         require_folder(self.root, "set data.root to the folder that holds one folder a patient")
         folders = folders_of(self.root)
+        refuse_odd_names([folder.name for folder in folders], self.root)
         if any(map(has_slices, folders)):
             return [folder.name for folder in folders]
         if deeper := deeper_root(self.root, lambda folder: any(map(has_slices, folders_of(folder)))):
@@ -35,6 +46,9 @@ class LggSource(SliceSource):
                 "(kaggle_3m in the published archive)"
             )
         return [folder.name for folder in folders]
+
+    def takes(self, name: str) -> bool:
+        return name.lower().endswith(SUFFIXES)
 
     def institution(self, patient: str) -> str:
         """The second word of an id like TCGA_DU_5849_19950405."""
@@ -68,7 +82,13 @@ def has_slices(folder: Path) -> bool:
     """Whether the folder has a file by its patient's name in this layout. Raises DataError."""
     if is_broken_link(folder):  # reading the patient names it
         return False
-    return any(match["patient"] == folder.name for entry in entries_of(folder) if (match := SLICE.match(entry.name)))
+    matches = [match for entry in entries_of(folder) if (match := SLICE.match(entry.name))]
+    return any(_is_same(match["patient"], folder.name) for match in matches)
+
+
+def _is_same(name: str, other: str) -> bool:
+    """Whether they look the same: macOS takes accents apart in the names that it writes."""
+    return unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
 
 
 def _by_number(folder: Path) -> tuple[dict[int, Path], dict[int, Path]]:
@@ -78,9 +98,9 @@ def _by_number(folder: Path) -> tuple[dict[int, Path], dict[int, Path]]:
     for name in [entry.name for entry in entries_of(folder)]:
         path = folder / name
         if match := SLICE.match(name):
-            if match["patient"] != folder.name:
+            if not _is_same(match["patient"], folder.name):
                 raise DataError(f"{path}: named for patient {match['patient']}; move it to that folder")
             add_file(masks if match["mask"] else images, int(match["number"]), path)
-        elif name.lower().endswith((".tif", ".tiff")):
+        elif name.lower().endswith(SUFFIXES):
             raise DataError(f"{path}: not named <patient>_<number>[_mask].tif; rename it or move it elsewhere")
     return images, masks

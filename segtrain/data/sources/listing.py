@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ READERS = 8  # files read at once: hashing releases the interpreter's lock, and 
 CHECK_EVERY_S = 0.1
 # What git-annex and Git LFS leave in place of a file whose content was not fetched.
 POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/")
+
+
+# A file system allows 255; what is written for a patient or slice is its name and a suffix such as _mask.nii.gz.
+MAX_NAME_BYTES = 240
+NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode: control characters, halves of pairs, line ends
 
 
 @contextmanager
@@ -51,22 +57,57 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
 
 def folders_of(root: Path) -> list[Path]:
     """The folders in `root`, sorted, and links that were to folders, as far as names can tell. Raises DataError."""
-    return [root / entry.name for entry in entries_of(root) if entry.is_dir() or _is_link_to_lost_folder(entry)]
+    return [root / entry.name for entry in entries_of(root) if is_folder(entry) or _is_link_to_lost_folder(entry)]
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one. Raises DataError where that cannot be read, such as a stale mount."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if _is_broken(entry):  # a link to itself, for one
+            return False
+        raise DataError(f"{entry.path}: {error.strerror}; make it readable for this user") from error
+
+
+def refuse_odd_names(names: Iterable[str], folder: Path) -> None:
+    """Raises DataError for a name that tables cannot hold or that leaves no room for a suffix."""
+    for name in names:
+        if any(unicodedata.category(letter) in NOT_IN_A_LINE for letter in name):
+            raise DataError(
+                f"{folder}/{escaped(name)}: a name with control characters, or not in UTF-8, which tables cannot "
+                "hold; rename it"
+            )
+        if len(os.fsencode(name)) > MAX_NAME_BYTES:
+            raise DataError(
+                f"{folder}/{name}: a name of {len(os.fsencode(name))} bytes, but {MAX_NAME_BYTES} is the most that "
+                "leaves room for the names of its outputs; rename it"
+            )
+
+
+def escaped(name: str) -> str:
+    """The name in one line of UTF-8: with escapes in place of what `refuse_odd_names` refuses."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in NOT_IN_A_LINE else c for c in text)
 
 
 def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files in `folder` with one of the suffixes, sorted, links without content among them. Raises DataError."""
-    return [
-        folder / entry.name
-        for entry in entries_of(folder)
-        if entry.name.lower().endswith(suffixes) and (entry.is_file() or is_broken_link(folder / entry.name))
-    ]
+    """The files in `folder` with one of the suffixes, sorted, links without content among them. Raises DataError.
+
+    None where the folder itself is such a link: reading its patient names it.
+    """
+    if is_broken_link(folder):
+        return []
+    entries = [entry for entry in entries_of(folder) if entry.name.lower().endswith(suffixes)]
+    with readable(folder):
+        return [folder / e.name for e in entries if _is_broken(e) or e.is_file()]
 
 
 def deeper_root(root: Path, holds_data: Callable[[Path], bool]) -> Path | None:
     """The first folder one or two levels below `root` that `holds_data`, for messages. Raises DataError."""
     folders = folders_of(root)
-    candidates = [*folders, *(inner for folder in folders for inner in folders_of(folder))]
+    there = [folder for folder in folders if not is_broken_link(folder)]
+    candidates = [*folders, *(inner for folder in there for inner in folders_of(folder))]
     return next((folder for folder in candidates if holds_data(folder)), None)
 
 
@@ -85,6 +126,9 @@ def refuse_broken_link(path: Path) -> None:
 def refuse_absent(path: Path) -> None:
     """Raises DataError for a file whose content is not there: a broken link, or a pointer in place of the content."""
     refuse_broken_link(path)
+    with readable(path):
+        if not path.is_file() and path.exists():  # opening a pipe would wait for ever
+            raise DataError(f"{path}: not a file; rename it or move it elsewhere")
     with readable(path), path.open("rb") as file:
         is_pointer = file.read(40).startswith(POINTERS)
     if is_pointer:
@@ -141,7 +185,7 @@ def _entries_below(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, P
             yield str(folder.relative_to(root)), folder
             continue
         for entry in entries_of(folder):
-            path = folder / entry.name
+            path = Path(entry.path)
             yield str(path.relative_to(root)), path
 
 
@@ -160,7 +204,12 @@ def _target(link: Path) -> str:
     return f"-> {link.readlink()}"
 
 
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """`is_broken_link`, without asking the file system about what is no link."""
+    return entry.is_symlink() and is_broken_link(Path(entry.path))
+
+
 def _is_link_to_lost_folder(entry: os.DirEntry[str]) -> bool:
     """By the names: a file's has a suffix, and git-annex links files only."""
     path = Path(entry.path)
-    return is_broken_link(path) and not path.suffix and "annex" not in path.readlink().parts
+    return _is_broken(entry) and not path.suffix and "annex" not in path.readlink().parts

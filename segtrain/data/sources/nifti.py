@@ -8,7 +8,6 @@ Legend: x, y, z the file's own axes; s slice, h height, w width.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,21 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from segtrain.data.sources.base import Check, Volume, no_check, plain_slice_names
+from segtrain.data.sources.base import Check, Pixels, Volume, no_check, plain_slice_names
+from segtrain.data.sources.headers import open_volume, refuse_other_grid, size_of, two_orientations, voxels_of
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.listing import digest_of_content, digest_of_times, folders_of, refuse_absent, with_suffix
+from segtrain.data.sources.labels import any_label, lesion_of
+from segtrain.data.sources.levels import BRIGHTEST_PERCENTILE, grey_levels
+from segtrain.data.sources.listing import (
+    digest_of_content,
+    digest_of_times,
+    escaped,
+    folders_of,
+    is_broken_link,
+    refuse_odd_names,
+    with_suffix,
+)
+from segtrain.data.sources.remarks import LibraryRemarks
 from segtrain.errors import DataError
 
 Role = Literal["volume", "pre", "flair", "post", "mask"]
@@ -30,11 +41,10 @@ ROLES: dict[str, Role] = {
     "pre": "pre", "t1": "pre", "t1n": "pre", "flair": "flair", "t2f": "flair", "post": "post", "t1ce": "post",
     "t1c": "post", "t1gd": "post", "mask": "mask", "seg": "mask",
 }  # fmt: skip
+ROLES_OF_CONTRASTS: tuple[Role, ...] = ("pre", "flair", "post")
 UNUSED = ("t2", "t2w")  # other collections have it; the networks do not take it
 NAME = re.compile(rf"^(?:(?P<patient>.+)[_-])?(?P<what>{'|'.join((*ROLES, *UNUSED))})$", re.IGNORECASE)
 AXES = ("S", "P", "L")  # the directions of [s, h, w]: superior, posterior, left
-BRIGHTEST_PERCENTILE = 99.9  # of a contrast's voxels above its darkest: 255 in 8 bits
-SAME_GRID_MM = 1e-2
 NOT_SQUARE = 0.05  # difference of a pixel's sides, relative
 
 
@@ -51,21 +61,25 @@ class Grid:
 class NiftiSource:
     """For each patient a 4-D volume (three contrasts last) or a file for each contrast, in `root` or folders below it.
 
-    `<patient>_pre|_t1|_t1n`, `_flair|_t2f`, `_post|_t1ce|_t1c|_t1gd`, the mask in `_mask|_seg` (any label is lesion); a
-    file named only `flair` belongs to the patient that its folder is named for.
+    `<patient>_pre|_t1|_t1n`, `_flair|_t2f`, `_post|_t1ce|_t1c|_t1gd`, the mask in `_mask|_seg`; a file named only
+    `flair` belongs to the patient that its folder is named for. lesion_labels: the values of masks that are lesion;
+    None: any above 0.
     """
 
     root: Path
+    lesion_labels: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
-        return f"NIfTI volumes in {self.root}"
+        return f"NIfTI volumes in {escaped(str(self.root))}"
 
     @cached_property
     def _files(self) -> dict[str, dict[Role, Path]]:
         """Each patient's files. Raises DataError for files that do not fit together."""
         by_patient: dict[str, dict[Role, Path]] = {}
         for folder in (self.root, *folders_of(self.root)):
+            if is_broken_link(folder):
+                by_patient[folder.name] = {"flair": folder}  # opening it names the link
             for path in with_suffix(folder, NIFTI_SUFFIXES):
                 match = NAME.match(_stem(path))
                 role: Role = "volume"
@@ -95,6 +109,7 @@ class NiftiSource:
             raise DataError(
                 f"{self.root}: 0 patients with FLAIR or a volume of three contrasts; add <patient>_flair.nii.gz"
             )
+        refuse_odd_names(list(self._files), self.root)
         return list(self._files)
 
     def slices(self, patient: str) -> int:
@@ -106,27 +121,37 @@ class NiftiSource:
     def stamp(self) -> str:
         return digest_of_times(self.root, (self.root, *folders_of(self.root)))
 
+    def takes(self, name: str) -> bool:
+        path = Path(name)
+        match = NAME.match(_stem(path))
+        is_unused = match is not None and match["what"].lower() in UNUSED
+        return name.lower().endswith(NIFTI_SUFFIXES) and not is_unused
+
     def institution(self, patient: str) -> str:
         return "unknown"
 
     def read(self, patient: str) -> Volume:
         grid = self._grid(patient)
+        library = LibraryRemarks()
+        for path in self._files[patient].values():
+            open_volume(path, library)
         contrasts, remarks = self._contrasts(patient)
         image_shwc = np.ascontiguousarray(apply_orientation(np.stack(contrasts, axis=-1), grid.to_slices))
         mask_shw = None
         if mask := self._files[patient].get("mask"):
-            labels_xyz = _voxels(mask)
-            is_lesion_shw = apply_orientation(labels_xyz > 0, grid.to_slices)
-            mask_shw = np.ascontiguousarray(is_lesion_shw).astype(np.uint8)
-            labels = np.unique(labels_xyz[labels_xyz > 0])
-            if len(labels) > 1:
-                remarks.append(f"labels {', '.join(f'{label:g}' for label in labels)} all count as lesion")
+            labels_xyz = voxels_of(mask)
+            if self.lesion_labels is None:
+                mask_xyz, of_labels = any_label(mask, labels_xyz)
+                remarks += of_labels
+            else:
+                mask_xyz = lesion_of(mask, labels_xyz, self.lesion_labels)
+            mask_shw = np.ascontiguousarray(apply_orientation(mask_xyz, grid.to_slices))
         return Volume(
             image_shwc=image_shwc,
             mask_shw=mask_shw,
             slice_names=plain_slice_names(grid.slices),
             slice_numbers=tuple(range(1, grid.slices + 1)),
-            remarks=(*remarks, *self._doubts(patient)),
+            remarks=(*remarks, *self._doubts(patient), *library.lines()),
         )
 
     def write_mask(self, patient: str, mask_shw: NDArray[np.bool_], folder: Path) -> list[Path]:
@@ -139,14 +164,15 @@ class NiftiSource:
         return self._save(patient, probability_shw, folder / f"{patient}.nii.gz")
 
     def _save(self, patient: str, volume_shw: NDArray[Any], file: Path) -> Path:
-        image = _open(self._reference(patient))
+        image = open_volume(self._reference(patient))
         header = image.header.copy()
         header.set_data_dtype(volume_shw.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0  # the image's range of display
         volume_xyz = apply_orientation(volume_shw, self._grid(patient).to_file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(type(image)(volume_xyz, image.affine, header), file)
+        with LibraryRemarks().on(file):
+            nibabel.save(type(image)(volume_xyz, image.affine, header), file)
         return file
 
     def _reference(self, patient: str) -> Path:
@@ -157,15 +183,17 @@ class NiftiSource:
     def _grid(self, patient: str) -> Grid:
         """Raises DataError: another shape than is needed, files on different grids, an affine without volume."""
         path = self._reference(patient)
-        image = _open(path)
+        image = open_volume(path)
         shape, affine = image.shape, image.affine
         needs_contrasts = "volume" in self._files[patient]
-        if shape[3:] != ((3,) if needs_contrasts else ()):
+        if len(shape) < 3 or 0 in shape or shape[3:] != ((3,) if needs_contrasts else ()):
             needed = "a volume [x, y, z, 3] of three contrasts" if needs_contrasts else "one contrast [x, y, z]"
-            raise DataError(f"{path}: {_size(shape)} voxels, but {needed} is needed; export it again")
+            raise DataError(f"{path}: {size_of(shape)} voxels, but {needed} is needed; export it again")
+        if not np.isfinite(affine).all():
+            raise DataError(f"{path}: its affine has values that are not finite; mend the header")
         for other in self._files[patient].values():
             if other != path:
-                _refuse_other_grid(other, path.name, shape[:3], affine)
+                refuse_other_grid(other, path.name, shape[:3], affine)
         orientation = io_orientation(affine)
         if np.isnan(orientation).any():
             raise DataError(f"{path}: its affine has an axis without length; mend the header")
@@ -173,23 +201,31 @@ class NiftiSource:
         slices = shape[list(orientation[:, 0]).index(2)]
         return Grid(int(slices), ornt_transform(orientation, target), ornt_transform(target, orientation))
 
-    def _contrasts(self, patient: str) -> tuple[list[NDArray[np.uint8]], list[str]]:
-        """Pre-contrast, FLAIR, post-contrast, uint8 [x, y, z] each, with FLAIR for a missing one; and remarks."""
+    def _contrasts(self, patient: str) -> tuple[list[Pixels], list[str]]:
+        """Pre-contrast, FLAIR, post-contrast, [x, y, z] each, with FLAIR for a missing one; and remarks.
+
+        8 bits as they are where all are; else 16 bits, since contrasts in units of their own share one range.
+        """
         files = self._files[patient]
         if volume := files.get("volume"):
-            voxels = _voxels(volume)
-            contrasts = [voxels[..., c] for c in range(3)]
+            voxels = voxels_of(volume)
+            by_name = {f"{volume.name} {c}": voxels[..., c] for c in range(3)}
+            names = list(by_name)
         else:
-            flair = _voxels(files["flair"])
-            contrasts = [_voxels(files[role]) if role in files else flair for role in ("pre", "flair", "post")]
-        remarks = []
-        if any(contrast.dtype != np.uint8 for contrast in contrasts):
-            remarks.append(f"intensities scaled to 8 bits, each contrast's {BRIGHTEST_PERCENTILE}th percentile to 255")
-        return [_in_8_bits(contrast) for contrast in contrasts], remarks
+            by_name = {path.name: voxels_of(path) for role, path in files.items() if role != "mask"}
+            names = [files.get(role, files["flair"]).name for role in ROLES_OF_CONTRASTS]
+        if all(contrast.dtype == np.uint8 for contrast in by_name.values()):
+            return [by_name[name] for name in names], []
+        remarks = [f"intensities scaled to 16 bits, each contrast's {BRIGHTEST_PERCENTILE}th percentile to 65535"]
+        scaled = {}
+        for name, contrast in by_name.items():
+            scaled[name], doubts = grey_levels(contrast)
+            remarks += [f"{name}: {doubt}" for doubt in doubts]
+        return [scaled[name] for name in names], remarks
 
     def _doubts(self, patient: str) -> list[str]:
-        """Remarks on a header that gives no orientation or pixels that are not square."""
-        image = _open(self._reference(patient))
+        """Remarks on headers: two orientations or none, pixels that are not square."""
+        image = open_volume(self._reference(patient))
         doubts = []
         if not image.header["sform_code"] and not image.header["qform_code"]:
             doubts.append("the header has no orientation, the third axis is taken for the slices")
@@ -197,64 +233,8 @@ class NiftiSource:
         across, down = (voxel_sizes(image.affine)[axes.index(axis)] for axis in (0, 1))
         if not np.isclose(across, down, rtol=NOT_SQUARE):
             doubts.append(f"pixels of {across:.2f} x {down:.2f} mm, but networks are trained on square ones")
-        return doubts
-
-
-def _refuse_other_grid(path: Path, reference: str, shape: Sequence[int], affine: NDArray[Any]) -> None:
-    """Raises DataError for a file that is not on the grid of the file `reference`."""
-    other = _open(path)
-    if other.shape != shape or not np.allclose(other.affine, affine, rtol=0, atol=SAME_GRID_MM):
-        raise DataError(
-            f"{path}: not on the grid of {reference} ({_size(other.shape)} and {_size(shape)} voxels, or another "
-            "affine); resample the patient's files to one grid first"
-        )
+        return doubts + [doubt for path in self._files[patient].values() if (doubt := two_orientations(path))]
 
 
 def _stem(path: Path) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-
-def _open(path: Path) -> Any:
-    """The image with its header; its voxels are not read yet. Raises DataError."""
-    refuse_absent(path)
-    try:
-        return nibabel.load(path)
-    except Exception as error:  # nibabel lets the errors of gzip, zlib and struct through
-        raise _broken(path, error) from error
-
-
-def _voxels(path: Path) -> NDArray[Any]:
-    """The voxels, scale factors applied. Raises DataError: unreadable, no numbers, not finite."""
-    try:
-        voxels: NDArray[Any] = np.asanyarray(_open(path).dataobj)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _broken(path, error) from error
-    if voxels.dtype.kind not in "biuf":
-        raise DataError(f"{path}: voxels are {voxels.dtype}, but numbers are needed; export it again")
-    if not np.isfinite(voxels).all():
-        raise DataError(f"{path}: has voxels that are not finite; replace them and export it again")
-    return voxels
-
-
-def _broken(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path}: not a readable NIfTI file ({reason[:80]}); copy the file again")
-
-
-def _in_8_bits(contrast_xyz: NDArray[Any]) -> NDArray[np.uint8]:
-    """8-bit voxels unchanged; others scaled from their darkest .. BRIGHTEST_PERCENTILE to 0 .. 255; a constant is 0."""
-    if contrast_xyz.dtype == np.uint8:
-        return contrast_xyz
-    values = contrast_xyz.astype(np.float32)
-    low = values.min()
-    if not (values > low).any():
-        return np.zeros(values.shape, np.uint8)
-    high = np.percentile(values[values > low], BRIGHTEST_PERCENTILE)
-    scaled: NDArray[np.float32] = (values - low) * np.float32(255 / (high - low))
-    return scaled.clip(0, 255).round().astype(np.uint8)
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

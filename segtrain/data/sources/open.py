@@ -5,9 +5,18 @@ from typing import Literal
 
 from segtrain.config import DataConfig
 from segtrain.data.sources.base import Source
-from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES, SliceSource
+from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES
 from segtrain.data.sources.lgg import LggSource, has_slices
-from segtrain.data.sources.listing import deeper_root, entries_of, folders_of, require_folder, with_suffix
+from segtrain.data.sources.listing import (
+    deeper_root,
+    entries_of,
+    escaped,
+    folders_of,
+    is_broken_link,
+    is_folder,
+    require_folder,
+    with_suffix,
+)
 from segtrain.data.sources.phantom import PhantomSource
 from segtrain.data.sources.slices import FolderSource
 from segtrain.errors import ConfigError, DataError
@@ -26,12 +35,14 @@ def make_source(cfg: DataConfig) -> Source:
     if cfg.source == "phantom":
         return PhantomSource(cfg.phantom)
     assert cfg.root is not None, "loading checks it"
-    return LggSource(Path(cfg.root).expanduser())
+    return LggSource(Path(cfg.root).expanduser(), cfg.lesion_labels)
 
 
-def find_source(root: Path, layout: LayoutName) -> Source:
-    """The source in the folder `root`, in a layout by name or by its files. Raises DataError; ConfigError without
-    nibabel."""
+def find_source(root: Path, layout: LayoutName, lesion_labels: tuple[int, ...] | None = None) -> Source:
+    """The source in the folder `root`, in a layout by name or by its files; `lesion_labels` are those of its masks.
+
+    Raises DataError; ConfigError without nibabel.
+    """
     require_folder(root, "set --images to the folder that holds the patients")
     if layout == "auto":
         layout = _layout_of(root)
@@ -40,16 +51,16 @@ def find_source(root: Path, layout: LayoutName) -> Source:
         if not _has(root, suffixes):
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
     if layout == "nifti":
-        return _nifti_source(root)
-    return LggSource(root) if layout == "lgg" else FolderSource(root)
+        return _nifti_source(root, lesion_labels)
+    return LggSource(root, lesion_labels) if layout == "lgg" else FolderSource(root, lesion_labels)
 
 
-def _nifti_source(root: Path) -> Source:
+def _nifti_source(root: Path, lesion_labels: tuple[int, ...] | None) -> Source:
     try:
         from segtrain.data.sources.nifti import NiftiSource
     except ModuleNotFoundError as error:
         raise ConfigError(f"{root}: NIfTI volumes need nibabel; pip install nibabel") from error
-    return NiftiSource(root)
+    return NiftiSource(root, lesion_labels)
 
 
 def _layout_of(root: Path) -> LayoutName:
@@ -71,15 +82,17 @@ def _has(root: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def not_taken(root: Path, source: Source) -> list[str]:
-    """What lies in the folder and holds no file that the source takes. Raises DataError."""
-    suffixes = SUFFIXES if isinstance(source, SliceSource) else NIFTI_SUFFIXES
+    """What lies in the folder, or in a folder of it with files for the source, and is not read. Raises DataError."""
+    folders = folders_of(root)
+    files = {entry.name for entry in entries_of(root)} - {folder.name for folder in folders}
     takes_files = not isinstance(source, LggSource)
-    names = []
-    for entry in entries_of(root):
-        if entry.is_dir():
-            is_taken = bool(with_suffix(root / entry.name, suffixes))
+    names = [name for name in files if not (takes_files and source.takes(name))]
+    for folder in folders:
+        if is_broken_link(folder):  # reading the patient names it
+            continue
+        is_taken = {entry.name: source.takes(entry.name) and not is_folder(entry) for entry in entries_of(folder)}
+        if any(is_taken.values()):
+            names += [f"{folder.name}/{name}" for name, taken in is_taken.items() if not taken]
         else:
-            is_taken = takes_files and entry.name.lower().endswith(suffixes)
-        if not is_taken:
-            names.append(entry.name)
-    return names
+            names.append(folder.name)
+    return sorted(map(escaped, names))

@@ -182,6 +182,9 @@ class PhantomSource:
         slices = len(image_shwc)
         return Volume(image_shwc, mask_shw, plain_slice_names(slices), tuple(range(1, slices + 1)))
 
+    def takes(self, name: str) -> bool:
+        return False
+
     def institution(self, patient: str) -> str:
         return "PHANTOM"
 

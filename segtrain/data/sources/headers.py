@@ -1,0 +1,83 @@
+"""NIfTI files: opened with what nibabel remarks on them, their voxels, grids and orientations.
+
+Legend: x, y, z the file's own axes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.data.sources.listing import refuse_absent
+from segtrain.data.sources.remarks import LibraryRemarks
+from segtrain.errors import DataError
+
+SAME_GRID_MM = 1e-2
+
+
+def open_volume(path: Path, library: LibraryRemarks | None = None) -> Any:
+    """The image with its header; its voxels are not read yet. Raises DataError.
+
+    nibabel's remarks go into `library`, if there is one: it makes them whenever the file is opened.
+    """
+    refuse_absent(path)
+    try:
+        with (library or LibraryRemarks()).on(path):
+            return nibabel.load(path)
+    except Exception as error:  # nibabel lets the errors of gzip, zlib and struct through
+        raise _broken(path, error) from error
+
+
+def voxels_of(path: Path) -> NDArray[Any]:
+    """The voxels, scale factors applied. Raises DataError: unreadable, no numbers, not finite."""
+    try:
+        voxels: NDArray[Any] = np.asanyarray(open_volume(path).dataobj)
+    except DataError:
+        raise
+    except Exception as error:
+        raise _broken(path, error) from error
+    if voxels.dtype.kind not in "biuf":
+        raise DataError(f"{path}: voxels are {voxels.dtype}, but numbers are needed; export it again")
+    if not np.isfinite(voxels).all():
+        raise DataError(f"{path}: has voxels that are not finite; replace them and export it again")
+    return voxels
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path}: not a readable NIfTI file ({reason[:80]}); copy the file again")
+
+
+def size_of(shape: Sequence[int]) -> str:
+    """The shape, for messages."""
+    return "x".join(map(str, shape))
+
+
+def two_orientations(path: Path) -> str | None:
+    """A remark on a header whose qform and sform, both in use, put a corner of the volume at different places."""
+    image = open_volume(path)
+    header = image.header
+    if not (header["qform_code"] and header["sform_code"]):
+        return None
+    try:
+        qform = header.get_qform()
+    except ValueError as error:  # such as a rotation longer than 1
+        return f"{path.name}: its qform is damaged ({error}); the sform is used"
+    corners = np.array(np.meshgrid(*((0, size - 1) for size in image.shape[:3]), [1])).reshape(4, -1)
+    apart_mm = np.abs((header.get_sform() - qform) @ corners).max()
+    if apart_mm <= SAME_GRID_MM:
+        return None
+    return f"{path.name}: qform and sform differ (by up to {apart_mm:.1f} mm); the sform is used"
+
+
+def refuse_other_grid(path: Path, reference: str, shape: Sequence[int], affine: NDArray[Any]) -> None:
+    """Raises DataError for a file that is not on the grid of the file `reference`."""
+    other = open_volume(path)
+    if other.shape != shape or not np.allclose(other.affine, affine, rtol=0, atol=SAME_GRID_MM):
+        raise DataError(
+            f"{path}: not on the grid of {reference} ({size_of(other.shape)} and {size_of(shape)} voxels, or another "
+            "affine); resample the patient's files to one grid first"
+        )
