@@ -101,10 +101,7 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text; `path` holds the old content or the new one, whatever happens.
-
-    What is not Unicode, as a path may have it, is escaped.
-    """
+    """Write text; `path` holds the old content or the new one, whatever happens."""
     aside = _written_aside(path, text)
     sync_file(aside)
     rename(aside, path)
@@ -118,21 +115,30 @@ def replace_text(path: Path, text: str) -> None:
 def _written_aside(path: Path, text: str) -> Path:
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)  # a killed process of another user may have left one that only he may write
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    aside.write_text(text, encoding="utf-8")
     share(aside)
     return aside
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line, durably. A line before it that a crash left unfinished is ended first."""
-    with path.open("ab+") as file:
-        if file.tell():
+    """Append a line, durably, or leave the file as it was: after an OSError it may be called again.
+
+    A line before it that a crash left unfinished is ended first.
+    """
+    with path.open("ab+", buffering=0) as file:
+        end = file.tell()
+        if end:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = f"\n{line}"
-        file.write(f"{line}\n".encode(errors="backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
+        data = f"{line}\n".encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
     share(path)
 
 
