@@ -18,7 +18,7 @@ from segtrain.data.augment.batch import draw
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.order import EpochPlan, Order
-from segtrain.data.sources.base import CONTRASTS
+from segtrain.data.sources import CONTRASTS
 from segtrain.data.store import Store, as_channels, neighbours_of
 
 LEAVE_S = 5.0  # for the thread, which may be waiting for the store

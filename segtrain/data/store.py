@@ -139,6 +139,8 @@ def stores_like(cfg: DataConfig) -> list[Path]:
 
 def _settings(cfg: DataConfig) -> str:
     settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
+    if cfg.lesion_labels is not None:
+        settings += f" lesion {sorted(set(cfg.lesion_labels))}"
     return f"{cfg.source}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 

@@ -90,7 +90,9 @@ class Run(RunReader):
             for folder in (self.tensorboard, self.checkpoints, self.validation):
                 files.make_folder(folder)
             self._write_split(split)
-            command = shlex.join(["python", "-m", "segtrain.train", *arguments])
+            words = shlex.join(["python", "-m", "segtrain.train", *arguments])
+            # A comment is one line, and YAML takes no control characters in it.
+            command = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
             files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
             earlier = []
             if self.environment_file.exists():

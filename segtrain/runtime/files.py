@@ -101,7 +101,10 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text; `path` holds the old content or the new one, whatever happens."""
+    """Write text; `path` holds the old content or the new one, whatever happens.
+
+    What is not Unicode, as a path may have it, is escaped.
+    """
     aside = _written_aside(path, text)
     sync_file(aside)
     rename(aside, path)
@@ -115,7 +118,7 @@ def replace_text(path: Path, text: str) -> None:
 def _written_aside(path: Path, text: str) -> Path:
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)  # a killed process of another user may have left one that only he may write
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     share(aside)
     return aside
 
@@ -131,7 +134,7 @@ def append_line(path: Path, line: str) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = f"\n{line}"
-        data = f"{line}\n".encode()
+        data = f"{line}\n".encode(errors="backslashreplace")
         try:
             while data:
                 data = data[file.write(data) :]

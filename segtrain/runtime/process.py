@@ -97,12 +97,13 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
 
 
 def _reported(error: SegtrainError) -> int:
-    """The exit code of an error, which is told in one line."""
-    if _is_first_to_report(str(error)):
+    """The exit code of an error, which is told in one line, even if a path in it has several."""
+    message = str(error).replace("\n", "\\n")
+    if _is_first_to_report(message):
         kind = "" if isinstance(error, Stopped) else "error: "
         with suppress(OSError):  # standard error may be a file on a full disk
-            print(f"segtrain: {kind}{error}", file=sys.stderr, flush=True)
-        log.error("%s%s", kind, error, extra=FILE_ONLY)
+            print(f"segtrain: {kind}{message}", file=sys.stderr, flush=True)
+        log.error("%s%s", kind, message, extra=FILE_ONLY)
     return error.exit_code
 
 
