@@ -42,7 +42,7 @@ def save_and_load(folder: Path, repeat: int) -> dict[str, float]:
             model, moments, extra = engine.snapshot()
             saver.save(step, Snapshot(model, moments, {"step": step, "engine": extra}))
             times["hold-up"].append(time.perf_counter() - started)
-            times["write"].append(seconds(saver.wait))
+            times["write"].append(seconds(saver.failed))
             name = newest(run)
             assert name is not None
             started = time.perf_counter()

@@ -18,6 +18,7 @@ from typing import Any
 from segtrain.errors import RunError, StopReason
 from segtrain.run import Run
 from segtrain.runtime import files
+from segtrain.runtime.outbox import patiently
 
 KEYS = {"start": {"job", "step"}, "end": {"job", "how", "why"}}  # of an entry, by its event
 MAX_FRUITLESS = 3  # starts in a row without a new step in the checkpoints
@@ -119,5 +120,10 @@ class History:
                 yield entry
 
     def _write(self, **entry: Any) -> None:
-        files.make_folder(self.folder)
-        files.append_line(self._file, json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}))
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry})
+
+        def write() -> None:
+            files.make_folder(self.folder)
+            files.append_line(self._file, line)
+
+        patiently(self.folder, write)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from jobs.history import stop_reason
@@ -15,6 +16,7 @@ from segtrain.commands.train import command
 from segtrain.errors import SegtrainError, Stopped, StopReason
 from segtrain.runtime import files
 from segtrain.runtime.launcher import env_int, leave
+from segtrain.runtime.outbox import patiently
 from segtrain.runtime.process import run_command
 
 START_FOLDER = "SEGTRAIN_CODES"  # the environment variable that names the folder for rank-<r>; slurm/env.sh reads it
@@ -45,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     if folder := os.environ.get(START_FOLDER):
         reason = caught.reason if isinstance(caught, Stopped) else None
         end = {**asdict(RankEnd(code, reason, str(caught or ""))), "reason": reason.name if reason else None}
-        files.write_json(Path(folder, f"rank-{env_int('RANK', 0)}"), end)
+        file = Path(folder, f"rank-{env_int('RANK', 0)}")
+        patiently(file, partial(files.write_json, file, end))
     return code
 
 

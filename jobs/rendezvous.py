@@ -6,10 +6,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from segtrain.runtime import files
 from segtrain.runtime.launcher import port_taken
+from segtrain.runtime.outbox import patiently
 
 PORTS = range(20_000, 30_000)  # below the ephemeral ports: no outgoing connection takes one in between
 BEAT_EVERY_S = 5.0
@@ -48,11 +50,11 @@ class Rendezvous:
 
     def open(self) -> None:
         """Make the folder."""
-        files.make_folder(self.folder)
+        patiently(self.folder, partial(files.make_folder, self.folder))
 
     def offer(self, attempt: int, port: int) -> Endpoint:
         """Publish where this node, the first, listens."""
-        files.write_text(self._endpoint(attempt), json.dumps([self.host, port]))
+        _write(self._endpoint(attempt), json.dumps([self.host, port]))
         return Endpoint(self.host, port)
 
     def endpoint(self, attempt: int) -> Endpoint | None:
@@ -73,14 +75,14 @@ class Rendezvous:
 
     def leave(self) -> None:
         """Publish that the first node has made its last attempt."""
-        files.write_text(self.folder / "over", "")
+        _write(self.folder / "over", "")
 
     def over(self) -> bool:
         return (self.folder / "over").exists()
 
     def report(self, attempt: int, code: int) -> None:
         """Publish that this node's launcher has ended."""
-        files.write_text(self._report(attempt, self.index), str(code))
+        _write(self._report(attempt, self.index), str(code))
 
     def missing(self, attempt: int, patience_s: float) -> list[int]:
         """Nodes whose launchers have not ended after that long; those that are silent are not waited for."""
@@ -129,3 +131,7 @@ class Rendezvous:
 
     def _beat(self, node: int) -> Path:
         return self.folder / f"beat-{node}"
+
+
+def _write(file: Path, text: str) -> None:
+    patiently(file, partial(files.write_text, file, text))

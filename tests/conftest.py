@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import re
+import resource
 import shutil
 import signal
 import tarfile
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import workers
+from bad_folders import FOLDER, Folder
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import HealthCheck, settings
 from made_runs import train
@@ -234,6 +236,20 @@ def as_nobody(tmp_path: Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """A limit on the size of files, as a disk that is full in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def folder() -> Iterator[Folder]:
+    with FOLDER.in_use():
+        yield FOLDER
 
 
 @pytest.fixture

@@ -30,20 +30,29 @@ HOLD = """
 import os, pathlib, signal, sys, time
 
 def hold(event, arguments):
-    if event != "open" or arguments[1] != "a" or not str(arguments[0]).endswith(HELD):
+    if event != "open" or not str(arguments[0]).endswith(HELD) or not arguments[2] & os.O_WRONLY:
         return
     metrics = pathlib.Path(arguments[0])
     pid = metrics.parent.with_suffix(".pid")
-    if not metrics.exists() or pid.exists():
+    if not metrics.stat().st_size or pid.exists():
         return
-    pid.with_suffix(".part").write_text(str(os.getpid()))
-    pid.with_suffix(".part").rename(pid)
+    asked.append(pid)
+    os.kill(os.getpid(), signal.SIGALRM)  # to the main thread, while a thread beside it writes
+    while not pid.exists():
+        time.sleep(0.01)
+
+def wait(*_):
     told, handler = [], signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *given: (told.append(given), handler(*given)))
+    pid = asked[-1]
+    pid.with_suffix(".part").write_text(str(os.getpid()))
+    pid.with_suffix(".part").rename(pid)
     while not told:
         time.sleep(0.01)
 
+asked = []
 HELD = ("/killed/metrics.jsonl", "/cut/metrics.jsonl")
+signal.signal(signal.SIGALRM, wait)
 sys.addaudithook(hold)
 """
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobs.submission import Submission
 from segtrain.config import Config, StopConfig, to_yaml
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
 from segtrain.runtime import files
+from segtrain.runtime.outbox import patiently
 from segtrain.runtime.stop import deadline_of
 
 
@@ -65,7 +67,8 @@ def start(
 ) -> Child:
     """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`."""
     cfg, has_queue_deadline = _as_started(item, at_once, end_s)
-    files.write_text(snapshot.config(item.name), to_yaml(cfg))
+    config = snapshot.config(item.name)
+    patiently(config, partial(files.write_text, config, to_yaml(cfg)))
     restart = sum(entry["event"] == "start" for entry in History(item.run).entries(job))
     starts_before = len(item.run.starts())
     log = None if queue.attended else queue.folder / "logs" / f"{item.name}.log"

@@ -16,6 +16,7 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobs.history import stop_reason
 from jobs.queue.items import Item
 from segtrain.errors import RunError, StopReason
 from segtrain.runtime import files
+from segtrain.runtime.outbox import patiently
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Journal:
     def write(self, event: str, **values: Any) -> None:
         """Append an entry, durably."""
         entry = {"time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "event": event, **values}
-        files.append_line(self.path, json.dumps(entry))
+        patiently(self.path, partial(files.append_line, self.path, json.dumps(entry)))
         self.entries.append(entry)
 
     @property

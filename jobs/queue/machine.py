@@ -43,7 +43,10 @@ def scarce(folders: Sequence[Path], min_free_gib: float) -> str | None:
     """
     for folder in folders:
         existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # noqa: PTH110 (which raises there)
-        free_gib = shutil.disk_usage(existing).free / 2**30
+        try:
+            free_gib = shutil.disk_usage(existing).free / 2**30
+        except OSError:  # it is away for a while, which says nothing of its space
+            continue
         if free_gib < min_free_gib:
             return f"the disk: {free_gib:.1f} GiB free in {existing}, min_free_gib is {min_free_gib:g}"
     return None
@@ -76,7 +79,9 @@ def alone(folder: Path) -> Iterator[None]:
         files.make_folder(folder)
         held = lock.take(file)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}); free some space, or set runs_dir to another folder"
+        ) from error
     if held is None:
         holder = file.read_text(encoding="utf-8").strip()
         raise RunError(f"{folder}: another queue (process {holder}) runs in it; wait for it, or stop it with kill")

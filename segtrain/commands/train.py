@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 
 from segtrain.commands.arguments import config_of, config_parser
 from segtrain.errors import EXIT_FINISHED, Stopped
@@ -57,6 +58,7 @@ def command(argv: Sequence[str]) -> int:
             _conclude(run, outcome.best_dsc)
         return EXIT_FINISHED
     if rank == 0:
+        run.refuse_unwritable()
         stop.watch(run.stop_file, deadline_s)
 
     use_allocator(cfg.allocator, cfg.device)
@@ -82,5 +84,6 @@ def _conclude(run: Run, best_dsc: float | None) -> None:
         f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}",
         f"Best validation mean DSC: {best_dsc:.6f}",
     ):
-        print(line, flush=True)
         log.info(line, extra=FILE_ONLY)
+        with suppress(OSError):  # standard output may be a file on a full disk; the training is finished all the same
+            print(line, flush=True)

@@ -21,6 +21,7 @@ from segtrain.data.order import EpochPlan, Order
 from segtrain.data.sources import CONTRASTS
 from segtrain.data.store import Store, as_channels, neighbours_of
 
+LEAVE_S = 5.0  # for the thread, which may be waiting for the store
 AHEAD = 2  # batches that are gathered and wait
 
 
@@ -63,7 +64,7 @@ class Feed:
     def __exit__(self, *_: object) -> None:
         self._leave.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LEAVE_S)
 
     def batches(self, first_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps first_step <= step < end_step (counted over the run from 0)."""

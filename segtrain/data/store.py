@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from segtrain.config import DataConfig
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
 from segtrain.errors import DAMAGED, DataError, LaunchError
 from segtrain.runtime import files, lock, machine
+from segtrain.runtime.outbox import patiently
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,16 @@ class Store:
     skipped: dict[str, str]
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
-        """Fill both contiguous arrays with the patient's slices from `first` on. Raises DataError: file cut short."""
+        """Fill both arrays with slices from `first` on; waits for a folder that is away. Raises DataError."""
+        try:
+            patiently(self.path, partial(self._read, patient, first, image_shwc, mask_shw))
+        except OSError as error:
+            if machine.shortage(error):  # told by whoever ends the command
+                raise
+            reason = error.strerror or error
+            raise DataError(f"{self.path}: cannot be read ({reason}); bring the folder back and try again") from error
+
+    def _read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
         arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
         for kind, array in arrays.items():
             path = self.path / kind / f"{patient}.npy"

@@ -6,6 +6,7 @@ A spec gives the same runs anywhere: here one after another, or as an array on a
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from segtrain.run.index import COLUMNS
 from segtrain.run.layout import RESULTS
 from segtrain.run.writer import Run
 from segtrain.runtime import files
+from segtrain.runtime.outbox import patiently
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -151,7 +153,7 @@ def write_results(members: Sequence[Member]) -> Path:
         rows.append(about | asdict(member.run.result()))
     assert tuple(rows[0]) == COLUMNS
     table = members[0].run.root.with_name(RESULTS)
-    files.write_text(table, files.csv_text(rows))
+    patiently(table, partial(files.write_text, table, files.csv_text(rows)))
     return table
 
 

@@ -13,10 +13,12 @@ order and augmentation are functions of (seed, epoch, position).
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
+import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from segtrain.errors import RunError
 from segtrain.run.layout import BAD, MANIFEST, MODEL, OPTIMIZER, STATE
 from segtrain.run.writer import FRESH, Run
 from segtrain.runtime import files
+from segtrain.runtime.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +55,11 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
     """Make `folder` a whole checkpoint, durably, or leave it as it was."""
     if folder.exists():  # a folder gets its name only when it is whole
         return
+    # Not the run's own folder: where that is gone, a disk may not be mounted now.
+    folder.parent.mkdir(exist_ok=True)
     aside = files.free_place(folder, "tmp")
-    files.make_folder(aside)
+    aside.mkdir()
+    files.share(aside)
     try:
         save_file(dict(snapshot.model), aside / MODEL)
         save_file(dict(snapshot.optimizer), aside / OPTIMIZER)
@@ -65,7 +71,7 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
         files.share_all(aside)
         files.rename(aside, folder)
     except SafetensorError as error:
-        raise OSError(str(error)) from error
+        raise _os_error(error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -124,7 +130,7 @@ def newest(run: Run) -> str | None:
 
 
 def remove_leftovers(run: Run) -> None:
-    """Remove checkpoints that a killed start left half-written or half-removed."""
+    """Remove checkpoints that a killed start, or a bad folder, left half-written or half-removed."""
     for folder in (*run.checkpoints.glob(".step-*.tmp*"), *run.checkpoints.glob(".step-*.removed*")):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -137,65 +143,92 @@ def prune(run: Run, keep: int) -> None:
             files.remove_folder(folder)
 
 
-class Saver:
-    """Publishes checkpoints in a thread, one after the other; the loop waits only for the copy.
+@dataclass
+class _Pending:
+    """A checkpoint that is still to be written; without a snapshot, one that is written and still to be marked."""
 
-    A full disk ends no training: it is logged, the last good checkpoint stays, the next save tries again. Any other
-    error of the thread is raised in the loop, at the next call.
+    step: int
+    snapshot: Snapshot | None
+    best: bool = False
+
+
+class Saver:
+    """Publishes checkpoints through the run's outbox, one after the other; the loop waits for the one before alone.
+
+    While the folder is bad, the newest checkpoint and the best one wait in memory: others are left out, as they would
+    be pruned. Any other error of the thread is raised in the loop, at the next call.
     """
 
-    def __init__(self, run: Run, keep: int) -> None:
+    WHAT = "the last checkpoint"
+
+    def __init__(self, run: Run, keep: int, outbox: Outbox | None = None) -> None:
         self.run, self.keep = run, keep
+        self.outbox = outbox or Outbox(run.root)
         self.write_s = 0.0  # the longest write so far
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._job: Future[None] | None = None
-        self.failure: OSError | None = None  # of the last save
+        self._pending: list[_Pending] = []  # in the order of their steps
+        self._writing: _Pending | None = None
+        self._lock = threading.Lock()
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Wait for the last save, then publish a snapshot, whose tensors may not change now, and point LATEST at it."""
-        self.wait()
-        self._job = self._pool.submit(self._publish, self.run.checkpoint(step), snapshot)
+        """Publish a snapshot, whose tensors may not change now, and point LATEST at it.
 
-    def mark_best(self, step: int) -> bool:
-        """Point BEST at the checkpoint of `step` once it is published; whether there was room for it."""
-        self.wait()
-        if self.failure is None:
-            files.write_text(self.run.best_pointer, self.run.checkpoint(step).name + "\n")
-        return self.failure is None
+        Waits for the last save, unless the folder is bad.
+        """
+        self.outbox.keep_up()
+        with self._lock:
+            self._pending.append(_Pending(step, snapshot))
+            self._drop_superseded()
+        self._hand_over()
 
-    def wait(self) -> None:
-        """Wait for the last save; afterwards `failure` is the error of a full disk, or None."""
-        if self._job is None:
-            return
-        job, self._job = self._job, None
-        try:
-            job.result()
-            self.failure = None
-        except OSError as error:
-            self.failure = error
-            log.warning("no room for the checkpoint (%s); the last good one is kept; the next save tries again", error)
+    def mark_best(self, step: int) -> None:
+        """Point BEST at the checkpoint of `step`, the last that was saved, once it is published."""
+        with self._lock:
+            for earlier in self._pending:
+                earlier.best = False
+            mine = next((pending for pending in self._pending if pending.step == step), None)
+            if mine is None:
+                mine = _Pending(step, None)
+                self._pending.append(mine)
+            mine.best = True
+            self._drop_superseded()
+        self._hand_over()
 
     def failed(self) -> bool:
-        """Wait for the last save; whether it failed because the disk was full."""
-        self.wait()
-        return self.failure is not None
-
-    def finish(self) -> None:
-        """Wait for the last save after an error, which remains the error that the run ends with."""
-        try:
-            self.wait()
-        except Exception:
-            log.exception("the last checkpoint could not be written; the one before is kept")
+        """Wait for the last save; whether it failed, and is to be tried again."""
+        return self.outbox.drain(patience_s=0.0) is not None
 
     def close(self) -> None:
-        """Wait for the last save and end the thread. Raises RunError when the last checkpoint could not be written."""
-        self.wait()
-        self._pool.shutdown()
-        if self.failure is not None:
-            raise RunError(
-                f"{self.run.checkpoints}: the last checkpoint could not be written ({self.failure}); free some space "
-                "and run the same command again, which goes on from the checkpoint before"
-            )
+        """Wait for all writes into the run. Raises RunError when one could not be made."""
+        self.outbox.finish()
+
+    def _hand_over(self) -> None:
+        self.outbox.put(self.WHAT, self._write, large=True)
+
+    def _drop_superseded(self) -> None:
+        newest = self._pending[-1:]
+        self._pending = [p for p in self._pending if p.best or p is self._writing or p in newest]
+
+    def _write(self) -> None:
+        """Write all that is pending, in order: what a checkpoint says of the best one holds when LATEST names it."""
+        remove_leftovers(self.run)  # of a try that failed
+        while pending := self._begin():
+            try:
+                if pending.snapshot is not None:
+                    self._publish(self.run.checkpoint(pending.step), pending.snapshot)
+                best = pending.best
+                if best:
+                    files.write_text(self.run.best_pointer, self.run.checkpoint(pending.step).name + "\n")
+                with self._lock:
+                    if pending.best == best:  # else it was marked meanwhile
+                        self._pending.remove(pending)
+            finally:
+                self._writing = None
+
+    def _begin(self) -> _Pending | None:
+        with self._lock:
+            self._drop_superseded()
+            self._writing = self._pending[0] if self._pending else None
+            return self._writing
 
     def _publish(self, folder: Path, snapshot: Snapshot) -> None:
         started = time.monotonic()
@@ -205,6 +238,12 @@ class Saver:
         files.write_text(self.run.latest_pointer, folder.name + "\n")
         prune(self.run, self.keep)
         self.write_s = max(self.write_s, time.monotonic() - started)
+
+
+def _os_error(error: SafetensorError) -> OSError:
+    """The operating system's error in one of safetensors, which tells its number in its text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

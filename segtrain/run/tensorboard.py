@@ -1,9 +1,13 @@
 """The curves of a run in TensorBoard, derived from its events."""
 
+import errno
+import io
+import os
 import shutil
+import socket
+import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -11,44 +15,73 @@ from PIL import Image
 from segtrain.run.events import Event, TrainEvent
 from segtrain.run.writer import Run
 from segtrain.runtime import files
+from segtrain.runtime.outbox import Appended
 
 
 class Curves:
-    """The TensorBoard log of a run."""
+    """The TensorBoard log of a run. Not SummaryWriter: its thread dies with the first write that fails."""
 
     SCALARS = ("loss", "lr", "images_per_s", "memory_gib", "val_loss", "val_dsc")
     PICTURE = "validation (prediction red, truth green)"
 
     def __init__(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
+        from torch.utils.tensorboard import summary  # slow to import, and only rank 0 needs it
 
         self.run = run
-        self.writer = SummaryWriter(str(run.tensorboard))
-        files.share_all(run.tensorboard)
+        self._summary = summary
+        self._begin()
 
     @classmethod
     def redrawn(cls, run: Run, events: Sequence[Event]) -> Self:
         """A new log of these events in place of the old one, so that nothing overlaps after a resume."""
         shutil.rmtree(run.tensorboard, ignore_errors=True)
         curves = cls(run)
-        for event in events:
-            curves.show(event)
+        curves._append(b"".join(map(curves.records, events)))
         return curves
 
     def show(self, event: Event) -> None:
-        """Add the numbers of an event, and the picture of an evaluation."""
-        for name in self.SCALARS:
-            if hasattr(event, name):
-                self.writer.add_scalar(name, getattr(event, name), event.step, walltime=event.time)
-        if isinstance(event, TrainEvent):
-            for name, value in event.resources.items():
-                self.writer.add_scalar(f"resources/{name}", value, event.step, walltime=event.time)
-            return
-        with suppress(OSError):  # there is none, or a crash of the machine truncated it
-            pixels = np.asarray(Image.open(self.run.validation_picture(event.epoch)))
-            self.writer.add_image(self.PICTURE, pixels, event.step, walltime=event.time, dataformats="HWC")
-        self.writer.flush()
+        """Add the numbers of an event, and the picture of an evaluation. After an OSError it may be called again."""
+        self._append(self.records(event))
 
-    def close(self) -> None:
-        """Flush and close the log."""
-        self.writer.close()
+    def records(self, event: Event) -> bytes:
+        """An event as TensorBoard's records."""
+        values = {name: getattr(event, name) for name in self.SCALARS if hasattr(event, name)}
+        if isinstance(event, TrainEvent):
+            values |= {f"resources/{name}": value for name, value in event.resources.items()}
+        summaries = [self._summary.scalar(name, value) for name, value in values.items()]
+        if not isinstance(event, TrainEvent) and (pixels := self._picture(event.epoch)) is not None:
+            summaries.append(self._summary.image(self.PICTURE, pixels, dataformats="HWC"))
+        return b"".join(_record(wall_time=event.time, step=event.step, summary=summary) for summary in summaries)
+
+    def _picture(self, epoch: int) -> Any:
+        """The pixels of an evaluation's picture; None where there is none, or a crash of the machine truncated it."""
+        try:
+            return np.asarray(Image.open(self.run.validation_picture(epoch)))
+        except OSError as error:
+            if error.errno in (None, errno.ENOENT):
+                return None
+            raise
+
+    def _begin(self) -> None:
+        """Begin a file, under a name that TensorBoard knows."""
+        self.run.tensorboard.mkdir(exist_ok=True)
+        files.share(self.run.tensorboard)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = Appended(self.run.tensorboard / name)
+        self._file.append(_record(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def _append(self, records: bytes) -> None:
+        try:
+            self._file.append(records)
+        except FileNotFoundError:  # somebody removed the folder
+            self._begin()
+            self._file.append(records)
+
+
+def _record(**fields: Any) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event as Message
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    stream = io.BytesIO()
+    RecordWriter(stream).write(Message(**fields).SerializeToString())
+    return stream.getvalue()

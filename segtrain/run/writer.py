@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from segtrain.config import Config, first_difference, to_yaml
-from segtrain.errors import DAMAGED, ConfigError, RunError
+from segtrain.errors import DAMAGED, ConfigError, LaunchError, RunError
 from segtrain.run.code import copy_code
 from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
 from segtrain.run.layout import epoch_of
 from segtrain.run.outcome import Outcome
 from segtrain.run.reader import RunReader, refuse_private
-from segtrain.runtime import files, lock
+from segtrain.runtime import files, lock, machine
+from segtrain.runtime.outbox import Appended
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROBE_BYTES = 4096
 FRESH = "--fresh starts over and keeps the old run beside it"
 
 
@@ -45,12 +49,17 @@ class Run(RunReader):
 
         Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
         """
-        refuse_private(self.root)
-        if not self._has_begun():
-            return None
+        try:
+            refuse_private(self.root)
+            if not self._has_begun():
+                return None
+        except OSError as error:
+            raise self._not_usable(error) from error
         try:
             theirs, outcome = self.config(), self.outcome()
         except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise self._not_usable(error) from error
             raise RunError(f"{self.root}: holds no readable run ({' '.join(str(error).split())}); {FRESH}") from error
         if difference := first_difference(cfg, theirs):
             key, ours, other = difference
@@ -88,10 +97,10 @@ class Run(RunReader):
         `arguments` are those of the training command. The run is locked until this process ends. Raises RunError when
         another process trains it, when it cannot be written, or when it has another split.
         """
-        self._lock()
-        if fresh and self.root.exists():
-            self._set_aside()
-        try:
+        with self.usable():
+            self._lock()
+            if fresh and self.root.exists():
+                self._set_aside()
             for folder in (self.tensorboard, self.checkpoints, self.validation):
                 files.make_folder(folder)
             self._write_split(split)
@@ -100,34 +109,54 @@ class Run(RunReader):
             command = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
             copy_code(cfg, self.code)
             files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
+            earlier = []
+            if self.environment_file.exists():
+                earlier = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            files.write_json(self.environment_file, [*earlier, asdict(start)])
+            self.log_file.touch()
+            self.outcome_file.unlink(missing_ok=True)
+
+    def refuse_unwritable(self) -> None:
+        """Raise RunError where nothing can be written into the run's folder, or into what it will lie in.
+
+        For before the work that comes before `open`. Leaves nothing behind.
+        """
+        with self.usable():
+            folder = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.is_dir())
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """Turns an OSError of the block, before the first step, into a RunError with folder and remedy."""
+        try:
+            yield
         except OSError as error:
-            raise self._not_writable(error) from error
-        earlier = []
-        if self.environment_file.exists():
-            earlier = json.loads(self.environment_file.read_text(encoding="utf-8"))
-        files.write_json(self.environment_file, [*earlier, asdict(start)])
-        self.outcome_file.unlink(missing_ok=True)
+            if limit := machine.shortage(error):
+                raise LaunchError(limit) from error
+            raise self._not_usable(error) from error
 
     def _lock(self) -> None:
         """Hold the run for this process until it ends, however it ends."""
-        try:
-            files.make_folder(self.root.parent)
-            held = lock.take(self.lock_file)
-        except OSError as error:
-            raise self._not_writable(error) from error
-        if held is None:
+        files.make_folder(self.root.parent)
+        if lock.take(self.lock_file) is None:
             raise RunError(f"{self.root}: another process trains in it; wait for it to end, or choose another name=...")
 
-    def _not_writable(self, error: OSError) -> RunError:
+    def _not_usable(self, error: OSError) -> RunError:
         return RunError(
-            f"{self.root}: cannot be written ({error.strerror}{self._whose(error)}); set runs_dir to another folder"
+            f"{self.root}: cannot be written ({error.strerror or error}{self._whose(error)}); mend that, or set "
+            "runs_dir to another folder"
         )
 
     def _whose(self, error: OSError) -> str:
         """Whose the file or folder is that this user may not write; empty where rights are not the reason."""
+        if not isinstance(error, PermissionError):
+            return ""
         path = Path(error.filename or self.root)
         existing = next(part for part in (path, *path.parents) if os.path.lexists(part))
-        return f": {existing} belongs to {files.owner_of(existing)}" if isinstance(error, PermissionError) else ""
+        return f": {existing} belongs to {files.owner_of(existing)}"
 
     def _set_aside(self) -> None:
         """Rename the directory to the first free of name.1, name.2, ..."""
@@ -174,14 +203,19 @@ class Run(RunReader):
         return job is not None and any(start.job == job for start in self.starts())
 
     def record(self, event: Event) -> None:
-        """Append an event to metrics.jsonl."""
-        line = to_line(event)
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(line)
+        """Append an event to metrics.jsonl. A training does so through an outbox."""
+        Appended(self.metrics).append(to_line(event).encode())
+
+    def _have_validation(self) -> None:
+        """Make the folder again where somebody removed it; not the run's: that may be on a disk that is away."""
+        if not self.validation.is_dir():
+            self.validation.mkdir()
+            files.share(self.validation)
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the per-patient table of an epoch's evaluation."""
         table_file = self.validation_table(epoch)
+        self._have_validation()
         aside = table_file.with_suffix(".tmp")
         with aside.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -195,6 +229,7 @@ class Run(RunReader):
         from PIL import Image  # slow to import, and only rank 0 of a training writes pictures
 
         picture_file = self.validation_picture(epoch)
+        self._have_validation()
         aside = picture_file.with_suffix(".tmp")
         Image.fromarray(picture_hwc).save(aside, format="PNG", optimize=True)
         files.share(aside)

@@ -124,15 +124,24 @@ def _written_aside(path: Path, text: str) -> Path:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line, durably. A line before it that a crash left unfinished is ended first."""
-    with path.open("ab+") as file:
-        if file.tell():
+    """Append a line, durably, or leave the file as it was: after an OSError it may be called again.
+
+    A line before it that a crash left unfinished is ended first.
+    """
+    with path.open("ab+", buffering=0) as file:
+        end = file.tell()
+        if end:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = f"\n{line}"
-        file.write(f"{line}\n".encode(errors="backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
+        data = f"{line}\n".encode(errors="backslashreplace")
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
     share(path)
 
 

@@ -1,4 +1,4 @@
-"""What a machine may lack: semaphores, open files, processes, a name, a compiler. Imports no torch."""
+"""What a machine may lack: semaphores, open files, processes, space, a name, a compiler. Imports no torch."""
 
 import errno
 import multiprocessing
@@ -19,6 +19,13 @@ def shortage(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return _too_few_processes()
     return None
+
+
+def full_disk(error: BaseException) -> str | None:
+    """What a full disk or an exhausted quota keeps from being written, and the remedy; None where that is not it."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return f"{error.filename or 'the output'}: cannot be written ({error.strerror}); free some space and try again"
 
 
 def why_no_processes(error: BaseException) -> str:

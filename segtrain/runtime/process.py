@@ -3,28 +3,60 @@
 import hashlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
 from segtrain.runtime import files, machine
 from segtrain.runtime.launcher import launch_folder
+from segtrain.runtime.outbox import Addition, Outbox
 from segtrain.runtime.terminal import FILE_ONLY
+
+LAST_LINES_S = 2.0  # for the log's last lines, at the end of a process
 
 log = logging.getLogger("segtrain")
 log.addHandler(logging.NullHandler())  # until start_logging; without any, Python would print errors a second time
 
 
+class Terminal(logging.StreamHandler[TextIO]):
+    """Log lines on standard error. Where that is a file on a full disk, they are no reason for a traceback each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class LogFile(logging.Handler):
+    """Log lines at the end of a file, to which other processes add theirs; they wait while it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._outbox = Outbox(path.parent, quiet=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        self._outbox.put("a line", Addition(self.path, line), size=len(line))
+
+    def close(self) -> None:
+        self._outbox.drain(LAST_LINES_S, longest_s=LAST_LINES_S)
+        self._outbox.close()
+        super().close()
+
+
 def start_logging(file: Path | None = None, rank: int = 0) -> None:
     """Log to standard error, and to `file` if one is given. Ranks other than 0 log warnings only, with their number."""
     prefix = "" if rank == 0 else f"[rank {rank}] "
-    to_terminal = logging.StreamHandler()
+    to_terminal = Terminal()
     to_terminal.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
     handlers: list[logging.Handler] = [to_terminal]
-    if file is not None and file.parent.is_dir():  # another node may not see it
-        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    if file is not None and _is_there(file.parent):  # another node may not see it
+        to_file = LogFile(file)
         to_file.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         to_file.addFilter(_mark_warnings)
         files.share(file)
@@ -34,6 +66,13 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.handlers = handlers
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        return False
 
 
 def _mark_warnings(record: logging.LogRecord) -> bool:
@@ -52,7 +91,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     except SegtrainError as error:
         return _reported(error)
     except (OSError, RuntimeError) as error:
-        if limit := machine.shortage(error):
+        if limit := machine.shortage(error) or machine.full_disk(error):
             return _reported(LaunchError(limit))
         raise
 
@@ -62,15 +101,31 @@ def _reported(error: SegtrainError) -> int:
     message = str(error).replace("\n", "\\n")
     if _is_first_to_report(message):
         kind = "" if isinstance(error, Stopped) else "error: "
-        print(f"segtrain: {kind}{message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # standard error may be a file on a full disk
+            print(f"segtrain: {kind}{message}", file=sys.stderr, flush=True)
         log.error("%s%s", kind, message, extra=FILE_ONLY)
     return error.exit_code
 
 
 def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """The exit code of a command on these arguments, by default this process's, with logging to standard error."""
+    _open_closed_streams()
     start_logging()
     return run_command(command, sys.argv[1:] if argv is None else argv)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in place of standard streams that are closed: else files that are opened get their numbers.
+
+    What libraries print would then go into a checkpoint.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            assert opened == number, "those below are open"
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
 
 
 def _escape_what_the_terminal_cannot_show() -> None:

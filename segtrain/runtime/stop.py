@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -13,6 +15,7 @@ from segtrain.errors import ConfigError, StopReason
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 LOOK_EVERY_S = 1.0  # for the STOP file
+LOOK_WAIT_S = 0.1  # for an answer; a folder that is slow gives it later
 SAFETY_S = 5.0  # before a deadline, on top of the measured duration of a step and a save
 
 
@@ -24,6 +27,7 @@ class Stop:
         self._file: Path | None = None
         self._deadline_s: float | None = None  # seconds since the epoch
         self._looked_at = 0.0
+        self._look: threading.Thread | None = None
 
     def listen(self) -> None:
         """Handle signals from now on; a second SIGINT ends the process at once."""
@@ -43,10 +47,27 @@ class Stop:
             self._reason = StopReason.DEADLINE
         elif self._file is not None and now - self._looked_at > LOOK_EVERY_S:
             self._looked_at = now
-            if self._file.exists():
-                self._file.unlink()  # or it would stop the next start too
-                self._reason = StopReason.STOP_FILE
+            if self._look is None or not self._look.is_alive():
+                self._look = threading.Thread(target=self._look_for, args=(self._file,), name="stop", daemon=True)
+                with suppress(RuntimeError):  # no thread is to be had now
+                    self._look.start()
+                    self._look.join(LOOK_WAIT_S)
         return self._reason
+
+    def _look_for(self, file: Path) -> None:
+        """In a thread, since looking into a folder on a server that is away takes minutes."""
+        try:
+            file.lstat()
+        except OSError:  # it is not there, or not to be seen now
+            return
+        self._reason = self._reason or StopReason.STOP_FILE
+        while True:
+            try:
+                file.unlink(missing_ok=True)  # or it would stop the next start too
+            except OSError:
+                time.sleep(LOOK_EVERY_S)
+            else:
+                return
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:  # the second one ends the process in whatever state

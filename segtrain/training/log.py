@@ -5,16 +5,20 @@ import math
 import resource
 import time
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.errors import Diverged
 from segtrain.evaluation.evaluate import Evaluation
 from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.overlays import sheet
-from segtrain.run.events import EvaluationEvent, Event, TrainEvent
+from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
 from segtrain.run.tensorboard import Curves
+from segtrain.runtime.outbox import Appended, Outbox
 from segtrain.runtime.terminal import Progress
 from segtrain.training.start import Start
 from segtrain.training.watch import Watch
@@ -25,12 +29,16 @@ log = logging.getLogger(__name__)
 class TrainingLog:
     """The record of one training. Losses stay on the device until `record` or `losses` asks for them.
 
-    `curves` is there on rank 0, which alone writes; the other ranks only check that their losses are finite.
+    `curves` and `outbox` are there on rank 0, which alone writes; the others only check that their losses are finite.
     """
 
-    def __init__(self, start: Start, losses: Sequence[float], curves: Curves | None) -> None:
+    def __init__(
+        self, start: Start, losses: Sequence[float], curves: Curves | None = None, outbox: Outbox | None = None
+    ) -> None:
         self.start = start
         self.curves = curves
+        self.outbox = outbox
+        self._metrics = Appended(start.run.metrics) if outbox else None
         self._losses = [torch.tensor(loss, device=start.world.device) for loss in losses]  # since the last record
         self._shown_loss = "..."
         self._recorded_step = 0
@@ -81,7 +89,7 @@ class TrainingLog:
         self._recorded_step = step
         self._recorded_at = now
         self._shown_loss = f"{loss:.4f}"
-        if self.curves:
+        if self.outbox:
             self._write(
                 TrainEvent(
                     step=step,
@@ -95,6 +103,7 @@ class TrainingLog:
 
     def evaluation(self, step: int, epoch: int, result: Evaluation, best: bool) -> None:
         """Write down an epoch's evaluation: picture, table, event, curves, a line. On rank 0."""
+        assert self.outbox, "it is on rank 0"
         run, dsc = self.start.run, result.dsc
         pictures = [
             (f"{score.patient}  DSC {score.scored.dsc:.3f}", score.picture)
@@ -102,8 +111,9 @@ class TrainingLog:
             if score.picture is not None
         ]
         if pictures:
-            run.write_picture(epoch, sheet(pictures))
-        run.write_scores(epoch, [score.row() for score in result.scores])
+            self._write_picture(epoch, sheet(pictures))
+        rows = [score.row() for score in result.scores]
+        self.outbox.put(f"the table of epoch {epoch}", partial(run.write_scores, epoch, rows))
         self._write(
             EvaluationEvent(
                 step=step,
@@ -129,16 +139,18 @@ class TrainingLog:
             "  best" if best else "",
         )
 
-    def close(self) -> None:
-        """Take the bar away and write out what is left for TensorBoard."""
-        self.end_epoch()
-        if self.curves:
-            self.curves.close()
+    def _write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
+        assert self.outbox, "it is on rank 0"
+        write = partial(self.start.run.write_picture, epoch, picture_hwc)
+        if not self.outbox.put(f"the picture of epoch {epoch}", write, size=picture_hwc.nbytes):
+            log.warning("the picture of epoch %d is left out: too much waits to be written", epoch)
 
     def _write(self, event: Event) -> None:
-        self.start.run.record(event)
+        assert self.outbox, "it is on rank 0"
+        assert self._metrics, "it is there where the outbox is"
+        self.outbox.put("the last events", partial(self._metrics.append, to_line(event).encode()))
         if self.curves:
-            self.curves.show(event)
+            self.outbox.put("the last curves", partial(self.curves.show, event))
 
 
 def _memory_gib(device: torch.device) -> float:

@@ -5,6 +5,7 @@ Legend: b batch, c channel, h height, w width.
 
 import math
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Loop:
         self.start = start
         self.memory = memory
         self.saver = saver  # on rank 0
-        self.log = TrainingLog(start, position.losses, position.curves)
+        self.log = TrainingLog(start, position.losses, position.curves, saver.outbox if saver else None)
         self.clock = Clock(start.cfg.checkpoint.every_min)
         self.watch = Watch(start.run, start.cfg.watch, start.world.rank, start.world.size, start.world.gpu_uuid)
         self.step = position.step
@@ -48,8 +49,9 @@ class Loop:
         cfg, world = self.start.cfg, self.start.world
         total, per_epoch = self.start.total_steps, self.start.order.steps_per_epoch
         self.memory.rehearse()
-        if world.is_main and self.start.engine.settings:
-            self.start.run.write_engine_settings(cfg.engine, self.start.engine.settings)
+        if self.saver and (settings := self.start.engine.settings):
+            write = partial(self.start.run.write_engine_settings, cfg.engine, settings)
+            self.saver.outbox.put("the engine's settings", write)
         with self.watch, self._feed() as feed:
             if self.step and self.step % per_epoch == 0:
                 self._evaluate()  # the run ended in this evaluation, or after it: the result is the same
@@ -74,7 +76,7 @@ class Loop:
                     self.log.end_epoch()
                     self._evaluate()
                     self.log.begin_epoch(self.step)
-        self._wait_for_the_last_save()
+        self._wait_for_all_writes()
 
     def _feed(self) -> Feed:
         start, world = self.start, self.start.world
@@ -91,11 +93,11 @@ class Loop:
         return self.start.world.agree(self.start.stop.reason(margin_s), save_is_due)
 
     def _leave(self, reason: StopReason) -> None:
-        self._wait_for_the_last_save()
+        self._wait_for_all_writes()
         raise stopped(reason, f"at step {self.step}, saved")
 
-    def _wait_for_the_last_save(self) -> None:
-        """Wait until the last checkpoint is written, on all ranks: none leaves while one writes. Collective."""
+    def _wait_for_all_writes(self) -> None:
+        """Wait until the last checkpoint and all else is written, on all ranks: none leaves before. Collective."""
         self.start.world.on_main(lambda: self.saver.close() if self.saver else None)
 
     def _save(self) -> None:
@@ -142,12 +144,11 @@ class Loop:
             )
         if start.world.any(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {start.remedy}")
-        if start.world.any(self.saver is not None and self.saver.failed()):
-            self._save()
         if result is not None and self.saver:
             best = self.best_dsc is None or result.dsc.mean > self.best_dsc
             self.log.evaluation(self.step, epoch, result, best)
-            if best and self.saver.mark_best(self.step):
+            if best:
+                self.saver.mark_best(self.step)
                 self.best_dsc = result.dsc.mean
 
     def _after_patient(self) -> None:
@@ -159,10 +160,8 @@ class Loop:
             self._leave(reason)
 
     def close(self) -> None:
-        """Write out what is left for TensorBoard and for the checkpoint; the process may leave without its threads."""
-        self.log.close()
-        if self.saver:
-            self.saver.finish()
+        """Take the bar away."""
+        self.log.end_epoch()
 
 
 def _augmented(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:

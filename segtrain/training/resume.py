@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segtrain.errors import RunError
-from segtrain.run import checkpoint
+from segtrain.run import Run, checkpoint
 from segtrain.run.tensorboard import Curves
 from segtrain.training.start import Start
 
@@ -30,21 +31,34 @@ def resume(start: Start) -> Position:
 
     Raises RunError: other data than the run trained on, a run that is past `train.epochs`, no whole checkpoint.
     """
-    name = start.world.on_main(lambda: checkpoint.newest(start.run))
+    name = start.world.on_main(lambda: _newest(start.run))
     state: Mapping[str, Any] = {"step": 0}
     if name is not None:
-        snapshot = checkpoint.read(start.run.checkpoints / name)
+        snapshot = _read(start.run.checkpoints / name)
         state = snapshot.state
         _refuse_other_data(start, state)
         start.engine.restore(snapshot.model, snapshot.optimizer, state["engine"])
         log.info("resuming %s at step %d of %d", start.run.root, state["step"], start.total_steps)
     step = int(state["step"])
     _refuse_fewer_epochs(start, step)
-    evaluated_here, curves = False, None
-    if start.world.is_main:
-        evaluated_here, curves = _rewind(start, step)
+    rewound: list[tuple[bool, Curves]] = []
+    start.world.on_main(lambda: rewound.append(_rewind(start, step)))
+    evaluated_here, curves = rewound[0] if rewound else (False, None)
     losses = tuple(state.get("losses", ()))
     return Position(step, state.get("best_dsc"), losses, state.get("memory"), evaluated_here, curves)
+
+
+def _newest(run: Run) -> str | None:
+    with run.usable():
+        return checkpoint.newest(run)
+
+
+def _read(folder: Path) -> checkpoint.Snapshot:
+    """A checkpoint that rank 0 has just verified."""
+    try:
+        return checkpoint.read(folder)
+    except (OSError, checkpoint.CorruptCheckpoint) as error:
+        raise RunError(f"{folder}: cannot be read ({error}); repair that and run the same command again") from error
 
 
 def _refuse_other_data(start: Start, state: Mapping[str, Any]) -> None:
@@ -68,6 +82,7 @@ def _rewind(start: Start, step: int) -> tuple[bool, Curves]:
     """Forget events, tables and curves after `step`; whether there was an evaluation at it, and the curves."""
     epochs, steps_into_epoch = divmod(step, start.order.steps_per_epoch)
     evaluated_epochs = epochs - (step > 0 and steps_into_epoch == 0)  # the evaluation at `step` is done again
-    checkpoint.remove_leftovers(start.run)
-    events, evaluated_here = start.run.rewind(step, evaluated_epochs)
-    return evaluated_here, Curves.redrawn(start.run, events)
+    with start.run.usable():
+        checkpoint.remove_leftovers(start.run)
+        events, evaluated_here = start.run.rewind(step, evaluated_epochs)
+        return evaluated_here, Curves.redrawn(start.run, events)

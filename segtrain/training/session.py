@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from segtrain.config import Config
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.outcome import State
+from segtrain.runtime.outbox import Outbox
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World
@@ -55,9 +57,9 @@ def run_to_its_outcome(loop: Loop) -> None:
         raise
     finally:
         loop.close()
-        if loop.start.world.is_main:
+        if loop.saver:
             outcome = Outcome(state, loop.step, loop.epochs_done, loop.best_dsc, reason, message)
-            loop.start.run.end(outcome)
+            _conclude(loop.saver.outbox, loop.start.run, outcome)
 
 
 def _run(loop: Loop) -> None:
@@ -69,6 +71,26 @@ def _run(loop: Loop) -> None:
         if explained is error:
             raise
         raise explained from error
+
+
+def _conclude(outbox: Outbox, run: Run, outcome: Outcome) -> None:
+    """Write what is left, then the outcome: the process may leave without its threads.
+
+    Raises RunError where the outcome of a finished run could not be written. An error that ended the run remains the
+    error that is told.
+    """
+    try:
+        if failure := outbox.drain():
+            log.error("%s: %s", run.root, failure)
+            outbox.give_up()
+    except Exception:
+        log.exception("%s: a write failed", run.root)
+    outbox.put("the outcome", partial(run.end, outcome))
+    if outcome.state == "finished":
+        outbox.finish()
+    elif failure := outbox.drain():
+        log.error("%s: %s", run.root, failure)
+    outbox.close()
 
 
 def _introduce(start: Start) -> None:

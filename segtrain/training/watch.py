@@ -27,6 +27,7 @@ from segtrain.runtime.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 
+LEAVE_S = 5.0  # for the thread's last write, in a folder that is slow
 FRESH_S = 2.0  # a reading is used again for so long; rates over shorter intervals are noise
 
 
@@ -82,13 +83,15 @@ class Watch:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leave.set()
-        self._thread.join()
+        self._thread.join(LEAVE_S)
         if self._stacks:
             faulthandler.cancel_dump_traceback_later()
-            self._stacks.close()
+            with suppress(OSError):
+                self._stacks.close()
             self._stacks = None
         self._phase = "ended"
-        self._write()
+        if not self._thread.is_alive():
+            self._write()
 
     def progress(self, step: int, phase: str) -> None:
         """Note that this rank has reached `step`, in a phase: training or evaluating.
