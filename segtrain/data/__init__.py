@@ -3,6 +3,7 @@
 sources/        folders of patients: one protocol for training and prediction
 preprocess.py   a volume prepared for the network, and back in its source's geometry
 store.py        the prepared data set on disk
+building.py     a store while it is built: one builder, others wait
 prepare.py      a store built from a source, by several processes
 splits.py       the patients that train and those that validate
 order.py        the slice at each position of a run

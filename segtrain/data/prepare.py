@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from segtrain.config import DataConfig
+from segtrain.data.building import building, write_array
 from segtrain.data.preprocess import preprocess
 from segtrain.data.sources import (
     CONTRASTS,
@@ -35,13 +36,11 @@ from segtrain.data.sources.identity import identify
 from segtrain.data.store import (
     Store,
     StoredPatient,
-    building,
     is_built,
     label_of,
     open_store,
     store_path,
     stores_like,
-    write_array,
 )
 from segtrain.errors import DataError
 from segtrain.runtime import files

@@ -18,9 +18,7 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +31,8 @@ from pydantic import TypeAdapter
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
-from segtrain.errors import DAMAGED, DataError, LaunchError
-from segtrain.runtime import files, lock, machine
+from segtrain.errors import DAMAGED, DataError
+from segtrain.runtime import files, machine
 from segtrain.runtime.outbox import patiently
 
 log = logging.getLogger(__name__)
@@ -194,109 +192,3 @@ def label_of(path: Path) -> str | None:
         return str(json.loads((path / "index.json").read_text(encoding="utf-8"))["label"])
     except DAMAGED:
         return None
-
-
-@contextmanager
-def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
-    """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
-
-    While another process builds, waits and calls `check`, which may raise. Removes what a killed builder left. Raises
-    DataError when the disk is full or the folder cannot be written; then nothing of the attempt is left.
-    """
-    with writable(path.parent):
-        files.make_folder(path.parent)
-        suffix = _suffix(path)
-        held = _wait_for_lock(_beside(path, f"lock{suffix}"), check)
-    try:
-        if is_built(path):
-            yield None
-            return
-        aside = files.free_place(path, f"building{suffix}")
-        try:
-            with writable(path.parent):
-                for folder in (aside / "images", aside / "masks"):
-                    files.make_folder(folder)
-                yield aside
-                files.share_all(aside)
-                _publish(aside, path)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    finally:
-        held.release()
-
-
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")
-
-
-def _suffix(path: Path) -> str:
-    """To the names of lock and building folder: this user's, where the lock is private to another user."""
-    file = _beside(path, "lock")
-    if not file.exists() or os.access(file, os.R_OK, effective_ids=True):
-        return ""
-    log.warning("%s: private to %s; preparing without waiting for that user", file, files.owner_of(file))
-    return f"-{os.geteuid()}"
-
-
-def _wait_for_lock(file: Path, check: Callable[[], None]) -> lock.Lock:
-    while (held := _take(file)) is None:
-        check()
-        time.sleep(0.1)
-    return held
-
-
-def _take(file: Path) -> lock.Lock | None:
-    try:
-        return lock.take(file)
-    except OSError as error:
-        if error.filename is not None:  # it cannot even be opened
-            raise
-        raise DataError(
-            f"{file.parent}: the file system has no locks ({error.strerror}); set data.store to a folder on another"
-        ) from error
-
-
-def _publish(aside: Path, path: Path) -> None:
-    try:
-        files.rename(aside, path)
-    except OSError:
-        if not path.is_dir():
-            raise
-        shutil.rmtree(aside, ignore_errors=True)  # another process, which this one could not exclude, was first
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a DataError that names the folder and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if limit := machine.shortage(error):
-            raise LaunchError(limit) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DataError(
-                f"{folder}: cannot write the store ({error.strerror}{_whose(folder)}); set data.store to a folder that "
-                "this user may write"
-            ) from error
-        free_mb = shutil.disk_usage(folder).free >> 20 if folder.is_dir() else 0
-        raise DataError(
-            f"{folder}: cannot write the store ({error.strerror or error}, {free_mb} MiB free); "
-            "free some space, or set data.store to a folder with room"
-        ) from error
-
-
-def _whose(folder: Path) -> str:
-    try:
-        return f", the folder belongs to {files.owner_of(folder)}"
-    except OSError:
-        return ""
-
-
-def write_array(path: Path, array: NDArray[Any]) -> int:
-    """Write `array` as .npy, synced; returns the bytes written."""
-    with path.open("wb") as file:
-        np.lib.format.write_array(file, array, version=(1, 0))
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
