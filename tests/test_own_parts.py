@@ -179,6 +179,7 @@ def test_what_stands_below_main_or_only_warns_is_no_work(here: Path, capsys: pyt
     assert capsys.readouterr().out == "", "standard output is for our tables"
 
 
+@pytest.mark.quick
 @pytest.mark.law("L13")
 def test_changed_code_is_another_run_and_a_file_that_it_imports_counts(here: Path) -> None:
     write(here, mine=f"from helper import k\n{LOSS}", helper="k = 1")
