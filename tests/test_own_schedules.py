@@ -1,13 +1,17 @@
-"""Schedules: the built-in ones against torch's, the user's own as tables (L13)."""
+"""Schedules: the built-in ones against torch's, the user's own as tables; a whole training with own parts (L6, L13)."""
 
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from trainings import Job, assert_same, run_to_end, state_of
 
-from segtrain.config import SCHEDULES, OptimConfig, load_config
+from segtrain.config import SCHEDULES, Config, OptimConfig, load_config
 from segtrain.config.trial import Check
 from segtrain.engines.schedules import Schedule, make_schedule
 from segtrain.errors import ConfigError
@@ -169,3 +173,31 @@ def test_a_key_that_a_schedule_does_not_read_is_refused(overrides: list[str], wo
 def test_the_unit_is_an_option_of_every_own_schedule() -> None:
     cfg = load_config(None, [f"optim.schedule={PARTS / 'schedules.py'}:step_decay", "optim.schedule.unit=epoch"])
     assert make_schedule(cfg.optim, STEPS, PER_EPOCH).description.count("by epoch") == 1
+
+
+def kill_after_a_save(directory: Path, cfg: Config) -> None:
+    """Kill it in the middle, once it has saved."""
+    job = Job(directory, cfg, 1)
+    checkpoints = directory / "runs" / cfg.name / "checkpoints"
+    while len(list(checkpoints.glob("step-*"))) < 2 and job.processes[0].is_alive():
+        time.sleep(0.005)
+    job.kill(0)
+    assert job.wait() == [-signal.SIGKILL], job.output()
+
+
+@pytest.mark.law("L6")
+@pytest.mark.law("L13")
+def test_a_training_with_own_optimiser_and_schedule_is_killed_and_resumed_bitwise(
+    fragile: Config, tmp_path: Path
+) -> None:
+    """An optimiser with a Python counter, and lists in its groups; a scheduler that is told the epoch."""
+    optim = OptimConfig(
+        name={"part": f"{PARTS / 'optimizers.py'}:Belief", "betas": [0.8, 0.99]},
+        schedule=f"{PARTS / 'schedules.py'}:Told",
+        lr=3e-3, warmup_steps=3, weight_decay=0.01, clip_norm=1.0, ema=0.9,
+    )  # fmt: skip
+    cfg = replace(fragile, optim=optim)
+    unbroken = state_of(run_to_end(tmp_path / "unbroken", cfg, 1))
+    kill_after_a_save(tmp_path / "broken", cfg)
+    assert_same(state_of(run_to_end(tmp_path / "broken", cfg, 1)), unbroken)
+    assert len({event["lr"] for event in unbroken["events"] if "lr" in event}) > 2
