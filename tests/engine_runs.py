@@ -10,7 +10,7 @@ from torch import nn
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig, Ramp, TrainConfig
 from segtrain.engines.engine import Engine, make_engine
-from segtrain.engines.optim import lr_at
+from segtrain.engines.schedules import make_schedule
 from segtrain.losses.loss import make_loss
 from segtrain.models.recompute import recompute
 from segtrain.runtime.world import World
@@ -67,10 +67,11 @@ def share_of(world: World) -> slice:
 
 def go_on(engine: Engine, cfg: Config, world: World, steps: range) -> list[float]:
     mine = share_of(world)
+    schedule = make_schedule(cfg.optim, STEPS, STEPS)
     losses = []
     for step in steps:
         image, mask = (tensor[mine].to(world.device) for tensor in batch(step))
-        lr = lr_at(step, STEPS, cfg.optim)
+        lr = schedule(step)
         losses.append(engine.step(image, mask, lr, progress=step / STEPS).item())
     return losses
 

@@ -44,7 +44,7 @@ def load(reference: Reference) -> Any:
 
 
 def _installed(reference: Reference) -> ModuleType:
-    with _explained(reference):
+    with explained(reference):
         return importlib.import_module(reference.where)
 
 
@@ -54,7 +54,7 @@ def _own(reference: Reference, code: OwnCode) -> ModuleType:
     if key not in _modules:
         for file in code.files:
             _refuse_work(reference, file)
-        with _explained(reference), _siblings_of(code):
+        with explained(reference), _siblings_of(code):
             _modules[key] = _run(code, f"{PREFIX}{digest[:12]}")
     return _modules[key]
 
@@ -87,8 +87,10 @@ def _run_at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 @contextlib.contextmanager
-def _explained(reference: Reference) -> Iterator[None]:
-    """A context for running foreign code: its output goes to the log, its failures to one line."""
+def explained(
+    reference: Reference, failure: str = "cannot be imported", remedy: str = "try importing it by hand"
+) -> Iterator[None]:
+    """A context for running foreign code: its output goes to the log, its failures become a ConfigError of one line."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), warnings.catch_warnings():
@@ -98,10 +100,12 @@ def _explained(reference: Reference) -> Iterator[None]:
         raise ConfigError(
             f"{reference}: needs {error.name}, which is not installed; pip install {str(error.name).partition('.')[0]}"
         ) from error
+    except ConfigError:
+        raise
     except Exception as error:  # whatever code of the user's raises is the user's to mend; the cause shows where
         text = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{reference}: cannot be imported ({type(error).__name__}: {text}){_place(error)}; try importing it by hand"
+            f"{reference}: {failure} ({type(error).__name__}: {text}){_place(error)}; {remedy}"
         ) from error
     finally:
         if output.getvalue():

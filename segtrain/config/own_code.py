@@ -46,7 +46,7 @@ def own_code(reference: Reference) -> OwnCode | None:
     if reference.is_installed():
         return None
     file = reference.file()
-    roots = tuple(_import_roots(file))
+    roots = tuple(_import_roots(file)) if reference.is_file else (_top_folder(reference, file),)
     found: dict[Path, None] = {}
     siblings: set[str] = set()
     levels = 0
@@ -74,6 +74,11 @@ def own_code(reference: Reference) -> OwnCode | None:
     while not all(folder.is_relative_to(root) for folder in folders):
         root = root.parent
     return OwnCode(file, root, files, package_root, roots, frozenset(siblings))
+
+
+def _top_folder(reference: Reference, file: Path) -> Path:
+    """The folder on Python's path that the module of a reference is found in."""
+    return file.parents[reference.where.count(".") + (file.name == "__init__.py")]
 
 
 def _import_roots(file: Path) -> Iterator[Path]:

@@ -17,6 +17,8 @@ from segtrain.errors import ConfigError
 
 CODE = "code"  # the folder beside a config that holds the files of its parts; see run/layout.py
 KEYS = {"model": "model.name", "augment": "data.augment", "optim": "optim.name", "schedule": "optim.schedule"}
+# Options that segtrain reads, unless the part has a parameter of that name: whether a schedule counts steps or epochs.
+RESERVED = {"optim.schedule": ("unit",)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class OwnPart:
     def check(self) -> None:
         """Raise ConfigError where its file is missing, has no such name, or does not take the options."""
         try:
-            signature_of(self.reference).check(self.reference.short, self.options)
+            signature = signature_of(self.reference)
+            ours = set(RESERVED.get(self.key, ())) - set(signature.names())
+            signature.check(self.reference.short, {k: v for k, v in self.options.items() if k not in ours})
         except ConfigError as error:
             raise ConfigError(f"{self.key}={error}") from error
         except ValueError as error:

@@ -124,20 +124,26 @@ OPTIMIZERS: dict[str, Part] = {
     ),
 }
 
-# Functions of the progress after the warm-up, 0 to 1, and OptimConfig.
+# Functions of a moment after the warm-up and OptimConfig.
 SCHEDULES: dict[str, Part] = {
-    "constant": Part("segtrain.engines.optim:constant", "the same rate after the warm-up"),
+    "constant": Part("segtrain.engines.schedules:constant", "the same rate after the warm-up"),
     "warmup_cosine": Part(
-        "segtrain.engines.optim:cosine",
+        "segtrain.engines.schedules:cosine",
         "half a cosine from lr to final_lr_ratio of it",
         "Loshchilov, Hutter, ICLR 2017",
         keys=("final_lr_ratio",),
     ),
     "polynomial": Part(
-        "segtrain.engines.optim:polynomial",
+        "segtrain.engines.schedules:polynomial",
         "(1 - progress)^power from lr to final_lr_ratio of it",
         "Isensee et al., Nature Methods 2021",
         keys=("final_lr_ratio", "power"),
+    ),
+    "step": Part("segtrain.engines.schedules:step", "lr times gamma after every step_size epochs, or steps"),
+    "one_cycle": Part(
+        "segtrain.engines.schedules:one_cycle",
+        "up to lr and down to nearly 0, by cosines",
+        "Smith, Topin, SPIE 2019",
     ),
 }
 

@@ -4,6 +4,8 @@ Nothing is imported here, so a login node can check a config without running its
 """
 
 import re
+import site
+import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,5 +103,9 @@ def _spec(module: str) -> ModuleSpec | None:
 
 
 def _is_installed(file: Path) -> bool:
-    folders = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    return any(file.is_relative_to(folder) for folder in folders)
+    folders = {Path(folder).resolve() for folder in (*sysconfig.get_paths().values(), site.getusersitepackages())}
+    if any(file.is_relative_to(folder) for folder in folders):
+        return True
+    # pip install --target, whose folder is on the path by PYTHONPATH; pip leaves a .dist-info beside each package.
+    on_path = {Path(folder).resolve() for folder in sys.path if folder}
+    return any(folder in on_path and next(folder.glob("*.dist-info"), None) for folder in file.parents)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segtrain.config.choice import name_of
+from segtrain.config.choice import name_of, options_of
 from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import Reference
@@ -90,6 +90,20 @@ def _model(model: ModelConfig) -> Checks:
 def _optim(optim: OptimConfig) -> Checks:
     yield from _unread(optim, "optim", "name", OPTIMIZERS)
     yield from _unread(optim, "optim", "schedule", SCHEDULES)
+    schedule, options = name_of(optim.schedule), options_of(optim.schedule)
+    for key in ("final_lr_ratio", "power"):
+        value = getattr(optim, key)
+        if value == getattr(OptimConfig(), key):
+            continue
+        yield (
+            Reference.parse(schedule) is not None,
+            f"optim.{key}={value!r} means nothing to optim.schedule={schedule}; leave it out, and give a schedule of "
+            f"your own its options as optim.schedule.{key}=...",
+        )
+        yield (
+            key in options,
+            f"optim.{key}={value!r} and optim.schedule.{key}={options.get(key)!r} are the same setting; leave one out",
+        )
 
 
 def _unread(section: ModelConfig | OptimConfig, prefix: str, chooser: str, table: Mapping[str, Part]) -> Checks:

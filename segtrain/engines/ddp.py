@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segtrain.config import Config
+from segtrain.config import Config, name_of
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
-from segtrain.engines.optim import make_optimizer
+from segtrain.engines.optim import Rates, make_optimizer
+from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups
 from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
-
-COUNTERS = ("k", "weight_sum", "lr_max")  # that schedule-free AdamW keeps besides its moments
 
 
 class DdpEngine(BaseEngine):
@@ -25,7 +24,10 @@ class DdpEngine(BaseEngine):
     def __init__(self, cfg: Config, network: nn.Module, loss: Loss, world: World) -> None:
         super().__init__(cfg, network, loss, world)
         self.optimizer = make_optimizer(self._network, cfg.optim)
-        self.average = Average(self._live, self.optimizer, cfg.optim.ema)
+        self.rates = Rates(self.optimizer, cfg.optim.lr)
+        self._settings = settings_of_groups(self.optimizer)
+        averages = name_of(cfg.optim.name) == "schedulefree"
+        self.average = Average(self._live, self.optimizer if averages else None, cfg.optim.ema)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         wrapped: nn.Module = self._network
         if world.size > 1:
@@ -69,8 +71,7 @@ class DdpEngine(BaseEngine):
         return nullcontext()
 
     def _update(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.rates.set(self.optimizer.param_groups, lr)
         if self.cfg.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self.cfg.optim.clip_norm)
@@ -83,7 +84,7 @@ class DdpEngine(BaseEngine):
         return self.average.in_place()
 
     def snapshot(self) -> Snapshot:
-        """Copies on the CPU of the state dict, of the moments, and of all else that the next step depends on.
+        """Copies on the CPU of the state dict, the optimiser's tensors, and all else that the next step depends on.
 
         The state dict is that which is scored. Moments are named `<parameter>/<moment>`; where the weights that train
         are others than those that are scored, they are `<name>/trained`. On rank 0; empty on the others.
@@ -92,30 +93,18 @@ class DdpEngine(BaseEngine):
             return {}, {}, {}
         state, average = self._network.state_dict(), self.average.values()
         model = {name: copy(average.get(name, tensor)) for name, tensor in state.items()}
-        moments = {
-            f"{name}/{moment}": copy(value)
-            for name, parameter in self._network.named_parameters()
-            for moment, value in self.optimizer.state.get(parameter, {}).items()
-            if isinstance(value, Tensor)
-        } | {f"{name}/trained": copy(state[name]) for name in average}
-        counters = {key: value for key, value in self.optimizer.param_groups[0].items() if key in COUNTERS}
-        extra = {"scaler": self.scaler.state_dict(), "optimizer": counters, "averaged": self.average.updates}
+        moments, numbers = dump(self.optimizer, self._network.named_parameters(), self._settings)
+        moments |= {f"{name}/{TRAINED}": copy(state[name]) for name in average}
+        extra = {"scaler": self.scaler.state_dict(), "optimizer": numbers, "averaged": self.average.updates}
         return model, moments, extra
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
-        trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
+        trained = {
+            key.removesuffix(f"/{TRAINED}"): value for key, value in moments.items() if key.endswith(f"/{TRAINED}")
+        }
         self._network.load_state_dict({**model, **trained})
         self.average.take(model, extra["averaged"])
-        parameters = dict(self._network.named_parameters())
-        for key, value in moments.items():
-            name, moment = key.rsplit("/", 1)
-            if moment == "trained":
-                continue
-            parameter = parameters[name]
-            like = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
-            self.optimizer.state[parameter][moment] = like.detach().copy_(value)
-        for group in self.optimizer.param_groups:
-            group.update(extra["optimizer"])
+        load(self.optimizer, self._network.named_parameters(), moments, extra["optimizer"])
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(dict(extra["scaler"]))

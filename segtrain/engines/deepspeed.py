@@ -16,12 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrain.config import Config
+from segtrain.config import Config, Reference, name_of
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
-from segtrain.engines.optim import make_optimizer
-from segtrain.engines.zero import check, load, settings_of
-from segtrain.errors import LaunchError
+from segtrain.engines.optim import Rates, make_optimizer
+from segtrain.engines.optim_bench import bench_of
+from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
+from segtrain.engines.zero import check, load_deepspeed, settings_of
+from segtrain.engines.zero_state import ZeroState, part_of
+from segtrain.engines.zero_trial import zero_problem
+from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World, be_a_group
 
@@ -47,11 +51,22 @@ class DeepSpeedEngine(BaseEngine):
         super().__init__(cfg, network, loss, world)
         if cfg.deepspeed.extra:
             check(self.settings, cfg.deepspeed.extra, world.device.type)
+        self._refuse_optimizer()
         self.engine: Any = None
         self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
         self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
+
+    def _refuse_optimizer(self) -> None:
+        """Raise ConfigError for an optimiser that cannot be made, which it is at the first step, or not be divided."""
+        optim, zero = self.cfg.optim, self.cfg.deepspeed.zero
+        make_optimizer(self._network, optim)
+        if Reference.parse(name_of(optim.name)) and (problem := zero_problem(bench_of(optim, self._network), zero)):
+            raise ConfigError(
+                f"optim.name={name_of(optim.name)}: {problem}, so it does not go with engine=deepspeed and "
+                f"deepspeed.zero={zero}; use engine=ddp"
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,17 +94,26 @@ class DeepSpeedEngine(BaseEngine):
         if self.engine is not None or self._rehearsing:
             return
         be_a_group(self.world)  # DeepSpeed needs a process group, even of one process
-        deepspeed = load(self.world.device.type)
+        deepspeed = load_deepspeed(self.world.device.type)
         # A collective through shared memory, for CPUs, which is compiled at the first start; a process killed meanwhile
         # leaves a lock that all later ones wait for. gloo does the same job.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         for call in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # which DeepSpeed 0.19 uses, at each step
             warnings.filterwarnings("ignore", f".torch.distributed.{call}. is deprecated", FutureWarning)
-        optimizer = make_optimizer(self._network, self.cfg.optim)
-        self.engine, *_ = deepspeed.initialize(model=self._network, optimizer=optimizer, config=self.settings)
+        self.optimizer = make_optimizer(self._network, self.cfg.optim)
+        self.rates = Rates(self.optimizer, self.cfg.optim.lr)
+        self._group_settings = settings_of_groups(self.optimizer)
+        fresh = self._dump() if self.cfg.deepspeed.zero == 0 else None
+        self.engine, *_ = deepspeed.initialize(model=self._network, optimizer=self.optimizer, config=self.settings)
         self.parted = self.cfg.deepspeed.zero == 3
+        self._state = ZeroState(self._network, self.optimizer, self.world, self.parted)
         self._settle(image_bchw)
+        if fresh is not None:
+            restart(self.optimizer, self._network.named_parameters(), self._group_settings, fresh)
         self._take_back()
+
+    def _dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return dump(self.optimizer, self._network.named_parameters(), self._group_settings)
 
     def _settle(self, image_bchw: Tensor) -> None:
         """Take one step that changes nothing, so that all moments exist, and set them to 0. Collective."""
@@ -104,23 +128,21 @@ class DeepSpeedEngine(BaseEngine):
             # has no moments yet. Link them again, now that all have some.
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-        for state in self._states():
-            for moment in state.values():
-                if isinstance(moment, Tensor):
-                    moment.zero_()
+        for entries in self.optimizer.state.values():
+            reset(entries)
 
     def _take_back(self) -> None:
         """Set moments and averages to those of the checkpoint. Collective."""
         model, moments, extra = self._restored
-        for name, parameter in self._trained():
-            for moment in self._moments() if moments else ():
-                self._set_moment(name, parameter, moments[f"{name}/{moment}"], moment)
-        steps = {key: value for key, value in moments.items() if key.endswith("/step")}
-        for state in self._states() if steps else ():
-            state["step"].copy_(next(iter(steps.values())))
+        if self.cfg.deepspeed.zero == 0:
+            load(self.optimizer, self._network.named_parameters(), moments, extra.get("optimizer", {}))
+        elif moments:
+            self._state.load(moments, extra["optimizer"])
         self.average = Average(self._live, None, self.cfg.optim.ema)
         if model:
-            self.average.take({name: self._part_of(name, value) for name, value in model.items()}, extra["averaged"])
+            held = self._live()
+            own = {name: part_of(value, held.get(name), self.world.rank) for name, value in model.items()}
+            self.average.take(own, extra["averaged"])
         if (scaler := self._scaler()) and extra.get("scaler"):
             scaler.load_state_dict(extra["scaler"])
         self._restored = {}, {}, {}
@@ -140,8 +162,7 @@ class DeepSpeedEngine(BaseEngine):
             self.engine.step()  # it counts micro-batches
 
     def _update(self, lr: float) -> None:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+        self.rates.set(self.optimizer.param_groups, lr)
         self.engine.step()
 
     def logits(self, image_bchw: Tensor) -> Tensor:
@@ -175,21 +196,17 @@ class DeepSpeedEngine(BaseEngine):
         keep = self.world.is_main
         with self.average.in_place():
             model = {name: copy(tensor) for name, tensor in self._gathered() if keep}
-        moments = {}
+        moments, numbers = self._dump() if self.cfg.deepspeed.zero == 0 else self._state.dump()
         if self.average.values():
-            moments = {f"{name}/trained": copy(tensor) for name, tensor in self._gathered() if keep}
-            moments = {key: value for key, value in moments.items() if value.is_floating_point()}
-        step = next((state["step"] for state in self._states() if "step" in state), None)
-        for name, parameter in self._trained():
-            for moment in self._moments():
-                value = self._moment(parameter, moment)
-                if keep:
-                    moments[f"{name}/{moment}"] = copy(value)
-            if keep and step is not None:
-                moments[f"{name}/step"] = copy(step)
+            trained = {name: copy(tensor) for name, tensor in self._gathered() if keep}
+            moments |= {f"{name}/{TRAINED}": value for name, value in trained.items() if value.is_floating_point()}
         scaler = self._scaler()
-        extra = {"scaler": scaler.state_dict() if scaler else {}, "optimizer": {}, "averaged": self.average.updates}
-        return model, moments, extra if keep else {}
+        extra = {
+            "scaler": scaler.state_dict() if scaler else {},
+            "optimizer": numbers,
+            "averaged": self.average.updates,
+        }
+        return (model, moments, extra) if keep else ({}, {}, {})
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:
         """The state dict's entries, each gathered when it is its turn. Collective."""
@@ -223,46 +240,3 @@ class DeepSpeedEngine(BaseEngine):
             for name, tensor in self._live().items()
         ]
         return bool(torch.stack([tensor.isfinite().all() for tensor in held]).all())
-
-    def _part_of(self, name: str, whole: Tensor) -> Tensor:
-        held = self._live().get(name)
-        if not self.parted or held is None or held.shape == whole.shape:
-            return whole
-        first = held.numel() * self.world.rank
-        part = whole.flatten()[first : first + held.numel()]
-        return torch.nn.functional.pad(part, (0, held.numel() - part.numel()))
-
-    def _states(self) -> list[dict[str, Any]]:
-        """The optimiser's states: for each parameter, or with ZeRO for this rank's part of each group."""
-        inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
-        return [state for state in inner.state.values() if state]
-
-    def _moments(self) -> list[str]:
-        """Names of the moments that have the weights' shape."""
-        state = next(iter(self._states()), {})
-        return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self._network.named_parameters() if parameter.requires_grad]
-
-    def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
-        """A whole moment, on every rank. Collective."""
-        if self.cfg.deepspeed.zero == 0:
-            value: Tensor = self.engine.optimizer.state[parameter][moment]
-            return value
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        whole: Tensor = safe_get_full_optimizer_state(parameter, moment)
-        return whole
-
-    def _set_moment(self, name: str, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
-        value = value.to(self.world.device)
-        if self.cfg.deepspeed.zero == 0:
-            self.engine.optimizer.state[parameter][moment].copy_(value)
-            return
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
-
-        if self.parted:  # safe_set_full_optimizer_state of 0.19.8 needs sizes that are multiples of the world size
-            safe_set_local_optimizer_state(parameter, self._part_of(name, value), moment)
-        else:
-            safe_set_full_optimizer_state(parameter, value, moment)

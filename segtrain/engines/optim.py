@@ -1,38 +1,65 @@
-"""Optimisers by name, and the learning rate as a function of the step."""
+"""Optimisers by name, and the rates of their groups."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segtrain.config import OPTIMIZERS, SCHEDULES, OptimConfig, options_of, part_of
+from segtrain.config import OPTIMIZERS, OptimConfig, Reference, name_of, options_of, part_of
+from segtrain.engines.own_optim import OwnOptimizer
+from segtrain.errors import ConfigError
 
 Groups = list[dict[str, Any]]  # of parameters, as torch's optimisers take them
 
 
-def adam(groups: Groups, cfg: OptimConfig) -> Optimizer:
+def adam(
+    groups: Groups,
+    cfg: OptimConfig,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    amsgrad: bool = False,
+) -> Optimizer:
     """Adam."""
-    return torch.optim.Adam(groups, lr=cfg.lr, fused=True)
+    return torch.optim.Adam(groups, lr=cfg.lr, betas=betas, eps=eps, amsgrad=amsgrad, fused=True)
 
 
-def adamw(groups: Groups, cfg: OptimConfig) -> Optimizer:
+def adamw(
+    groups: Groups,
+    cfg: OptimConfig,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    amsgrad: bool = False,
+) -> Optimizer:
     """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(groups, lr=cfg.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=betas, eps=eps, amsgrad=amsgrad, fused=True)
 
 
-def sgd(groups: Groups, cfg: OptimConfig) -> Optimizer:
-    """Stochastic gradient descent, with Nesterov momentum unless `optim.momentum` is 0."""
-    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.momentum > 0, fused=True)
+def sgd(groups: Groups, cfg: OptimConfig, *, nesterov: bool | None = None, dampening: float = 0.0) -> Optimizer:
+    """Stochastic gradient descent, with Nesterov momentum by default unless momentum is 0 or dampened."""
+    if nesterov is None:
+        nesterov = cfg.momentum > 0 and dampening == 0
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, dampening=dampening, nesterov=nesterov, fused=True)
 
 
-def schedulefree(groups: Groups, cfg: OptimConfig) -> Optimizer:
+def schedulefree(
+    groups: Groups,
+    cfg: OptimConfig,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+) -> Optimizer:
     """AdamW without a schedule. A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, by its authors' library."""
     from schedulefree import AdamWScheduleFree
 
-    optimizer: Optimizer = AdamWScheduleFree(groups, lr=cfg.lr)
+    optimizer: Optimizer = AdamWScheduleFree(
+        groups, lr=cfg.lr, betas=betas, eps=eps, r=r, weight_lr_power=weight_lr_power
+    )
     optimizer.train()  # type: ignore[attr-defined]  # the engine swaps the average in and out itself
     return optimizer
 
@@ -41,34 +68,37 @@ def make_optimizer(network: nn.Module, cfg: OptimConfig) -> Optimizer:
     """The optimiser that `optim.name` names.
 
     Norms and biases, which have one dimension, are not decayed unless `optim.decay_all`: shrinking them does not
-    regularise (T. He et al., "Bag of Tricks", CVPR 2019).
+    regularise (T. He et al., "Bag of Tricks", CVPR 2019). Raises ConfigError: an option that the optimiser refuses, one
+    of the user's own that cannot be trained with.
     """
+    name, options = name_of(cfg.name), options_of(cfg.name)
+    if reference := Reference.parse(name):
+        return OwnOptimizer(reference, cfg).make(network)
     matrices = [p for p in network.parameters() if p.dim() > 1 or cfg.decay_all]
     vectors = [p for p in network.parameters() if not (p.dim() > 1 or cfg.decay_all)]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    make: Callable[[Groups, OptimConfig], Optimizer] = part_of(cfg.name, OPTIMIZERS).load(**options_of(cfg.name))
-    return make([group for group in groups if group["params"]], cfg)
+    make: Callable[[Groups, OptimConfig], Optimizer] = part_of(cfg.name, OPTIMIZERS).load(**options)
+    try:
+        return make([group for group in groups if group["params"]], cfg)
+    except (ValueError, TypeError) as error:
+        settings = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise ConfigError(f"optim.name={name}: refuses {settings} ({error}); change optim.name's options") from error
 
 
-def constant(progress: float, cfg: OptimConfig) -> float:
-    """1 throughout."""
-    return 1.0
+class Rates:
+    """The rates of an optimiser's groups: one that differs from `optim.lr` when it is made keeps its ratio to it."""
 
+    def __init__(self, optimizer: Optimizer, lr: float) -> None:
+        self.lr = lr
+        self.own = [float(group["lr"]) if "lr" in group else None for group in optimizer.param_groups]
 
-def cosine(progress: float, cfg: OptimConfig) -> float:
-    """Half a cosine from 1 to `final_lr_ratio`. I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, without restarts."""
-    return cfg.final_lr_ratio + (1 - cfg.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def polynomial(progress: float, cfg: OptimConfig) -> float:
-    """(1 - progress)^power from 1 to `final_lr_ratio`; nnU-Net's power is 0.9 (F. Isensee et al., 2021)."""
-    return cfg.final_lr_ratio + (1 - cfg.final_lr_ratio) * math.pow(1 - progress, cfg.power)
-
-
-def lr_at(step: int, total_steps: int, cfg: OptimConfig) -> float:
-    """The learning rate of a step (from 0): linear over `warmup_steps`, then the schedule until `total_steps`."""
-    if step < cfg.warmup_steps:
-        return cfg.lr * (step + 1) / cfg.warmup_steps
-    progress = (step - cfg.warmup_steps) / max(1, total_steps - cfg.warmup_steps)
-    factor: float = part_of(cfg.schedule, SCHEDULES).load(**options_of(cfg.schedule))(min(1.0, progress), cfg)
-    return cfg.lr * factor
+    def set(self, groups: Sequence[dict[str, Any]], lr: float) -> None:
+        """Set the rates to those of a step whose learning rate is `lr`."""
+        for group, own in zip(groups, self.own, strict=True):
+            if own is None:
+                continue
+            rate = lr if own == self.lr else own * (lr / self.lr)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

@@ -44,7 +44,7 @@ def settings_of(cfg: Config, world_size: int) -> dict[str, Any]:
     return settings
 
 
-def load(device_type: str) -> Any:
+def load_deepspeed(device_type: str) -> Any:
     """The package `deepspeed`, set to this device and to log warnings only. Takes seconds the first time."""
     os.environ.setdefault("DS_ACCELERATOR", device_type)
     deepspeed = importlib.import_module("deepspeed")
@@ -54,7 +54,7 @@ def load(device_type: str) -> Any:
 
 def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: str) -> None:
     """Raise ConfigError when DeepSpeed refuses `deepspeed.extra`, or does not read a key of it."""
-    deepspeed = load(device_type)
+    deepspeed = load_deepspeed(device_type)
     config = importlib.import_module("deepspeed.runtime.config")
     read = _Read(settings)
     try:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Config
+from segtrain.config import Config, Reference, name_of
 from segtrain.engines.engine import Engine, make_engine
+from segtrain.engines.optim_trial import try_optimizer
 from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses.loss import DeepSupervision, Loss, make_loss
 from segtrain.models.base import Network, supervision_ratio
@@ -23,6 +24,7 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
     """
     loss, network = _parts(cfg, begun)
     _refuse_single_voxels(cfg, network, world.size, world.device)
+    _refuse_optimizer(cfg, network)
     return loss, make_engine(cfg, network, loss, world)
 
 
@@ -30,6 +32,7 @@ def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None
     """Raise what `build` would raise on each of `ranks` ranks with such a device; builds on this process's CPU."""
     loss, network = _parts(cfg, begun)
     _refuse_single_voxels(cfg, network, ranks, device)
+    _refuse_optimizer(cfg, network)
     share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
     make_engine(replace(cfg, train=share), network, loss, World())
 
@@ -57,6 +60,17 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
     return loss, make_model(model, cfg.seed, cfg.data.channels)
+
+
+def _refuse_optimizer(cfg: Config, network: Network) -> None:
+    """Raise ConfigError for an optimiser of the user's own that fails one of its trials."""
+    if Reference.parse(name_of(cfg.optim.name)) is None:
+        return
+    zero = cfg.deepspeed.zero if cfg.engine == "deepspeed" else None
+    _, checks = try_optimizer(cfg.optim, zero, network)
+    for check in checks:
+        if check.verdict == "fails":
+            raise ConfigError(f"optim.name={name_of(cfg.optim.name)}: {check.message}")
 
 
 def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: torch.device) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from segtrain.data.augment.batch import to_device
 from segtrain.data.feed import Batch, Feed
-from segtrain.engines.optim import lr_at
 from segtrain.errors import Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
@@ -59,7 +58,7 @@ class Loop:
             for step, batch in enumerate(feed.batches(self.step, total), start=self.step):
                 self.clock.begin()
                 image, mask = _augmented(batch, world.device)
-                lr = lr_at(step, total, cfg.optim)
+                lr = self.start.schedule(step)
                 self.log.add(self.memory.step(step, image, mask, lr, step / total))
                 self.step = step + 1
                 self.clock.step_is_done()

@@ -18,6 +18,7 @@ from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.engines.engine import Engine
+from segtrain.engines.schedules import Schedule, make_schedule
 from segtrain.errors import DataError, LaunchError, SegtrainError, Stopped, StopReason
 from segtrain.losses.loss import Loss
 from segtrain.run import Run
@@ -46,6 +47,11 @@ class Start:
         return self.cfg.train.epochs * self.order.steps_per_epoch
 
     @cached_property
+    def schedule(self) -> Schedule:
+        """The learning rate of each step. Raises ConfigError."""
+        return schedule_of(self.cfg, self.order)
+
+    @cached_property
     def data_hash(self) -> str:
         """What decides which slice stands at which position, besides the config: patients and lesion areas."""
         return hashlib.sha256(json.dumps([self.split.hash, self.order.areas]).encode()).hexdigest()
@@ -70,7 +76,14 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     split, order = plan_order(cfg, store, world.size)
     begun = not fresh and world.on_main(run.saved_step) > 0
     loss, engine = build.build(cfg, world, begun)
-    return Start(cfg, run, world, stop, store, split, order, loss, engine)
+    start = Start(cfg, run, world, stop, store, split, order, loss, engine)
+    _ = start.schedule  # one of the user's own that does not fit is refused now
+    return start
+
+
+def schedule_of(cfg: Config, order: Order) -> Schedule:
+    """The learning rate of each step of a run in this order. Raises ConfigError."""
+    return make_schedule(cfg.optim, cfg.train.epochs * order.steps_per_epoch, order.steps_per_epoch)
 
 
 def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
@@ -132,7 +145,8 @@ class Rehearsal:
         """Raise what training would raise before its first step. Prepares the data where that is still to be done."""
         device = device_of(cfg.device, self.ranks - 1, self.ranks)
         build.refuse_for_device(cfg, device.type)
-        plan_order(cfg, self._store(cfg.data), self.ranks)
+        _, order = plan_order(cfg, self._store(cfg.data), self.ranks)
+        schedule_of(cfg, order)
         self._build(cfg, device)
 
     def _store(self, data: DataConfig) -> Store:
