@@ -6,13 +6,16 @@ Legend: b this rank's share of the global batch, c channel, h height, w width.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segtrain.config import Config, Precision
 from segtrain.engines.average import Average, live
+from segtrain.engines.objective import make_objective
 from segtrain.engines.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
@@ -86,35 +89,51 @@ class BaseEngine(ABC):
     def _update(self, lr: float) -> None:
         """Clip and step. Collective."""
 
-    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0) -> Tensor:
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0, step: int = 0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
-        With accumulation the loss is still that of the global batch: a first pass without gradients gathers its sums.
+        With accumulation the loss is still that of the global batch: a first pass without gradients gathers what it
+        depends on.
         """
         self._start(image_bchw[:2])
         self._network.train()
         self._remember()
-        loss = self._guarded(lambda: self._gradients(image_bchw, mask_bchw, progress))
+        loss = self._guarded(lambda: self._gradients(image_bchw, mask_bchw, progress, step))
         self._update(lr)
         self._average_buffers()
         self.average.update()
         return loss
 
-    def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float) -> Tensor:
-        """The loss of the global batch, NaN if its sums are not finite; the gradients are then in the network."""
+    def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float, step: int) -> Tensor:
+        """The loss of the global batch, NaN if it is not finite; the gradients are then in the network."""
         micro_batches = list(zip(image_bchw.split(self.micro_batch), mask_bchw.split(self.micro_batch), strict=True))
-        total = self._total_sums(micro_batches) if len(micro_batches) > 1 else None
-        for number, (image, mask) in enumerate(micro_batches, start=1):
-            with self._part(last=number == len(micro_batches)):
+        objective = make_objective(self.loss, self.world, progress)
+        if len(micro_batches) > 1:
+            with torch.no_grad(), unchanged_buffers(self._network), self._autocast():
+                objective.gather(self._outputs(micro_batches, step))
+        for number, (image, mask) in enumerate(micro_batches):
+            with self._part(last=number == len(micro_batches) - 1):
+                self._seed(step, number)
                 with self._autocast():
                     logits = self._forward(image.contiguous(memory_format=self.layout))
-                sums = self.loss.sums(logits, mask)
-                total_sums = self.world.sum_keep_gradient(sums) if total is None else total + (sums - sums.detach())
-                loss = self.loss.value(total_sums, progress)
-                finite = total_sums.detach().isfinite().all()
                 # DDP averages gradients over ranks; here they are parts of one loss, which have to be added.
-                self._backward(loss * self.world.size)
-        return torch.where(finite, loss.detach(), torch.nan)
+                self._backward(objective.share(logits, mask) * self.world.size)
+        return objective.value
+
+    def _outputs(self, micro_batches: list[tuple[Tensor, Tensor]], step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and mask of each micro-batch, the same logits as in the pass with gradients."""
+        for number, (image, mask) in enumerate(micro_batches):
+            self._seed(step, number)
+            yield self._network(image.contiguous(memory_format=self.layout)), mask
+
+    def _seed(self, step: int, number: int) -> None:
+        """Set torch's generators for a forward pass: a resumed run draws the same dropout (L4, L6)."""
+        seeds = np.random.SeedSequence((self.cfg.seed, step, number, self.world.rank))
+        seed = int(seeds.generate_state(1, np.uint64)[0])
+        # Not torch.manual_seed, which sets the generators of all devices.
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.default_generators[self.world.device.index or 0].manual_seed(seed)
 
     def rehearse(self) -> None:
         """Forward and backward of one micro-batch on this rank alone, with as much memory as moments take set aside.
@@ -135,8 +154,12 @@ class BaseEngine(ABC):
                 image = torch.zeros(self.micro_batch, channels, size, size, device=device)
                 with self._autocast():
                     logits = self._network(image.contiguous(memory_format=self.layout))
-                sums = self.loss.sums(logits, torch.zeros(self.micro_batch, 1, size, size, device=device))
-                self.loss.value(sums, 0.0).backward()
+                objective = make_objective(self.loss, replace(self.world, rank=0, size=1), 0.0)
+                if self.loss.couples:
+                    count = self.cfg.train.global_batch
+                    whole = torch.zeros(count, *logits.shape[1:], device=device)
+                    objective.gather([(whole, torch.zeros(count, 1, size, size, device=device))])
+                objective.share(logits, torch.zeros(self.micro_batch, 1, size, size, device=device)).backward()
             del moments
 
         self._guarded(both_ways)
@@ -181,15 +204,6 @@ class BaseEngine(ABC):
         with torch.inference_mode(), self._autocast():
             logits: Tensor = self._network(image_bchw.contiguous(memory_format=self.layout)).float()
         return logits
-
-    def _total_sums(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The loss's sums over the global batch; leaves running statistics as they were. Collective."""
-        with torch.no_grad(), unchanged_buffers(self._network), self._autocast():
-            parts = [
-                self.loss.sums(self._network(image.contiguous(memory_format=self.layout)), mask)
-                for image, mask in micro_batches
-            ]
-            return self.world.sum(torch.stack(parts).sum(0))
 
     def _average_buffers(self) -> None:
         """Make batch norm's running statistics equal on all ranks, as their mean. Collective.

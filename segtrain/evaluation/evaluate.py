@@ -44,7 +44,11 @@ class PatientScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All patients' scores, sorted by patient; DSC over patients; the loss over all their slices as one batch."""
+    """All patients' scores, sorted by patient, DSC over patients, and the loss.
+
+    The loss is that of all their slices as one batch. Where it couples samples it is that of each patient's volume, and
+    of these the mean weighted by slices, so that it depends neither on the ranks nor on `evaluate.batch`.
+    """
 
     scores: tuple[PatientScore, ...]
     dsc: Summary
@@ -112,12 +116,18 @@ def score_patient(
     """The patient's score, and the two volumes [s, h, w] that it compares: the prediction as scored, the truth."""
     image_shwc, mask_shw = store.volume(patient)
     sums: list[Tensor] = []
+    volume: list[tuple[Tensor, Tensor]] = []
 
     def add_loss(output: Tensor, mask: Tensor) -> None:
-        if loss is not None:
+        if loss is not None and loss.couples:
+            volume.append((output, mask))
+        elif loss is not None:
             sums.append(loss.sums(output, mask).double())
 
     probability_shw = predictor.probability(image_shwc, mask_shw, add_loss)
+    if loss is not None and volume:
+        output, mask = (torch.cat(parts) for parts in zip(*volume, strict=True))
+        sums.append(loss.sums(output, mask).double())
     predicted, true = predictor.over_threshold(probability_shw), mask_shw.astype(bool)
     kept = kept_components(predicted, predictor.cfg)
     score = PatientScore(

@@ -22,8 +22,12 @@ class Loss(Protocol):
     def width(self) -> int:
         """The number of sums."""
 
+    @property
+    def couples(self) -> bool:
+        """Whether `sums` is not additive: in training it is then given the whole global batch."""
+
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Vector [width], additive over samples, float32 (float64 for float64 logits).
+        """Vector [width], additive over samples unless it `couples`, float32 (float64 for float64 logits).
 
         logits [b, 1, h, w] of any float type; mask 0/1, same shape.
         """
@@ -41,6 +45,10 @@ class WeightedSum:
     @property
     def width(self) -> int:
         return sum(loss.width for loss, _ in self.parts)
+
+    @property
+    def couples(self) -> bool:
+        return any(loss.couples for loss, _ in self.parts)
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         return torch.cat([loss.sums(logits, mask) for loss, _ in self.parts])
@@ -62,7 +70,8 @@ class DeepSupervision:
     """
 
     def __init__(self, loss: Loss, ratio: float) -> None:
-        self.loss, self.ratio, self.width = loss, ratio, loss.width
+        self.loss, self.ratio = loss, ratio
+        self.width, self.couples = loss.width, loss.couples
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         outputs = logits.unbind(1) if logits.dim() == 5 else (logits,)

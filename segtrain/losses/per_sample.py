@@ -20,6 +20,7 @@ class PerSample:
     """The mean of `function(logits [b, h, w], mask [b, h, w]) -> [b]` over the samples of the global batch."""
 
     width = 2
+    couples = False
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function

@@ -17,6 +17,8 @@ SMALLEST = 1e-6  # least base of a power below 1, whose slope at 0 is infinite
 class Region:
     """`formula` of the sums [classes, 3], the lesion first, then the background."""
 
+    couples = False
+
     def __init__(self, formula: Callable[[Tensor], Tensor], classes: int = 1) -> None:
         self.formula, self.classes, self.width = formula, classes, 3 * classes
 

@@ -61,6 +61,10 @@ class World:
         dist.all_gather(parts, tensor_n.contiguous())
         return torch.cat(parts)
 
+    def concatenate_samples(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors [b, ...], all of one shape, concatenated in rank order on every rank. Collective."""
+        return self.concatenate(tensor.flatten()).view(-1, *tensor.shape[1:])
+
     def sum_keep_gradient(self, tensor: Tensor) -> Tensor:
         """The sum over ranks; its gradient flows to this rank's tensor. Collective."""
         if self.size == 1:

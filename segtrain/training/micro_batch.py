@@ -91,7 +91,7 @@ class MemoryGuard:
         """
         while True:
             try:
-                return self.engine.step(image_bchw, mask_bchw, lr, progress)
+                return self.engine.step(image_bchw, mask_bchw, lr, progress, number)
             except OutOfMemory as error:
                 message = str(error)
             if not self.halves:
