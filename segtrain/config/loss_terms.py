@@ -12,6 +12,7 @@ from segtrain.config.choice import PART, check_choice, check_name, check_options
 from segtrain.config.parts import LOSSES
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+TAKES = "takes"  # an option beside a loss of the user's own: how it is called, where a trial cannot tell
 
 
 @dataclass(frozen=True, config=STRICT)

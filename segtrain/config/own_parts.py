@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config.choice import PART, Choice, name_of, options_of, with_name
+from segtrain.config.loss_terms import TAKES
 from segtrain.config.own_code import OwnCode, own_code
 from segtrain.config.reference import Reference
 from segtrain.config.schema import Config
@@ -17,8 +18,9 @@ from segtrain.errors import ConfigError
 
 CODE = "code"  # the folder beside a config that holds the files of its parts; see run/layout.py
 KEYS = {"model": "model.name", "augment": "data.augment", "optim": "optim.name", "schedule": "optim.schedule"}
-# Options that segtrain reads, unless the part has a parameter of that name: whether a schedule counts steps or epochs.
-RESERVED = {"optim.schedule": ("unit",)}
+# Options that segtrain reads, unless the part has a parameter of that name: whether a schedule counts steps or epochs,
+# how a loss is called.
+RESERVED = {"optim.schedule": ("unit",), "loss": (TAKES,)}
 
 
 @dataclass(frozen=True)

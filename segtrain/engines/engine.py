@@ -37,7 +37,8 @@ class Engine(Protocol):
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0, step: int = 0) -> Tensor:
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
-        `progress` of the run, 0 to 1, is for losses whose weights move; `step`, its number, seeds dropout. Raises OutOfMemory on the rank that ran out.
+        `progress` of the run, 0 to 1, is for losses whose weights move; `step`, its number, seeds dropout. Raises
+        OutOfMemory on the rank that ran out.
         """
 
     def finite(self) -> bool:

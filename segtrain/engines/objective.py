@@ -26,7 +26,10 @@ class Objective(Protocol):
         """Take in this rank's logits before those of its micro-batches come with gradients. Collective."""
 
     def share(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """A scalar whose gradient is the loss's, at these logits. Without `gather` before it, they are all. Collective."""
+        """A scalar whose gradient at these logits is the loss's. Collective.
+
+        Without `gather` before it they are all logits of this rank.
+        """
 
 
 class SumsObjective:

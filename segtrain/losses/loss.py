@@ -3,16 +3,29 @@
 Legend: b batch, h height, w width.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from segtrain.config import LOSSES, PART, LossConfig, LossTerm, Ramp, loss_terms
+from segtrain.config import LOSSES, PART, LossConfig, LossTerm, Ramp, Reference, loss_terms
+from segtrain.errors import ConfigError
 from segtrain.losses import per_sample, region
+from segtrain.losses.own import OwnLoss
 from segtrain.losses.per_sample import PerSample
 from segtrain.losses.region import Region
+from segtrain.losses.trial import tried_loss
+
+# Options that are shares or are taken from 1; all options are numbers, 0 or more.
+_AT_MOST_1 = {
+    "focal": ("alpha",),
+    "dice_focal": ("alpha",),
+    "dice_topk": ("share",),
+    "unified_focal": ("balance", "delta", "gamma"),
+}
 
 
 class Loss(Protocol):
@@ -90,34 +103,37 @@ def _weight(weight: float | Ramp, progress: float) -> float:
     return weight
 
 
-def dice_bce() -> Loss:
+def dice_bce(*, smooth: float = 1.0) -> Loss:
     """Dice + cross-entropy."""
-    return _with_dice(per_sample.bce)
+    return _with_dice(per_sample.bce, smooth)
 
 
-def dice_focal() -> Loss:
+def dice_focal(*, gamma: float = 2.0, alpha: float | None = None, smooth: float = 1.0) -> Loss:
     """Dice + focal loss."""
-    return _with_dice(per_sample.focal)
+    return _with_dice(partial(per_sample.focal, gamma=gamma, alpha=alpha), smooth)
 
 
-def dice_topk() -> Loss:
+def dice_topk(*, share: float = 0.1, smooth: float = 1.0) -> Loss:
     """Dice + cross-entropy over the voxels that have the most of it."""
-    return _with_dice(per_sample.top_k)
+    return _with_dice(partial(per_sample.top_k, share=share), smooth)
 
 
-def _with_dice(function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return WeightedSum([(Region(region.dice), 1.0), (PerSample(function), 1.0)])
+def _with_dice(function: Callable[[Tensor, Tensor], Tensor], smooth: float) -> Loss:
+    return WeightedSum([(Region(partial(region.dice, smooth=smooth)), 1.0), (PerSample(function), 1.0)])
 
 
-def unified_focal() -> Loss:
-    """Asymmetric unified focal loss, M. Yeung et al., Computerized Medical Imaging and Graphics 2022: half and half."""
-    return WeightedSum(
-        [(PerSample(per_sample.asymmetric_focal), 0.5), (Region(region.asymmetric_focal_tversky, classes=2), 0.5)]
-    )
+def unified_focal(*, balance: float = 0.5, delta: float = 0.6, gamma: float = 0.5) -> Loss:
+    """Asymmetric unified focal loss, M. Yeung et al., Computerized Medical Imaging and Graphics 2022.
+
+    `balance` is the weight of the cross-entropy part, and 1 - `balance` that of the Tversky part.
+    """
+    cross_entropy = partial(per_sample.asymmetric_focal, delta=delta, gamma=gamma)
+    tversky = partial(region.asymmetric_focal_tversky, delta=delta, gamma=gamma)
+    return WeightedSum([(PerSample(cross_entropy), balance), (Region(tversky, classes=2), 1 - balance)])
 
 
 def make_loss(cfg: LossConfig) -> Loss:
-    """The loss that the config names, or the weighted sum of several."""
+    """The loss that the config names, or the weighted sum of several. Raises ConfigError: an unfit part or option."""
     terms = loss_terms(cfg)
     if isinstance(cfg, str) or PART in cfg:
         return _of_term(terms[0])
@@ -125,9 +141,25 @@ def make_loss(cfg: LossConfig) -> Loss:
 
 
 def _of_term(term: LossTerm) -> Loss:
+    if reference := Reference.parse(term.part):
+        return tried_loss(reference, term.options)
+    for option, value in term.options.items():
+        most = 1.0 if option in _AT_MOST_1.get(term.part, ()) else math.inf
+        if value is not None and not 0 <= value <= most:
+            limits = "0 or more" if most == math.inf else "from 0 to 1"
+            raise ConfigError(f"loss {term.part}: {option}={value}: write a number {limits}")
     part = LOSSES[term.part]
     function = part.load(**term.options)
     if part.over == "batch":
         return Region(function, part.classes)
     loss: Loss = PerSample(function) if part.over == "sample" else function()
     return loss
+
+
+def own_losses(loss: Loss) -> list[OwnLoss]:
+    """The losses of the user's own that a loss is made of."""
+    if isinstance(loss, DeepSupervision):
+        return own_losses(loss.loss)
+    if isinstance(loss, WeightedSum):
+        return [own for part, _ in loss.parts for own in own_losses(part)]
+    return [loss] if isinstance(loss, OwnLoss) else []

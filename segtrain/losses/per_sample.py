@@ -1,19 +1,20 @@
 """Losses that are means over samples of a value that depends on one sample alone.
 
-Images of a batch have one size, so a mean over samples of means over voxels is the mean over all voxels.
+Images of a batch have one size, so a mean over samples of means over voxels is the mean over all voxels. Keyword-only
+parameters are the options that a config may give.
 
 Legend: b batch, h height, w width, n voxels of a sample.
 """
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-
-TOP_SHARE = 0.1  # of a sample's voxels
 
 
 class PerSample:
@@ -43,19 +44,27 @@ def bce(logits: Tensor, mask: Tensor) -> Tensor:
     return _cross_entropy(logits, mask).mean((1, 2))
 
 
-def focal(logits: Tensor, mask: Tensor) -> Tensor:
-    """(1 - p of the truth)^2 times cross-entropy. T.-Y. Lin et al., ICCV 2017, gamma 2, without their alpha."""
-    wrong = torch.exp(2 * F.logsigmoid(logits * (1 - 2 * mask)))
-    return (wrong * _cross_entropy(logits, mask)).mean((1, 2))
+def focal(logits: Tensor, mask: Tensor, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
+    """(1 - p of the truth)^gamma times cross-entropy. T.-Y. Lin et al., ICCV 2017.
+
+    `alpha` weighs the lesion and 1 - `alpha` the background; without it both weigh 1.
+    """
+    wrong = torch.exp(gamma * F.logsigmoid(logits * (1 - 2 * mask)))
+    values = wrong * _cross_entropy(logits, mask)
+    if alpha is not None:
+        values = values * (alpha * mask + (1 - alpha) * (1 - mask))
+    return values.mean((1, 2))
 
 
-def top_k(logits: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy over the tenth of the voxels that have the most of it. Z. Wu et al., arXiv:1605.06885; nnU-Net.
+def top_k(logits: Tensor, mask: Tensor, *, share: float = 0.1) -> Tensor:
+    """Cross-entropy over the `share` of the voxels that have the most of it. Z. Wu et al., arXiv:1605.06885; nnU-Net.
 
-    A tenth of each sample's voxels, not of the batch's: otherwise a sample's loss would depend on the other samples.
+    A share of each sample's voxels, not of the batch's: otherwise a sample's loss would depend on the other samples.
     """
     values = _cross_entropy(logits, mask).flatten(1)
-    return values.topk(-(-values.shape[1] // round(1 / TOP_SHARE)), dim=1).values.mean(1)
+    # As a fraction: a tenth of 70 is 7, but 70 * 0.1 is above it.
+    count = max(1, math.ceil(values.shape[1] * Fraction(str(share))))
+    return values.topk(count, dim=1).values.mean(1)
 
 
 def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
@@ -72,13 +81,13 @@ def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
     return (F.relu(errors) * slope).sum(1)
 
 
-def asymmetric_focal(logits: Tensor, mask: Tensor) -> Tensor:
-    """The cross-entropy part of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5.
+def asymmetric_focal(logits: Tensor, mask: Tensor, *, delta: float = 0.6, gamma: float = 0.5) -> Tensor:
+    """The cross-entropy part of the unified focal loss (M. Yeung et al., 2022); `delta` weighs the lesion.
 
-    Only the background is weighted by how wrong it is.
+    Only the background is weighted by how wrong it is, to the power of `gamma`.
     """
-    background = torch.exp(0.5 * F.logsigmoid(logits)) * F.softplus(logits) * (1 - mask)
-    return (0.6 * F.softplus(-logits) * mask + 0.4 * background).mean((1, 2))
+    background = torch.exp(gamma * F.logsigmoid(logits)) * F.softplus(logits) * (1 - mask)
+    return (delta * F.softplus(-logits) * mask + (1 - delta) * background).mean((1, 2))
 
 
 def boundary(logits: Tensor, mask: Tensor) -> Tensor:

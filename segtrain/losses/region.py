@@ -3,6 +3,8 @@
 For the lesion, or for lesion and background, there are three sums: overlap (probability times truth), predicted
 (probability) and true. All but the generalized Dice have the reference program's smoothing 1 in numerator and
 denominator: in a batch without lesion the loss then grows with what is predicted, and no quotient is 0/0.
+
+Keyword-only parameters are the options that a config may give.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SMOOTH = 1.0
 SMALLEST = 1e-6  # least base of a power below 1, whose slope at 0 is infinite
 
 
@@ -36,56 +37,61 @@ class Region:
         return self.formula(sums.view(self.classes, 3))
 
 
-def _tversky_index(sums: Tensor, false_positives: float, false_negatives: float) -> Tensor:
-    """Per class. S. Salehi, D. Erdogmus, A. Gholipour, MLMI 2017."""
+def _tversky_index(sums: Tensor, alpha: float, beta: float, smooth: float) -> Tensor:
+    """Per class; `alpha` weighs false positives, `beta` false negatives. S. Salehi et al., MLMI 2017."""
     overlap, predicted, true = sums.unbind(1)
-    wrong = false_positives * (predicted - overlap) + false_negatives * (true - overlap)
-    return (overlap + SMOOTH) / (overlap + wrong + SMOOTH)
+    wrong = alpha * (predicted - overlap) + beta * (true - overlap)
+    return (overlap + smooth) / (overlap + wrong + smooth)
 
 
-def dice(sums: Tensor) -> Tensor:
+def dice(sums: Tensor, *, smooth: float = 1.0) -> Tensor:
     """1 - soft Dice of the whole batch as one volume.
 
     The loss of the public LGG reference, after F. Milletari et al., "V-Net", 3DV 2016, without the squares.
     """
     overlap, predicted, true = sums[0].unbind()
-    return 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+    return 1 - (2 * overlap + smooth) / (predicted + true + smooth)
 
 
-def jaccard(sums: Tensor) -> Tensor:
+def jaccard(sums: Tensor, *, smooth: float = 1.0) -> Tensor:
     """1 - soft Jaccard index (intersection over union). M. Rahman, Y. Wang, ISVC 2016."""
-    return 1 - _tversky_index(sums, 1.0, 1.0)[0]
+    return 1 - _tversky_index(sums, 1.0, 1.0, smooth)[0]
 
 
-def tversky(sums: Tensor) -> Tensor:
-    """1 - Tversky index; false negatives weigh 0.7 and false positives 0.3, as its authors chose for lesions."""
-    return 1 - _tversky_index(sums, 0.3, 0.7)[0]
+def tversky(sums: Tensor, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0) -> Tensor:
+    """1 - Tversky index; false negatives weigh more than false positives, as its authors chose for lesions."""
+    return 1 - _tversky_index(sums, alpha, beta, smooth)[0]
 
 
-def focal_tversky(sums: Tensor) -> Tensor:
-    """(1 - Tversky index) to the power of 3/4. N. Abraham, N. Khan, ISBI 2019."""
-    return (1 - _tversky_index(sums, 0.3, 0.7)[0]).clamp_min(SMALLEST).pow(0.75)
+def focal_tversky(
+    sums: Tensor, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 0.75, smooth: float = 1.0
+) -> Tensor:
+    """(1 - Tversky index) to the power of `gamma`. N. Abraham, N. Khan, ISBI 2019."""
+    return (1 - _tversky_index(sums, alpha, beta, smooth)[0]).clamp_min(SMALLEST).pow(gamma)
 
 
-def log_cosh_dice(sums: Tensor) -> Tensor:
+def log_cosh_dice(sums: Tensor, *, smooth: float = 1.0) -> Tensor:
     """log cosh of the Dice loss. S. Jadon, CIBCB 2020."""
-    return dice(sums).cosh().log()
+    return dice(sums, smooth=smooth).cosh().log()
 
 
-def generalized_dice(sums: Tensor) -> Tensor:
-    """Dice over lesion and background, each weighted by 1 / its size squared. C. Sudre et al., DLMIA 2017.
+def generalized_dice(sums: Tensor, *, power: float = 2.0) -> Tensor:
+    """Dice over lesion and background, each weighted by 1 / its size to a power. C. Sudre et al., DLMIA 2017.
 
     A class without a voxel is weighted as if it had one. No smoothing: the denominator is never 0.
     """
     overlap, predicted, true = sums.unbind(1)
-    weight = true.clamp_min(1.0).pow(-2)
+    weight = true.clamp_min(1.0).pow(-power)
     return 1 - 2 * (weight * overlap).sum() / (weight * (predicted + true)).sum()
 
 
-def asymmetric_focal_tversky(sums: Tensor) -> Tensor:
-    """The Tversky part of the unified focal loss (M. Yeung et al., 2022), delta 0.6, gamma 0.5.
+def asymmetric_focal_tversky(sums: Tensor, *, delta: float = 0.6, gamma: float = 0.5, smooth: float = 1.0) -> Tensor:
+    """The Tversky part of the unified focal loss (M. Yeung et al., 2022); `delta` weighs false negatives.
 
-    Only the lesion's part is raised to a power.
+    Only the lesion's part is raised to a power, 1 - `gamma`.
     """
-    lesion, background = (1 - _tversky_index(sums, 0.4, 0.6)).unbind()
-    return (lesion.clamp_min(SMALLEST).sqrt() + background) / 2
+    lesion, background = (1 - _tversky_index(sums, 1 - delta, delta, smooth)).unbind()
+    lesion = lesion.clamp_min(SMALLEST)
+    # The slopes of a root and of the power 0.5 differ in the last bits.
+    raised = lesion.sqrt() if gamma == 0.5 else lesion.pow(1 - gamma)
+    return (raised + background) / 2

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Config, Reference, name_of
+from segtrain.config import Config, Reference, loss_terms, name_of
 from segtrain.engines.engine import Engine, make_engine
 from segtrain.engines.optim_trial import try_optimizer
 from segtrain.errors import ConfigError, LaunchError
-from segtrain.losses.loss import DeepSupervision, Loss, make_loss
+from segtrain.losses.loss import DeepSupervision, Loss, make_loss, own_losses
 from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.make import make_model
 from segtrain.runtime.machine import missing_compiler
@@ -46,7 +46,7 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
             f"model.compile=true needs a compiler, and there is no {command}; install one, name it in "
             f"{'CC' if kind == 'cuda' else 'CXX'}, or set model.compile=false"
         )
-    losses = {cfg.loss} if isinstance(cfg.loss, str) else cfg.loss.keys()
+    losses = {term.part for term in loss_terms(cfg.loss)}
     if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
         raise LaunchError(
             "loss=lovasz with deterministic=true: its running sums (torch.cumsum) are not deterministic on CUDA; use "
@@ -56,6 +56,12 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
 
 def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
     loss: Loss = make_loss(cfg.loss)
+    for own in own_losses(loss):
+        if cfg.data.mixup and not own.takes_soft_masks:
+            raise ConfigError(
+                f"data.mixup={cfg.data.mixup} gives masks between 0 and 1, which {own.function} takes for 0 or 1; set "
+                "data.mixup=0 or choose another loss"
+            )
     if ratio := supervision_ratio(cfg.model):
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
