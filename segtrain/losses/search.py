@@ -147,7 +147,9 @@ def _first(
 def _better(function: OwnFunction, one: Probe, other: Probe) -> Probe:
     """The one whose loss for the truth is clearly smaller: a sigmoid too many keeps it up."""
     low, high = sorted((one, other), key=lambda each: each.best)
-    if high.best - low.best > 0.01 * low.spread or not _differ(function, one.convention, other.convention):
+    if high.best - low.best > 0.05 * (low.values[0.0] - low.best) or not _differ(
+        function, one.convention, other.convention
+    ):
         return low
     raise _ambiguous(function, one.convention, other.convention)
 
