@@ -16,7 +16,7 @@ from segtrain.config.trial import Check
 from segtrain.errors import ConfigError
 from segtrain.losses.loss import DeepSupervision, make_loss, own_losses
 from segtrain.losses.own import OwnLoss
-from segtrain.losses.search import masks, random_logits
+from segtrain.losses.probe import masks, random_logits
 from segtrain.losses.trial import check_loss, tried_loss
 
 PARTS = Path(__file__).parent / "parts"

@@ -15,7 +15,8 @@ from torch import Tensor
 from segtrain.config import Reference
 from segtrain.config.loss_terms import TAKES
 from segtrain.losses.own_function import OwnFunction, own_function
-from segtrain.losses.search import Probe, find, random_logits
+from segtrain.losses.probe import Probe, random_logits
+from segtrain.losses.search import find
 
 # Unlike lesions, so that a loss of the whole batch is no mean over samples. As many voxels as slices have: some losses
 # keep a fixed number of them.

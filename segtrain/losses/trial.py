@@ -19,8 +19,8 @@ from segtrain.errors import ConfigError
 from segtrain.losses import region
 from segtrain.losses.alone import alone
 from segtrain.losses.own import OwnLoss, find_own_loss, four_samples, undisturbed
+from segtrain.losses.probe import masks, random_logits
 from segtrain.losses.region import Region
-from segtrain.losses.search import masks, random_logits
 
 RANKS = (1, 2, 4)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
