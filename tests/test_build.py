@@ -73,3 +73,17 @@ def test_the_smallest_micro_batch_of_a_rank_decides(
     else:
         rehearse(cfg, ranks, device, begun=False)
     rehearse(replace(cfg, model=replace(cfg.model, norm="instance")), ranks, device, begun=False)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.law("L13")
+def test_mixup_is_refused_with_a_loss_that_takes_whole_numbers() -> None:
+    """It would cut 0.4 to 0 in silence."""
+    cfg = replace(config(4), loss="torch.nn:CrossEntropyLoss")
+    build(cfg, World(), begun=False)
+    mixed = replace(cfg, data=replace(cfg.data, mixup=0.5))
+    with pytest.raises(
+        ConfigError, match=r"data\.mixup=0\.5 gives masks between 0 and 1, which torch\.nn:CrossEntropyLoss"
+    ):
+        build(mixed, World(), begun=False)
+    build(replace(mixed, loss={"torch.nn:BCELoss": 1.0, "dice": 1.0}), World(), begun=False)

@@ -20,14 +20,19 @@ from segtrain.config import (
     flatten,
     load_config,
 )
+from segtrain.config.signature import signature_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = {14: "fourteen"}
 
 
 def test_the_page_of_losses_has_a_line_for_each() -> None:
-    rows = [(name, part.over, part.doc, part.source) for name, part in LOSSES.items()]
-    table = markdown_table(("name", "over", "value", "source"), rows)
+    rows = []
+    for name, part in LOSSES.items():
+        parameters = [p for p in signature_of(part.reference).parameters if p.keyword_only]
+        options = ", ".join(f"{p.name}={json.dumps(p.default)}" for p in parameters)
+        rows.append((name, part.over, part.doc, options, part.source))
+    table = markdown_table(("name", "over", "value", "options", "source"), rows)
     assert table in (ROOT / "docs" / "losses.md").read_text()
 
 

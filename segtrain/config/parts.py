@@ -48,7 +48,7 @@ class LossPart(Part):
 LOSSES: dict[str, LossPart] = {
     "dice": LossPart(
         "segtrain.losses.region:dice",
-        "1 - (2 TP + 1) / (sum p + sum y + 1)",
+        "1 - (2 TP + smooth) / (sum p + sum y + smooth)",
         "the LGG reference; Milletari et al., 3DV 2016",
         over="batch",
     ),
@@ -56,22 +56,25 @@ LOSSES: dict[str, LossPart] = {
     "dice_bce": LossPart("segtrain.losses.loss:dice_bce", "dice + bce", over="both"),
     "focal": LossPart(
         "segtrain.losses.per_sample:focal",
-        "(1 - p of the truth)^2 times cross-entropy",
+        "(1 - p of the truth)^gamma times cross-entropy; alpha weighs the lesion",
         "Lin et al., ICCV 2017",
         over="sample",
     ),
     "dice_focal": LossPart("segtrain.losses.loss:dice_focal", "dice + focal", over="both"),
     "tversky": LossPart(
         "segtrain.losses.region:tversky",
-        "1 - (TP + 1) / (TP + 0.3 FP + 0.7 FN + 1)",
+        "1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth)",
         "Salehi et al., MLMI 2017",
         over="batch",
     ),
     "focal_tversky": LossPart(
-        "segtrain.losses.region:focal_tversky", "tversky^(3/4)", "Abraham, Khan, ISBI 2019", over="batch"
+        "segtrain.losses.region:focal_tversky", "tversky^gamma", "Abraham, Khan, ISBI 2019", over="batch"
     ),
     "jaccard": LossPart(
-        "segtrain.losses.region:jaccard", "1 - (TP + 1) / (TP + FP + FN + 1)", "Rahman, Wang, ISVC 2016", over="batch"
+        "segtrain.losses.region:jaccard",
+        "1 - (TP + smooth) / (TP + FP + FN + smooth)",
+        "Rahman, Wang, ISVC 2016",
+        over="batch",
     ),
     "lovasz": LossPart(
         "segtrain.losses.per_sample:lovasz_hinge",
@@ -81,7 +84,7 @@ LOSSES: dict[str, LossPart] = {
     ),
     "generalized_dice": LossPart(
         "segtrain.losses.region:generalized_dice",
-        "Dice of lesion and background, weighted by 1 / size^2 (at least one voxel)",
+        "Dice of lesion and background, weighted by 1 / size^power (at least one voxel)",
         "Sudre et al., DLMIA 2017",
         over="batch",
         classes=2,
@@ -91,7 +94,7 @@ LOSSES: dict[str, LossPart] = {
     ),
     "unified_focal": LossPart(
         "segtrain.losses.loss:unified_focal",
-        "asymmetric focal and focal Tversky, half and half; delta 0.6, gamma 0.5",
+        "asymmetric focal times balance + focal Tversky times (1 - balance)",
         "Yeung et al., CMIG 2022",
         over="both",
     ),
@@ -103,7 +106,7 @@ LOSSES: dict[str, LossPart] = {
     ),
     "dice_topk": LossPart(
         "segtrain.losses.loss:dice_topk",
-        "dice + cross-entropy over the worst tenth of each sample's voxels",
+        "dice + cross-entropy over the worst share of each sample's voxels",
         "Wu et al., 2016; nnU-Net",
         over="both",
     ),
