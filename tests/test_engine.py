@@ -270,7 +270,7 @@ def test_switches_that_may_differ_change_nothing(switch: str, monkeypatch: pytes
     compile_module = torch.compile
 
     def compile_quickly(module: torch.nn.Module, options: dict[str, bool]) -> object:
-        assert options == {"layout_optimization": False}, "the layout is the config's"
+        assert options["layout_optimization"] is False, "the layout is the config's"
         used.append("compile")
         return compile_module(module, backend="aot_eager")
 

@@ -35,14 +35,16 @@ class DdpEngine(BaseEngine):
             # renamed the option.
             known = inspect.signature(DistributedDataParallel).parameters
             switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            options: dict[str, Any] = {switch: False}
-            wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **options)
+            buffers: dict[str, Any] = {switch: False}
+            wrapped = DistributedDataParallel(wrapped, gradient_as_bucket_view=True, **buffers)
         self.wrapped = wrapped
         self._settled = False
         self.recovers = world.size == 1  # otherwise other ranks may be waiting in the middle of the step
         self.forward = wrapped
         if cfg.model.compile:  # the compiler would choose a layout itself
-            self.forward = torch.compile(wrapped, options={"layout_optimization": self.channels_last})  # type: ignore[assignment]
+            # And other dropout than the first pass of an accumulated step, which is not compiled.
+            options: dict[str, Any] = {"layout_optimization": self.channels_last, "fallback_random": True}
+            self.forward = torch.compile(wrapped, options=options)  # type: ignore[assignment]
 
     def _start(self, image_bchw: Tensor) -> None:
         """Have DDP rebuild its buckets, as it does after its first backward pass, before the first step. Collective.
