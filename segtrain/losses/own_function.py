@@ -56,11 +56,9 @@ class OwnFunction:
     def orders(self) -> tuple[bool, ...]:
         """Whether the mask may come first: what the arguments' names say, else the prediction first or the mask."""
         first, second = (name.lower() for name in self.names) if self.names else ("", "")
-        if first in _PREDICTED or (second in _TRUE and first not in _TRUE):
-            return (False,)
-        if first in _TRUE or second in _PREDICTED:
-            return (True,)
-        return False, True
+        prediction_first = first in _PREDICTED or second in _TRUE
+        true_first = first in _TRUE or second in _PREDICTED
+        return (False, True) if prediction_first == true_first else (true_first,)
 
     def value(self, convention: Convention, logits: Tensor, mask: Tensor) -> Tensor:
         """The loss, a scalar of the logits' type, differentiable where they are. Raises Unfit: no tensor.

@@ -50,14 +50,10 @@ def check_loss(reference: Reference, options: Mapping[str, Any]) -> Iterator[Che
     yield _cost(loss)
 
 
-def _short(loss: OwnLoss) -> Iterator[Check]:
+def _short(loss: OwnLoss) -> list[Check]:
+    trials = (_options, _value, _state, _arguments, _ranks, _soft_masks)
     with undisturbed():
-        yield _options(loss)
-        yield _value(loss)
-        yield _state(loss)
-        yield _arguments(loss)
-        yield _ranks(loss)
-        yield _soft_masks(loss)
+        return [trial(loss) for trial in trials]
 
 
 def _options(loss: OwnLoss) -> Check:
@@ -71,15 +67,16 @@ def _options(loss: OwnLoss) -> Check:
         except Exception:  # noqa: BLE001  the user's code may raise anything; it then needs the option
             continue
         if without == _of(loss, logits, mask):
-            return Check("options", "fails", f"its option {option} changes nothing; drop it, or correct its name")
-    return Check("options", "holds")
+            return Check(
+                "each option changes it", "fails", f"its option {option} changes nothing; drop it, or correct its name"
+            )
+    return Check("each option changes it", "holds")
 
 
 def _value(loss: OwnLoss) -> Check:
     values = loss.probe.values
-    shown = (
-        f"{values[-8.0]:.3g} for the inverted mask, {values[0.0]:.3g} undecided, {loss.probe.best:.3g} for the truth"
-    )
+    truth = round(loss.probe.best, 6)
+    shown = f"{values[-8.0]:.3g} for the inverted mask, {values[0.0]:.3g} undecided, {truth:.3g} for the truth"
     if loss.remarks:
         return Check("falls to the truth, with a gradient", "warning", f"{shown}; it {'; it '.join(loss.remarks)}")
     return Check("falls to the truth, with a gradient", "holds", shown)
@@ -87,7 +84,7 @@ def _value(loss: OwnLoss) -> Check:
 
 def _state(loss: OwnLoss) -> Check:
     """The same value again, with another call in between, and nothing counted."""
-    name = "the same for the same"
+    name = "keeps no state, draws no numbers"
     before = _numbers(loss.function.owner)
     first = _of(loss, random_logits(3), masks())
     _of(loss, random_logits(3, seed=1), 1 - masks())
