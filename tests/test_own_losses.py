@@ -14,6 +14,7 @@ from segtrain.config.importing import load
 from segtrain.config.own_parts import own_parts
 from segtrain.config.trial import Check
 from segtrain.errors import ConfigError
+from segtrain.losses.alone import STAND_INS, alone
 from segtrain.losses.loss import DeepSupervision, make_loss, own_losses
 from segtrain.losses.own import OwnLoss
 from segtrain.losses.probe import masks, random_logits
@@ -67,6 +68,8 @@ REFUSED = {
     "without_lesion": "not finite for a batch without lesion",
     "unnamed_tversky": "set its option takes to 'probabilities same_shape pred_first' or .*true_first'",
     "Needs": "needs mode; write {part: .*, mode: VALUE}",
+    "Averaging": "changes its mean with each call",
+    "ForKeras": "is a loss for Keras",
     "number": "is a int, which cannot be called",
 }
 WARNED = {
@@ -102,8 +105,8 @@ def test_each_convention_is_found_by_trial(name: str, options: dict[str, Any], c
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, *_ in FOUND))
 def test_all_trials_of_a_right_loss_hold(name: str) -> None:
     options = next(options for other, options, *_ in FOUND if other == name)
-    checks = list(check_loss(Reference(str(RIGHT), name), options))
-    takes_soft = "whole numbers" not in checks[0].message and "[b, 2, h, w]" not in checks[0].message
+    description, checks = check_loss(Reference(str(RIGHT), name), options)
+    takes_soft = "whole numbers" not in description and "[b, 2, h, w]" not in description
     bad = [check for check in checks if check.verdict != "holds" and ("data.mixup" not in check.name or takes_soft)]
     assert not bad
     assert len(checks) == 10
@@ -116,7 +119,7 @@ def test_a_trap_is_found_before_training_and_by_check(name: str) -> None:
         own(TRAPPED, name)
     assert "\n" not in str(caught.value)
     assert f"losses_trapped.py:{name}" in str(caught.value)
-    checks = list(check_loss(Reference(str(TRAPPED), name), {}))
+    _, checks = check_loss(Reference(str(TRAPPED), name), {})
     failed = [check for check in checks if check.verdict == "fails"]
     assert re.search(REFUSED[name], failed[0].message)
 
@@ -125,7 +128,7 @@ def test_a_trap_is_found_before_training_and_by_check(name: str) -> None:
 def test_what_is_odd_and_no_ground_to_refuse_is_a_warning(name: str) -> None:
     part, words = WARNED[name]
     own(TRAPPED, name)
-    odd = [check for check in check_loss(Reference(str(TRAPPED), name), {}) if check.verdict == "warning"]
+    odd = [check for check in check_loss(Reference(str(TRAPPED), name), {})[1] if check.verdict == "warning"]
     assert any(check.name.startswith(part) and words in check.message for check in odd), odd
 
 
@@ -226,8 +229,15 @@ def test_how_it_is_called_is_no_option_of_the_part() -> None:
         load_config(None, ["loss={part: dice, takes: logits}"])
 
 
+def test_a_loss_is_alone_while_it_is_called() -> None:
+    before = {name: getattr(torch.distributed, name) for name in STAND_INS}
+    with pytest.raises(ZeroDivisionError), alone():
+        1 / (torch.distributed.get_world_size() - 1)
+    assert {name: getattr(torch.distributed, name) for name in STAND_INS} == before
+
+
 def checks_of(name: str) -> dict[str, Check]:
-    return {check.name: check for check in check_loss(Reference(str(RIGHT), name), {})}
+    return {check.name: check for check in check_loss(Reference(str(RIGHT), name), {})[1]}
 
 
 def test_what_cannot_take_the_masks_of_mixup_is_known() -> None:

@@ -7,7 +7,7 @@ Legend: b batch, h height, w width.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,18 +36,13 @@ def tried_loss(reference: Reference, options: Mapping[str, Any]) -> OwnLoss:
     return loss
 
 
-def check_loss(reference: Reference, options: Mapping[str, Any]) -> Iterator[Check]:
-    """All trials of a loss; the first says how it is called, or why it cannot be."""
+def check_loss(reference: Reference, options: Mapping[str, Any]) -> tuple[str, list[Check]]:
+    """How the loss is called, and all trials of it; the first says why where it cannot be called."""
     try:
         loss = find_own_loss(reference, options)
     except ConfigError as error:
-        yield Check("is a loss", "fails", str(error))
-        return
-    yield Check("is a loss", "holds", loss.description)
-    yield from _short(loss)
-    yield _finite(loss)
-    yield _derivative(loss)
-    yield _cost(loss)
+        return str(reference), [Check("is a loss", "fails", str(error))]
+    return loss.description, [Check("is a loss", "holds"), *_short(loss), _finite(loss), _derivative(loss), _cost(loss)]
 
 
 def _short(loss: OwnLoss) -> list[Check]:
@@ -83,18 +78,17 @@ def _value(loss: OwnLoss) -> Check:
 
 
 def _state(loss: OwnLoss) -> Check:
-    """The same value again, with another call in between, and nothing counted."""
+    """The same value for the same, with another call in between, and nothing counted."""
     name = "keeps no state, draws no numbers"
-    before = _numbers(loss.function.owner)
     first = _of(loss, random_logits(3), masks())
+    before = _state_of(loss.function.owner)
     _of(loss, random_logits(3, seed=1), 1 - masks())
     again = _of(loss, random_logits(3), masks())
     if first != again:
         return Check(
             name, "fails", f"gives {first:.6g} and then {again:.6g} for the same: it keeps something, or draws numbers"
         )
-    after = _numbers(loss.function.owner)
-    if changed := [key for key, value in after.items() if before.get(key) != value]:
+    if changed := [key for key, value in _state_of(loss.function.owner).items() if before.get(key) != value]:
         return Check(
             name,
             "fails",
@@ -103,14 +97,19 @@ def _state(loss: OwnLoss) -> Check:
     return Check(name, "holds")
 
 
-def _numbers(owner: object) -> dict[str, Any]:
+def _state_of(owner: object) -> dict[str, Any]:
+    """Numbers, texts and tensors (their sums) that the object and the modules in it hold."""
     modules = dict(owner.named_modules()) if isinstance(owner, nn.Module) else {"": owner}
-    return {
-        f"{prefix}.{key}".lstrip("."): value
-        for prefix, module in modules.items()
-        for key, value in getattr(module, "__dict__", {}).items()
-        if isinstance(value, (int, float, str))
-    }
+    state: dict[str, Any] = {}
+    for prefix, module in modules.items():
+        held = dict(getattr(module, "__dict__", {}))
+        held |= dict(module.named_buffers(recurse=False)) if isinstance(module, nn.Module) else {}
+        for key, value in held.items():
+            if isinstance(value, (int, float, str)):
+                state[f"{prefix}.{key}".lstrip(".")] = value
+            elif isinstance(value, Tensor):
+                state[f"{prefix}.{key}".lstrip(".")] = value.double().sum().item()
+    return state
 
 
 def _arguments(loss: OwnLoss) -> Check:
