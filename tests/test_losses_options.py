@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_losses import Array, cross_entropy, dice, samples, tversky_index
 
-from segtrain.config import LossConfig, load_config
+from segtrain.config import LossConfig, load_config, loss_terms
 from segtrain.errors import ConfigError
 from segtrain.losses.loss import make_loss
 
@@ -57,3 +57,10 @@ def test_options_are_those_of_the_formula(name: str) -> None:
 def test_an_option_out_of_its_range_is_refused(loss: LossConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_loss(loss)
+
+
+def test_a_number_without_a_point_is_a_number() -> None:
+    """YAML 1.1 takes 1e-2 for a text."""
+    for text in ("{part: dice, smooth: 1e-2}", "{dice: {weight: 1e-1, smooth: 1e-2}}"):
+        (term,) = loss_terms(load_config(None, [f"loss={text}"]).loss)
+        assert term.options == {"smooth": 0.01}

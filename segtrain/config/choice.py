@@ -3,6 +3,7 @@
 The options of a built-in part are the keyword-only parameters of its function. Imports no torch.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from segtrain.config.signature import signature_of
 from segtrain.config.tree import nearest
 
 PART = "part"
+_EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 Choice = str | dict[str, Any]
 
 
@@ -54,10 +56,15 @@ def check_choice(kind: str, choice: Any, table: Mapping[str, Part], more: str = 
     if PART not in choice:
         raise ValueError(f"a name, or a mapping with the key {PART}, belongs here: {{{PART}: NAME, option: value}}")
     check_name(kind, choice[PART], table, more)
-    tree = {str(key): value for key, value in choice.items()}
+    tree = {str(key): number(value) for key, value in choice.items()}
     if row := table.get(tree[PART]):
         check_options(kind, tree[PART], row, options_of(tree))
     return tree if len(tree) > 1 else tree[PART]
+
+
+def number(value: Any) -> Any:
+    """An option's value: YAML takes 1e-5, without a point, for a text."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def check_options(kind: str, name: str, row: Part, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from segtrain.config.choice import PART, check_choice, check_name, check_options, name_of, options_of
+from segtrain.config.choice import PART, check_choice, check_name, check_options, name_of, number, options_of
 from segtrain.config.parts import LOSSES
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -69,7 +69,8 @@ def _term(name: str, term: Any) -> float | Ramp | dict[str, Any]:
         raise ValueError(f"the weight of {name} is {dict(term)!r}; a weight that moves is {{start: 0.0, end: 1.0}}")
     if "weight" not in term:
         raise ValueError(f"{name} has no weight; write {{{name}: {{weight: 1.0, OPTION: value}}}}")
-    return {**term, "weight": _term(name, term["weight"])}
+    options = {key: number(value) for key, value in term.items()}
+    return {**options, "weight": _term(name, term["weight"])}
 
 
 def _weight(name: str, weight: Any) -> float:
