@@ -75,7 +75,7 @@ REFUSED = {
 WARNED = {
     "blind_without_lesion": ("falls to the truth", "learns nothing from it"),
     "naive_cross_entropy": ("falls to the truth", "nan for a perfect prediction"),
-    "twice": ("falls to the truth", "apply a sigmoid or softmax to probabilities"),
+    "twice": ("falls to the truth", "applies a sigmoid or softmax to probabilities"),
     "writes": ("leaves its arguments alone", "it is given copies"),
     "detached": ("its gradient", "is detached"),
 }

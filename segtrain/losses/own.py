@@ -18,8 +18,8 @@ from segtrain.losses.own_function import OwnFunction, own_function
 from segtrain.losses.probe import Probe, random_logits
 from segtrain.losses.search import find
 
-# Unlike lesions, so that a loss of the whole batch is no mean over samples. As many voxels as slices have: some losses
-# keep a fixed number of them.
+# Unlike lesions and unlike certainty, so that a loss of the whole batch is no mean over samples. More than 200,000
+# voxels: losses that keep the hardest ones keep so many at least.
 _LESIONS = ((slice(40, 150), slice(30, 200)), (slice(5, 15), slice(100, 106)), None, (slice(100, 140), slice(60, 130)))
 _HALVES = (([0], [1, 2, 3]), ([0, 2], [1, 3]), ([2], [0, 1, 3]), ([0, 1, 2], [3]))
 
@@ -99,11 +99,12 @@ class _WithGradient(torch.autograd.Function):
 
 def four_samples() -> tuple[Tensor, Tensor]:
     """Logits and masks [4, 1, h, w] with unlike lesions, one without."""
-    mask = torch.zeros(4, 1, 160, 208)
+    mask = torch.zeros(4, 1, 240, 224)
     for sample, lesion in zip(mask, _LESIONS, strict=True):
         if lesion:
             sample[0][lesion] = 1
-    return random_logits(4, 160, 208, seed=1), mask
+    certainty = torch.tensor([0.3, 1.0, 2.0, 0.6]).view(4, 1, 1, 1)
+    return certainty * random_logits(4, 240, 224, seed=1), mask
 
 
 def find_own_loss(reference: Reference, options: Mapping[str, Any]) -> OwnLoss:

@@ -120,8 +120,8 @@ def probe(function: OwnFunction, convention: Convention) -> Probe:
     result = Probe(convention, values, tuple(remarks))
     if "probabilities" in convention.takes and result.best > TWICE * values[0.0] > 0:
         remark = (
-            f"is still {result.best:.3g} for the truth ({values[0.0]:.3g} undecided): does a part of it apply a "
-            "sigmoid or softmax to probabilities?"
+            f"is still {result.best:.3g} for the truth ({values[0.0]:.3g} undecided): that may be its least value, or "
+            "a part of it applies a sigmoid or softmax to probabilities"
         )
         result = replace(result, remarks=(*remarks, remark))
     return result
