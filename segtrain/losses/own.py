@@ -109,11 +109,12 @@ def four_samples() -> tuple[Tensor, Tensor]:
 
 def find_own_loss(reference: Reference, options: Mapping[str, Any]) -> OwnLoss:
     """The loss that a reference names, with the way to call it. Raises ConfigError where there is none."""
-    takes = options.get(TAKES)
-    function = own_function(reference, {key: value for key, value in options.items() if key != TAKES})
+    ours = {key: str(value) for key, value in options.items() if key == TAKES}
+    function = own_function(reference, {key: value for key, value in options.items() if key not in ours})
+    if ours and function.known and TAKES in function.known:  # it has a parameter of that name
+        function, ours = own_function(reference, options), {}
     with undisturbed():
-        probe = find(function, None if takes is None else str(takes))
-        return OwnLoss(function, probe)
+        return OwnLoss(function, find(function, ours.get(TAKES)))
 
 
 @contextmanager
