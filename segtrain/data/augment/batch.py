@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrain.config import AUGMENTATIONS, Choice, options_of, part_of
 from segtrain.data.augment.draws import Draws, to
-from segtrain.data.augment.geometry import reference_affines, warp
+from segtrain.data.augment.geometry import warp
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import strengthen
 
@@ -25,11 +25,6 @@ def draw(choice: Choice, seed: int, positions: NDArray[np.int64]) -> Draws | Non
 
 def no_draws(seed: int, positions: NDArray[np.int64]) -> None:
     """Samples stay as they are."""
-
-
-def reference_draws(seed: int, positions: NDArray[np.int64]) -> Draws:
-    """The reference protocol's draws of the samples at `positions`."""
-    return Draws(torch.from_numpy(reference_affines(seed, positions)))
 
 
 def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
