@@ -17,6 +17,7 @@ from segtrain.data.store import Store
 from segtrain.evaluation.gallery import row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PARTS = Path(__file__).resolve().parent / "parts" / "augment"
 PAGE = (DOCS / "augmentation.md").read_text()
 
 
@@ -44,7 +45,8 @@ def drawn(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("gallery") / "pictures"
     phantom = f"data.phantom={{patients: {tiny.data.phantom.patients}, size_px: {tiny.data.phantom.size_px}}}"
     settings = [f"data.store={tiny.data.store}", f"data.image_size={tiny.data.image_size}", phantom]
-    command = [sys.executable, "-m", "segtrain", "augmentations", *settings, "--out", str(out)]
+    own = f"data.augment={{part: {PARTS / 'pairs.py'}:flip_tensors}}"
+    command = [sys.executable, "-m", "segtrain", "augmentations", *settings, own, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -60,8 +62,8 @@ def test_an_effect_is_seen_on_its_picture(drawn: Path, name: str) -> None:
     assert np.abs(picture[:, 2 * side : 3 * side] - picture[:, 3 * side :]).mean() > 0.2
 
 
-def test_copy_paste_mixup_and_full_samples_are_drawn_too(drawn: Path) -> None:
-    assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong"}
+def test_copy_paste_mixup_full_samples_and_an_own_augmentation_are_drawn_too(drawn: Path) -> None:
+    assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong", "flip_tensors"}
 
 
 @pytest.mark.law("L12")
