@@ -11,7 +11,7 @@ from segtrain.data.augment import strong
 from segtrain.data.augment.batch import augment
 from segtrain.data.augment.draws import Drawn, Draws, Strong
 from segtrain.data.augment.geometry import spline, warp_in_air
-from segtrain.data.augment.strong import EFFECTS, GEOMETRIC, strong_draws
+from segtrain.data.augment.strong import DEFAULTS, EFFECTS, GEOMETRIC, strong_draws
 
 SIZE = 48
 MANY = np.arange(4000)
@@ -90,7 +90,7 @@ def test_an_effect_is_as_likely_as_it_says(name: str) -> None:
         share = len(draws.place.unique()) / len(MANY)
     chance = EFFECTS[name].chance
     if name in ("blur", "low_resolution"):  # of none of the three contrasts
-        chance *= 1 - (1 - strong.CONTRAST_SHARE) ** 3
+        chance *= 1 - (1 - DEFAULTS["contrast_share"]) ** 3
     assert abs(share - chance) < 4 * np.sqrt(chance * (1 - chance) / len(MANY))
 
 
@@ -102,13 +102,13 @@ def extent(name: str, column: int = 0) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("name", "limits"),
     [
-        ("blur", strong.BLUR_SIGMA_PX),
-        ("low_resolution", strong.LOW_RESOLUTION_FACTOR),
-        ("brightness", strong.BRIGHTNESS_FACTOR),
-        ("contrast", strong.CONTRAST_FACTOR),
-        ("gamma", strong.GAMMA_POWER),
-        ("noise", (0.0, strong.NOISE_VARIANCE**0.5)),
-        ("elastic", (-2 * strong.ELASTIC_SHARE, 2 * strong.ELASTIC_SHARE)),
+        ("blur", DEFAULTS["blur_sigma_px"]),
+        ("low_resolution", DEFAULTS["low_resolution_factor"]),
+        ("brightness", DEFAULTS["brightness_factor"]),
+        ("contrast", DEFAULTS["contrast_factor"]),
+        ("gamma", DEFAULTS["gamma_power"]),
+        ("noise", (0.0, DEFAULTS["noise_variance"] ** 0.5)),
+        ("elastic", (-2 * DEFAULTS["elastic_share"], 2 * DEFAULTS["elastic_share"])),
     ],
 )
 def test_parameters_fill_their_range(name: str, limits: tuple[float, float]) -> None:
@@ -211,7 +211,7 @@ def test_a_missing_contrast_is_an_exact_copy_of_flair() -> None:
     found, _ = augment(image, mask, strong_draws(0, np.arange(2000), chances))
     pre, post = (torch.eq(found[:, c], found[:, 1]).flatten(1).all(1) for c in (0, 2))
     assert post.all()
-    assert abs(float(pre.double().mean()) - strong.MISSING_BOTH) < 0.05
+    assert abs(float(pre.double().mean()) - DEFAULTS["missing_both"]) < 0.05
 
 
 def test_neighbouring_slices_share_what_is_drawn() -> None:

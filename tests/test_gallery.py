@@ -17,6 +17,7 @@ from segtrain.data.store import Store
 from segtrain.evaluation.gallery import row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PARTS = Path(__file__).resolve().parent / "parts" / "augment"
 PAGE = (DOCS / "augmentation.md").read_text()
 
 
@@ -26,15 +27,10 @@ def test_the_page_lists_every_effect_with_its_chance_and_range() -> None:
 
 
 def test_the_table_is_made_of_the_constants() -> None:
-    assert EFFECTS["scale"].range_text.startswith(f"{strong.SCALE[0]} to {strong.SCALE[1]}")
+    low, high = strong.DEFAULTS["scale"]
+    assert EFFECTS["scale"].range_text.startswith(f"{low} to {high}")
     assert f"Beta({MIXUP_ALPHA}, {MIXUP_ALPHA})" in PAGE
-    assert {name: effect.chance for name, effect in EFFECTS.items()} == {
-        "flip_left_right": strong.FLIP_CHANCE, "flip_up_down": strong.FLIP_CHANCE, "scale": strong.SCALE_CHANCE,
-        "rotation": strong.ROTATION_CHANCE, "elastic": strong.ELASTIC_CHANCE, "blur": strong.BLUR_CHANCE,
-        "low_resolution": strong.LOW_RESOLUTION_CHANCE, "bias_field": strong.BIAS_CHANCE,
-        "brightness": strong.BRIGHTNESS_CHANCE, "contrast": strong.CONTRAST_CHANCE, "gamma": strong.GAMMA_CHANCE,
-        "noise": strong.NOISE_CHANCE, "missing_contrast": strong.MISSING_CHANCE,
-    }  # fmt: skip
+    assert all(effect.chance == strong.DEFAULTS[f"{name}_chance"] for name, effect in EFFECTS.items())
 
 
 def test_the_pictures_of_the_page_are_there_and_small() -> None:
@@ -49,7 +45,8 @@ def drawn(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("gallery") / "pictures"
     phantom = f"data.phantom={{patients: {tiny.data.phantom.patients}, size_px: {tiny.data.phantom.size_px}}}"
     settings = [f"data.store={tiny.data.store}", f"data.image_size={tiny.data.image_size}", phantom]
-    command = [sys.executable, "-m", "segtrain", "augmentations", *settings, "--out", str(out)]
+    own = f"data.augment={{part: {PARTS / 'pairs.py'}:flip_tensors}}"
+    command = [sys.executable, "-m", "segtrain", "augmentations", *settings, own, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -65,8 +62,8 @@ def test_an_effect_is_seen_on_its_picture(drawn: Path, name: str) -> None:
     assert np.abs(picture[:, 2 * side : 3 * side] - picture[:, 3 * side :]).mean() > 0.2
 
 
-def test_copy_paste_mixup_and_full_samples_are_drawn_too(drawn: Path) -> None:
-    assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong"}
+def test_copy_paste_mixup_full_samples_and_an_own_augmentation_are_drawn_too(drawn: Path) -> None:
+    assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong", "flip_tensors"}
 
 
 @pytest.mark.law("L12")

@@ -1,4 +1,4 @@
-"""The command `segtrain augmentations`: pictures of each effect of augmentation."""
+"""The command `segtrain augmentations`: pictures of each effect of augmentation, and of an own one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,15 @@ from segtrain.runtime.process import start_logging
 EXAMPLES = """\
   segtrain augmentations --out augmentations
   segtrain augmentations --config configs/lgg.yaml data.root=/data/kaggle_3m --out augmentations
+  segtrain augmentations data.augment=aug.py:fog data.augment.density=0.3 --out augmentations
 """
 
 
 def command(argv: Sequence[str]) -> int:
     """Write the pictures, of the config's data."""
-    description = "Draw each effect of augment=strong, copy-paste and mixup on some slices."
+    description = (
+        "Draw each effect of augment=strong, copy-paste, mixup and an augmentation of your own on some slices."
+    )
     parser = config_parser("segtrain augmentations", description, EXAMPLES)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the pictures")
     arguments = parser.parse_intermixed_args(argv)
@@ -24,5 +27,5 @@ def command(argv: Sequence[str]) -> int:
     store = ensure_store(cfg.data)
     from segtrain.evaluation.gallery import write_gallery  # imports torch: seconds
 
-    write_gallery(store, cfg.seed, arguments.out)
+    write_gallery(store, cfg.data.augment, cfg.seed, arguments.out)
     return 0

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def load(reference: Reference) -> Any:
 
     Raises ConfigError: a file that does more than define things, a missing package, no such name.
     """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version
     code = None if reference.is_built_in else own_code(reference)
     module = _installed(reference) if code is None else _own(reference, code)
     try:

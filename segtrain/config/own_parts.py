@@ -17,6 +17,8 @@ from segtrain.config.signature import signature_of
 from segtrain.errors import ConfigError
 
 CODE = "code"  # the folder beside a config that holds the files of its parts; see run/layout.py
+RANGE = "range"  # the option of data.augment that says which values an augmentation of the user's own expects
+RANGES = ("zscore", "unit", "uint8")  # as in the store; 0 to 1; 0 to 255
 KEYS = {"model": "model.name", "augment": "data.augment", "optim": "optim.name", "schedule": "optim.schedule"}
 # Options that segtrain reads, unless the part has a parameter of that name: whether a schedule counts steps or epochs,
 # how a loss is called.
@@ -41,10 +43,13 @@ class OwnPart:
 
     def check(self) -> None:
         """Raise ConfigError where its file is missing, has no such name, or does not take the options."""
+        options = dict(self.options)
+        if self.key == KEYS["augment"] and (values := options.pop(RANGE, RANGES[0])) not in RANGES:
+            raise ConfigError(f"{self.key}.{RANGE}={values}: no such range; set it to one of {', '.join(RANGES)}")
         try:
             signature = signature_of(self.reference)
             ours = set(RESERVED.get(self.key, ())) - set(signature.names())
-            signature.check(self.reference.short, {k: v for k, v in self.options.items() if k not in ours})
+            signature.check(self.reference.short, {k: v for k, v in options.items() if k not in ours})
         except ConfigError as error:
             raise ConfigError(f"{self.key}={error}") from error
         except ValueError as error:

@@ -154,7 +154,7 @@ SCHEDULES: dict[str, Part] = {
 AUGMENTATIONS: dict[str, Part] = {
     "none": Part("segtrain.data.augment.batch:no_draws", "samples as they are in the store"),
     "reference": Part(
-        "segtrain.data.augment.batch:reference_draws",
+        "segtrain.data.augment.geometry:reference_draws",
         "scale by up to 5%, rotation by up to 15 degrees, left-right flip, of every sample",
         "the LGG reference",
     ),

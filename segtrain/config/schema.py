@@ -75,6 +75,7 @@ class DataConfig:
     split_file: str | None = None  # split=file
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
+    augment_workers: int | None = Field(default=None, ge=0)  # processes of an own augmentation; default: spare cores
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
@@ -224,7 +225,7 @@ class Config:
 
 
 # Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
-NEWER_KEYS = frozenset({"code", "data.regions"})
+NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers"})
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
 # divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.
@@ -237,6 +238,7 @@ MAY_DIFFER = frozenset(
         "data.root",
         "data.store",
         "data.workers",
+        "data.augment_workers",
         "data.skip_bad",
         "device",
         "allocator",

@@ -21,6 +21,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
 }
+_PAIR = "tuple[float, float]"
 
 
 class _Absent:
@@ -43,6 +44,8 @@ class Parameter:
     def takes(self, value: Any) -> str | None:
         """What it takes, where the value is something else; None: the value may be right."""
         kind = self.annotation.split("|")[0].strip()
+        if kind == _PAIR:
+            return None if _is_pair(value) else "two numbers, [smallest, largest]"
         if value is None or kind not in _TYPES:
             # Without an annotation an int is often written for a number: alpha=1.
             by_default = {bool: "bool", int: "float", float: "float", str: "str"}
@@ -52,6 +55,14 @@ class Parameter:
         types, words = _TYPES[kind]
         fits = isinstance(value, types) and isinstance(value, bool) == (types == (bool,))
         return None if fits else words
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(number, _NUMBER) and not isinstance(number, bool) for number in value)
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from segtrain.data.store import Store
 from segtrain.errors import ConfigError
 
 COVERAGE = 0.95  # the least share of all slices in an epoch of uniform sampling
-ORDER_STREAM, AUGMENT_STREAM, MIX_STREAM = 1, 2, 3  # keep the draws of one seed apart
+# Keep the draws of one seed apart.
+ORDER_STREAM, AUGMENT_STREAM, MIX_STREAM, PARTNER_STREAM, CONSTRUCTION_STREAM = range(1, 6)
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:

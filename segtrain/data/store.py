@@ -90,6 +90,15 @@ class Store:
                 if file.readinto(array.data.cast("B")) != array.nbytes:
                     raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
 
+    def window(self, patient: str, number: int, neighbours: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """A slice with its neighbours as channels, and its mask: one read, since they are contiguous."""
+        numbers = neighbours_of(number, self.patients[patient].slices, neighbours)
+        first = int(numbers[0])
+        shape = int(numbers[-1]) - first + 1, self.size_px, self.size_px
+        image_shwc, mask_shw = np.empty((*shape, 3), np.float16), np.empty(shape, np.uint8)
+        self.read(patient, first, image_shwc, mask_shw)
+        return as_channels(image_shwc[numbers - first]), mask_shw[number - first]
+
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """All slices of a patient: image float16 [s, h, w, 3], mask uint8 [s, h, w]."""
         shape = self.patients[patient].slices, self.size_px, self.size_px

@@ -4,8 +4,10 @@ Legend: b batch, h height, w width, c channel.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segtrain.data.augment.batch import to_device
+from segtrain.config import Choice, name_of, options_of
+from segtrain.config.reference import Reference
+from segtrain.data.augment.batch import is_own, to_device
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix
+from segtrain.data.augment.own import OwnAugmentation
 from segtrain.data.augment.strong import EFFECTS, strong_draws
+from segtrain.data.augment.trial import tried
 from segtrain.data.sources import CONTRASTS, FLAIR
 from segtrain.data.store import Store
 from segtrain.evaluation.overlays import Picture, overlay, sheet
@@ -43,20 +49,39 @@ class Slices:
         return Slices(self.image_bhwc[part], self.mask_bhw[part])
 
 
-def write_gallery(store: Store, seed: int, folder: Path) -> None:
-    """Write a PNG for each effect, for copy-paste and for mixup, and `strong.png`."""
+def write_gallery(store: Store, choice: Choice, seed: int, folder: Path) -> None:
+    """Write a PNG for each effect, for copy-paste and for mixup, `strong.png`, and one of an own augmentation.
+
+    The effects have the options of `choice` where that is `strong`. Raises ConfigError: trials refuse an own one.
+    """
+    own = tried(choice, seed, len(CONTRASTS), store.size_px, short=True) if is_own(choice) else None
+    recipe = own.require() if own else None
     folder.mkdir(parents=True, exist_ok=True)
+    options = options_of(choice) if name_of(choice) == "strong" else {}
     slices = _slices(store)
     few, partners = slices[:PAIRS], slices[PAIRS : 2 * PAIRS]
     for name in EFFECTS:
-        _write(folder / f"{name}.png", _pairs(few, effect_alone(name, seed), None, SHOWN.get(name, FLAIR)), columns=2)
+        draws = effect_alone(name, seed, options)
+        _write(folder / f"{name}.png", _pairs(few, draws, None, SHOWN.get(name, FLAIR)), columns=2)
     _write(folder / "copy_paste.png", _pairs(few, None, _mix(partners, paste=1.0, own_share=1.0), FLAIR), columns=2)
     _write(folder / "mixup.png", _pairs(few, None, _mix(partners, paste=0.0, own_share=0.5), FLAIR), columns=2)
-    draws = strong_draws(seed, np.arange(SAMPLES))
+    draws = strong_draws(seed, np.arange(SAMPLES), **options)
     image, mask = to_device(slices.image_bhwc, slices.mask_bhw, draws, CPU)
     samples = [("", _outlined(i[FLAIR], m[0])) for i, m in zip(image, mask, strict=True)]
     _write(folder / "strong.png", samples, columns=4)
-    log.info("wrote %d pictures of %s to %s", len(EFFECTS) + 3, store.label, folder)
+    if recipe and own:
+        log.info("%s", own.description)
+        after = _after(slices, OwnAugmentation.of(recipe))
+        _write(folder / f"{Reference.of(name_of(choice)).name}.png", _side_by_side(slices, *after, FLAIR), columns=4)
+    log.info("wrote %d pictures of %s to %s", len(list(folder.glob("*.png"))), store.label, folder)
+
+
+def _after(slices: Slices, own: OwnAugmentation) -> tuple[Tensor, Tensor]:
+    """The slices after an augmentation of the user's own: float32 [b, c, h, w] and [b, 1, h, w]."""
+    pairs = zip(slices.image_bhwc.numpy(), slices.mask_bhw.numpy(), strict=True)
+    samples = [own.augment(image, mask, position) for position, (image, mask) in enumerate(pairs)]
+    image, mask = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+    return to_device(image, mask, None, CPU)
 
 
 def row(name: str) -> str:
@@ -64,11 +89,11 @@ def row(name: str) -> str:
     return f"| {name} | {EFFECTS[name].chance:.0%} | {EFFECTS[name].range_text} | ![](augmentation/{name}.png) |"
 
 
-def effect_alone(name: str, seed: int) -> Draws:
+def effect_alone(name: str, seed: int, options: Mapping[str, Any]) -> Draws:
     """The first draws of `PAIRS` samples in which the effect applies to each sample's shown contrast."""
     shown = SHOWN.get(name, FLAIR)
     for first in range(0, 1000 * PAIRS, PAIRS):
-        draws = strong_draws(seed, np.arange(first, first + PAIRS), {name: 1.0})
+        draws = strong_draws(seed, np.arange(first, first + PAIRS), {name: 1.0}, **options)
         assert draws.strong is not None
         drawn = draws.strong.effects.get(name)
         if name in ("blur", "low_resolution") and drawn is None:
@@ -99,9 +124,13 @@ def _mix(partners: Slices, paste: float, own_share: float) -> Mix:
 
 
 def _pairs(slices: Slices, draws: Draws | None, mix: Mix | None, contrast: int) -> list[tuple[str, Picture]]:
-    """Before and after side by side in one picture, so that they have the same grey scale."""
-    image, mask = to_device(slices.image_bhwc, slices.mask_bhw, None, CPU)
     after, after_mask = to_device(slices.image_bhwc, slices.mask_bhw, draws, CPU, mix)
+    return _side_by_side(slices, after, after_mask, contrast)
+
+
+def _side_by_side(slices: Slices, after: Tensor, after_mask: Tensor, contrast: int) -> list[tuple[str, Picture]]:
+    """Before and after in one picture, so that they have the same grey scale."""
+    image, mask = to_device(slices.image_bhwc, slices.mask_bhw, None, CPU)
     planes = torch.cat((image, after), dim=3)[:, contrast]
     masks = torch.cat((mask, after_mask), dim=3)[:, 0]
     return [(TITLES[contrast], _outlined(*pair)) for pair in zip(planes, masks, strict=True)]

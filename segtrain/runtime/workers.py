@@ -1,13 +1,15 @@
-"""Worker processes without torch, which die with their parent and leave signals to it."""
+"""Worker processes, which die with their parent and leave signals to it."""
 
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 from segtrain.errors import LaunchError
 from segtrain.runtime import machine
@@ -15,6 +17,15 @@ from segtrain.runtime.launcher import signal_when_parent_dies
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Of BLAS libraries and torch, OpenCV, SimpleITK.
+THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
 AHEAD = 2  # tasks per worker that may wait, so that tasks made faster than they are done do not fill the memory
 
 
@@ -24,7 +35,7 @@ def process_pool(workers: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
 
     `remedy`: what asks for one worker, which needs no pool.
     """
-    with _one_blas_thread(), _started(workers, remedy) as pool:
+    with _one_thread_each(), _started(workers, remedy) as pool:
         yield pool
 
 
@@ -33,8 +44,9 @@ def _started(workers: int, remedy: str) -> ProcessPoolExecutor:
     others = set(multiprocessing.active_children())
     try:
         pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),))
-        for _ in range(workers):
-            pool.submit(int)  # starts a process, while none is idle yet
+        with _signals_held():
+            for _ in range(workers):
+                pool.submit(int)  # starts a process, while none is idle yet
     except (OSError, RuntimeError, ImportError) as error:
         for process in set(multiprocessing.active_children()) - others:
             process.kill()  # or Python would wait for it at its end
@@ -68,21 +80,88 @@ def in_order(
             pool.shutdown(cancel_futures=True)
 
 
+class Worker:
+    """A process that answers tasks one by one, in the order in which they are sent."""
+
+    def __init__(self, serve: Callable[..., None], arguments: Sequence[Any]) -> None:
+        """`serve` is called there with the other end of the connection, then `arguments`."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        with theirs:  # closed here, so that the end of the process ends the connection
+            self._process = context.Process(
+                target=_serve, args=(os.getpid(), serve, theirs, *arguments), name="worker", daemon=True
+            )
+            self._process.start()
+
+    def why_it_ended(self) -> str:
+        """How the process ended, for an error's message."""
+        self._process.join(10)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            cause = ", probably out of memory" if code == -signal.SIGKILL else ""
+            return f"was killed by {signal.Signals(-code).name}{cause}"
+        return (
+            f"ended with code {code}; its traceback is above, and a script that trains must do so below "
+            'if __name__ == "__main__":'
+        )
+
+    def kill(self) -> None:
+        """End the process now; it holds nothing that is worth keeping."""
+        self._process.kill()
+        self._process.join()
+
+
+def start_workers(serve: Callable[..., None], arguments: Sequence[Any], workers: int, remedy: str) -> list[Worker]:
+    """Workers with one thread each. Raises LaunchError where the machine allows none (`remedy`: what needs none).
+
+    Call it in the main thread: workers die with the thread that started them.
+    """
+    started: list[Worker] = []
+    try:
+        with _one_thread_each(), _signals_held():
+            for _ in range(workers):
+                started.append(Worker(serve, arguments))  # noqa: PERF401  those that started are killed below
+    except (OSError, RuntimeError, ImportError) as error:
+        for worker in started:
+            worker.kill()
+        raise LaunchError(
+            f"{workers} worker processes cannot be started: {machine.why_no_processes(error)}, or set {remedy}"
+        ) from error
+    return started
+
+
+def _serve(parent: int, serve: Callable[..., None], connection: Connection, *arguments: Any) -> None:
+    _die_with_parent(parent)
+    os.dup2(2, 1)  # what the user's code prints is no output of the program
+    serve(connection, *arguments)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes started inside are born with signals held back, until they ignore them: one may come any moment."""
+    resource_tracker.ensure_running()  # its start would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _die_with_parent(parent: int) -> None:
     """In a worker: ignore signals, which reach the whole group, and die with the parent even when that is killed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     signal_when_parent_dies(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Processes started inside use one BLAS thread each."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside compute with one thread each."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
         yield
     finally:

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Config, Reference, loss_terms, name_of
+from segtrain.data.augment.batch import draw, is_own
+from segtrain.data.augment.trial import Tried, tried
 from segtrain.engines.engine import Engine, make_engine
 from segtrain.engines.optim_trial import try_optimizer
 from segtrain.errors import ConfigError, LaunchError
@@ -26,6 +29,24 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
     _refuse_single_voxels(cfg, network, world.size, world.device)
     _refuse_optimizer(cfg, network)
     return loss, make_engine(cfg, network, loss, world)
+
+
+def augmentation(cfg: Config, world: World) -> Tried | None:
+    """What rank 0's trials found of an augmentation of the user's own; None: it is a built-in one. Collective.
+
+    Raises ConfigError on all ranks alike: the trials refuse it, or an option has a value that it cannot have.
+    """
+    data = cfg.data
+    if not is_own(data.augment):
+        draw(data.augment, cfg.seed, np.arange(1))
+        return None
+
+    def try_it() -> Tried:
+        trials = tried(data.augment, cfg.seed, data.channels, data.image_size, short=True)
+        trials.require()
+        return trials
+
+    return world.on_main(try_it)
 
 
 def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:

@@ -80,7 +80,8 @@ class Loop:
     def _feed(self) -> Feed:
         start, world = self.start, self.start.world
         pin = world.device.type == "cuda"
-        return Feed(start.store, start.split.train, start.order, start.cfg.data, world.rank, world.size, pin)
+        own = start.augmentation.recipe if start.augmentation else None
+        return Feed(start.store, start.split.train, start.order, start.cfg.data, world.rank, world.size, pin, own)
 
     def _agree(self, evaluating: bool) -> tuple[StopReason | None, bool]:
         """Why any rank has to stop before its next step (or patient, when `evaluating`), and whether to save.

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 
 from segtrain.config import Config, DataConfig
+from segtrain.data.augment.trial import Tried
 from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
@@ -40,6 +41,7 @@ class Start:
     order: Order
     loss: Loss
     engine: Engine
+    augmentation: Tried | None = None  # where it is one of the user's own
 
     @property
     def total_steps(self) -> int:
@@ -75,8 +77,9 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     store = _ensure_store_in_step(cfg.data, stop, world)
     split, order = plan_order(cfg, store, world.size)
     begun = not fresh and world.on_main(run.saved_step) > 0
+    augmentation = build.augmentation(cfg, world)
     loss, engine = build.build(cfg, world, begun)
-    start = Start(cfg, run, world, stop, store, split, order, loss, engine)
+    start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation)
     _ = start.schedule  # one of the user's own that does not fit is refused now
     return start
 
@@ -174,6 +177,7 @@ class Rehearsal:
 
     def _error_of(self, cfg: Config, device: torch.device, begun: bool) -> SegtrainError | None:
         try:
+            build.augmentation(cfg, World())
             build.rehearse(cfg, self.ranks, device, begun)
         except SegtrainError as error:
             return error

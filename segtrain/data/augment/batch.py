@@ -10,26 +10,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import AUGMENTATIONS, Choice, options_of, part_of
+from segtrain.config import AUGMENTATIONS, Choice, name_of, options_of, part_of
 from segtrain.data.augment.draws import Draws, to
-from segtrain.data.augment.geometry import reference_affines, warp
+from segtrain.data.augment.geometry import warp
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import strengthen
 
 
+def is_own(choice: Choice) -> bool:
+    """Whether an augmentation is one of the user's own."""
+    return name_of(choice) not in AUGMENTATIONS
+
+
 def draw(choice: Choice, seed: int, positions: NDArray[np.int64]) -> Draws | None:
-    """What the augmentation does to the samples at `positions`; None: nothing."""
+    """What a built-in augmentation does to the samples at `positions`; None: nothing."""
+    assert not is_own(choice), "own augmentations are not drawn: the feed has them done"
     draws: Callable[[int, NDArray[np.int64]], Draws | None] = part_of(choice, AUGMENTATIONS).load(**options_of(choice))
     return draws(seed, positions)
 
 
 def no_draws(seed: int, positions: NDArray[np.int64]) -> None:
     """Samples stay as they are."""
-
-
-def reference_draws(seed: int, positions: NDArray[np.int64]) -> Draws:
-    """The reference protocol's draws of the samples at `positions`."""
-    return Draws(torch.from_numpy(reference_affines(seed, positions)))
 
 
 def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrain.data.augment.draws import Drawn
+from segtrain.data.augment.draws import Drawn, Draws
 from segtrain.data.order import AUGMENT_STREAM, generator
-
-SCALE = 0.05
-ANGLE_DEGREES = 15.0
-FLIP_CHANCE = 0.5
+from segtrain.errors import ConfigError
 
 # [b, 2, 3], output to input coordinates in -1..1, as torch.nn.functional.affine_grid takes them
 Affines = NDArray[np.float32]
@@ -30,13 +27,24 @@ def affine_maps(scale: Reals, angle: Reals, flip_x: Reals, flip_y: Reals) -> Aff
     ).astype(np.float32)
 
 
-def reference_affines(seed: int, positions: NDArray[np.int64]) -> Affines:
-    """The reference's scale (1 +- 0.05), rotation (+-15 degrees) and left-right flip, as affine maps."""
+def reference_draws(
+    seed: int,
+    positions: NDArray[np.int64],
+    *,
+    scale: float = 0.05,
+    rotation_degrees: float = 15.0,
+    flip_chance: float = 0.5,
+) -> Draws:
+    """The reference's scale (1 +- 0.05), rotation (+-15 degrees) and left-right flip of the samples at `positions`."""
+    options = {"scale": scale, "rotation_degrees": rotation_degrees, "flip_chance": flip_chance}
+    for (name, value), most in zip(options.items(), (0.9, 180, 1), strict=True):
+        if not 0 <= value <= most:
+            raise ConfigError(f"data.augment.{name}={value}: set it to a number from 0 to {most}")
     draws = np.array([generator(seed, AUGMENT_STREAM, int(position)).random(3) for position in positions])
-    scale = 1 + SCALE * (2 * draws[:, 0] - 1)
-    angle = np.deg2rad(ANGLE_DEGREES) * (2 * draws[:, 1] - 1)
-    flip = np.where(draws[:, 2] < FLIP_CHANCE, -1.0, 1.0)
-    return affine_maps(scale, angle, flip, np.ones(len(draws)))
+    factor = 1 + scale * (2 * draws[:, 0] - 1)
+    angle = np.deg2rad(rotation_degrees) * (2 * draws[:, 1] - 1)
+    flip = np.where(draws[:, 2] < flip_chance, -1.0, 1.0)
+    return Draws(torch.from_numpy(affine_maps(factor, angle, flip, np.ones(len(draws)))))
 
 
 def warp(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor) -> tuple[Tensor, Tensor]:
