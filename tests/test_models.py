@@ -235,3 +235,15 @@ def test_another_engine_goes_on_bit_for_bit(case: str) -> None:
 def test_a_gate_needs_two_features() -> None:
     with pytest.raises(ConfigError, match=r"model\.features=1: .* set model\.features=2"):
         make_model(ModelConfig(name="attention_unet", features=1), seed=1)
+
+
+@pytest.mark.law("L12")
+def test_dropout_is_an_option_of_resunet() -> None:
+    model = replace(CHEAP["resunet"], name={"part": "resunet", "dropout": 0.5})
+    network, plain = make_model(model, seed=1), copy.deepcopy(fresh("resunet"))
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    x = image()
+    assert torch.equal(network.eval()(x), plain.eval()(x))
+    assert not torch.equal(network.train()(x), network.train()(x))
+    with pytest.raises(ConfigError, match=r"dropout=1\.5 is no chance"):
+        make_model(replace(model, name={"part": "resunet", "dropout": 1.5}), seed=1)

@@ -120,11 +120,18 @@ def test_an_encoder_of_another_package_is_wired(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.law("L6")
-@pytest.mark.law("L12")
-def test_an_encoder_that_draws_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As mit_b0 and efficientnet-b0 of the package do."""
+def test_an_encoder_that_draws_in_training_is_taken_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mit_b0 and efficientnet-b0 of the package do; the step seeds what they draw."""
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", SimpleNamespace(Unet=FakeUnet))
     before = torch.get_rng_state()
-    with pytest.raises(ConfigError, match=r"smp:mit_b0: this encoder drops layers by chance.*smp:resnet34"):
-        make_model(ModelConfig(name="smp:mit_b0"), seed=1)
+    network = make_model(ModelConfig(name="smp:mit_b0"), seed=1)
     assert torch.equal(before, torch.get_rng_state())
+    assert "smp:mit_b0: logits" in network.description
+    assert "draws in training, other numbers at other world sizes" in network.description
+    assert "draws nothing" in make_model(SMP, seed=1).description
+    x = torch.randn(2, 3, 64, 64)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        first = network(x)
+        torch.manual_seed(1)
+        assert torch.equal(first, network(x))

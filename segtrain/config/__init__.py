@@ -32,7 +32,7 @@ from segtrain.config.load import (
     to_yaml,
 )
 from segtrain.config.loss_terms import LossConfig, LossTerm, Ramp, loss_terms
-from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, network_part, width_problem
+from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, OutputName, network_part, width_problem
 from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import SMP_PREFIX, Reference
@@ -88,6 +88,7 @@ __all__ = [
     "NormName",
     "OnOom",
     "OptimConfig",
+    "OutputName",
     "Part",
     "PhantomConfig",
     "Precision",

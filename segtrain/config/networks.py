@@ -10,6 +10,7 @@ from segtrain.config.parts import Part
 from segtrain.config.reference import SMP_PREFIX, Reference
 
 NormName = Literal["batch", "instance", "group"]
+OutputName = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,15 @@ def network_part(name: str) -> NetworkPart:
     if name.startswith(SMP_PREFIX):
         return SMP
     if Reference.parse(name):
-        return NetworkPart(name, "of the user's own", keys=("deep_supervision",))
+        return NetworkPart(name, "of the user's own", keys=("deep_supervision", "output"))
     return NETWORKS[name]
 
 
 def width_problem(name: str, features: int) -> str | None:
     """Why the network cannot have that width, with the remedy."""
     part = network_part(name)
+    if Reference.parse(name):
+        return None  # its width is an option of its own
     width = part.width(features)
     if width == features:
         return None

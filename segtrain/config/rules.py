@@ -83,8 +83,26 @@ def _model(model: ModelConfig) -> Checks:
         f"model.features={model.features} cannot be divided into 4 groups for model.norm=group; set model.features=8",
     )
     yield from _unread(model, "model", "name", NETWORKS)
+    yield from _unread_by_own(model)
     message = width_problem(name_of(model.name), model.features)
     yield message is not None, message or ""
+
+
+def _unread_by_own(model: ModelConfig) -> Checks:
+    """Keys of built-in networks beside a network of the user's own, and the other way round."""
+    name = name_of(model.name)
+    is_own = Reference.parse(name) is not None
+    for key in ("depth", "norm"):  # not `features`, which has a value in every config
+        value = getattr(model, key)
+        yield (
+            is_own and value is not None,
+            f"model.{key}={value} means nothing to your own network {name}; leave it out, and give the network an "
+            f"option of its own, as model.name={{part: {name}, option: {value}}}",
+        )
+    yield (
+        not is_own and model.output is not None,
+        f"model.output={model.output} is for networks of your own, and the output of {name} is known; leave it out",
+    )
 
 
 def _optim(optim: OptimConfig) -> Checks:
@@ -141,7 +159,9 @@ def _engine(cfg: Config) -> Checks:
         "model.compile=true does not go with model.checkpoint_activations=true; choose one",
     )
     yield (
-        name_of(optim.name) == "schedulefree" and (model.norm or model.part.norm) == "batch",
+        name_of(optim.name) == "schedulefree"
+        and (model.norm or model.part.norm) == "batch"
+        and not Reference.parse(name_of(model.name)),  # whose norm is known once it is made
         "optim.name=schedulefree scores other weights than it trains, and batch norm's running statistics are those of "
         "the weights that it trains; use model.norm=instance or group",
     )

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from segtrain.config.choice import PART, Choice, check_choice, choice_of, name_of
 from segtrain.config.loss_terms import LossConfig
-from segtrain.config.networks import NETWORKS, NetworkPart, NormName, network_part
+from segtrain.config.networks import NETWORKS, NetworkPart, NormName, OutputName, network_part
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES
 from segtrain.config.reference import SMP_PREFIX
 from segtrain.config.tree import nearest
@@ -97,10 +97,11 @@ class ModelConfig:
     """The network."""
 
     name: Annotated[Choice, BeforeValidator(_check_network)] = "unet"  # a name of the list below
-    features: int = Field(default=32, ge=1)  # width of the first level
+    features: int = Field(default=32, ge=1)  # width of the first level; of your own network by an option of it
     depth: int | None = Field(default=None, ge=1, le=7)  # times the image is halved; default: the network's own
     norm: NormName | None = None  # default: the network's own (unet: batch)
     deep_supervision: float | None = Field(default=None, ge=0, le=1)  # weight of each coarser output to the one before
+    output: OutputName | None = None  # of a network of your own; default: found by trying it
     weights: str | None = None  # a local file to start from: .safetensors or .pt
     channels_last: bool | None = None  # default: true where that was measured to be faster (docs/performance.md)
     compile: bool = False  # torch.compile
@@ -225,7 +226,7 @@ class Config:
 
 
 # Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
-NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers"})
+NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers", "model.output"})
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
 # divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.

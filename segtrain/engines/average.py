@@ -69,6 +69,9 @@ class Average:
 
 
 def live(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and running statistics, without the count of batches, an integer."""
-    named = [*network.named_parameters(), *network.named_buffers()]
-    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+    """Weights and running statistics by name in the state dict, without the count of batches, an integer.
+
+    A layer that the network has under two names counts under both; tables that are not saved do not count.
+    """
+    state: dict[str, Tensor] = network.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

@@ -186,6 +186,9 @@ class DeepSpeedEngine(BaseEngine):
         with self.average.in_place():
             for name, tensor in self._gathered():
                 self._whole.state_dict(keep_vars=True)[name].data.copy_(tensor)
+        tables = dict(self._whole.named_buffers())  # those that are not saved among them
+        for name, buffer in self._network.named_buffers():
+            tables[name].copy_(buffer)
         try:
             yield
         finally:
@@ -224,8 +227,9 @@ class DeepSpeedEngine(BaseEngine):
         """This rank's weights (with ZeRO 3, its parts of them) and running statistics."""
         if not self.parted:
             return live(self._network)
-        parts = {name: getattr(parameter, "ds_tensor") for name, parameter in self._network.named_parameters()}  # noqa: B009
-        return parts | {name: b for name, b in self._network.named_buffers() if b.is_floating_point()}
+        parameters = self._network.named_parameters(remove_duplicate=False)
+        parts = {name: getattr(parameter, "ds_tensor") for name, parameter in parameters}  # noqa: B009
+        return parts | {name: b for name, b in live(self._network).items() if name not in parts}
 
     def finite(self) -> bool:
         """Whether all weights that this rank holds are finite. Waits for the device.
@@ -234,7 +238,8 @@ class DeepSpeedEngine(BaseEngine):
         """
         if not self.parted:
             return super().finite()
-        shapes = {name: getattr(p, "ds_shape").numel() for name, p in self._network.named_parameters()}  # noqa: B009
+        parameters = self._network.named_parameters(remove_duplicate=False)
+        shapes = {name: getattr(p, "ds_shape").numel() for name, p in parameters}  # noqa: B009
         held = [
             tensor.detach()[: max(0, shapes[name] - self.world.rank * tensor.numel())] if name in shapes else tensor
             for name, tensor in self._live().items()

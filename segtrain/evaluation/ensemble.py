@@ -153,12 +153,14 @@ def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Modul
     checkpoint was trained with (L1).
     """
     from segtrain.models.make import make_model
+    from segtrain.models.own import check_precision
     from segtrain.run import checkpoint as checkpoints
 
     run, cfg, folder = checkpoint.run, checkpoint.cfg, checkpoint.folder
     try:
         snapshot = checkpoints.read(folder)
-        network = make_model(cfg.model, cfg.seed, cfg.data.channels)
+        network = make_model(cfg.model, cfg.seed, cfg.data.channels, cfg.data.image_size)
+        check_precision(network, cfg.precision)
         network.load_state_dict(dict(snapshot.model))
     except (checkpoints.CorruptCheckpoint, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

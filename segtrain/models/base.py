@@ -21,10 +21,13 @@ class Network(nn.Module):
 
     pretrained: str | None = None  # the part that a file of weights may hold alone
     taken_out: tuple[str, ...] = ()  # prefixes of names that the package's own files have and this network has not
+    description: str = ""  # what was found by trying it; empty for networks whose form is known
+    warnings: tuple[str, ...] = ()  # what is suspicious about it
 
     def __init__(self, halvings: int, norm: NormName, supervised: bool = False) -> None:
         super().__init__()
-        self.norm, self.supervised = norm, supervised
+        self.norm: str = norm  # its kinds, for people
+        self.supervised = supervised
         self.multiple = 2**halvings
         # One pixel has no variance: an instance norm refuses it.
         self.least = 2 * self.multiple if norm == "instance" else self.multiple

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
+from segtrain.errors import ConfigError
 from segtrain.models.base import Network, make_norm, supervised_levels, supervision_ratio
 
 WIDEST = 512  # nnU-Net's bound on features of 2D networks
@@ -22,7 +23,7 @@ SLOPE = 0.01  # of the leaky ReLU
 class ResBlock(nn.Module):
     """Two convolutions beside a shortcut: [b, inputs, h, w] to [b, outputs, h / stride, w / stride]."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormName) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormName, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
@@ -32,17 +33,18 @@ class ResBlock(nn.Module):
         self.shortcut = (
             nn.Identity() if stride == 1 and inputs == outputs else _projection(inputs, outputs, stride, norm)
         )
+        self.drop = _drop(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        y: Tensor = self.relu(out + self.shortcut(x))
+        y: Tensor = self.drop(self.relu(out + self.shortcut(x)))
         return y
 
 
 class UpBlock(nn.Module):
     """Enlarges, joins the encoder's features, two convolutions: to [b, outputs, 2h, 2w]."""
 
-    def __init__(self, inputs: int, outputs: int, norm: NormName) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: NormName, dropout: float) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
         self.conv1 = nn.Conv2d(2 * outputs, outputs, 3, padding=1, bias=False)
@@ -50,26 +52,29 @@ class UpBlock(nn.Module):
         self.norm1 = make_norm(norm, outputs)
         self.norm2 = make_norm(norm, outputs)
         self.relu = nn.LeakyReLU(SLOPE, inplace=True)
+        self.drop = _drop(dropout)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = torch.cat((self.up(x), skip), dim=1)
         x = self.relu(self.norm1(self.conv1(x)))
-        y: Tensor = self.relu(self.norm2(self.conv2(x)))
+        y: Tensor = self.drop(self.relu(self.norm2(self.conv2(x))))
         return y
 
 
 class ResUNet(Network):
     """`depth` halvings by strided residual blocks, and up again by plain ones. See `Network` for shapes."""
 
-    def __init__(self, in_channels: int, features: int, depth: int, norm: NormName, supervised: bool) -> None:
+    def __init__(
+        self, in_channels: int, features: int, depth: int, norm: NormName, supervised: bool, dropout: float = 0.0
+    ) -> None:
         super().__init__(depth, norm, supervised)
         widths = [min(features * 2**level, max(WIDEST, features)) for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
-            ResBlock(inputs, outputs, 1 if level == 0 else 2, norm)
+            ResBlock(inputs, outputs, 1 if level == 0 else 2, norm, dropout)
             for level, (inputs, outputs) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True))
         )
         self.decoder = nn.ModuleList(
-            UpBlock(widths[level + 1], widths[level], norm) for level in reversed(range(depth))
+            UpBlock(widths[level + 1], widths[level], norm, dropout) for level in reversed(range(depth))
         )
         levels = [0, *supervised_levels(depth)] if supervised else [0]
         self.heads = nn.ModuleList(nn.Conv2d(widths[level], 1, 1) for level in levels)
@@ -89,10 +94,19 @@ class ResUNet(Network):
         return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
 
 
-def resunet(cfg: ModelConfig, in_channels: int) -> Network:
-    """nnU-Net's residual U-Net: six levels, instance norm and deep supervision unless the config says otherwise."""
+def resunet(cfg: ModelConfig, in_channels: int, *, dropout: float = 0.0) -> Network:
+    """nnU-Net's residual U-Net: six levels, instance norm and deep supervision unless the config says otherwise.
+
+    `dropout`: the chance that a channel is left out after a block while the network trains; nnU-Net's is 0.
+    """
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.name=resunet: dropout={dropout} is no chance; set it to 0 or more, and below 1")
     depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
-    return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0)
+    return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, dropout)
+
+
+def _drop(dropout: float) -> nn.Module:
+    return nn.Dropout2d(dropout) if dropout else nn.Identity()
 
 
 def _projection(inputs: int, outputs: int, stride: int, norm: NormName) -> nn.Module:

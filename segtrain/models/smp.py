@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segtrain.config import SMP_PREFIX, ModelConfig, name_of
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
+from segtrain.models.graph import unused_parameters
 from segtrain.models.monai import Adapted
 
 
@@ -30,31 +31,22 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
         ) from error
     adapted = Adapted(network, cfg.part.depth, cfg.part.norm)
     adapted.pretrained = "encoder"
-    image = torch.zeros(1, in_channels, 64, 64)
-    if _draws_when_trained(adapted, image):
-        raise ConfigError(
-            f"model.name={name}: this encoder drops layers by chance, from a generator that no checkpoint holds; "
-            "choose one that does not, for example smp:resnet34"
-        )
-    _freeze_unused(adapted, image)
+    drew, unused = _try(adapted, torch.zeros(2, in_channels, 64, 64))
+    for parameter_name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(parameter_name not in unused)
+    draws = "draws in training, other numbers at other world sizes" if drew else "draws nothing"
+    frozen = f"{len(unused)} parameters unused and frozen" if unused else "all parameters used"
+    adapted.description = f"{name}: logits; 1 output; sizes /32; {draws}; {frozen}"
     return adapted
 
 
-def _draws_when_trained(network: nn.Module, image_bchw: Tensor) -> bool:
-    """Whether training draws from torch's global generator: a resumed run would drop other layers (L6)."""
+def _try(network: nn.Module, image_bchw: Tensor) -> tuple[bool, set[str]]:
+    """Whether training draws from torch's generator, and the parameters that the logits do not depend on.
+
+    Some encoders keep layers of their classifier, for whose gradients DDP would wait.
+    """
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        deepcopy(network).train()(image_bchw)  # a copy: batch norm counts what it sees
-        return not torch.equal(before, torch.get_rng_state())
-
-
-def _freeze_unused(network: nn.Module, image_bchw: Tensor) -> None:
-    """Switch gradients off for parameters that the logits do not depend on: DDP would wait for them.
-
-    Some encoders keep layers of their classifier.
-    """
-    network.eval()(image_bchw).sum().backward()
-    for parameter in network.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
-    network.train()
+        trained = deepcopy(network).train()  # a copy: batch norm counts what it sees
+        unused = unused_parameters(trained, [trained(image_bchw)])
+        return not torch.equal(before, torch.get_rng_state()), unused

@@ -1,12 +1,14 @@
 """Network, loss and engine of a run, put together and checked before anything is written."""
 
+import logging
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Config, Reference, loss_terms, name_of
+from segtrain.config import Config, DataConfig, Reference, loss_terms, name_of
 from segtrain.data.augment.batch import draw, is_own
 from segtrain.data.augment.trial import Tried, tried
 from segtrain.engines.engine import Engine, make_engine
@@ -15,8 +17,11 @@ from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses.loss import DeepSupervision, Loss, make_loss, own_losses
 from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.make import make_model
+from segtrain.models.own import OwnNetwork, check_precision
 from segtrain.runtime.machine import missing_compiler
 from segtrain.runtime.world import World
+
+log = logging.getLogger(__name__)
 
 
 def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
@@ -28,6 +33,8 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
     loss, network = _parts(cfg, begun)
     _refuse_single_voxels(cfg, network, world.size, world.device)
     _refuse_optimizer(cfg, network)
+    for message in network.warnings if world.is_main else ():
+        log.warning("model.name=%s %s", name_of(cfg.model.name), message)
     return loss, make_engine(cfg, network, loss, world)
 
 
@@ -86,7 +93,14 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
     if ratio := supervision_ratio(cfg.model):
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
-    return loss, make_model(model, cfg.seed, cfg.data.channels)
+    network = make_model(model, cfg.seed, cfg.data.channels, cfg.data.image_size)
+    check_precision(network, cfg.precision)
+    if name_of(cfg.optim.name) == "schedulefree" and isinstance(network, OwnNetwork) and "batch" in network.norm:
+        raise ConfigError(
+            f"optim.name=schedulefree scores other weights than it trains, and batch norm, which "
+            f"{network.findings.name} has, keeps statistics of those that it trains; use another optimiser"
+        )
+    return loss, network
 
 
 def _refuse_optimizer(cfg: Config, network: Network) -> None:
@@ -106,12 +120,24 @@ def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: tor
     micro_batch = min(cfg.train.micro_batch or share, share)
     fewest = share % micro_batch or micro_batch  # the last may be smaller
     together = fewest * ranks if device.type == "cuda" else fewest  # on CUDA batch norm is synchronised
-    if together > 1 or cfg.data.image_size > network.multiple:  # smaller images are enlarged to it
+    if together > 1 or not any(isinstance(module, _BatchNorm) for module in network.modules()):
         return
-    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if _ends_in_one_voxel(network, cfg.data):
         raise ConfigError(
-            f"data.image_size={cfg.data.image_size} halved {network.multiple.bit_length() - 1} times is one voxel, and "
-            f"batch norm needs more than one to train on, but with train.global_batch={cfg.train.global_batch} on "
+            f"data.image_size={cfg.data.image_size} halved to the network's coarsest level is one voxel, and batch "
+            f"norm needs more than one to train on, but with train.global_batch={cfg.train.global_batch} on "
             f"{ranks} rank(s) a micro-batch has one sample; set train.global_batch or train.micro_batch so that "
             "none does, a larger data.image_size, or model.norm=instance where the network has it"
         )
+
+
+def _ends_in_one_voxel(network: Network, data: DataConfig) -> bool:
+    if not isinstance(network, OwnNetwork):
+        return bool(data.image_size <= network.multiple)  # smaller images are enlarged to it
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            deepcopy(network).train()(image)
+    except ValueError:  # of torch's batch norm
+        return True
+    return False
