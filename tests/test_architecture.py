@@ -29,8 +29,8 @@ LAYERS: list[set[str]] = [
 TORCH = {
     "losses", "models", "engines", "data.augment", "data.feed", "runtime.world", "run.checkpoint", "run.tensorboard",
     "evaluation.evaluate", "evaluation.predictor", "evaluation.tta", "evaluation.gallery", "training.build",
-    "training.start", "training.resume", "training.log", "training.loop", "training.micro_batch", "training.session",
-    "doctor.trial", "doctor.rank",
+    "training.start", "training.parts", "training.resume", "training.log", "training.loop", "training.micro_batch",
+    "training.session", "doctor.trial", "doctor.rank",
 }  # fmt: skip
 # Likewise for jobs/, which imports from segtrain what needs no torch.
 JOBS_LAYERS: list[set[str]] = [

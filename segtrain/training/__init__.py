@@ -3,6 +3,7 @@
 session.py       one training from its first word to its last
 start.py         the one start sequence: refuse, prepare, split, order, build
 build.py         network, loss and engine, put together
+parts.py         the parts of the user's own: a line about each, all trials of one
 preflight.py     the start sequence, dry, for the runs of an ablation
 resume.py        where a run stands; what was written after its newest checkpoint is forgotten
 loop.py          the training loop

@@ -1,10 +1,58 @@
-"""The parts of the user's own of a run, as their rooms try them: a line about each, and what the trials found."""
+"""The parts of the user's own: a line about each at the start of a training, all trials of one for `segtrain check`."""
 
-from segtrain.config import Config
+from collections.abc import Iterator
+
+from segtrain.config import Config, Reference, loss_terms, name_of
 from segtrain.config.kinds import Kind
 from segtrain.config.trial import Check
+from segtrain.data.augment.trial import tried as try_augmentation
+from segtrain.engines.optim_trial import try_optimizer
+from segtrain.engines.schedules import make_schedule
+from segtrain.errors import ConfigError
+from segtrain.losses.loss import own_losses
+from segtrain.losses.trial import check_loss
+from segtrain.models.trial import checks_of
+from segtrain.training.start import Start
+
+STEPS_PER_EPOCH = 100  # of the training that `segtrain check` makes up for a schedule
+
+
+def described(start: Start) -> Iterator[str]:
+    """A line about each part of the user's own, and one for each warning: `loss: losses.py:my_loss(): ...`."""
+    cfg = start.cfg
+    for loss in own_losses(start.loss):
+        yield f"loss: {loss.description}"
+        yield from (f"loss: {loss.function} {remark}" for remark in loss.remarks)
+    if description := getattr(start.engine.network, "description", ""):
+        yield f"network: {description}"
+    if start.augmentation:
+        yield f"augmentation: {start.augmentation.description}"
+    if Reference.parse(name_of(cfg.optim.name)):
+        zero = cfg.deepspeed.zero if cfg.engine == "deepspeed" else None
+        yield f"optimiser: {try_optimizer(cfg.optim, zero, start.engine.network)[0]}"
+    if start.schedule.description:
+        yield f"schedule: {start.schedule.description}"
+        yield from (f"schedule: {check.message}" for check in start.schedule.checks if check.verdict == "warning")
 
 
 def tried(cfg: Config, kind: Kind) -> tuple[str, list[Check]]:
-    """The line about the part of that kind, and all its trials. Raises ConfigError where it cannot even be made."""
-    raise NotImplementedError
+    """The line about the part of that kind that a config chooses, and all its trials.
+
+    Raises ConfigError where the part cannot even be made.
+    """
+    data = cfg.data
+    if kind == "loss":
+        [term] = loss_terms(cfg.loss)
+        return check_loss(Reference.of(term.part), term.options)
+    if kind == "model":
+        return checks_of(cfg.model, data.channels, data.image_size)
+    if kind == "augment":
+        found = try_augmentation(data.augment, cfg.seed, data.channels, data.image_size)
+        return found.description, list(found.checks)
+    if kind == "optim":
+        return try_optimizer(cfg.optim, cfg.deepspeed.zero if cfg.engine == "deepspeed" else None)
+    try:
+        schedule = make_schedule(cfg.optim, cfg.train.epochs * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    except ConfigError as error:
+        return name_of(cfg.optim.schedule), [Check("a table of rates", "fails", str(error))]
+    return schedule.description, [Check("a table of rates", "holds"), *schedule.checks]

@@ -14,6 +14,7 @@ from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World
 from segtrain.training.loop import Loop
 from segtrain.training.micro_batch import guard
+from segtrain.training.parts import described
 from segtrain.training.resume import resume
 from segtrain.training.start import Start, prepare, refuse_disagreement
 
@@ -108,3 +109,5 @@ def _introduce(start: Start) -> None:
         len(start.split.train),
         len(start.split.validation),
     )
+    for line in described(start):
+        log.info("%s", line)
