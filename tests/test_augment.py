@@ -16,6 +16,7 @@ from segtrain.data.feed import Feed
 from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
+from segtrain.errors import DataError
 
 POSITIONS = np.arange(5000)
 
@@ -141,6 +142,6 @@ def test_an_error_of_the_gathering_thread_reaches_the_loop(tiny: Config, tiny_st
     missing = ("missing",) * len(split.train)
     with (
         Feed(tiny_store, missing, order, replace(tiny.data, augment="none"), 0, 1, pin=False) as feed,
-        pytest.raises(FileNotFoundError, match="missing"),
+        pytest.raises(DataError, match=r"missing\.npy: is missing; rename .* and it is built again"),
     ):
         list(feed.batches(0, 2))

@@ -34,6 +34,7 @@ from segtrain.data.sources import (
 from segtrain.data.sources.base import Check, no_check
 from segtrain.data.sources.identity import identify
 from segtrain.data.store import (
+    INDEX,
     Store,
     StoredPatient,
     is_built,
@@ -125,7 +126,7 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
         "skipped": skipped,
         "patients": [{**asdict(one.entry), "bytes": one.file_bytes} for one in written],
     }
-    files.write_json(aside / "index.json", index)
+    files.write_json(aside / INDEX, index)
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
 

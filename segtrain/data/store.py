@@ -37,6 +37,7 @@ from segtrain.runtime.outbox import patiently
 
 log = logging.getLogger(__name__)
 
+INDEX = "index.json"
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
 
@@ -81,14 +82,21 @@ class Store:
             raise DataError(f"{self.path}: cannot be read ({reason}); bring the folder back and try again") from error
 
     def _read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
+        """Raises OSError where the folder may be away, DataError where the file alone is missing or cut short."""
         arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
         for kind, array in arrays.items():
             path = self.path / kind / f"{patient}.npy"
-            with readable(path), path.open("rb") as file:
-                header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
-                file.seek(header_bytes + first * array[0].nbytes)
-                if file.readinto(array.data.cast("B")) != array.nbytes:
-                    raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
+            try:
+                with readable(path), path.open("rb") as file:
+                    header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
+                    file.seek(header_bytes + first * array[0].nbytes)
+                    read_bytes = file.readinto(array.data.cast("B"))
+            except FileNotFoundError as error:
+                if not (self.path / INDEX).exists():
+                    raise
+                raise DataError(f"{path}: is missing; rename {self.path} and it is built again") from error
+            if read_bytes != array.nbytes:
+                raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
 
     def window(self, patient: str, number: int, neighbours: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """A slice with its neighbours as channels, and its mask: one read, since they are contiguous."""
@@ -162,7 +170,7 @@ def open_store(path: Path) -> Store:
     adapter = TypeAdapter(StoredPatient)
     try:
         with readable(path):
-            index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
             patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
             for entry in index["patients"]:
                 for kind, size in entry["bytes"].items():
@@ -198,6 +206,6 @@ def readable(path: Path) -> Iterator[None]:
 def label_of(path: Path) -> str | None:
     """The label of the store's source; None where it is damaged or private."""
     try:
-        return str(json.loads((path / "index.json").read_text(encoding="utf-8"))["label"])
+        return str(json.loads((path / INDEX).read_text(encoding="utf-8"))["label"])
     except DAMAGED:
         return None
