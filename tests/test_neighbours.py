@@ -9,9 +9,10 @@ from torch import Tensor
 
 from segtrain.config import Config, EvaluateConfig
 from segtrain.data.feed import Feed
+from segtrain.data.neighbours import with_neighbours
 from segtrain.data.order import make_order
 from segtrain.data.splits import make_split
-from segtrain.data.store import Store, with_neighbours
+from segtrain.data.store import Store
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
 from segtrain.losses.loss import make_loss

@@ -7,6 +7,7 @@ building.py     a store while it is built: one builder, others wait
 prepare.py      a store built from a source, by several processes
 splits.py       the patients that train and those that validate
 order.py        the slice at each position of a run
-feed.py         batches of one rank, read ahead by a thread
-augment/        augmentation of a batch, drawn by position
+neighbours.py   slices with those around them as channels
+feed.py         batches of one rank, read ahead by a thread, or by workers that augment them
+augment/        augmentation, drawn by position
 """

@@ -20,6 +20,7 @@ from segtrain.data.augment.batch import draw
 from segtrain.data.augment.draws import Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.augment.own import Recipe
+from segtrain.data.neighbours import window
 from segtrain.data.order import AUGMENT_STREAM, PARTNER_STREAM, EpochPlan, Order
 from segtrain.data.store import Store
 
@@ -196,7 +197,7 @@ class Feed:
             patient, number = self.patients[plan.patient[row, column]], int(plan.slice[row, column])
             one = slice(place, place + 1)
             if self.cfg.neighbours:
-                image_bhwc[place], mask_bhw[place] = self.store.window(patient, number, self.cfg.neighbours)
+                image_bhwc[place], mask_bhw[place] = window(self.store, patient, number, self.cfg.neighbours)
             else:
                 self.store.read(patient, number, image_bhwc[one], mask_bhw[one])
         return image, mask

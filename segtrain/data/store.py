@@ -98,15 +98,6 @@ class Store:
             if read_bytes != array.nbytes:
                 raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
 
-    def window(self, patient: str, number: int, neighbours: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """A slice with its neighbours as channels, and its mask: one read, since they are contiguous."""
-        numbers = neighbours_of(number, self.patients[patient].slices, neighbours)
-        first = int(numbers[0])
-        shape = int(numbers[-1]) - first + 1, self.size_px, self.size_px
-        image_shwc, mask_shw = np.empty((*shape, 3), np.float16), np.empty(shape, np.uint8)
-        self.read(patient, first, image_shwc, mask_shw)
-        return as_channels(image_shwc[numbers - first]), mask_shw[number - first]
-
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """All slices of a patient: image float16 [s, h, w, 3], mask uint8 [s, h, w]."""
         shape = self.patients[patient].slices, self.size_px, self.size_px
@@ -121,25 +112,6 @@ class Store:
                 f"patient {strangers[0]} is not in {self.label} ({len(strangers)} such); set data.root to the data "
                 "that has it"
             )
-
-
-def neighbours_of(number: int, slices: int, neighbours: int) -> NDArray[np.int64]:
-    """Indices [2 * neighbours + 1] of the slices around slice `number`, from below to above; edges repeat."""
-    return np.clip(np.arange(number - neighbours, number + neighbours + 1), 0, slices - 1)
-
-
-def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Slices [n, h, w, 3] as the channels of one image [h, w, 3 * n], slice by slice."""
-    n, height, width, contrasts = window_nhwc.shape
-    return np.moveaxis(window_nhwc, 0, 2).reshape(height, width, n * contrasts)
-
-
-def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArray[np.float16]:
-    """Each slice with those above and below it as channels (2.5D): [s, h, w, 3 * (2 * neighbours + 1)]."""
-    if neighbours == 0:
-        return volume_shwc
-    slices = len(volume_shwc)
-    return np.stack([as_channels(volume_shwc[neighbours_of(z, slices, neighbours)]) for z in range(slices)])
 
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:

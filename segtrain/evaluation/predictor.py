@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segtrain.config import EvaluateConfig
 from segtrain.data.augment.batch import to_device
-from segtrain.data.store import with_neighbours
+from segtrain.data.neighbours import with_neighbours
 from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.evaluation.tta import mean_probability
 

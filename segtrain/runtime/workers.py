@@ -26,6 +26,7 @@ THREADS = (
     "OPENCV_FOR_THREADS_NUM",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+LEAVE_S = 5.0  # for a process to end
 AHEAD = 2  # tasks per worker that may wait, so that tasks made faster than they are done do not fill the memory
 
 
@@ -95,7 +96,7 @@ class Worker:
 
     def why_it_ended(self) -> str:
         """How the process ended, for an error's message."""
-        self._process.join(10)
+        self._process.join(LEAVE_S)
         code = self._process.exitcode
         if code is not None and code < 0:
             cause = ", probably out of memory" if code == -signal.SIGKILL else ""
@@ -108,7 +109,7 @@ class Worker:
     def kill(self) -> None:
         """End the process now; it holds nothing that is worth keeping."""
         self._process.kill()
-        self._process.join()
+        self._process.join(LEAVE_S)  # one that waits for a file system that is away dies when it is back
 
 
 def start_workers(serve: Callable[..., None], arguments: Sequence[Any], workers: int, remedy: str) -> list[Worker]:

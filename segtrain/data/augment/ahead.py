@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from segtrain.data.augment.forms import Mask, Plane
 from segtrain.data.augment.own import OwnAugmentation, Recipe
+from segtrain.data.neighbours import window
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError, SegtrainError
 from segtrain.runtime.launcher import env_int
@@ -171,7 +172,7 @@ def _augment_all(
 ) -> None:
     """Read and augment samples. Raises ConfigError: what the user's code raised, or a result that is no sample."""
     for index, place in enumerate(places):
-        image, mask = store.window(place.patient, place.number, neighbours)
+        image, mask = window(store, place.patient, place.number, neighbours)
         try:
             image_khwc[index], mask_khw[index] = own.augment(image, mask, place.position, place.stream)
         except Exception as error:  # whatever the user's code raises
