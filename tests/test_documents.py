@@ -12,8 +12,11 @@ import pytest
 
 from segtrain.__main__ import COMMANDS
 from segtrain.commands.arguments import EVALUATION_KEYS, config_of, runs_and_overrides
+from segtrain.commands.check import overrides_of
 from segtrain.commands.report import ATLAS_KEYS
-from segtrain.config import load_config
+from segtrain.config import Reference, load_config
+from segtrain.config.importing import load
+from segtrain.config.kinds import kind_of
 from segtrain.run.ablation import expand
 from segtrain.runtime.stop import Stop
 
@@ -85,7 +88,11 @@ def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Parsed) as caught:
         import_module(COMMANDS[name][0]).command(arguments)
     (found,) = caught.value.args
-    if hasattr(found, "config"):
+    if name == "check":
+        kind = found.kind or kind_of(load(Reference.of(found.part)))
+        assert kind is not None
+        load_config(found.config, overrides_of(found.part, found.settings, kind))
+    elif hasattr(found, "config"):
         config_of(found)
     elif hasattr(found, "spec"):
         expand(found.spec, found.overrides)

@@ -10,7 +10,7 @@ from segtrain.runtime.process import start_logging
 EXAMPLES = """\
   segtrain augmentations --out augmentations
   segtrain augmentations --config configs/lgg.yaml data.root=/data/kaggle_3m --out augmentations
-  segtrain augmentations data.augment=aug.py:fog data.augment.density=0.3 --out augmentations
+  segtrain augmentations data.augment=configs/ablation/own_parts.py:fog data.augment.density=0.3 --out augmentations
 """
 
 

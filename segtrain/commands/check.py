@@ -8,7 +8,7 @@ from typing import get_args
 
 from rich.text import Text
 
-from segtrain.config import PART, Config, Reference, load_config
+from segtrain.config import PART, Reference, load_config
 from segtrain.config.importing import load
 from segtrain.config.kinds import KEY_OF, Kind, kind_of
 from segtrain.config.trial import Verdict
@@ -18,9 +18,9 @@ from segtrain.runtime.terminal import show_table
 
 EXAMPLES = """\
 examples:
-  segtrain check mine.py:my_loss
-  segtrain check mine.py:my_loss gamma=2 --as loss
-  segtrain check nets.py:MyUNet --config configs/lgg.yaml data.image_size=128
+  segtrain check configs/ablation/own_parts.py:power_loss
+  segtrain check configs/ablation/own_parts.py:power_loss power=2 --as loss
+  segtrain check configs/ablation/own_parts.py:DropoutUNet --config configs/lgg.yaml data.root=/data data.image_size=128
   segtrain check monai.losses:DiceLoss sigmoid=true
 """
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "red", "warning": "yellow", "not tried": "dim"}
@@ -36,7 +36,7 @@ def command(argv: Sequence[str]) -> int:
     kind = arguments.kind or kind_of(load(reference))
     if kind is None:
         raise ConfigError(f"{reference}: its kind cannot be told; add --as {'|'.join(get_args(Kind))}")
-    cfg = _config(arguments, kind)
+    cfg = load_config(arguments.config, overrides_of(arguments.part, arguments.settings, kind))
     from segtrain.training.parts import tried  # imports torch: seconds
 
     description, checks = tried(cfg, kind)
@@ -55,20 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("part", metavar="PART", help="FILE.py:NAME or package.module:NAME")
-    add("settings", nargs="*", metavar="option=value|key=value", help="options of the part, and keys of the config")
+    add("settings", nargs="*", metavar="option=value|key=value", help="options of the part, or keys of the config")
     add("--as", dest="kind", choices=get_args(Kind), help="its kind (default: told from its class and parameters)")
     add("--config", type=Path, metavar="F", help="the config that it is to train with (default: phantom)")
     return parser
 
 
-def _config(arguments: argparse.Namespace, kind: Kind) -> Config:
-    """The config in which the part is chosen; a setting that is no key of the config is an option of the part."""
+def overrides_of(part: str, settings: Sequence[str], kind: Kind) -> list[str]:
+    """Overrides that choose the part; a setting that is no key of the config is an option of the part."""
     key = KEY_OF[kind]
     sections = {"data", "model", "optim", "train", "evaluate", "loss", "deepspeed"}
     single = {"seed", "precision", "engine", "device"}
-    overrides = [f"{key}={{{PART}: {arguments.part!r}}}"]
-    for setting in arguments.settings:
+    overrides = [f"{key}={{{PART}: {part!r}}}"]
+    for setting in settings:
         name = setting.partition("=")[0]
         is_key = name.partition(".")[0] in sections if "." in name else name in single
         overrides.append(setting if is_key else f"{key}.{setting}")
-    return load_config(arguments.config, overrides)
+    return overrides
