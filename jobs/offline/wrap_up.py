@@ -15,6 +15,7 @@ from jobs.offline import archive, sync
 from jobs.queue.items import Queue
 from jobs.queue.journal import Journal, QueueEnd, standing
 from segtrain.run import QueueLine, Run, layout, write_queue
+from segtrain.runtime.process import flush_log
 
 log = logging.getLogger("segtrain.queue")
 
@@ -89,6 +90,7 @@ def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float 
 
 def pack(queue: Queue, go_on: Callable[[], bool]) -> str | None:
     """Write the archive; returns why that failed."""
+    flush_log()
     needed, free = archive.size_bytes(queue.folder), shutil.disk_usage(queue.folder).free
     if needed > free:
         return f"the archive: needs up to {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free in {queue.folder}"
@@ -116,6 +118,7 @@ def run_when_done(command: str, folder: Path, journal: Journal) -> None:
         with contextlib.suppress(OSError):  # the disk is full
             journal.write("hook", command=command)
     log.info("when done: %s", command)
+    flush_log()  # the command may switch the machine off
     done = subprocess.run(
         command,
         shell=True,
@@ -131,3 +134,4 @@ def run_when_done(command: str, folder: Path, journal: Journal) -> None:
         log.info("when done: %s", line)
     if done.returncode:
         log.warning("when done: ended with exit code %d", done.returncode)
+    flush_log()

@@ -23,7 +23,7 @@ def make_folder(path: Path) -> None:
     """Make the folder, and those above it that are missing."""
     if path.is_dir():
         return
-    if not path.parent.is_dir():
+    if not path.parent.exists():
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
     share(path)

@@ -42,8 +42,11 @@ class LogFile(logging.Handler):
         line = f"{self.format(record)}\n".encode(errors="backslashreplace")
         self._outbox.put("a line", Addition(self.path, line), size=len(line))
 
-    def close(self) -> None:
+    def flush(self) -> None:
         self._outbox.drain(LAST_LINES_S, longest_s=LAST_LINES_S)
+
+    def close(self) -> None:
+        self.flush()
         self._outbox.close()
         super().close()
 
@@ -66,6 +69,12 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.handlers = handlers
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
+
+
+def flush_log() -> None:
+    """Have what was logged so far in the log file, if it can be written now."""
+    for handler in log.handlers:
+        handler.flush()
 
 
 def _is_there(folder: Path) -> bool:
