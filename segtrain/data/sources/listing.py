@@ -194,6 +194,8 @@ def _content(path: Path) -> str:
     try:
         if path.is_dir():
             return "folder"
+        if not path.is_file() and path.exists():
+            return "no file"  # opening a pipe would wait for whoever writes into it
         with path.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()
     except OSError:
