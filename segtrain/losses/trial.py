@@ -24,6 +24,7 @@ from segtrain.losses.region import Region
 
 RANKS = (1, 2, 4)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SLOW = 10  # times the time of our dice: told as a warning
 SLICES, SIZE = 16, 256  # of the batch that speed and memory are measured with
 
 
@@ -207,7 +208,7 @@ def _cost(loss: OwnLoss) -> Check:
         f"{own_s * 1e3:.0f} ms and {own_bytes / 2**20:.0f} MiB for {SLICES} slices of {SIZE} px on this CPU; dice: "
         f"{dice_s * 1e3:.0f} ms and {dice_bytes / 2**20:.0f} MiB"
     )
-    return Check("speed and memory", "warning" if own_s > 1 else "holds", message)
+    return Check("speed and memory", "warning" if own_s > SLOW * dice_s else "holds", message)
 
 
 def _measure(sums: Callable[[Tensor, Tensor], Tensor], logits: Tensor, mask: Tensor) -> tuple[float, int]:
