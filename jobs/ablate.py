@@ -15,6 +15,7 @@ from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
 from segtrain.run import Member, Spec, differences, expand, missing, write_results
+from segtrain.runtime import files
 from segtrain.runtime.process import main
 from segtrain.runtime.terminal import show_table
 
@@ -132,7 +133,7 @@ def _train_here(path: Path, spec: Spec, members: Sequence[Member], requested: Re
             _say_how_to_report(folder)
             return EXIT_FINISHED
         snapshot = _snapshot(spec, members, requested)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         code = foreground.train(snapshot, due, stop, _Results(members))
     stopped = code == EXIT_STOPPED  # whoever stops it does not wait for pictures
     print(f"Results: {write_results(members) if stopped else ablation_report.write(str(snapshot.root))}")
@@ -160,7 +161,7 @@ def _submit(spec: Spec, members: Sequence[Member], requested: Resources, max_par
         return EXIT_FINISHED
     sbatch.check("slurm", requested)
     print(f"{spec.name}: {len(members)} runs, {len(members) - len(busy) - len(due)} finished, {len(busy)} in the queue")
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     if not due:
         print(f"Nothing to submit. Results: {write_results(members)}")
         _catch_up(_newest(runs_dir, spec.name), folder, busy)

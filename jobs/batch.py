@@ -63,7 +63,7 @@ def _member(arguments: argparse.Namespace) -> int:
         )
     member = members[arguments.index]
     config = member.run.root.with_name(f"{member.cfg.name}.yaml").absolute()
-    config.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(config.parent)
     files.write_text(config, to_yaml(member.cfg))
     print(config)
     return EXIT_FINISHED
@@ -73,7 +73,7 @@ def _begin(arguments: argparse.Namespace) -> int:
     history, job = History(Run(arguments.run)), _job()
     history.begin(job)
     folder = history.start_folder(job, scheduler.restarts())
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     print(folder)
     return EXIT_FINISHED
 

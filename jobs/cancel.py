@@ -9,6 +9,8 @@ from pathlib import Path
 from jobs import scheduler, submission
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
 from segtrain.run import Run, layout
+from segtrain.run.reader import refuse_private
+from segtrain.runtime import files
 from segtrain.runtime.process import main
 
 GONE_S = 60.0  # that a job may take to end after scancel: slurm.conf(5), KillWait, and a margin
@@ -36,6 +38,7 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument("--wait", type=float, default=120.0, metavar="S", help="for the saves, default 120 s")
     arguments = parser.parse_args(list(argv))
+    refuse_private(arguments.runs_dir)
     submitted = submission.of_name(arguments.runs_dir, arguments.name)
     if not submitted:
         raise RunError(
@@ -71,10 +74,22 @@ def _stop_file(run: Run, job: str) -> Path:
     return run.root.with_name(layout.STOP) if job.startswith("offline-") else run.stop_file
 
 
+def _put(stop_file: Path) -> None:
+    """Leave a STOP file, where there is none. Raises RunError."""
+    try:
+        if not stop_file.exists():  # touch() fails for another user's
+            stop_file.touch()
+    except OSError as error:
+        owner = files.owner_of(stop_file.parent)
+        raise RunError(
+            f"{stop_file}: cannot be written ({error.strerror}); have {owner}, to whom the folder belongs, cancel it"
+        ) from error
+
+
 def _stop_here(stop_files: dict[Run, Path], wait_s: float) -> list[Run]:
     """Stop runs that are trained on this machine without SLURM; returns those that did not leave in time."""
     for stop_file in stop_files.values():
-        stop_file.touch()
+        _put(stop_file)
     end = time.monotonic() + wait_s
     busy = list(stop_files)
     while (busy := [run for run in busy if run.busy()]) and time.monotonic() < end:
@@ -116,7 +131,7 @@ def _stop(training: dict[Run, str], wait_s: float) -> None:
     """Ask the runs to stop, and wait for them."""
     for run in training:
         if run.root.is_dir():
-            run.stop_file.touch()
+            _put(run.stop_file)
     _wait(training, wait_s)
 
 

@@ -119,5 +119,5 @@ class History:
                 yield entry
 
     def _write(self, **entry: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
         files.append_line(self._file, json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}))

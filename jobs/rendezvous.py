@@ -48,7 +48,7 @@ class Rendezvous:
 
     def open(self) -> None:
         """Make the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
 
     def offer(self, attempt: int, port: int) -> Endpoint:
         """Publish where this node, the first, listens."""

@@ -18,6 +18,7 @@ from jobs.status_table import NUMBERS, status_table
 from segtrain.errors import DAMAGED, EXIT_FINISHED, RunError
 from segtrain.run import Environment, Outcome, Run, layout
 from segtrain.run.events import Event, evaluations, train_events
+from segtrain.run.reader import refuse_private
 from segtrain.run.result import result_of
 from segtrain.runtime.process import main
 from segtrain.runtime.terminal import standard_output
@@ -53,6 +54,7 @@ def command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     if arguments.watch is not None and not 0 < arguments.watch <= DAY_S:
         parser.error(f"--watch {arguments.watch:g}: give seconds, more than 0 and at most {DAY_S:g}")
+    refuse_private(arguments.runs_dir)
     if not arguments.runs_dir.is_dir():
         raise RunError(f"{arguments.runs_dir}: no such folder; name the runs_dir that holds the runs")
     runs_dir = arguments.runs_dir.absolute()
@@ -94,7 +96,7 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
             jobs |= {one.run(name).root: job for name, job in one.record["runs"].items()}
         except BROKEN as error:
             yield _unreadable(str(one.root.relative_to(runs_dir)), None, error)
-    begun = set(layout.run_folders(runs_dir))
+    begun = {*layout.run_folders(runs_dir), *layout.closed_folders(runs_dir)}
     jobs |= {root: job for root in begun - set(jobs) if (job := _job_of(Run(root)))}
     queue = scheduler.queued(jobs.values()) if scheduler.there() else {}
     ended = scheduler.accounted([job for job in jobs.values() if job not in queue]) if scheduler.there() else {}

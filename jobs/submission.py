@@ -103,6 +103,7 @@ def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resou
         submission.logs.mkdir()
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         submission.keep(name=name, runs={}, resources=to_tree(resources), commit=commit(), time=now, **about)
+        files.share_all(submission.root)
     except OSError as error:
         raise RunError(f"{runs_dir}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
     return submission
@@ -111,9 +112,10 @@ def create(runs_dir: str, name: str, configs: Sequence[Config], resources: Resou
 def _claim(runs_dir: str, name: str) -> Submission:
     while True:
         submission = planned(runs_dir, name)
-        submission.root.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(submission.root.parent)
         try:
             submission.root.mkdir()
+            files.share(submission.root)
         except FileExistsError:  # somebody else's, made in between
             continue
         return submission

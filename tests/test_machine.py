@@ -1,6 +1,7 @@
 """What a machine lacks is named as what it is, and not blamed on the data or the store."""
 
 import errno
+import getpass
 import multiprocessing
 import resource
 import subprocess
@@ -146,3 +147,18 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         refuse_for_device(cfg, "cpu")
     refuse_for_device(Config(), "cpu")
     assert software.compiler(cfg).state == "failure"
+
+
+@pytest.mark.parametrize("left_over", [None, "root", "somebody"])
+@pytest.mark.parametrize(("user", "name"), [(0, "root"), (54321, "uid-54321")])
+def test_libraries_are_told_the_user_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, left_over: str | None, user: int, name: str
+) -> None:
+    """torch's folder in /tmp for compiled code is named for that user, and MONAI fails without a name."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+        if left_over:
+            monkeypatch.setenv(variable, left_over)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    machine.name_user()
+    assert getpass.getuser() == name

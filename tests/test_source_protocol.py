@@ -14,7 +14,7 @@ from PIL import Image
 from predictions import IMAGE, MASK, pages, write_patient
 
 from segtrain.config import DataConfig, PhantomConfig
-from segtrain.data.prepare import Written, prepare_patient
+from segtrain.data.prepare import Written, _prepare_patient
 from segtrain.data.sources.base import Source, Volume, fill_blank_contrasts, missing_contrasts, read_with_mask
 from segtrain.data.sources.open import find_source, make_source
 from segtrain.errors import DataError
@@ -94,11 +94,17 @@ def test_another_process_reads_the_same(case: Case) -> None:
 
 @pytest.mark.law("L11")
 def test_the_fingerprint_is_that_of_the_content(case: Case) -> None:
-    before = case.source.fingerprint()
-    assert case.source.fingerprint() == before
+    before, stamp = case.source.fingerprint(), case.source.stamp()
     for file in [path for path in case.root.rglob("*") if path.is_file()][:1]:
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+        assert case.source.fingerprint() == before
+        assert case.source.stamp() != stamp
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
         assert case.source.fingerprint() != before
+    assert case.source.fingerprint() == case.source.fingerprint()
+    assert case.source.stamp() == case.source.stamp()
 
 
 def test_masks_and_probabilities_come_back(case: Case, tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_any_source_can_be_prepared_for_training(case: Case, tmp_path: Path) -> 
 def prepare(source: Source, patient: str, folder: Path) -> Written:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    outcome = prepare_patient(source, patient, SIZE_PX, folder)
+    outcome = _prepare_patient(source, patient, SIZE_PX, folder)
     assert isinstance(outcome, Written), outcome
     return outcome
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from predictions import IMAGE, MASK, write_patient
 from trainings import gone
 
@@ -167,7 +168,9 @@ def test_a_changed_file_is_noticed(lgg_root: Path, tmp_path: Path, caplog: pytes
     first = ensure_store(cfg)
     assert ensure_store(cfg).path == first.path
     file = next(root.rglob("*_5.tif"))
-    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    pixels = np.array(Image.open(file))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(file)
     with caplog.at_level("WARNING"):
         assert ensure_store(cfg).path != first.path
     assert "the source has changed" in caplog.text

@@ -50,12 +50,14 @@ def write(folder: Path, go_on: Callable[[], bool] = lambda: True) -> Path | None
     None, and nothing changed, when `go_on` says no between two files.
     """
     archive, aside = folder / NAME, folder / f".{NAME}.tmp"
+    aside.unlink(missing_ok=True)
     try:
         with zipfile.ZipFile(aside, "w", allowZip64=True) as pack:
             for name, file in contents(folder):
                 if not go_on():
                     return None
                 _add(pack, name, file)
+        files.share(aside)
         files.sync_file(aside)
         with aside.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

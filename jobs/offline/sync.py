@@ -50,6 +50,10 @@ class Location:
     def __truediv__(self, name: str) -> "Location":
         return Location(self.fs, f"{self.path.rstrip('/')}/{name}")
 
+    @property
+    def is_local(self) -> bool:
+        return "file" in self.fs.protocol
+
     def __str__(self) -> str:
         return str(self.fs.unstrip_protocol(self.path))
 
@@ -75,7 +79,7 @@ def locate(address: str) -> Location:
     try:
         fs, path = url_to_fs(address)
         try:
-            store_retry.call(lambda: fs.makedirs(path, exist_ok=True), store_retry.limit(ANSWER_S, lambda: 0))
+            store_retry.call(lambda: _make_folder(Location(fs, path)), store_retry.limit(ANSWER_S, lambda: 0))
         except Exception as error:  # each file system has errors of its own
             local = "file" in fs.protocol and not isinstance(error, store_retry.Unanswered)
             unknown = "Credentials" in type(error).__name__  # of botocore or google-auth, which need not be there
@@ -109,7 +113,7 @@ def push(to: Location, folder: Path, only: Sequence[Path] | None = None) -> int:
     objects = to / "objects"
     sent = 0
     listed = {}
-    to.fs.makedirs(objects.path, exist_ok=True)
+    _make_folder(objects)
     try:
         infos = to.fs.ls(objects.path, detail=True)
     except FileNotFoundError:  # a store of objects has no empty folders
@@ -123,10 +127,11 @@ def push(to: Location, folder: Path, only: Sequence[Path] | None = None) -> int:
             listed[name.as_posix()] = {"bytes": size, "sha256": digest}
             if there.get(digest) == size:
                 continue
-            if isinstance(stream, io.BytesIO):
-                to.fs.pipe_file((objects / digest).path, stream.getvalue())
-            else:
-                to.fs.put_file(stream.name, (objects / digest).path)
+            with _writing(objects / digest) as path:
+                if isinstance(stream, io.BytesIO):
+                    to.fs.pipe_file(path, stream.getvalue())
+                else:
+                    to.fs.put_file(stream.name, path)
         there[digest] = size
         sent += size
     run = Run(folder)
@@ -135,6 +140,23 @@ def push(to: Location, folder: Path, only: Sequence[Path] | None = None) -> int:
     for digest in set(there) - {entry["sha256"] for entry in listed.values()}:
         to.fs.rm_file((objects / digest).path)
     return sent
+
+
+def _make_folder(to: Location) -> None:
+    if to.is_local:
+        files.make_folder(Path(to.path))
+    else:
+        to.fs.makedirs(to.path, exist_ok=True)
+
+
+@contextmanager
+def _writing(to: Location) -> Iterator[str]:
+    """The path of a file, for it to be written: in a folder that a group shares, whoever left half of it there."""
+    if to.is_local:
+        Path(to.path).unlink(missing_ok=True)
+    yield to.path
+    if to.is_local:
+        files.share(Path(to.path))
 
 
 @contextmanager
@@ -180,12 +202,17 @@ def fetch(source: Location, folder: Path) -> bool:
             _bring(source / "objects" / entry["sha256"], aside, name, entry["sha256"])
     except DataError:
         raise
+    except PermissionError as error:
+        raise DataError(
+            f"{source}: may not be read ({_message(error)}); ask its owner for the rights, or name another --sync"
+        ) from error
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}: is damaged ({_message(error)}); remove it to train the run anew") from error
     except Exception as error:
         raise RunError(f"{source}: cannot be fetched ({_message(error)}); see that it can be reached") from error
     if folder.exists():
         files.remove_folder(folder)
+    files.share_all(aside)
     files.rename(aside, folder)
     return True
 
@@ -230,14 +257,14 @@ def _bring(source: Location, aside: Path, name: str, sha256: str) -> None:
 
 def put(to: Location, file: Path) -> None:
     """Mirror a file under its own name, whole or not at all."""
-    aside = (to / f".{file.name}.part").path
-    to.fs.put_file(str(file), aside)
+    with _writing(to / f".{file.name}.part") as aside:
+        to.fs.put_file(str(file), aside)
     to.fs.mv(aside, (to / file.name).path)
 
 
 def _replace(to: Location, content: bytes) -> None:
-    aside = f"{to.path}.part"
-    to.fs.pipe_file(aside, content)
+    with _writing(Location(to.fs, f"{to.path}.part")) as aside:
+        to.fs.pipe_file(aside, content)
     to.fs.mv(aside, to.path)
 
 

@@ -77,8 +77,9 @@ def start(
         if log is None:
             process = local.start(snapshot, item.name, (job, restart), environment, **options)
         else:
-            log.parent.mkdir(exist_ok=True)
+            files.make_folder(log.parent)
             with log.open("ab") as file:
+                files.share(log)
                 offset = file.tell()
                 options |= {"stdout": file, "stderr": file}
                 process = local.start(snapshot, item.name, (job, restart), environment, **options)

@@ -1,7 +1,6 @@
 """This machine as a queue needs it: GPUs, free space, the time that is left, a lock against another queue."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from segtrain.errors import ConfigError, LaunchError, RunError
+from segtrain.runtime import files, lock
 
 log = logging.getLogger("segtrain.queue")
 
@@ -71,30 +71,26 @@ def runs_end(now_s: float, deadline_s: float | None) -> float | None:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the queue's folder. Raises RunError: another queue runs in it, or it cannot be written."""
+    file = folder / ".queue.lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".queue.lock").open("a+", encoding="utf-8")
+        files.make_folder(folder)
+        held = lock.take(file)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); set runs_dir to another folder") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise RunError(
-                f"{folder}: another queue (process {file.read().strip()}) runs in it; wait for it, or stop it with kill"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    if held is None:
+        holder = file.read_text(encoding="utf-8").strip()
+        raise RunError(f"{folder}: another queue (process {holder}) runs in it; wait for it, or stop it with kill")
+    with contextlib.suppress(OSError):  # another user's, of a folder that is not shared
+        file.write_text(str(os.getpid()), encoding="utf-8")
+    try:
         yield
+    finally:
+        held.release()
 
 
 def mark(folder: Path) -> int:
     """A descriptor for a run's process to inherit: while it is open, another queue's `wait_for_orphans` waits."""
-    descriptor = os.open(folder / ".runs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return descriptor
+    return lock.join(folder / ".runs.lock")
 
 
 def wait_for_orphans(folder: Path, stopped: Callable[[], object], give_up_s: float = ORPHANS_S) -> None:
@@ -104,18 +100,16 @@ def wait_for_orphans(folder: Path, stopped: Callable[[], object], give_up_s: flo
     """
     end = time.monotonic() + give_up_s
     logged = False
-    with (folder / ".runs.lock").open("a+", encoding="utf-8") as file:
-        while not stopped():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise LaunchError(
-                        f"{folder}: runs of an earlier queue are still there after {give_up_s:.0f} s; end the "
-                        f"processes that hold {folder / '.runs.lock'} (fuser names them), then try again"
-                    ) from error
-            if not logged:
-                logged = True
-                log.info("runs of an earlier queue are saving; waiting for them")
-            time.sleep(0.2)
+    while not stopped():
+        if held := lock.take(folder / ".runs.lock"):
+            held.release()
+            return
+        if time.monotonic() > end:
+            raise LaunchError(
+                f"{folder}: runs of an earlier queue are still there after {give_up_s:.0f} s; end the processes that "
+                f"hold {folder / '.runs.lock'} (fuser names them), then try again"
+            )
+        if not logged:
+            logged = True
+            log.info("runs of an earlier queue are saving; waiting for them")
+        time.sleep(0.2)

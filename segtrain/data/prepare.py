@@ -7,11 +7,11 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,20 @@ from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess
-from segtrain.data.sources.base import CONTRASTS, FLAIR, Source, missing_contrasts, read_with_mask
+from segtrain.data.sources.base import CONTRASTS, FLAIR, Check, Source, missing_contrasts, no_check, read_with_mask
+from segtrain.data.sources.identity import identify
 from segtrain.data.sources.open import make_source
-from segtrain.data.store import Store, StoredPatient, building, open_store, store_path, write_array
+from segtrain.data.store import (
+    Store,
+    StoredPatient,
+    building,
+    is_built,
+    label_of,
+    open_store,
+    store_path,
+    stores_like,
+    write_array,
+)
 from segtrain.errors import DataError
 from segtrain.runtime import files
 from segtrain.runtime.terminal import Progress
@@ -43,32 +54,37 @@ class Written:
 Outcome = Written | str
 
 
-def ensure_store(cfg: DataConfig, check: Callable[[], None] = lambda: None) -> Store:
+def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     """The store of `cfg`, built if it is not there; of several processes at once, one builds and the others wait.
 
     Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`), for pixels that two
     patients share, and when the disk is full; nothing is left half-built. `check` is called now and then and may raise.
     """
     source = make_source(cfg)
-    path = store_path(cfg, source.fingerprint())
-    if not path.is_dir():
-        _warn_if_changed(path, source.label)
+    identity = identify(Path(cfg.store).expanduser(), source, check)
+    path = store_path(cfg, identity.fingerprint)
+    if not is_built(path):
+        _warn_if_changed(cfg, source.label)
         with building(path, check) as aside:
             if aside is not None:
                 log.info("preparing %s into %s", source.label, path)
                 _build(cfg, source, aside, check)
-    return open_store(path)
+    store = open_store(path)
+    identity.remember()
+    return replace(store, label=source.label)  # it may be prepared from a copy elsewhere
 
 
-def _warn_if_changed(path: Path, label: str) -> None:
-    """Log a warning when a store with the same settings was built from this source as it was before."""
-    same_settings = path.name.rsplit("-", 1)[0]
-    for old in sorted(path.parent.glob(f"{same_settings}-*")):
-        if open_store(old).label == label:
+def _warn_if_changed(cfg: DataConfig, label: str) -> None:
+    """Log a warning when a store with the same settings was built from this source as it was before.
+
+    A store that cannot be read is passed over, since it is not needed.
+    """
+    for old in stores_like(cfg):
+        if label_of(old) == label:
             log.warning("the source has changed since %s was built; preparing it anew", old)
 
 
-def _build(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], None]) -> None:
+def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     outcomes = _prepare_all(cfg, source, aside, check)
     skipped = {patient: outcome for patient, outcome in sorted(outcomes.items()) if isinstance(outcome, str)}
     if skipped and not cfg.skip_bad:
@@ -92,7 +108,7 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], Non
         files.sync_folder(aside / folder)
 
 
-def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Callable[[], None]) -> dict[str, Outcome]:
+def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> dict[str, Outcome]:
     """Each patient's index entry or its error; without `skip_bad` the first error ends the work."""
     patients = source.patients()
     workers = min(cfg.workers or len(os.sched_getaffinity(0)), len(patients))
@@ -111,15 +127,15 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Callable[[
 
 
 def _outcomes(
-    source: Source, patients: list[str], size_px: int, aside: Path, workers: int, check: Callable[[], None]
+    source: Source, patients: list[str], size_px: int, aside: Path, workers: int, check: Check
 ) -> Generator[tuple[str, Outcome], None, None]:
     """Patients with their index entry or error, as they are done; one worker is this process."""
     if workers == 1:
-        yield from ((patient, prepare_patient(source, patient, size_px, aside)) for patient in patients)
+        yield from ((patient, _prepare_patient(source, patient, size_px, aside)) for patient in patients)
         return
     with process_pool(workers, "data.workers=1") as pool:
         jobs: dict[Future[Outcome], str] = {
-            pool.submit(prepare_patient, source, patient, size_px, aside): patient for patient in patients
+            pool.submit(_prepare_patient, source, patient, size_px, aside): patient for patient in patients
         }
         try:
             for job in as_completed(jobs):
@@ -133,7 +149,7 @@ def _outcomes(
             pool.shutdown(cancel_futures=True)
 
 
-def prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> Outcome:
+def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> Outcome:
     """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
     try:
         volume, mask_shw = read_with_mask(source, patient)

@@ -9,12 +9,14 @@ A patient's slices are contiguous in its file, so a sample is one read. These ar
 pages count as the rank's own memory and grow with the number of patients.
 
 L11: the folder's name is the key of source and settings, so a store is built or not, and never changed. A builder holds
-an exclusive `flock`, which the kernel releases when the process dies, builds aside and renames.
+an exclusive `flock`, which the kernel releases when the process dies, builds aside and renames. Builders that cannot
+exclude each other build each their own; the first one counts.
 """
 
-import fcntl
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -30,8 +32,10 @@ from pydantic import TypeAdapter
 
 from segtrain.config import DataConfig
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
-from segtrain.errors import DataError, LaunchError
-from segtrain.runtime import files, machine
+from segtrain.errors import DAMAGED, DataError, LaunchError
+from segtrain.runtime import files, lock, machine
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
@@ -71,7 +75,7 @@ class Store:
         arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
         for kind, array in arrays.items():
             path = self.path / kind / f"{patient}.npy"
-            with path.open("rb") as file:
+            with readable(path), path.open("rb") as file:
                 header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
                 file.seek(header_bytes + first * array[0].nbytes)
                 if file.readinto(array.data.cast("B")) != array.nbytes:
@@ -114,29 +118,69 @@ def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArra
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
+    return Path(cfg.store).expanduser() / f"{_settings(cfg)}-{source_fingerprint[:12]}"
+
+
+def stores_like(cfg: DataConfig) -> list[Path]:
+    """The stores at these settings, of any content."""
+    return sorted(Path(cfg.store).expanduser().glob(f"{_settings(cfg)}-*"))
+
+
+def _settings(cfg: DataConfig) -> str:
     settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
-    key = f"{hashlib.sha256(settings.encode()).hexdigest()[:8]}-{source_fingerprint[:12]}"
-    return Path(cfg.store).expanduser() / f"{cfg.source}-{cfg.image_size}px-{key}"
+    return f"{cfg.source}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+
+def is_built(path: Path) -> bool:
+    """Whether the store at `path` is there. Raises DataError for one in a private folder."""
+    with readable(path):
+        return path.is_dir()
 
 
 def open_store(path: Path) -> Store:
-    """The store at `path`. Raises DataError when its index or a file of it is missing or of the wrong size."""
+    """The store at `path`. Raises DataError when its index or a file of it is private, missing or of the wrong size."""
     adapter = TypeAdapter(StoredPatient)
     try:
-        index = json.loads((path / "index.json").read_text(encoding="utf-8"))
-        patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
-        for entry in index["patients"]:
-            for kind, size in entry["bytes"].items():
-                file = path / kind / f"{entry['patient']}.npy"
-                if file.stat().st_size != size:
-                    raise DataError(
-                        f"{file}: {file.stat().st_size} bytes in place of {size}; rename {path} and it is built again"
-                    )
+        with readable(path):
+            index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+            patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
+            for entry in index["patients"]:
+                for kind, size in entry["bytes"].items():
+                    _check_file(path / kind / f"{entry['patient']}.npy", size)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: damaged store ({' '.join(str(error).split())}); rename it and it is built again"
         ) from error
     return Store(path, index["label"], index["size_px"], patients, index["skipped"])
+
+
+def _check_file(file: Path, size: int) -> None:
+    if file.stat().st_size != size:
+        store = file.parent.parent
+        raise DataError(f"{file}: {file.stat().st_size} bytes in place of {size}; rename {store} and it is built again")
+    if not os.access(file, os.R_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns a lack of rights in the block into a DataError that says whose the store, or a file of it, is."""
+    try:
+        yield
+    except PermissionError as error:
+        barrier = files.barrier(Path(error.filename or path))
+        raise DataError(
+            f"{path}: a private store: {barrier}; prepare another one with data.store=FOLDER, or ask for that one's "
+            "rights"
+        ) from error
+
+
+def label_of(path: Path) -> str | None:
+    """The label of the store's source; None where it is damaged or private."""
+    try:
+        return str(json.loads((path / "index.json").read_text(encoding="utf-8"))["label"])
+    except DAMAGED:
+        return None
 
 
 @contextmanager
@@ -146,41 +190,67 @@ def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
     While another process builds, waits and calls `check`, which may raise. Removes what a killed builder left. Raises
     DataError when the disk is full or the folder cannot be written; then nothing of the attempt is left.
     """
-    aside = path.with_name(f".{path.name}.building")
     with writable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        files.make_folder(path.parent)
+        suffix = _suffix(path)
+        held = _wait_for_lock(_beside(path, f"lock{suffix}"), check)
     try:
-        while not _locked(lock, path):
-            check()
-            time.sleep(0.1)
-        if path.is_dir():
+        if is_built(path):
             yield None
             return
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = files.free_place(path, f"building{suffix}")
         try:
             with writable(path.parent):
-                for kind in ("images", "masks"):
-                    (aside / kind).mkdir(parents=True)
+                for folder in (aside / "images", aside / "masks"):
+                    files.make_folder(folder)
                 yield aside
-                files.rename(aside, path)
+                files.share_all(aside)
+                _publish(aside, path)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
     finally:
-        os.close(lock)
+        held.release()
 
 
-def _locked(descriptor: int, path: Path) -> bool:
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _suffix(path: Path) -> str:
+    """To the names of lock and building folder: this user's, where the lock is private to another user."""
+    file = _beside(path, "lock")
+    if not file.exists() or os.access(file, os.R_OK, effective_ids=True):
+        return ""
+    log.warning("%s: private to %s; preparing without waiting for that user", file, files.owner_of(file))
+    return f"-{os.geteuid()}"
+
+
+def _wait_for_lock(file: Path, check: Callable[[], None]) -> lock.Lock:
+    while (held := _take(file)) is None:
+        check()
+        time.sleep(0.1)
+    return held
+
+
+def _take(file: Path) -> lock.Lock | None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock.take(file)
     except OSError as error:
+        if error.filename is not None:  # it cannot even be opened
+            raise
         raise DataError(
-            f"{path.parent}: the file system has no locks ({error.strerror}); set data.store to a folder on another"
+            f"{file.parent}: the file system has no locks ({error.strerror}); set data.store to a folder on another"
         ) from error
-    return True
+
+
+def _publish(aside: Path, path: Path) -> None:
+    try:
+        files.rename(aside, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        shutil.rmtree(aside, ignore_errors=True)  # another process, which this one could not exclude, was first
 
 
 @contextmanager
@@ -191,11 +261,23 @@ def writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if limit := machine.shortage(error):
             raise LaunchError(limit) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DataError(
+                f"{folder}: cannot write the store ({error.strerror}{_whose(folder)}); set data.store to a folder that "
+                "this user may write"
+            ) from error
         free_mb = shutil.disk_usage(folder).free >> 20 if folder.is_dir() else 0
         raise DataError(
             f"{folder}: cannot write the store ({error.strerror or error}, {free_mb} MiB free); "
             "free some space, or set data.store to a folder with room"
         ) from error
+
+
+def _whose(folder: Path) -> str:
+    try:
+        return f", the folder belongs to {files.owner_of(folder)}"
+    except OSError:
+        return ""
 
 
 def write_array(path: Path, array: NDArray[Any]) -> int:

@@ -1,14 +1,16 @@
 """All checks of the doctor, in order."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from segtrain.config import Config
+from segtrain.config import Config, DataConfig
 from segtrain.data.order import plan_order
-from segtrain.data.sources.base import read_with_mask
+from segtrain.data.sources.base import Source, read_with_mask
+from segtrain.data.sources.identity import identify
 from segtrain.data.sources.open import make_source
-from segtrain.data.store import open_store, store_path
+from segtrain.data.store import Store, is_built, open_store, store_path, stores_like
 from segtrain.doctor import cluster, disk, forecast, limits, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
 from segtrain.errors import SegtrainError
@@ -30,7 +32,10 @@ def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> It
     yield finding
     trial = forecast.run_trial(cfg, ranks)
     yield from forecast.check(cfg, ranks, work, trial, price)
-    yield from disk.check("data.store", Path(cfg.data.store), store_bytes)
+    store = Path(cfg.data.store).expanduser()
+    is_prepared = work is not None and work.exact
+    if not is_prepared or os.access(store, os.W_OK, effective_ids=True):  # a colleague's store need not be writable
+        yield from disk.check("data.store", store, store_bytes)
     yield from disk.check("runs_dir", Path(cfg.runs_dir), forecast.checkpoint_bytes(cfg.checkpoint, trial.parameters))
 
 
@@ -39,15 +44,13 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     try:
         source = make_source(cfg.data)
         patients = source.patients()
-        path = store_path(cfg.data, source.fingerprint())
-        if path.is_dir():
-            store = open_store(path)
+        if store := _prepared(cfg.data, source):
             split, _ = plan_order(cfg, store, ranks)
             train, validation = (
                 sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)
             )
             message = (
-                f"{store.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"
+                f"{source.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"
             )
             return ok("data", message), forecast.Work(train, validation, exact=True), 0
         sample = [len(read_with_mask(source, patient)[1]) for patient in patients[:SAMPLED]]
@@ -63,6 +66,14 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     needed_bytes = len(patients) * slices * cfg.data.image_size**2 * 7  # three float16 and a uint8
     message = f"{source.label}: {len(patients)} patients, not prepared yet; {SAMPLED} of them can be read"
     return ok("data", message), work, needed_bytes
+
+
+def _prepared(cfg: DataConfig, source: Source) -> Store | None:
+    """The source's store, None where there is none; reads the source only where there may be one. Raises DataError."""
+    if not stores_like(cfg):
+        return None
+    path = store_path(cfg, identify(Path(cfg.store).expanduser(), source).fingerprint)
+    return open_store(path) if is_built(path) else None
 
 
 def gpus(cfg: Config) -> int:

@@ -102,7 +102,7 @@ class Writer:
 
     def _draw(self, name: str, picture: NDArray[np.uint8]) -> None:
         file = self.folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(file.parent)
         Image.fromarray(picture).save(file)
         self._zip(file)
 
@@ -123,14 +123,14 @@ def refuse_folder(out: Path, images: Path) -> None:
 def writing(out: Path, source: Source, probabilities: bool) -> Iterator[Writer]:
     """A writer into a folder aside, which is renamed to `out` at the end; after an error nothing of it is left."""
     out = out.resolve()  # "." has no name to put another beside
-    aside = out.with_name(f".{out.name}.writing")
+    aside = files.free_place(out, "writing")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        files.make_folder(aside)
         with ZipFile(aside / "predictions.zip", "w") as archive:
             yield Writer(aside, archive, source, probabilities)
         if out.is_dir():
             out.rmdir()
+        files.share_all(aside)
         files.rename(aside, out)
     except OSError as error:
         raise RunError(

@@ -102,7 +102,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             raise ConfigError(f"{path}: weights are read from .safetensors, {known}; convert the file")
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the weights ({error.strerror}); name an existing file") from error
+        raise ConfigError(
+            f"{path}: cannot read the weights ({error.strerror or error}); name an existing file"
+        ) from error
     except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: not a file of weights ({type(error).__name__}); save network.state_dict() alone"

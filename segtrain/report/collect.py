@@ -21,7 +21,9 @@ from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
 from segtrain.report.statistics import Scores, Unit, per_patient
 from segtrain.run import Member, Run, differences
 from segtrain.run.events import EvaluationEvent, TrainEvent, best_of, evaluations, train_events
+from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
+from segtrain.runtime import files
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
     """
     roots: list[Path] = []
     for path in paths:
+        refuse_private(path)
         below = list(_runs_below(path)) if path.is_dir() else []
         if not below and not listed_run(path.absolute()):
             raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
@@ -140,15 +143,22 @@ def _parse_name(name: str) -> tuple[str, int | None, int | None]:
 def _runs_below(folder: Path) -> Iterator[Path]:
     """`folder` itself where it is a run, else every run below it but those that `--fresh` has set aside."""
     folder = folder.absolute()
-    if Run(folder).environment_file.exists():
+    if not files.may_enter(folder):
+        log.warning("%s: left out: %s", folder, files.barrier(folder))
+        return
+    if _is_run(folder):
         yield folder
         return
     for child in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
         original, dot, number = child.name.rpartition(".")
-        if dot and number.isdigit() and Run(folder / original).environment_file.exists():
+        if dot and number.isdigit() and _is_run(folder / original):
             log.info("%s: left out, --fresh has set it aside", child)
             continue
         yield from _runs_below(child)
+
+
+def _is_run(folder: Path) -> bool:
+    return files.may_enter(folder) and Run(folder).environment_file.exists()
 
 
 def _read(run: Run, name: str) -> Collected:

@@ -56,7 +56,7 @@ def write(
     groups: Mapping[str, Sequence[Collected]],
 ) -> Path:
     """Write the report into `out`, over an earlier one; returns the page."""
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    files.make_folder(out / "figures")
     for section in sections:
         for name, figure in section.figures.items():
             files.write_text(out / "figures" / f"{name}.svg", str(figure.svg))

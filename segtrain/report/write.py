@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segtrain.errors import RunError
 from segtrain.report.texts import Language, say_in
+from segtrain.runtime import files
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def _refuse_among_runs(out: Path, roots: Sequence[Path]) -> None:
 
 def _make_folder(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(out)
     except OSError as error:
         raise _not_writable(out, error) from error
 

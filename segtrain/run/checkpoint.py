@@ -52,16 +52,17 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
     """Make `folder` a whole checkpoint, durably, or leave it as it was."""
     if folder.exists():  # a folder gets its name only when it is whole
         return
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside = files.free_place(folder, "tmp")
+    files.make_folder(aside)
     try:
         save_file(dict(snapshot.model), aside / MODEL)
         save_file(dict(snapshot.optimizer), aside / OPTIMIZER)
         files.write_json(aside / STATE, snapshot.state)
         for name in (MODEL, OPTIMIZER):
+            files.copy_rights(aside / STATE, aside / name)  # safetensors makes files of mode 600, whatever the umask
             files.sync_file(aside / name)
         files.write_json(aside / MANIFEST, {name: _fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)})
+        files.share_all(aside)
         files.rename(aside, folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error
@@ -124,7 +125,7 @@ def newest(run: Run) -> str | None:
 
 def remove_leftovers(run: Run) -> None:
     """Remove checkpoints that a killed start left half-written or half-removed."""
-    for folder in (*run.checkpoints.glob(".step-*.tmp"), *run.checkpoints.glob(".step-*.removed")):
+    for folder in (*run.checkpoints.glob(".step-*.tmp*"), *run.checkpoints.glob(".step-*.removed*")):
         shutil.rmtree(folder, ignore_errors=True)
 
 

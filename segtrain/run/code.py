@@ -29,9 +29,10 @@ def copy_code(cfg: Config, folder: Path) -> Config:
         for copy, file in copies:
             if copy.exists():
                 continue
-            copy.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(copy.parent)
             aside = copy.with_name(f".{copy.name}.tmp")
             shutil.copyfile(file, aside)
+            files.share(aside)
             files.rename(aside, copy)
         if copies:
             places[part.folder] = copies[0][0]

@@ -14,7 +14,7 @@ from segtrain.runtime import files
 def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Write the table and the summary. Raises RunError when the folder cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         files.write_text(folder / SCORES, files.csv_text(rows))
         files.write_json(folder / SUMMARY, summary)
     except OSError as error:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.config.own_parts import CODE
+from segtrain.runtime import files
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -167,3 +168,16 @@ def run_folders(runs_dir: Path) -> Iterable[Path]:
     """The run directories in a folder, and in its ablations' and queues' folders, in no order."""
     for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}"):
         yield from (file.parent for file in runs_dir.glob(pattern))
+
+
+def closed_folders(runs_dir: Path) -> Iterable[Path]:
+    """The folders in which run directories may be, and this user may not look."""
+    for folder in _folders(runs_dir):
+        if not files.may_enter(folder):
+            yield folder
+        elif not (folder / CONFIG).exists():
+            yield from (inner for inner in _folders(folder) if not files.may_enter(inner))
+
+
+def _folders(parent: Path) -> Iterable[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -1,10 +1,10 @@
 """The content of a run directory, read. Nothing here changes a run."""
 
 import csv
-import fcntl
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,8 +16,19 @@ from segtrain.run.events import Event, from_lines
 from segtrain.run.layout import RunLayout, step_of
 from segtrain.run.outcome import Outcome, outcome_from_json
 from segtrain.run.result import Result, result_of
+from segtrain.runtime import files, lock
 
 log = logging.getLogger(__name__)
+
+
+def refuse_private(folder: Path) -> None:
+    """Raises RunError for a folder that is there and that this user may not read."""
+    try:
+        is_private = folder.is_dir() and not files.may_enter(folder)
+    except PermissionError:
+        is_private = True
+    if is_private:
+        raise RunError(f"{folder}: private: {files.barrier(folder)}; ask for its rights, or name another folder")
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class RunReader(RunLayout):
 
     def config_tree(self) -> dict[str, Any]:
         """The content of config.yaml. Raises RunError when this is no run."""
+        refuse_private(self.root)
         try:
             tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
             return dict(tree)
@@ -113,11 +125,4 @@ class RunReader(RunLayout):
 
         Not for polling: the shared lock that is tried here would make a training refuse to start at that moment.
         """
-        try:
-            with self.lock_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return lock.is_taken(self.lock_file)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segtrain.run.events import Event, TrainEvent
 from segtrain.run.writer import Run
+from segtrain.runtime import files
 
 
 class Curves:
@@ -23,6 +24,7 @@ class Curves:
 
         self.run = run
         self.writer = SummaryWriter(str(run.tensorboard))
+        files.share_all(run.tensorboard)
 
     @classmethod
     def redrawn(cls, run: Run, events: Sequence[Event]) -> Self:

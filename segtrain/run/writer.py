@@ -1,7 +1,6 @@
 """A run directory to be trained in: opened under a lock, added to, rewound to a step."""
 
 import csv
-import fcntl
 import json
 import logging
 import os
@@ -20,8 +19,8 @@ from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
 from segtrain.run.layout import epoch_of
 from segtrain.run.outcome import Outcome
-from segtrain.run.reader import RunReader
-from segtrain.runtime import files
+from segtrain.run.reader import RunReader, refuse_private
+from segtrain.runtime import files, lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +45,7 @@ class Run(RunReader):
 
         Changes nothing. Raises RunError when the directory holds no run, or a run of another config.
         """
+        refuse_private(self.root)
         if not self._has_begun():
             return None
         try:
@@ -93,7 +93,7 @@ class Run(RunReader):
             self._set_aside()
         try:
             for folder in (self.tensorboard, self.checkpoints, self.validation):
-                folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(folder)
             self._write_split(split)
             command = shlex.join(["python", "-m", "segtrain.train", *arguments])
             copy_code(cfg, self.code)
@@ -109,24 +109,34 @@ class Run(RunReader):
     def _lock(self) -> None:
         """Hold the run for this process until it ends, however it ends."""
         try:
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{self.root}: another process trains in it; wait for it to end, or choose another name=..."
-            ) from error
+            files.make_folder(self.root.parent)
+            held = lock.take(self.lock_file)
         except OSError as error:
             raise self._not_writable(error) from error
+        if held is None:
+            raise RunError(f"{self.root}: another process trains in it; wait for it to end, or choose another name=...")
 
     def _not_writable(self, error: OSError) -> RunError:
-        return RunError(f"{self.root}: cannot be written ({error.strerror}); set runs_dir to another folder")
+        return RunError(
+            f"{self.root}: cannot be written ({error.strerror}{self._whose(error)}); set runs_dir to another folder"
+        )
+
+    def _whose(self, error: OSError) -> str:
+        """Whose the file or folder is that this user may not write; empty where rights are not the reason."""
+        path = Path(error.filename or self.root)
+        existing = next(part for part in (path, *path.parents) if os.path.lexists(part))
+        return f": {existing} belongs to {files.owner_of(existing)}" if isinstance(error, PermissionError) else ""
 
     def _set_aside(self) -> None:
         """Rename the directory to the first free of name.1, name.2, ..."""
         names = (self.root.with_name(f"{self.root.name}.{number}") for number in range(1, 10_000))
         aside = next(path for path in names if not path.exists())
-        self.root.rename(aside)
+        try:
+            self.root.rename(aside)
+        except OSError as error:
+            raise RunError(
+                f"{self.root}: cannot be moved aside ({error.strerror}{self._whose(error)}); choose another name=..."
+            ) from error
         log.info("the earlier run is kept as %s", aside)
 
     def _write_split(self, split: Mapping[str, Any]) -> None:
@@ -175,6 +185,7 @@ class Run(RunReader):
             table = csv.DictWriter(file, fieldnames=list(rows[0]))
             table.writeheader()
             table.writerows(rows)
+        files.share(aside)
         aside.replace(table_file)
 
     def write_picture(self, epoch: int, picture_hwc: "NDArray[np.uint8]") -> None:
@@ -184,6 +195,7 @@ class Run(RunReader):
         picture_file = self.validation_picture(epoch)
         aside = picture_file.with_suffix(".tmp")
         Image.fromarray(picture_hwc).save(aside, format="PNG", optimize=True)
+        files.share(aside)
         aside.replace(picture_file)
 
     def write_engine_settings(self, engine: str, settings: Mapping[str, Any]) -> None:

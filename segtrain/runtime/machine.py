@@ -1,8 +1,9 @@
-"""What a machine may lack: semaphores, open files, processes, a compiler. Imports no torch."""
+"""What a machine may lack: semaphores, open files, processes, a name, a compiler. Imports no torch."""
 
 import errno
 import multiprocessing
 import os
+import pwd
 import resource
 import shutil
 
@@ -49,6 +50,18 @@ def missing_compiler(device: str) -> str | None:
     named = os.environ.get("CC" if device == "cuda" else "CXX")
     commands = (named,) if named else CUDA_COMPILERS if device == "cuda" else CPU_COMPILERS
     return None if any(map(shutil.which, commands)) else " or ".join(commands)
+
+
+def name_user() -> None:
+    """Have the environment name the user of this process, or the number of one without a name.
+
+    MONAI cannot be imported without a name. torch keeps compiled code in a folder of /tmp by that name, which is
+    another user's where sudo or a container has left another name in the environment.
+    """
+    try:
+        os.environ["LOGNAME"] = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        os.environ["LOGNAME"] = f"uid-{os.geteuid()}"
 
 
 def _too_few_processes() -> str:

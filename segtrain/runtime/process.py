@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
-from segtrain.runtime import machine
+from segtrain.runtime import files, machine
 from segtrain.runtime.launcher import launch_folder
 from segtrain.runtime.terminal import FILE_ONLY
 
@@ -27,6 +27,7 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
         to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         to_file.addFilter(_mark_warnings)
+        files.share(file)
         handlers.append(to_file)
     for old in log.handlers:
         old.close()
@@ -46,6 +47,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     _escape_what_the_terminal_cannot_show()
     try:
         _refuse_other_systems()
+        machine.name_user()
         return command(argv)
     except SegtrainError as error:
         return _reported(error)

@@ -65,8 +65,11 @@ class Watch:
         with suppress(OSError):  # another node may not see the run's directory
             if self.rank == 0:
                 self._remove_further_ranks()
-            self.run.ranks.mkdir(exist_ok=True)
-            self._stacks = self.run.rank_stacks(self.rank).open("w", encoding="utf-8")
+            files.make_folder(self.run.ranks)
+            stacks = self.run.rank_stacks(self.rank)
+            stacks.unlink(missing_ok=True)
+            self._stacks = stacks.open("w", encoding="utf-8")
+            files.share(stacks)
         self.progress(self._step, self._phase)
         self._thread.start()
         return self

@@ -7,7 +7,7 @@ Legend: s slice, h height, w width, c channel (one a contrast).
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 
 from segtrain.errors import LEAVE_OUT, DataError
 
+Check = Callable[[], None]
 CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
+
+
+def no_check() -> None:
+    """Nothing to check."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,14 @@ class Source(Protocol):
     def slices(self, patient: str) -> int:
         """The patient's number of slices, by names and headers. Raises DataError: files that do not fit together."""
 
-    def fingerprint(self) -> str:
-        """A short hash that changes when the source's content does."""
+    def fingerprint(self, check: Check = no_check) -> str:
+        """A hash of names below the source's folder and of content: the same for a copy, whatever its times.
+
+        Reads every file; calls `check` now and then, which may raise.
+        """
+
+    def stamp(self) -> str | None:
+        """A hash that changes when a file is touched, made without reading one; None where there are no files."""
 
     def read(self, patient: str) -> Volume:
         """The patient's whole volume. Raises DataError naming the file, the value and the remedy."""

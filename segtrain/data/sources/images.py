@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segtrain.data.sources.base import Volume
-from segtrain.data.sources.listing import digest_of_folders, readable, refuse_absent
+from segtrain.data.sources.base import Check, Volume, no_check
+from segtrain.data.sources.listing import digest_of_content, digest_of_times, readable, refuse_absent
 from segtrain.errors import LEAVE_OUT, DataError
 
 SUFFIXES = (".tif", ".tiff", ".png")
@@ -82,8 +82,11 @@ class SliceSource(ABC):
     def slices(self, patient: str) -> int:
         return len(self.files(patient).images)
 
-    def fingerprint(self) -> str:
-        return digest_of_folders(self.root, map(self.folder, self.patients()))
+    def fingerprint(self, check: Check = no_check) -> str:
+        return digest_of_content(self.root, map(self.folder, self.patients()), check)
+
+    def stamp(self) -> str:
+        return digest_of_times(self.root, map(self.folder, self.patients()))
 
     def read(self, patient: str) -> Volume:
         files = self.files(patient)

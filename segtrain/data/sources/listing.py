@@ -1,12 +1,16 @@
 """Folders of a source: what lies in them, without the files that operating systems put beside data."""
 
+import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from segtrain.data.sources.base import digest
+from segtrain.data.sources.base import Check, digest
 from segtrain.errors import LEAVE_OUT, DataError
+from segtrain.runtime.terminal import Progress
 
 # Put there by operating systems and network drives; what begins with a dot (._slice.tif, .DS_Store) is one as well.
 SYSTEM_NAMES = frozenset(
@@ -14,6 +18,8 @@ SYSTEM_NAMES = frozenset(
      "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )  # fmt: skip
 FETCH = f"fetch its content (datalad get, git annex get, git lfs pull), mount its file system or {LEAVE_OUT}"
+READERS = 8  # files read at once: hashing releases the interpreter's lock, and network file systems answer in parallel
+CHECK_EVERY_S = 0.1
 # What git-annex and Git LFS leave in place of a file whose content was not fetched.
 POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/")
 
@@ -85,22 +91,73 @@ def refuse_absent(path: Path) -> None:
         raise DataError(f"{path}: a pointer of git-annex or Git LFS in place of the content; {FETCH}")
 
 
-def digest_of_folders(root: Path, folders: Iterable[Path]) -> str:
-    """Of the names, sizes and modification times in the folders: any change is noticed without reading 1 GB."""
+def digest_of_content(root: Path, folders: Iterable[Path], check: Check) -> str:
+    """Of the names below `root` and of the content of all files in the folders, whatever their times.
+
+    A file that may not be read counts as such: whoever prepares its patient names it, or leaves the patient out.
+    """
+    entries = list(_entries_below(root, folders))
     parts = []
+    checked_at_s = time.monotonic()
+    with (
+        ThreadPoolExecutor(READERS) as pool,
+        Progress(f"compare {len(entries)} files", total=len(entries), unit="files") as bar,
+    ):
+        try:
+            contents = pool.map(_content, (path for _, path in entries))
+            for (name, _), content in zip(entries, contents, strict=True):
+                parts.append(os.fsencode(f"{name} {content}"))
+                bar.advance(1)
+                if time.monotonic() - checked_at_s > CHECK_EVERY_S:
+                    check()
+                    checked_at_s = time.monotonic()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return digest(parts)
+
+
+def digest_of_times(root: Path, folders: Iterable[Path]) -> str:
+    """Of where the files in the folders are, their sizes and times: any change is noticed without reading 1 GB.
+
+    With the time of the last change of each file's status, which nobody can set: a file that was edited and given its
+    old time again is noticed, except on file systems that keep no such time.
+    """
+    parts = [os.fsencode(root.resolve())]
+    for name, path in _entries_below(root, folders):
+        with readable(path):
+            if is_broken_link(path):
+                state = _target(path)
+            else:
+                now = path.stat()
+                state = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
+        parts.append(os.fsencode(f"{name} {state}"))
+    return digest(parts)
+
+
+def _entries_below(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """All that lies in the folders, and folders that are lost links, with the name below `root`. Raises DataError."""
     for folder in folders:
         if is_broken_link(folder):
-            parts.append(os.fsencode(f"{folder.relative_to(root)} -> {folder.readlink()}"))
+            yield str(folder.relative_to(root)), folder
             continue
         for entry in entries_of(folder):
-            name = Path(entry.path).relative_to(root)
-            with readable(folder):
-                if is_broken_link(Path(entry.path)):
-                    state = f"-> {Path(entry.path).readlink()}"
-                else:
-                    state = f"{entry.stat().st_size} {entry.stat().st_mtime_ns}"
-            parts.append(os.fsencode(f"{name} {state}"))
-    return digest(parts)
+            path = folder / entry.name
+            yield str(path.relative_to(root)), path
+
+
+def _content(path: Path) -> str:
+    """A hash of a file's content; what stands for it where there is none."""
+    try:
+        if path.is_dir():
+            return "folder"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return _target(path) if path.is_symlink() and not path.exists() else "unreadable"
+
+
+def _target(link: Path) -> str:
+    return f"-> {link.readlink()}"
 
 
 def _is_link_to_lost_folder(entry: os.DirEntry[str]) -> bool:

@@ -20,9 +20,9 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from segtrain.data.sources.base import Volume, plain_slice_names
+from segtrain.data.sources.base import Check, Volume, no_check, plain_slice_names
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.listing import digest_of_folders, folders_of, refuse_absent, with_suffix
+from segtrain.data.sources.listing import digest_of_content, digest_of_times, folders_of, refuse_absent, with_suffix
 from segtrain.errors import DataError
 
 Role = Literal["volume", "pre", "flair", "post", "mask"]
@@ -100,8 +100,11 @@ class NiftiSource:
     def slices(self, patient: str) -> int:
         return self._grid(patient).slices
 
-    def fingerprint(self) -> str:
-        return digest_of_folders(self.root, (self.root, *folders_of(self.root)))
+    def fingerprint(self, check: Check = no_check) -> str:
+        return digest_of_content(self.root, (self.root, *folders_of(self.root)), check)
+
+    def stamp(self) -> str:
+        return digest_of_times(self.root, (self.root, *folders_of(self.root)))
 
     def institution(self, patient: str) -> str:
         return "unknown"

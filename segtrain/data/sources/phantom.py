@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segtrain.config import PhantomConfig
-from segtrain.data.sources.base import Volume, digest, plain_slice_names
+from segtrain.data.sources.base import Check, Volume, digest, no_check, plain_slice_names
 from segtrain.data.sources.images import write_masks, write_pages
 
 # Raise it when any phantom changes in any voxel; stores of phantoms are then prepared anew. The number is in the
@@ -171,8 +171,11 @@ class PhantomSource:
     def slices(self, patient: str) -> int:
         return _generator(self.config.seed, _index(patient))[1]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, check: Check = no_check) -> str:
         return digest([repr(self.config).encode(), str(PHANTOM_VERSION).encode()])
+
+    def stamp(self) -> None:
+        return None
 
     def read(self, patient: str) -> Volume:
         image_shwc, mask_shw = phantom_patient(self.config.seed, _index(patient), self.config.size_px)
