@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from test_jobs import call
 from trainings import Job, run_to_end, state_of
@@ -26,7 +27,8 @@ from jobs import status
 from jobs.queue.journal import Journal
 from jobs.submission import Submission
 from segtrain.commands import evaluate, report
-from segtrain.config import ModelConfig, load_config
+from segtrain.config import Config, ModelConfig, flatten, load_config
+from segtrain.config.schema import NEWER_KEYS
 from segtrain.data.prepare import ensure_store
 from segtrain.models.make import make_model
 from segtrain.run import Run
@@ -284,3 +286,10 @@ def python(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=200, env=environment,
         check=False,
     )  # fmt: skip
+
+
+def test_every_key_that_came_later_is_known_as_that() -> None:
+    """Else the journals of old queues would count on other configs than they did."""
+    old = yaml.safe_load(next(DATA.rglob("config.yaml")).read_text())
+    keys = {key for key, _ in flatten(asdict(Config()))} - {key for key, _ in flatten(old)}
+    assert {key for key in keys if key != "loss"} == NEWER_KEYS

@@ -73,6 +73,7 @@ class DataConfig:
     folds: int = Field(default=5, ge=2)  # split=kfold
     fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold
     split_file: str | None = None  # split=file
+    groups: str | None = None  # a CSV of patient,person: the scans of one person stay on one side
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
     augment_workers: int | None = Field(default=None, ge=0)  # processes of an own augmentation; default: spare cores
@@ -226,7 +227,7 @@ class Config:
 
 
 # Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
-NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers", "model.output"})
+NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers", "data.groups", "model.output"})
 
 # Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
 # divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.

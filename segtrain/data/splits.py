@@ -4,15 +4,18 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segtrain.config import DataConfig
+from segtrain.data.people import groups_of, people_of, refuse_parted, several
 from segtrain.data.store import Store, StoredPatient
 from segtrain.errors import DataError
+
+Group = tuple[str, ...]  # the patients of one person
 
 
 def hash_of(train: Iterable[str], validation: Iterable[str]) -> str:
@@ -26,6 +29,7 @@ class Split:
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    people: Mapping[str, str] = field(default_factory=dict)  # the person of each patient who has several ids
 
     def __post_init__(self) -> None:
         for side, patients in (("train", self.train), ("validation", self.validation)):
@@ -37,53 +41,74 @@ class Split:
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise DataError(f"split: patient {both[0]} is on both sides ({len(both)} such patients); keep it on one")
+        refuse_parted((("train", self.train), ("validation", self.validation)), self.people, "split")
 
     @property
     def hash(self) -> str:
         """SHA-256 of both sides: the identity of the split in checkpoints and scores."""
         return hash_of(self.train, self.validation)
 
+    @property
+    def counts_of_people(self) -> tuple[int, int]:
+        """The number of patients whose person has several, and of these people."""
+        return len(self.people), len(set(self.people.values()))
+
     def to_json(self) -> dict[str, Any]:
-        return {"hash": self.hash, "train": list(self.train), "validation": list(self.validation)}
+        people = {"people": dict(self.people)} if self.people else {}
+        return {"hash": self.hash, "train": list(self.train), "validation": list(self.validation), **people}
 
 
 def make_split(cfg: DataConfig, store: Store) -> Split:
-    """The split that `data.split` names, of the store's patients. Raises DataError."""
-    if cfg.split == "reference":
-        return _reference(sorted(store.patients), cfg.validation_patients, cfg.split_seed)
-    if cfg.split == "kfold":
-        return _kfold(store.patients, cfg.folds, cfg.fold, cfg.split_seed)
-    assert cfg.split_file is not None, "loading checks it"
-    return _from_file(Path(cfg.split_file), store)
+    """The split that `data.split` names; the patients of one person stay together. Raises DataError."""
+    people = people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None)
+    if cfg.split == "file":
+        assert cfg.split_file is not None, "loading checks it"
+        sides = _from_file(Path(cfg.split_file), store)
+        refuse_parted((("train", sides[0]), ("validation", sides[1])), people, cfg.split_file)
+    else:
+        groups = groups_of(store.patients, people)
+        if cfg.split == "reference":
+            validating = _reference(groups, cfg.validation_patients, cfg.split_seed)
+        else:
+            validating = _kfold(groups, store.patients, cfg.folds, cfg.fold, cfg.split_seed)
+        sides = tuple(sorted(store.patients.keys() - validating)), tuple(sorted(validating))
+    return Split(*sides, several({patient: people[patient] for side in sides for patient in side}))
 
 
-def _reference(patients: list[str], validation: int, seed: int) -> Split:
-    """The draw of the public reference program: `random.Random(42).sample(sorted(patients), 10)`."""
-    if len(patients) <= validation:
+def _reference(groups: list[Group], validation: int, seed: int) -> set[str]:
+    """The draw of the public reference program: `random.Random(42).sample(sorted(patients), 10)`.
+
+    Of people instead, each by the first patient, which is the same where nobody has two.
+    """
+    if len(groups) <= validation:
         raise DataError(
-            f"split: {len(patients)} patients are too few for data.validation_patients={validation} and at least one "
-            f"to train on; set data.validation_patients={max(1, len(patients) // 5)} or add patients"
+            f"split: {_count(groups)} are too few for data.validation_patients={validation} and at least one "
+            f"to train on; set data.validation_patients={max(1, len(groups) // 5)} or add patients"
         )
-    validating = random.Random(seed).sample(patients, validation)
-    return Split(tuple(p for p in patients if p not in validating), tuple(sorted(validating)))
+    by_first = {group[0]: group for group in groups}
+    return {patient for first in random.Random(seed).sample(list(by_first), validation) for patient in by_first[first]}
 
 
-def _kfold(patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: int) -> Split:
+def _kfold(groups: list[Group], patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: int) -> set[str]:
     """Fold `fold` validates. Neighbours in order of institution and lesion volume are dealt to different folds."""
-    if len(patients) < folds:
-        raise DataError(
-            f"split: {len(patients)} patients cannot make data.folds={folds}; set data.folds={max(2, len(patients))}"
-        )
-    alike = sorted(patients.values(), key=lambda p: (p.institution, p.lesion_voxels, p.patient))
+    if len(groups) < folds:
+        raise DataError(f"split: {_count(groups)} cannot make data.folds={folds}; set data.folds={max(2, len(groups))}")
+    alike = sorted(groups, key=lambda g: (patients[g[0]].institution, sum(patients[p].lesion_voxels for p in g), g[0]))
     rng = np.random.Generator(np.random.Philox(seed))
-    sides: tuple[list[str], list[str]] = ([], [])
+    validating: set[str] = set()
     for start in range(0, len(alike), folds):
-        for patient, dealt in zip(alike[start : start + folds], rng.permutation(folds), strict=False):
-            sides[int(dealt) == fold].append(patient.patient)
-    return Split(tuple(sorted(sides[0])), tuple(sorted(sides[1])))
+        for group, dealt in zip(alike[start : start + folds], rng.permutation(folds), strict=False):
+            if int(dealt) == fold:
+                validating.update(group)
+    return validating
 
 
-def _from_file(path: Path, store: Store) -> Split:
+def _count(groups: list[Group]) -> str:
+    patients = sum(map(len, groups))
+    return f"{patients} patients" + (f" of {len(groups)} people" if len(groups) < patients else "")
+
+
+def _from_file(path: Path, store: Store) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """From JSON `{"train": [...], "validation": [...]}`, like a run's split.json; patients of neither side stay out."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -97,4 +122,4 @@ def _from_file(path: Path, store: Store) -> Split:
         raise DataError(
             f"{path}: patient {unknown[0]} is not in {store.label} ({len(unknown)} such); take it off the list"
         )
-    return Split(tuple(sorted(sides[0])), tuple(sorted(sides[1])))
+    return tuple(sorted(sides[0])), tuple(sorted(sides[1]))

@@ -1,0 +1,108 @@
+"""The person whom each patient id is a scan of: no split parts the scans of one person, and statistics count them once.
+
+Public sets give a person several ids, for sessions, time points and follow-ups: BraTS 2024 has 1,350 cases of 613
+people. Known patterns are recognised; a file of `patient,person` lines overrides them.
+"""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from segtrain.errors import DataError
+
+# The group `person` of the first pattern that matches a whole id is the person. Sources: the sets' pages.
+PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?P<person>BraTS-[A-Z]+(?:-RT)?-\d{4,5})-\d{1,3}",  # BraTS 2023 and later: -000, -001 are exams
+        r"(?P<person>TCGA[-_]\w{2}[-_]\w{4})(?:[-_].*)?",  # the date of the study follows
+        r"(?P<person>UPENN-GBM-\d{5})_\d{2}",  # _11 before treatment, _21 follow-up
+        r"(?P<person>UCSF-PDGM-\d{3,4})(?:_FU\d+d)?(?:_nifti)?",
+        r"(?P<person>RHUH-\d{4})_\d",  # before, within 72 hours after surgery, follow-up
+        r"(?P<person>(?:training|test)\d{2})_\d{2}",  # ISBI 2015: time points
+        r"(?P<person>sub-[A-Za-z0-9]+)(?:_.*)?",  # BIDS
+        r"(?P<person>.+?)[-_](?:ses|session|time|timepoint|tp|visit|followup|fu|study)[-_]?\d+d?",
+        r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
+    )
+)
+COLUMNS = ("patient", "person")
+
+
+def person_of(patient: str) -> str:
+    """The person of a patient id, by the patterns of public sets; the id itself where none matches."""
+    for pattern in PATTERNS:
+        if match := pattern.fullmatch(patient):
+            return _plain(match["person"])
+    return patient
+
+
+def _plain(person: str) -> str:
+    """One spelling of a person whom sets write in several: TCGA_CS_4941 and TCGA-CS-4941, UCSF-PDGM-004 and -0004."""
+    if re.match(r"TCGA[-_]", person, re.IGNORECASE):
+        return person.upper().replace("_", "-")
+    if match := re.fullmatch(r"(UCSF-PDGM)-(\d+)", person, re.IGNORECASE):
+        return f"{match[1].upper()}-{int(match[2]):04d}"
+    return person
+
+
+def people_of(patients: Collection[str], groups: Path | None) -> dict[str, str]:
+    """The person of each patient: by `groups`, else by its id. Raises DataError: a file that is not of that form."""
+    named = {} if groups is None else _read(groups)
+    return {patient: named.get(patient) or person_of(patient) for patient in patients}
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Lines `patient,person`, with or without a heading."""
+    remedy = "write a line patient,person for each patient"
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); set data.groups to a file that can") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table of people ({error}); {remedy}") from error
+    people: dict[str, str] = {}
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or (number == 1 and cells[1:2] == [COLUMNS[1]]):
+            continue
+        if len(cells) != len(COLUMNS) or not all(cells):
+            raise DataError(f"{path}, line {number}: {','.join(row)!r} is not patient,person; {remedy}")
+        if people.setdefault(cells[0], cells[1]) != cells[1]:
+            raise DataError(f"{path}, line {number}: {cells[0]} is {people[cells[0]]} above; give it one person")
+    return people
+
+
+def groups_of(patients: Iterable[str], people: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The patients, person by person, each sorted, in the order of the people's first patients."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(patients):
+        members[people.get(patient, patient)].append(patient)
+    return [tuple(of_person) for of_person in members.values()]
+
+
+def several(people: Mapping[str, str]) -> dict[str, str]:
+    """The people with more than one patient, by patient: what a reader cannot know from the ids alone."""
+    count: dict[str, int] = defaultdict(int)
+    for person in people.values():
+        count[person] += 1
+    return {patient: person for patient, person in sorted(people.items()) if count[person] > 1}
+
+
+def values_by_person(values: Mapping[str, float], people: Mapping[str, str]) -> list[float]:
+    """A value a person, the mean over the person's patients, in the order of the first patients."""
+    return [sum(values[p] for p in members) / len(members) for members in groups_of(values, people)]
+
+
+def refuse_parted(sides: Sequence[tuple[str, Collection[str]]], people: Mapping[str, str], where: str) -> None:
+    """Raise DataError where two sides of a split have patients of one person (L1)."""
+    seen: dict[str, tuple[str, str]] = {}
+    for side, patients in sides:
+        for patient in sorted(patients):
+            other, other_side = seen.setdefault(people.get(patient, patient), (patient, side))
+            if other_side != side and other != patient:
+                raise DataError(
+                    f"{where}: {other} in {other_side} and {patient} in {side} are scans of one person, "
+                    f"{people[patient]}; put them on one side, or say in data.groups who is who"
+                )

@@ -1,0 +1,98 @@
+"""L1 for people: the scans of one person stay on one side, whatever ids a public set gives them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_splits import COHORT, store_of
+
+from segtrain.config import DataConfig
+from segtrain.data.people import people_of, person_of
+from segtrain.data.splits import make_split
+from segtrain.errors import DataError
+
+
+@pytest.mark.law("L1")
+@pytest.mark.parametrize(
+    ("ids", "people"),
+    [
+        (["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-100", "BraTS-GLI-00002-101",
+          "BraTS-GLI-00003-000"], 3),
+        (["BraTS-MEN-RT-0402-1", "BraTS-MEN-RT-0403-1"], 2),
+        (["TCGA_CS_4941_19960909", "TCGA-CS-4941", "tcga-cs-4941_1997.02.22", "TCGA_CS_4942_19970222"], 2),
+        (["UPENN-GBM-00011_11", "UPENN-GBM-00011_21", "UPENN-GBM-00012_11"], 2),
+        (["UCSF-PDGM-0004_nifti", "UCSF-PDGM-004", "UCSF-PDGM-0433_FU007d", "UCSF-PDGM-0433"], 2),
+        (["RHUH-0001_0", "RHUH-0001_1", "RHUH-0001_2", "RHUH-0002_0"], 2),
+        (["training01_01", "training01_02", "training02_01"], 2),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-02"], 2),
+        (["P1_T1", "P1_T2", "P2_T1"], 2),
+        (["anna_visit1", "anna_visit-2", "bert_fu12", "bert"], 2),
+        (["P_001", "P_002", "BraTS20_Training_001", "BraTS20_Training_002", "BraTS2021_00000", "013", "patient01"], 7),
+    ],
+)  # fmt: skip
+def test_people_are_recognised_by_the_ids_of_public_sets(ids: list[str], people: int) -> None:
+    assert len({person_of(patient) for patient in ids}) == people
+
+
+@pytest.mark.law("L1")
+@settings(max_examples=50, deadline=None)
+@given(
+    scans=st.lists(st.integers(1, 3), min_size=10, max_size=40),
+    folds=st.integers(2, 10),
+    seed=st.integers(0, 1000),
+    validation=st.integers(1, 5),
+)
+def test_no_split_parts_a_person(scans: list[int], folds: int, seed: int, validation: int) -> None:
+    ids = [f"BraTS-GLI-{n:05}-{k:03}" for n, times in enumerate(scans) for k in range(times)]
+    store = store_of([(patient, "ABC"[n % 3], 10 + 37 * n % 1000) for n, patient in enumerate(ids)])
+    cfgs = [DataConfig(split="kfold", folds=folds, fold=fold, split_seed=seed) for fold in range(folds)]
+    splits = [make_split(cfg, store) for cfg in cfgs]
+    for split in (*splits, make_split(DataConfig(split_seed=seed, validation_patients=validation), store)):
+        assert not {p[:15] for p in split.train} & {p[:15] for p in split.validation}
+        assert set(split.people) == {p for p in ids if scans[int(p[10:15])] > 1}
+    assert len({p[:15] for p in split.validation}) == validation
+    assert sorted(p for one in splits for p in one.validation) == ids
+    sizes = [len({p[:15] for p in one.validation}) for one in splits]
+    assert max(sizes) - min(sizes) <= 1, "folds are even in people"
+
+
+@pytest.mark.law("L1")
+def test_a_file_says_who_is_who_and_a_split_file_that_parts_a_person_is_refused(tmp_path: Path) -> None:
+    store = store_of(COHORT)
+    groups, split_file = tmp_path / "groups.csv", tmp_path / "split.json"
+    groups.write_text("patient,person\nP000,anna\nP001,anna\n")
+    split_file.write_text(json.dumps({"train": ["P000", "P002"], "validation": ["P001"]}))
+    cfg = DataConfig(split="file", split_file=str(split_file))
+    assert make_split(cfg, store).validation == ("P001",)
+    with pytest.raises(DataError, match=r"split\.json: P000 in train and P001 in validation are .* one person, anna; "):
+        make_split(replace(cfg, groups=str(groups)), store)
+    folds = [make_split(DataConfig(split="kfold", fold=fold, groups=str(groups)), store) for fold in range(5)]
+    assert all(len({"P000", "P001"} & set(split.validation)) in (0, 2) for split in folds)
+    assert folds[0].to_json()["people"] == {"P000": "anna", "P001": "anna"}
+
+
+def test_where_nobody_has_two_scans_the_split_is_what_it_was() -> None:
+    split = make_split(DataConfig(), store_of(COHORT))
+    assert split.people == {}
+    assert "people" not in split.to_json()
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("P000\n", r"line 1: 'P000' is not patient,person"),
+        ("P000,anna\nP000,bert\n", r"line 2: P000 is anna above; give it one person"),
+        ("P000,anna,x\n", r"line 1: 'P000,anna,x' is not patient,person"),
+        ("P000,\n", r"line 1: 'P000,' is not patient,person"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "groups.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        people_of(["P000"], tmp_path / "groups.csv")
+    with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read .*; set data\.groups"):
+        people_of(["P000"], tmp_path / "nowhere.csv")
