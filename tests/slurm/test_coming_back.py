@@ -1,6 +1,7 @@
 """Preempted, out of time, requeued, told by a signal: a run comes back to its exact step and ends as if left alone."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -81,8 +82,13 @@ def test_requeued_and_told_by_an_operator_a_run_comes_back(
 def test_a_cancelled_run_has_saved_and_stays_away_until_it_is_submitted_again(lab: Lab, lasting: Config) -> None:
     job = start(lab, lasting, "submitit")
     lab.until_step(lasting.name, 60)
+    lab.kill_ranks(signal.SIGSTOP)  # or the run might end while the commands start
     assert f"is job {job} (RUNNING) already; nothing to submit" in lab.jobs("submit", "--config", lab.give(lasting))
-    assert "the run is stopped at step" in lab.jobs("cancel", lasting.name, "--runs-dir", lab.runs)
+    with ThreadPoolExecutor() as pool:
+        cancelling = pool.submit(lab.jobs, "cancel", lasting.name, "--runs-dir", lab.runs)
+        lab.until("the run is asked to stop", (lab.runs / lasting.name / "STOP").exists)
+        lab.kill_ranks(signal.SIGCONT)
+        assert "the run is stopped at step" in cancelling.result()
     lab.until_over(job)
     assert lab.outcome(lasting.name)["reason"] == "STOP_FILE"
     saved = lab.step(lasting.name)
