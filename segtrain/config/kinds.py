@@ -15,6 +15,8 @@ KEY_OF: dict[Kind, str] = {
 # Parameters by which a kind is known, among those without a default or the first two.
 CHANNELS = {"in_channels", "input_channels", "in_ch", "in_chans", "img_ch", "n_channels", "n_classes", "num_classes"}
 CHANNELS |= {"out_channels", "output_ch", "out_ch", "classes", "channel", "encoder_name"}
+COMPARED = {"pred", "preds", "prediction", "predict", "y_pred", "output", "outputs", "logit", "logits", "probas"}
+COMPARED |= {"probs", "input", "inputs", "y_true", "target", "targets", "label", "labels", "true", "x", "y"}
 IMAGES = {"image", "img", "images", "sample", "data", "volume"}
 STEPS = {"step", "epoch", "progress", "total", "total_steps", "optimizer", "t", "it", "iteration"}
 PARAMETERS = {"params", "parameters", "param_groups", "network", "model", "net"}
@@ -36,6 +38,8 @@ def kind_of(part: Any) -> Kind | None:
         forward = _first_names(part.forward, without_self=isinstance(part, type))
         return "loss" if len(forward) > 1 and not _has(CHANNELS, _all_names(part)) else "model"
     first = _first_names(part, without_self=False)
+    if len(first) > 1 and first[0].lower() in COMPARED:
+        return "loss"
     if _has(CHANNELS, _all_names(part)):
         return "model"
     for kind, known in (("augment", IMAGES), ("schedule", STEPS), ("optim", PARAMETERS)):
