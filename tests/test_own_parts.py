@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segtrain.commands import check
 from segtrain.config import Config, Reference, first_difference, load_config, loss_terms, to_yaml
 from segtrain.config.importing import load
+from segtrain.config.kinds import kind_of
 from segtrain.config.own_code import own_code
 from segtrain.config.own_parts import in_folder, own_parts
 from segtrain.errors import ConfigError, RunError
 from segtrain.run.code import copy_code, with_own_code
 from segtrain.run.writer import Run
 
+ROOT = Path(__file__).resolve().parent.parent
 LOSS = """
 def my_loss(pred, target, gamma: float = 2.0, smooth=1, name="x", flag: bool = False):
     return gamma * ((pred - target) ** 2).mean()
@@ -249,3 +252,42 @@ def test_names_of_encoders_are_no_references() -> None:
     assert Reference.parse("smp:resnet34") is None
     assert load_config(None, ["model.name=smp:resnet34"]).model.name == "smp:resnet34"
     assert Config().code == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("configs/ablation/own_parts.py:power_loss", "loss"),
+        ("configs/ablation/own_parts.py:DropoutUNet", "model"),
+        ("configs/ablation/own_parts.py:fog", "augment"),
+        ("configs/ablation/own_parts.py:Lion", "optim"),
+        ("configs/ablation/own_parts.py:halves", "schedule"),
+        ("monai.losses:DiceLoss", "loss"),
+        ("monai.networks.nets:BasicUNet", "model"),
+        ("monai.transforms:RandFlipd", "augment"),
+        ("torch.optim:NAdam", "optim"),
+        ("torch.optim.lr_scheduler:OneCycleLR", "schedule"),
+        ("torch.nn:BCEWithLogitsLoss", "loss"),
+        ("torch.nn.functional:binary_cross_entropy", "loss"),
+    ],
+)
+def test_the_kind_of_a_part_is_told_from_its_class_and_parameters(part: str, kind: str) -> None:
+    name, _, _ = part.rpartition(":")
+    where = str(ROOT / name) if name.endswith(".py") else name
+    assert kind_of(load(Reference(where, part.rpartition(":")[2]))) == kind
+
+
+@pytest.mark.law("L13")
+def test_check_prints_a_table_and_ends_with_code_2_where_a_law_does_not_hold(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(here, mine="def good(p, y): return ((p - y) ** 2).mean()\ndef bad(p, y): return (p * y).sum()")
+    assert check.command(["mine.py:good"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("mine.py:good(): probabilities, mask [b, 1, h, w]; couples no samples; 0.00 for the truth")
+    assert "the same on 1, 2 and 4 ranks" in shown
+    assert check.command(["mine.py:bad"]) == 2
+    assert "fails" in capsys.readouterr().out
+    write(here, odd="def f(): pass")
+    with pytest.raises(ConfigError, match=r"its kind cannot be told; add --as loss\|model"):
+        check.command(["odd.py:f"])
