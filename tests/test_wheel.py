@@ -34,7 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_packages_templates_and_configs(wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     files = {p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.is_file() and _ours(p)}
-    configs = {f"segtrain/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
+    names = (p for p in (ROOT / "configs").rglob("*.*") if p.suffix in (".yaml", ".py"))
+    configs = {f"segtrain/{p.relative_to(ROOT)}" for p in names}
     assert {"segtrain/report/page.html.j2", "segtrain/report/page.css", "segtrain/configs/phantom.yaml"} <= held
     assert {"segtrain/py.typed", "jobs/py.typed", "jobs/offline/__main__.py"} <= held
     assert {str(p.relative_to(ROOT)) for p in files} | configs == {name for name in held if not name.endswith(".md")}
