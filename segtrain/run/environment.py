@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from importlib import metadata
@@ -33,14 +33,14 @@ class Environment:
     git_commit: str | None = None
 
     @classmethod
-    def now(cls, world_size: int, device: str) -> Self:
-        """That of this process."""
+    def now(cls, world_size: int, device: str, packages: Iterable[str] = ()) -> Self:
+        """That of this process; `packages` are those of own parts, which no hash identifies."""
         return cls(
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             job=job_id(),
             python=platform.python_version(),
             platform=platform.platform(),
-            packages={"segtrain": __version__} | {name: _version(name) for name in PACKAGES},
+            packages={"segtrain": __version__} | {name: _version(name) for name in (*PACKAGES, *packages)},
             world_size=world_size,
             device=device,
             cores=len(os.sched_getaffinity(0)),

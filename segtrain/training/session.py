@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from segtrain.config import Config
+from segtrain.config.own_parts import packages_of
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.outcome import State
@@ -28,7 +29,11 @@ def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: St
     """
     start = prepare(cfg, run, stop, world, fresh)
     device = str(world.device)
-    world.on_main(lambda: run.open(cfg, start.split.to_json(), arguments, Environment.now(world.size, device), fresh))
+    world.on_main(
+        lambda: run.open(
+            cfg, start.split.to_json(), arguments, Environment.now(world.size, device, packages_of(cfg)), fresh
+        )
+    )
     start_logging(run.log_file, world.rank)
     refuse_disagreement(start)
     if world.is_main:
