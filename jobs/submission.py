@@ -75,7 +75,7 @@ class Submission:
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            remedy = f"end its job with scancel, then remove {self.root}"
+            remedy = f"end its job with scancel, then move {self.root} to another folder"
             raise RunError(f"{file}: cannot be read ({error}); {remedy}") from error
 
     def keep(self, **values: Any) -> None:

@@ -264,7 +264,7 @@ def test_what_cannot_be_read_is_shown_with_its_trouble_and_hides_nothing(tmp_pat
     assert "job.json: cannot be read" in found[".jobs/torn/001"]["why"]
     status._show(list(found.values()))
     assert cancel.command(["old", "--runs-dir", str(runs_dir)]) == 0
-    with pytest.raises(RunError, match="end its job with scancel, then remove"):
+    with pytest.raises(RunError, match="end its job with scancel, then move"):
         cancel.command(["torn", "--runs-dir", str(runs_dir)])
 
 

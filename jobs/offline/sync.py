@@ -207,7 +207,7 @@ def fetch(source: Location, folder: Path) -> bool:
             f"{source}: may not be read ({_message(error)}); ask its owner for the rights, or name another --sync"
         ) from error
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{source}: is damaged ({_message(error)}); remove it to train the run anew") from error
+        raise DataError(f"{source}: is damaged ({_message(error)}); rename it, and the run is trained anew") from error
     except Exception as error:
         raise RunError(f"{source}: cannot be fetched ({_message(error)}); see that it can be reached") from error
     if folder.exists():
@@ -234,24 +234,24 @@ def _refuse_another(mirror: Location, folder: Path) -> None:
         different = first_difference(Run(folder).config(), from_tree(yaml.safe_load(content), where=str(mirror)))
     except (ConfigError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())[:300]
-        raise DataError(f"{mirror}: cannot be compared with {folder} ({why}); remove one of the two") from error
+        raise DataError(f"{mirror}: cannot be compared with {folder} ({why}); rename one of the two") from error
     if different:
         key, mine, theirs = different
         raise DataError(
             f"{mirror}: mirrors a run that has {key}={theirs}, not {mine} as {folder} has; give the run another name, "
-            "or --sync another address, or remove one of the two"
+            "or --sync another address, or rename one of the two"
         )
 
 
 def _bring(source: Location, aside: Path, name: str, sha256: str) -> None:
     target = aside / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-        raise DataError(f"{source}: its manifest names {name}, which is outside of the run; remove it")
+        raise DataError(f"{source}: its manifest names {name}, which is outside of the run; rename it")
     target.parent.mkdir(parents=True, exist_ok=True)
     source.fs.get_file(source.path, str(target))
     with target.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-            raise DataError(f"{source}: is damaged: {name} is not what was sent; remove it to train the run anew")
+            raise DataError(f"{source}: is damaged: {name} is not what was sent; rename it, and the run is trained anew")
     files.sync_file(target)
 
 
