@@ -251,7 +251,9 @@ def _bring(source: Location, aside: Path, name: str, sha256: str) -> None:
     source.fs.get_file(source.path, str(target))
     with target.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-            raise DataError(f"{source}: is damaged: {name} is not what was sent; rename it, and the run is trained anew")
+            raise DataError(
+                f"{source}: is damaged: {name} is not what was sent; rename it, and the run is trained anew"
+            )
     files.sync_file(target)
 
 
