@@ -159,6 +159,7 @@ def own_files(reference: str) -> tuple[Path, ...]:
             "import nowhere_to_be_found\ndef f(): pass",
             r"needs nowhere_to_be_found, which is not installed; pip install",
         ),
+        ("import sys\nx = sys.exit(3)\ndef f(): pass", r"cannot be imported \(SystemExit: 3\)"),
         ("x = 1 / 0\ndef f(): pass", r"cannot be imported \(ZeroDivisionError: division by zero\) in part\.py, line 1"),
     ],
 )

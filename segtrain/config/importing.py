@@ -93,10 +93,8 @@ def explained(
     reference: Reference, failure: str = "cannot be imported", remedy: str = "try importing it by hand"
 ) -> Iterator[None]:
     """A context for running foreign code: its output goes to the log, its failures become a ConfigError of one line."""
-    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(str(reference)):
             yield
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -104,14 +102,24 @@ def explained(
         ) from error
     except ConfigError:
         raise
-    except Exception as error:  # whatever code of the user's raises is the user's to mend; the cause shows where
+    except (Exception, SystemExit) as error:  # whatever code of the user's raises is the user's to mend
         text = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"{reference}: {failure} ({type(error).__name__}: {text}){_place(error)}; {remedy}"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet(whose: str) -> Iterator[None]:
+    """A context for running foreign code, whose output goes to the log and whose warnings nowhere."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         if output.getvalue():
-            log.debug("%s printed: %s", reference, output.getvalue().strip())
+            log.debug("%s printed: %s", whose, output.getvalue().strip())
 
 
 def _place(error: BaseException) -> str:

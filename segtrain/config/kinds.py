@@ -20,6 +20,7 @@ COMPARED |= {"probs", "input", "inputs", "y_true", "target", "targets", "label",
 IMAGES = {"image", "img", "images", "sample", "data", "volume"}
 STEPS = {"step", "epoch", "progress", "total", "total_steps", "optimizer", "t", "it", "iteration"}
 PARAMETERS = {"params", "parameters", "param_groups", "network", "model", "net"}
+BY_FIRST: dict[Kind, set[str]] = {"augment": IMAGES, "schedule": STEPS, "optim": PARAMETERS}
 # Attributes by which the transforms of libraries are known.
 TRANSFORM = ("set_random_seed", "set_random_state", "get_parameters", "data_keys", "apply_transform")
 
@@ -42,9 +43,9 @@ def kind_of(part: Any) -> Kind | None:
         return "loss"
     if _has(CHANNELS, _all_names(part)):
         return "model"
-    for kind, known in (("augment", IMAGES), ("schedule", STEPS), ("optim", PARAMETERS)):
+    for kind, known in BY_FIRST.items():
         if first and first[0].lower() in known:
-            return kind  # type: ignore[return-value]
+            return kind
     return "loss" if len(first) > 1 else None
 
 

@@ -84,8 +84,8 @@ def load_config(
 
 def _names_one(message: str, keys: Sequence[str]) -> bool:
     """Whether an error's message is about one of the keys, one below it, or the part that it is an option of."""
-    chosen = [choice for choice in CHOICES for key in keys if key.startswith(f"{choice}.")]
-    return any(re.search(rf"(?<![\w.-]){re.escape(key)}[.=;:]", message) for key in (*keys, *chosen))
+    parts = [choice for choice in CHOICES for key in keys if key.startswith(f"{choice}.")]
+    return any(re.search(rf"(?<![\w.-]){re.escape(key)}[.=;:]", message) for key in (*keys, *parts))
 
 
 def read_yaml(path: Path) -> Any:

@@ -47,16 +47,16 @@ def own_code(reference: Reference) -> OwnCode | None:
         return None
     file = reference.file()
     roots = tuple(_import_roots(file)) if reference.is_file else (_top_folder(reference, file),)
-    found: dict[Path, None] = {}
+    files: list[Path] = []
     siblings: set[str] = set()
     levels = 0
     waiting = [file]
     while waiting:
         path = waiting.pop()
-        if path in found:
+        if path in files:
             continue
-        found[path] = None
-        if len(found) > MOST_FILES:
+        files.append(path)
+        if len(files) > MOST_FILES:
             raise ConfigError(f"{reference}: imports more than {MOST_FILES} files from beside it; name a smaller part")
         for level, module, names in _imports(path):
             if level:
@@ -68,12 +68,11 @@ def own_code(reference: Reference) -> OwnCode | None:
             else:
                 _refuse_foreign(reference, path, module)
     package_root = file.parents[max(levels, 1) - 1]
-    files = tuple(found)
     folders = [path.parent for path in files] + ([package_root] if levels else [])
     root = folders[0]
     while not all(folder.is_relative_to(root) for folder in folders):
         root = root.parent
-    return OwnCode(file, root, files, package_root, roots, frozenset(siblings))
+    return OwnCode(file, root, tuple(files), package_root, roots, frozenset(siblings))
 
 
 def _top_folder(reference: Reference, file: Path) -> Path:

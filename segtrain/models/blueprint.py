@@ -6,10 +6,8 @@ Public networks agree in names, not in order: the channels may come first, last 
 import contextlib
 import copy
 import inspect
-import io
 import logging
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 
 from segtrain.config import ModelConfig, Reference, name_of, options_of
+from segtrain.config.importing import quiet
 from segtrain.errors import ConfigError
 from segtrain.models.base import supervision_ratio
 
@@ -174,10 +173,8 @@ def seeded(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def explained(whose: str, doing: str) -> Iterator[None]:
     """A context for running the user's code: its output goes to the log, its failures to one line."""
-    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(whose):
             yield
     except ConfigError:
         raise
@@ -190,9 +187,6 @@ def explained(whose: str, doing: str) -> Iterator[None]:
                 "device), or train it where there is a GPU"
             ) from error
         raise ConfigError(f"{message}; {_remedy(text)}") from error
-    finally:
-        if output.getvalue():
-            log.debug("%s printed: %s", whose, output.getvalue().strip())
 
 
 def _remedy(text: str) -> str:
