@@ -134,7 +134,7 @@ class OwnAugmentation:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                made = loaded(**self.options)
+                transform = loaded(**self.options)
         except Exception as error:  # whatever code of the user's raises is the user's to mend; the cause shows where
             text = " ".join(str(error).split())[:200]
             raise ConfigError(
@@ -144,7 +144,7 @@ class OwnAugmentation:
         unknown = [str(warning.message) for warning in caught if "not valid for transform" in str(warning.message)]
         if unknown:  # albumentations goes on without them
             raise ConfigError(f"{self}: {unknown[0]}; leave it out, or correct its name")
-        return made
+        return transform
 
 
 def _is_factory(loaded: Any, options: dict[str, Any]) -> bool:
