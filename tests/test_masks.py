@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segtrain.config import load_config, merge
+from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.pixels import read_mask
 from segtrain.errors import ConfigError, DataError
 
@@ -30,16 +31,18 @@ def test_masks_in_black_and_white_are_read_from_any_mode(tmp_path: Path) -> None
     for name, image in images.items():
         for suffix in (".tif", ".png"):
             image.save(tmp_path / f"{name}{suffix}")
-            np.testing.assert_array_equal(read_mask(tmp_path / f"{name}{suffix}"), MASK_HW, err_msg=f"{name}{suffix}")
+            np.testing.assert_array_equal(
+                read_mask(tmp_path / f"{name}{suffix}", LabelRules()), MASK_HW, err_msg=f"{name}{suffix}"
+            )
 
 
 def test_masks_are_read_whichever_way_white_is_stored(tmp_path: Path) -> None:
     for bits, white in ((8, 255), (16, 65535), (16, 255), (16, 1)):
         Image.fromarray(MASK_HW.astype(f"uint{bits}") * white).save(tmp_path / "m.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK_HW)
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.png", LabelRules()), MASK_HW)
     for dtype in (bool, np.uint8):  # white is 0: Pillow inverts what it reads
         tifffile.imwrite(tmp_path / "m.tif", (1 - MASK_HW).astype(dtype) * dtype(255), photometric="miniswhite")
-        np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), MASK_HW)
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", LabelRules()), MASK_HW)
 
 
 @pytest.mark.law("L12")
@@ -54,17 +57,17 @@ def test_a_mask_of_labels_is_read_by_the_labels_that_are_named(
     values: np.ndarray = np.random.default_rng(seed).choice([0, 1, 2, 4, 200], (3, 3)).astype(dtype)
     Image.fromarray(values).save(tmp_path / "m.png")
     if set(values.ravel().tolist()) <= {0, *labels}:
-        np.testing.assert_array_equal(read_mask(tmp_path / "m.png", labels), values > 0)
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.png", LabelRules({"lesion": labels})), values > 0)
     else:
         with pytest.raises(DataError, match=r"m.png: mask has values .* but data.regions names"):
-            read_mask(tmp_path / "m.png", labels)
+            read_mask(tmp_path / "m.png", LabelRules({"lesion": labels}))
 
 
 @pytest.mark.law("L12")
 def test_a_mask_of_labels_is_refused_with_its_values(tmp_path: Path) -> None:
     Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match="values 0, 1, 2, 3, 4, 5 and 3 more, but only 0 and 255"):
-        read_mask(tmp_path / "m.png")
+        read_mask(tmp_path / "m.png", LabelRules())
 
 
 @pytest.mark.law("L12")
@@ -86,8 +89,8 @@ def test_regions_that_cannot_be_trained_are_refused_in_one_line(regions: str, wo
 
 def test_the_labels_of_the_lesion_are_those_of_its_region() -> None:
     cfg = load_config(None, ["data.source=lgg", "data.root=/data", "data.regions={lesion: [1, 2, 4]}"])
-    assert cfg.data.lesion_labels == (1, 2, 4)
-    assert load_config(None, ["data.source=lgg", "data.root=/data"]).data.lesion_labels is None
+    assert cfg.data.regions == {"lesion": (1, 2, 4)}
+    assert load_config(None, ["data.source=lgg", "data.root=/data"]).data.regions is None
     tree: dict[str, Any] = {"data": {"regions": None}}
     merge(tree, {"data": {"regions": {"lesion": [2]}}}, "a spec")
     assert tree == {"data": {"regions": {"lesion": [2]}}}

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from segtrain.config import DataConfig
 from segtrain.data.sources import Volume, find_source
 from segtrain.errors import DataError
 
@@ -94,11 +95,11 @@ def test_masks_of_any_type_are_read(folder: Path, kind: str) -> None:
 
 def test_masks_of_labels_are_read_by_the_labels_that_are_named(folder: Path) -> None:
     save(folder, "P_seg.nii", MASK * np.uint8(4) + (XYZ > 900).astype(np.uint8))
-    named = find_source(folder, "auto", (4, 5)).read("P").mask_shw
+    named = find_source(folder, "auto", DataConfig(regions={"lesion": (4, 5)})).read("P").mask_shw
     assert named is not None
     assert named.sum() == MASK.sum()
     with pytest.raises(DataError, match=r"P_seg.nii: mask has values 0, 4, 5, but data.regions names 1, 2, 4"):
-        find_source(folder, "auto", (1, 2, 4)).read("P")
+        find_source(folder, "auto", DataConfig(regions={"lesion": (1, 2, 4)})).read("P")
 
 
 COLOURS = [(colour, "u1") for colour in "RGB"]

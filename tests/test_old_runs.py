@@ -28,7 +28,7 @@ from jobs.queue.journal import Journal
 from jobs.submission import Submission
 from segtrain.commands import evaluate, report
 from segtrain.config import Config, ModelConfig, flatten, load_config
-from segtrain.config.schema import NEWER_KEYS
+from segtrain.config.comparison import NEWER_KEYS
 from segtrain.data.prepare import ensure_store
 from segtrain.models.make import make_model
 from segtrain.run import Run

@@ -41,7 +41,7 @@ def command(argv: Sequence[str]) -> int:
     refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
-    source = find_source(arguments.images, arguments.layout, checkpoints[0].cfg.data.lesion_labels)
+    source = find_source(arguments.images, arguments.layout, checkpoints[0].cfg.data)
     refuse_folder(arguments.out, arguments.images)
     if ignored := not_taken(arguments.images, source):
         log.warning("not predicted, no part of %s: %s", source.label, first_few(ignored))

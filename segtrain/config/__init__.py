@@ -7,11 +7,13 @@
     reference.py  references to parts of the user's own, and the file of each
     signature.py  the options of a part, read from its source
     loss_terms.py the loss: one, or a weighted sum
+    regions.py    contrasts and regions by name, bits of masks
     own_parts.py  the parts of the user's own that a config names
     own_code.py   the files of a part of the user's own, and their hashes
     importing.py  imports the code of such a part
     overrides.py  changes by key=value and by the keys of a spec
-    load.py       YAML <- key=value overrides, checked; compared; written
+    load.py       YAML <- key=value overrides, checked; written
+    comparison.py whether two configs are the same run
     rules.py      values that do not fit together
     tree.py       nested mappings by dotted keys, the nearest right name
 
@@ -19,13 +21,12 @@ Imports no torch: login nodes and job scripts load configurations in millisecond
 """
 
 from segtrain.config.choice import PART, Choice, name_of, options_of, part_of
+from segtrain.config.comparison import MAY_DIFFER, fingerprint, first_difference
 from segtrain.config.load import (
     COMMAND_LINE,
     builtin_config,
     checked,
     find_config,
-    fingerprint,
-    first_difference,
     from_tree,
     load_config,
     read_yaml,
@@ -36,9 +37,9 @@ from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, Outpu
 from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import SMP_PREFIX, Reference
+from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
 from segtrain.config.rules import problems
 from segtrain.config.schema import (
-    MAY_DIFFER,
     AllocatorName,
     CheckpointConfig,
     Config,
@@ -50,9 +51,10 @@ from segtrain.config.schema import (
     OnOom,
     OptimConfig,
     PhantomConfig,
+    Postprocessing,
     Precision,
+    ProtocolName,
     SamplingName,
-    SourceName,
     SplitName,
     StopConfig,
     TrainConfig,
@@ -65,6 +67,9 @@ __all__ = [
     "AUGMENTATIONS",
     "COMMAND_LINE",
     "ENGINES",
+    "IGNORED",
+    "LESION",
+    "LGG_CONTRASTS",
     "LOSSES",
     "MAY_DIFFER",
     "NETWORKS",
@@ -83,6 +88,7 @@ __all__ = [
     "EvaluateConfig",
     "LossConfig",
     "LossTerm",
+    "MaskLayout",
     "ModelConfig",
     "NetworkPart",
     "NormName",
@@ -91,17 +97,19 @@ __all__ = [
     "OutputName",
     "Part",
     "PhantomConfig",
+    "Postprocessing",
     "Precision",
+    "ProtocolName",
     "Ramp",
     "Reference",
     "SamplingName",
-    "SourceName",
     "SplitName",
     "StopConfig",
     "TrainConfig",
     "TtaName",
     "WatchConfig",
     "builtin_config",
+    "canonical",
     "checked",
     "find_config",
     "fingerprint",

@@ -1,13 +1,12 @@
-"""Configurations from files: YAML <- `key=value` overrides, checked before anything else runs, and compared.
+"""Configurations from files: YAML <- `key=value` overrides, checked before anything else runs.
 
 Imports no torch.
 """
 
-import hashlib
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +14,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
-from segtrain.config.own_parts import beside, portable, with_code
+from segtrain.config.own_parts import beside, with_code
 from segtrain.config.rules import problems
-from segtrain.config.schema import MAY_DIFFER, NEWER_KEYS, Config
+from segtrain.config.schema import Config
 from segtrain.config.tree import flatten, nearest
 from segtrain.errors import ConfigError
 
@@ -182,25 +181,3 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
 def to_yaml(cfg: Config) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal Config."""
     return yaml.safe_dump(asdict(cfg), sort_keys=False)
-
-
-def fingerprint(cfg: Config) -> str:
-    """A hash of what a config trains, the same in later versions, which have more keys; not of where it lies."""
-    tree, default = asdict(replace(cfg, runs_dir="")), asdict(Config())
-    for dotted in NEWER_KEYS:
-        *parents, leaf = dotted.split(".")
-        section, usual = tree, default
-        for parent in parents:
-            section, usual = section[parent], usual[parent]
-        if section[leaf] == usual[leaf]:
-            del section[leaf]
-    return hashlib.sha256(yaml.safe_dump(tree, sort_keys=False).encode()).hexdigest()[:12]
-
-
-def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
-    """(key, our value, their value) of the first difference that makes two configs different runs, or None."""
-    one, other = (dict(flatten(asdict(portable(cfg)))) for cfg in (ours, theirs))
-    for key in [*one, *other]:
-        if key not in MAY_DIFFER and not key.startswith("deepspeed.") and one.get(key) != other.get(key):
-            return key, one.get(key), other.get(key)
-    return None

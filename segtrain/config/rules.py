@@ -7,6 +7,7 @@ from segtrain.config.choice import name_of, options_of
 from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import Reference
+from segtrain.config.regions import MOST_REGIONS
 from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.config.tree import flatten
 
@@ -57,14 +58,18 @@ def _data(data: DataConfig) -> Checks:
         "data.source=lgg needs the data's folder; add data.root=.../kaggle_3m",
     )
     yield (
-        data.source == "phantom" and data.root is not None,
-        f"data.root={data.root} is set but data.source=phantom trains on made-up patients; "
-        "use --config configs/lgg.yaml or data.source=lgg",
+        data.source not in ("lgg", "phantom") and data.root is None,
+        f"data.source={data.source} needs the data's folder; add data.root=FOLDER",
     )
     yield (
-        data.regions is not None and len(data.regions) != 1,
-        f"data.regions={data.regions} has {len(data.regions or ())} regions, but networks are trained for one; name "
-        "one, with every label that is part of it",
+        data.source == "phantom" and data.root is not None,
+        f"data.root={data.root} is set but data.source=phantom trains on made-up patients; "
+        "use --config configs/lgg.yaml, data.source=lgg, or data.source=auto, which looks at the folder",
+    )
+    yield (
+        data.regions is not None and not 1 <= len(data.regions) <= MOST_REGIONS,
+        f"data.regions={data.regions} has {len(data.regions or ())} regions, but from 1 to {MOST_REGIONS} can be "
+        "trained together; name so many",
     )
     yield (
         data.source == "phantom" and data.regions is not None,

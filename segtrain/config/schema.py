@@ -16,12 +16,14 @@ from segtrain.config.choice import PART, Choice, check_choice, choice_of, name_o
 from segtrain.config.loss_terms import LossConfig
 from segtrain.config.networks import NETWORKS, NetworkPart, NormName, OutputName, network_part
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES
-from segtrain.config.reference import SMP_PREFIX
+from segtrain.config.reference import SMP_PREFIX, Reference
+from segtrain.config.regions import LESION, LGG_CONTRASTS, MaskLayout
 from segtrain.config.tree import nearest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-SourceName = Literal["phantom", "lgg"]
+SOURCES = ("auto", "phantom", "lgg", "slices", "nifti", "nnunet")
+ProtocolName = Literal["reference", "zscore"]
 SplitName = Literal["reference", "kfold", "file"]
 SamplingName = Literal["lesion", "uniform"]
 TtaName = Literal["none", "flips", "all"]
@@ -29,7 +31,19 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
-Labels = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]  # values of a mask; 0 is background
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
+Labels = Annotated[tuple[Label, ...], Field(min_length=1)]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+def _check_source(name: Any) -> Any:
+    if name not in SOURCES and not Reference.parse(str(name)):
+        near = nearest(str(name), SOURCES)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise ValueError(f"no source is named {name!r}{hint}; there are {', '.join(SOURCES)} and FILE.py:NAME")
+    return name
 
 
 def _check_engine(name: Any) -> Any:
@@ -60,12 +74,22 @@ class PhantomConfig:
 class DataConfig:
     """The source of patients, their preparation, split, sampling and augmentation."""
 
-    source: SourceName = "phantom"  # phantom: made-up patients; lgg: the LGG layout in data.root
-    root: str | None = None  # the folder of patient folders, for source=lgg
+    source: Annotated[str, BeforeValidator(_check_source)] = "phantom"  # made-up patients; auto: by looking at root
+    root: str | None = None  # the folder of the data
+    files: dict[str, str] | None = None  # where files are, source=nifti: {flair: '{patient}/*_FLAIR.nii.gz', truth: ..}
     store: str = "prepared"  # parent folder of prepared stores; share it between runs
     image_size: int = Field(default=256, ge=16, multiple_of=16)  # side of a prepared slice in pixels, a multiple of 16
     skip_bad: bool = False  # leave broken patients out (and list them) instead of stopping
-    regions: dict[str, Labels] | None = None  # labels of a region, {lesion: [1, 2]}; default: masks in black and white
+    contrasts: Names | None = None  # by name, in the order of the network's channels; default: those that all have
+    missing: str | None = None  # a contrast that stands in for a missing one, or zeros; default: that is an error
+    regions: dict[str, Labels] | None = None  # labels of each region, {lesion: [1, 2]}; default: what the source says
+    ignore: tuple[Label, ...] = ()  # labels of voxels that nobody knows: no part of loss, scores and sampling
+    remap: dict[Label, Label] | None = None  # labels that are read as others, {4: 3}
+    soft_above: float | None = Field(default=None, gt=0, lt=1)  # masks of fractions: lesion above it; default: an error
+    rater: str | None = None  # of several masks of a patient, whose; default: the consensus
+    resample: Literal["truth"] | None = None  # truth: contrasts of other grids are brought onto the truth's
+    protocol: ProtocolName = "reference"  # of intensities; zscore: each contrast inside the head
+    spacing_mm: float | None = Field(default=None, gt=0)  # in plane, resampled to; default: any, resized to image_size
     workers: int | None = Field(default=None, ge=1)  # processes that prepare; default: the usable cores
     split: SplitName = "reference"  # how patients are divided; reference: as the public program does
     validation_patients: int = Field(default=10, ge=1)  # split=reference
@@ -84,13 +108,13 @@ class DataConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the network's input: three contrasts of the slice and of its neighbours."""
-        return 3 * (2 * self.neighbours + 1)
+        """Channels of the network's input: the contrasts of the slice and of its neighbours."""
+        return len(self.contrasts or LGG_CONTRASTS) * (2 * self.neighbours + 1)
 
     @property
-    def lesion_labels(self) -> tuple[int, ...] | None:
-        """The values of masks that are lesion; None for masks in black and white."""
-        return None if self.regions is None else next(iter(self.regions.values()))
+    def layout(self) -> MaskLayout:
+        """What a mask's bits are; of a run's data once they are prepared."""
+        return MaskLayout(tuple(self.regions or (LESION,)), bool(self.ignore))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -147,11 +171,29 @@ class EvaluateConfig:
 
     every_epochs: int = Field(default=1, ge=1)  # epochs between two evaluations
     batch: int = Field(default=16, ge=1)  # slices predicted at once; changes no score
-    threshold: float = Field(default=0.5, gt=0, lt=1)  # a voxel of a higher probability is lesion
-    largest_component: bool = True  # keep the largest component of the prediction alone
-    min_component_voxels: int = Field(default=0, ge=0)  # smaller components of the prediction are dropped
+    # The next three may differ by region, as in {whole: 0.5, core: 0.4}.
+    threshold: Share | dict[str, Share] = 0.5  # a voxel of a higher probability is lesion
+    largest_component: bool | dict[str, bool] = True  # keep the largest component of the prediction alone
+    min_component_voxels: Count | dict[str, Count] = 0  # smaller components of the prediction are dropped
     tta: TtaName = "none"  # probabilities averaged over flips, or over flips and small rotations and scales
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
+
+    def of(self, region: str) -> "Postprocessing":
+        """What makes a region's mask of its probabilities."""
+        values = {}
+        for key in ("threshold", "largest_component", "min_component_voxels"):
+            value, default = getattr(self, key), getattr(type(self), key)
+            values[key] = value.get(region, default) if isinstance(value, Mapping) else value
+        return Postprocessing(**values)
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What makes a mask of probabilities: a threshold, and the components that are kept."""
+
+    threshold: float
+    largest_component: bool
+    min_component_voxels: int
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -209,6 +251,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = "dice"  # a name, or {name: weight, ...}; a weight may be {start: 0.01, end: 1.0}
+    loss_regions: dict[str, Annotated[float, Field(ge=0)]] | None = None  # weights of regions; default: all alike
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -224,41 +267,3 @@ class Config:
     deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
     log_every_steps: int = Field(default=10, ge=1)  # steps between two lines of the log
     code: dict[str, str] = field(default_factory=dict)  # hashes of the files of parts of the user's own; filled in
-
-
-# Keys that came after the first queues: where they have their default, a queue's journal counts on the config without.
-NEWER_KEYS = frozenset({"code", "data.regions", "data.augment_workers", "data.groups", "model.output"})
-
-# Keys that may differ between the config of a run and the one that continues it: its length, paths, how the work is
-# divided, speed, what is recorded. Like the world size, these change the result only as far as L5 allows.
-MAY_DIFFER = frozenset(
-    {
-        "train.epochs",
-        "precision",
-        "engine",
-        "runs_dir",
-        "data.root",
-        "data.store",
-        "data.workers",
-        "data.augment_workers",
-        "data.skip_bad",
-        "device",
-        "allocator",
-        "deterministic",
-        "threads_per_rank",
-        "log_every_steps",
-        "model.channels_last",
-        "model.compile",
-        "model.checkpoint_activations",
-        "train.micro_batch",
-        "train.on_oom",
-        "evaluate.batch",
-        "evaluate.pictures",
-        "evaluate.every_epochs",
-        "checkpoint.every_min",
-        "checkpoint.keep",
-        "stop.deadline",
-        "watch.every_s",
-        "watch.stall_s",
-    }
-)

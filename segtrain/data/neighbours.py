@@ -14,7 +14,7 @@ def window(store: Store, patient: str, number: int, neighbours: int) -> tuple[ND
     numbers = neighbours_of(number, store.patients[patient].slices, neighbours)
     first, size = int(numbers[0]), store.size_px
     shape = int(numbers[-1]) - first + 1, size, size
-    image_shwc, mask_shw = np.empty((*shape, 3), np.float16), np.empty(shape, np.uint8)
+    image_shwc, mask_shw = np.empty((*shape, len(store.contrasts)), np.float16), np.empty(shape, np.uint8)
     store.read(patient, first, image_shwc, mask_shw)
     return as_channels(image_shwc[numbers - first]), mask_shw[number - first]
 
@@ -25,13 +25,13 @@ def neighbours_of(number: int, slices: int, neighbours: int) -> NDArray[np.int64
 
 
 def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Slices [n, h, w, 3] as the channels of one image [h, w, 3 * n], slice by slice."""
+    """Slices [n, h, w, c] as the channels of one image [h, w, c * n], slice by slice."""
     n, height, width, contrasts = window_nhwc.shape
     return np.moveaxis(window_nhwc, 0, 2).reshape(height, width, n * contrasts)
 
 
 def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArray[np.float16]:
-    """Each slice with those above and below it as channels (2.5D): [s, h, w, 3 * (2 * neighbours + 1)]."""
+    """Each slice with those above and below it as channels (2.5D): [s, h, w, c * (2 * neighbours + 1)]."""
     if neighbours == 0:
         return volume_shwc
     slices = len(volume_shwc)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.config import DataConfig
+from segtrain.config import IGNORED, LGG_CONTRASTS, DataConfig
 from segtrain.data.building import building, write_array
+from segtrain.data.masks import is_lesion
 from segtrain.data.preprocess import preprocess
 from segtrain.data.sources import (
-    CONTRASTS,
     FLAIR,
     LISTED,
     Pixels,
@@ -123,6 +123,9 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
         "fingerprint": aside.name.split(".")[1],
         "label": source.label,
         "size_px": cfg.image_size,
+        "contrasts": source.contrasts,
+        "regions": source.rules.regions,
+        "ignore": source.rules.ignore,
         "skipped": skipped,
         "patients": [{**asdict(one.entry), "bytes": one.file_bytes} for one in written],
     }
@@ -191,10 +194,12 @@ def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) ->
     entry = StoredPatient(
         patient=patient,
         institution=source.institution(patient),
-        areas=tuple(int(area) for area in prepared.mask_shw.sum(axis=(1, 2), dtype=np.int64)),
+        areas=tuple(int(area) for area in is_lesion(prepared.mask_shw).sum(axis=(1, 2), dtype=np.int64)),
         slice_numbers=volume.slice_numbers[first:last],
         geometry=prepared.geometry,
-        missing_channels=missing_contrasts(volume.image_shwc),
+        missing_channels=missing_contrasts(volume.image_shwc) if source.contrasts == LGG_CONTRASTS else volume.absent,
+        unlabelled=tuple(np.flatnonzero((prepared.mask_shw == IGNORED).all(axis=(1, 2))).tolist()),
+        spacing_mm=volume.spacing_mm,
     )
     sizes = {
         "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
@@ -232,7 +237,7 @@ def summary(store: Store) -> list[tuple[str, str]]:
     slices = np.array([patient.slices for patient in patients])
     institutions = Counter(patient.institution for patient in patients)
     missing = Counter(name for patient in patients for name in patient.missing_channels)
-    replaceable = [name for c, name in enumerate(CONTRASTS) if c != FLAIR]
+    replaceable = [name for c, name in enumerate(LGG_CONTRASTS) if c != FLAIR]
     megabytes = sum(file.stat().st_size for file in store.path.rglob("*.npy")) / 2**20
     return [
         ("data", store.label),

@@ -2,8 +2,8 @@
 
     <data.store>/<source>-<size>px-<settings>-<fingerprint>/
         index.json             fingerprint, per-patient geometry and slice areas, patients left out
-        images/<patient>.npy   float16 [slice, size, size, 3], z-scored
-        masks/<patient>.npy    uint8 0/1 [slice, size, size]
+        images/<patient>.npy   float16 [slice, size, size, contrast], z-scored
+        masks/<patient>.npy    uint8 bits of regions [slice, size, size]
 
 A patient's slices are contiguous in its file, so a sample is one read. These are plain reads, since a memory map's
 pages count as the rank's own memory and grow with the number of patients.
@@ -18,9 +18,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from segtrain.config import DataConfig
+from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
 from segtrain.errors import DAMAGED, DataError
 from segtrain.runtime import files, machine
@@ -38,12 +38,20 @@ from segtrain.runtime.outbox import patiently
 log = logging.getLogger(__name__)
 
 INDEX = "index.json"
+# Settings, besides regions, that decide what is read and how it is prepared.
+READING = (
+    "files", "contrasts", "missing", "ignore", "remap", "soft_above", "rater", "resample", "protocol", "spacing_mm",
+)  # fmt: skip
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
 
 @dataclass(frozen=True)
 class StoredPatient:
-    """A patient's entry in the index; `areas` are lesion pixels per prepared slice."""
+    """A patient's entry in the index.
+
+    areas: per prepared slice the pixels of any region; unlabelled: slices of which no voxel is known; spacing_mm: in
+    the source, between slices, rows and columns.
+    """
 
     patient: str
     institution: str
@@ -51,6 +59,8 @@ class StoredPatient:
     slice_numbers: tuple[int, ...]  # the source's numbers of the prepared slices
     geometry: Geometry
     missing_channels: tuple[str, ...]
+    unlabelled: tuple[int, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
 
     @property
     def slices(self) -> int:
@@ -63,13 +73,30 @@ class StoredPatient:
 
 @dataclass(frozen=True)
 class Store:
-    """A built store, opened: the index in memory, the arrays read on demand."""
+    """A built store, opened: the index in memory, the arrays read on demand.
+
+    regions: the labels of each region; None where the source's masks are black and white.
+    """
 
     path: Path
     label: str
     size_px: int
     patients: dict[str, StoredPatient]
     skipped: dict[str, str]
+    contrasts: tuple[str, ...] = LGG_CONTRASTS
+    regions: Mapping[str, tuple[int, ...]] | None = None
+    ignore: tuple[int, ...] = ()
+
+    @property
+    def layout(self) -> MaskLayout:
+        """What a mask's bits are."""
+        return MaskLayout(tuple(self.regions or (LESION,)), bool(self.ignore))
+
+    def resolved(self, cfg: DataConfig) -> DataConfig:
+        """The config with the contrasts, regions and ignored labels that came with the data where it was silent."""
+        contrasts = cfg.contrasts or (None if self.contrasts == LGG_CONTRASTS else self.contrasts)
+        regions = cfg.regions or (None if self.regions is None else dict(self.regions))
+        return replace(cfg, contrasts=contrasts, regions=regions, ignore=self.ignore)
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
         """Fill both arrays with slices from `first` on; waits for a folder that is away. Raises DataError."""
@@ -99,9 +126,9 @@ class Store:
                 raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
 
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """All slices of a patient: image float16 [s, h, w, 3], mask uint8 [s, h, w]."""
+        """All slices of a patient: image float16 [s, h, w, c], mask uint8 [s, h, w]."""
         shape = self.patients[patient].slices, self.size_px, self.size_px
-        image_shwc, mask_shw = np.empty((*shape, 3), np.float16), np.empty(shape, np.uint8)
+        image_shwc, mask_shw = np.empty((*shape, len(self.contrasts)), np.float16), np.empty(shape, np.uint8)
         self.read(patient, 0, image_shwc, mask_shw)
         return image_shwc, mask_shw
 
@@ -126,8 +153,13 @@ def stores_like(cfg: DataConfig) -> list[Path]:
 
 def _settings(cfg: DataConfig) -> str:
     settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
-    if cfg.lesion_labels is not None:
-        settings += f" lesion {sorted(set(cfg.lesion_labels))}"
+    if set(cfg.regions or ()) == {LESION}:
+        assert cfg.regions is not None
+        settings += f" lesion {sorted(set(cfg.regions[LESION]))}"
+    elif cfg.regions:
+        settings += f" regions {dict(cfg.regions)}"
+    default = DataConfig()
+    settings += "".join(f" {key}={value}" for key in READING if (value := getattr(cfg, key)) != getattr(default, key))
     return f"{cfg.source}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
@@ -151,7 +183,17 @@ def open_store(path: Path) -> Store:
         raise DataError(
             f"{path}: damaged store ({' '.join(str(error).split())}); rename it and it is built again"
         ) from error
-    return Store(path, index["label"], index["size_px"], patients, index["skipped"])
+    regions = index.get("regions")
+    return Store(
+        path=path,
+        label=index["label"],
+        size_px=index["size_px"],
+        patients=patients,
+        skipped=index["skipped"],
+        contrasts=tuple(index.get("contrasts", LGG_CONTRASTS)),
+        regions=regions and {name: tuple(labels) for name, labels in regions.items()},
+        ignore=tuple(index.get("ignore", ())),
+    )
 
 
 def _check_file(file: Path, size: int) -> None:

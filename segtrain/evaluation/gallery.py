@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segtrain.config import Choice, name_of, options_of
+from segtrain.config import LGG_CONTRASTS, Choice, name_of, options_of
 from segtrain.config.reference import Reference
 from segtrain.data.augment.batch import is_own, to_device
 from segtrain.data.augment.draws import Draws
@@ -23,7 +23,7 @@ from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.own import OwnAugmentation
 from segtrain.data.augment.strong import EFFECTS, strong_draws
 from segtrain.data.augment.trial import tried
-from segtrain.data.sources import CONTRASTS, FLAIR
+from segtrain.data.sources import FLAIR
 from segtrain.data.store import Store
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 
@@ -54,7 +54,7 @@ def write_gallery(store: Store, choice: Choice, seed: int, folder: Path) -> None
 
     The effects have the options of `choice` where that is `strong`. Raises ConfigError: trials refuse an own one.
     """
-    own = tried(choice, seed, len(CONTRASTS), store.size_px, short=True) if is_own(choice) else None
+    own = tried(choice, seed, len(LGG_CONTRASTS), store.size_px, short=True) if is_own(choice) else None
     recipe = own.require() if own else None
     folder.mkdir(parents=True, exist_ok=True)
     options = options_of(choice) if name_of(choice) == "strong" else {}
@@ -107,7 +107,10 @@ def _slices(store: Store) -> Slices:
     """The slice with the most lesion of each of the first patients; with few patients, their next slices too."""
     patients = sorted(store.patients)
     size = store.size_px
-    image, mask = np.empty((SAMPLES, size, size, len(CONTRASTS)), np.float16), np.empty((SAMPLES, size, size), np.uint8)
+    image, mask = (
+        np.empty((SAMPLES, size, size, len(LGG_CONTRASTS)), np.float16),
+        np.empty((SAMPLES, size, size), np.uint8),
+    )
     for number in range(SAMPLES):
         turn, place = divmod(number, len(patients))
         patient = patients[place]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.config import EvaluateConfig
+from segtrain.config import LESION, EvaluateConfig
 
 EMPTY_RULE = "mask and prediction both empty: DSC 1; only one of them empty: DSC 0"
 CONFIDENCE = 0.95
@@ -45,8 +45,9 @@ def count(prediction_shw: NDArray[np.bool_], mask_shw: NDArray[np.bool_]) -> Cou
 
 def kept_components(predicted_shw: NDArray[np.bool_], cfg: EvaluateConfig) -> NDArray[np.bool_]:
     """The components of a prediction that are scored, as the settings say."""
-    kept = drop_small(predicted_shw, cfg.min_component_voxels) if cfg.min_component_voxels > 1 else predicted_shw
-    return largest_component(kept) if cfg.largest_component else kept
+    rules = cfg.of(LESION)
+    kept = drop_small(predicted_shw, rules.min_component_voxels) if rules.min_component_voxels > 1 else predicted_shw
+    return largest_component(kept) if rules.largest_component else kept
 
 
 def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:

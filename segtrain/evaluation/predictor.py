@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import EvaluateConfig
+from segtrain.config import LESION, EvaluateConfig
 from segtrain.data.augment.batch import to_device
 from segtrain.data.neighbours import with_neighbours
 from segtrain.engines.out_of_memory import is_out_of_memory
@@ -64,4 +64,4 @@ class Predictor:
 
     def over_threshold(self, probability_shw: NDArray[np.float32]) -> NDArray[np.bool_]:
         """The predicted mask with all its components."""
-        return probability_shw > np.float32(self.cfg.threshold)
+        return probability_shw > np.float32(self.cfg.of(LESION).threshold)

@@ -28,7 +28,11 @@ class TrainEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEvent:
-    """The scores of the validation patients after an epoch; `per_patient` is their table in the run directory."""
+    """The scores of the validation patients after an epoch; `per_patient` is their table in the run directory.
+
+    Of several regions `val_dsc` is the mean over them, and `regions` has each one's mean, median and interval. `people`
+    is their number where several patients are scans of one person, who then counts once.
+    """
 
     kind: ClassVar[str] = "evaluation"
 
@@ -44,6 +48,8 @@ class EvaluationEvent:
     best: bool
     empty_masks: str
     per_patient: str = ""
+    regions: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # dsc, median, ci_low, ci_high
+    people: int | None = None
 
 
 Event = TrainEvent | EvaluationEvent

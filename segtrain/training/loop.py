@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from segtrain.config import MaskLayout
 from segtrain.data.augment.batch import to_device
 from segtrain.data.feed import Batch, Feed
 from segtrain.errors import Diverged, StopReason
@@ -57,7 +58,7 @@ class Loop:
             self.log.begin_epoch(self.step)
             for step, batch in enumerate(feed.batches(self.step, total), start=self.step):
                 self.clock.begin()
-                image, mask = _augmented(batch, world.device)
+                image, mask = _augmented(batch, world.device, self.start.store.layout)
                 lr = self.start.schedule(step)
                 self.log.add(self.memory.step(step, image, mask, lr, step / total))
                 self.step = step + 1
@@ -164,6 +165,6 @@ class Loop:
         self.log.end_epoch()
 
 
-def _augmented(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Image [b, c, h, w] and mask [b, 1, h, w] on the device, in one batched call."""
-    return to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, device, batch.mix)
+def _augmented(batch: Batch, device: torch.device, layout: MaskLayout) -> tuple[Tensor, Tensor]:
+    """Image [b, c, h, w] and mask [b, p, h, w] on the device, in one batched call."""
+    return to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, device, batch.mix, layout)

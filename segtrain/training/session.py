@@ -31,7 +31,11 @@ def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: St
     device = str(world.device)
     world.on_main(
         lambda: run.open(
-            cfg, start.split.to_json(), arguments, Environment.now(world.size, device, packages_of(cfg)), fresh
+            start.cfg,
+            start.split.to_json(),
+            arguments,
+            Environment.now(world.size, device, packages_of(start.cfg)),
+            fresh,
         )
     )
     start_logging(run.log_file, world.rank)

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 
-from segtrain.config import Config, DataConfig
+from segtrain.config import LGG_CONTRASTS, Config, DataConfig
 from segtrain.data.augment.trial import Tried
 from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store, log_left_out
@@ -56,7 +56,10 @@ class Start:
     @cached_property
     def data_hash(self) -> str:
         """What decides which slice stands at which position, besides the config: patients and lesion areas."""
-        return hashlib.sha256(json.dumps([self.split.hash, self.order.areas]).encode()).hexdigest()
+        parts = [self.split.hash, self.order.areas]
+        if self.store.contrasts != LGG_CONTRASTS or self.store.regions:
+            parts += [self.store.contrasts, self.store.layout.regions]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def remedy(self) -> str:
@@ -75,6 +78,7 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     """
     build.refuse_for_device(cfg, world.device.type)
     store = _ensure_store_in_step(cfg.data, stop, world)
+    cfg = replace(cfg, data=store.resolved(cfg.data))
     split, order = plan_order(cfg, store, world.size)
     begun = not fresh and world.on_main(run.saved_step) > 0
     augmentation = build.augmentation(cfg, world)
@@ -148,7 +152,9 @@ class Rehearsal:
         """Raise what training would raise before its first step. Prepares the data where that is still to be done."""
         device = device_of(cfg.device, self.ranks - 1, self.ranks)
         build.refuse_for_device(cfg, device.type)
-        _, order = plan_order(cfg, self._store(cfg.data), self.ranks)
+        store = self._store(cfg.data)
+        cfg = replace(cfg, data=store.resolved(cfg.data))
+        _, order = plan_order(cfg, store, self.ranks)
         schedule_of(cfg, order)
         self._build(cfg, device)
 

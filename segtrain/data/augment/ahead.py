@@ -148,7 +148,7 @@ def _serve(connection: Connection, recipe: Recipe, store: Store, neighbours: int
         except EOFError:
             return
         shape = len(places), store.size_px, store.size_px
-        image = np.empty((*shape, 3 * (2 * neighbours + 1)), np.float32)
+        image = np.empty((*shape, len(store.contrasts) * (2 * neighbours + 1)), np.float32)
         mask = np.empty(shape, np.uint8)
         try:
             own = own or OwnAugmentation.of(recipe)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import AUGMENTATIONS, Choice, name_of, options_of, part_of
+from segtrain.config import AUGMENTATIONS, IGNORED, Choice, MaskLayout, name_of, options_of, part_of
 from segtrain.data.augment.draws import Draws, to
 from segtrain.data.augment.geometry import warp
 from segtrain.data.augment.mix import Mix
@@ -40,12 +40,28 @@ def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor
     return strengthen(image_bchw, mask_b1hw, draws.affines, draws.strong)
 
 
+def planes_of(mask_bhw: Tensor, layout: MaskLayout) -> Tensor:
+    """float32 [b, p, h, w] of a mask's bits."""
+    if layout.is_plain:
+        return mask_bhw.float().unsqueeze(1)
+    bits = [1 << number for number in range(len(layout.regions))] + [IGNORED] * layout.ignores
+    return torch.stack([(mask_bhw & bit) > 0 for bit in bits], dim=1).float()
+
+
 def to_device(
-    image_bhwc: Tensor, mask_bhw: Tensor, draws: Draws | None, device: torch.device, mix: Mix | None = None
+    image_bhwc: Tensor,
+    mask_bhw: Tensor,
+    draws: Draws | None,
+    device: torch.device,
+    mix: Mix | None = None,
+    layout: MaskLayout = MaskLayout(),  # noqa: B008  frozen
 ) -> tuple[Tensor, Tensor]:
-    """A gathered batch (float16, uint8, on the CPU), mixed, then augmented: float32 [b, c, h, w] and [b, 1, h, w]."""
+    """A gathered batch (float16, uint8, on the CPU), mixed, then augmented: float32 [b, c, h, w] and [b, p, h, w].
+
+    p: the planes of the layout, the regions and then, where there are some, the ignored voxels.
+    """
     image = image_bhwc.to(device, non_blocking=True).float().permute(0, 3, 1, 2)
-    mask = mask_bhw.to(device, non_blocking=True).float().unsqueeze(1)
+    mask = planes_of(mask_bhw.to(device, non_blocking=True), layout)
     with torch.no_grad():
         if mix is not None:
             image, mask = mix.moved(to(device)).apply(image, mask)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from segtrain.config import LGG_CONTRASTS
 from segtrain.data.augment import intensity
 from segtrain.data.augment.geometry import Reals
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
-from segtrain.data.sources import CONTRASTS
 from segtrain.errors import ConfigError
 
-CHANNELS = len(CONTRASTS)  # of a slice
+CHANNELS = len(LGG_CONTRASTS)  # of a slice
 ELASTIC_POINTS = 6  # along a side; an option would change how many random numbers a sample draws
 # A point may move by less than 0.48 of the distance between points, so that the image cannot fold: Y. Choi, S. Lee,
 # Graphical Models 2000.

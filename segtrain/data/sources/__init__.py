@@ -19,7 +19,6 @@ phantom.py    made-up patients
 """
 
 from segtrain.data.sources.base import (
-    CONTRASTS,
     FLAIR,
     LISTED,
     Pixels,
@@ -30,17 +29,18 @@ from segtrain.data.sources.base import (
     missing_contrasts,
     read_with_mask,
 )
+from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.sources.open import LAYOUTS, find_source, make_source, not_taken
 from segtrain.data.sources.phantom import PhantomSource
 from segtrain.data.sources.slices import FolderSource
 
 __all__ = [
-    "CONTRASTS",
     "FLAIR",
     "LAYOUTS",
     "LISTED",
     "FolderSource",
+    "LabelRules",
     "LggSource",
     "PhantomSource",
     "Pixels",

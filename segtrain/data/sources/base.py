@@ -7,19 +7,22 @@ Legend: s slice, h height, w width, c channel (one a contrast).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.config import LGG_CONTRASTS
 from segtrain.errors import LEAVE_OUT, DataError
+
+if TYPE_CHECKING:
+    from segtrain.data.sources.labels import LabelRules
 
 LISTED = 6  # of many things in a message
 Check = Callable[[], None]
-CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
 
 Pixels = NDArray[np.uint8 | np.uint16]
@@ -33,16 +36,22 @@ def no_check() -> None:
 class Volume:
     """One patient's slices as they are in the source.
 
-    image_shwc: uint8 or uint16 [s, h, w, 3]; mask_shw: uint8 0/1 [s, h, w], None where the source has no mask;
-    slice_names: for the slices' pictures; slice_numbers: the source's own; remarks: what reading changed or left in
-    doubt.
+    image_shwc: [s, h, w, c], of numbers in the source's own range; mask_shw: uint8 bits of regions [s, h, w] (see
+    `segtrain.config.regions`), None where the source has no mask; slice_names: for the slices' pictures;
+    slice_numbers: the source's own; remarks: what reading changed or left in doubt; has_one_range: whether grey levels
+    of its contrasts may be compared; absent: contrasts that the source does not have, 0 in the image; spacing_mm:
+    between slices, rows and columns, where the source knows it; label_voxels: of each value of the mask's files.
     """
 
-    image_shwc: Pixels
+    image_shwc: NDArray[Any]
     mask_shw: NDArray[np.uint8] | None
     slice_names: tuple[str, ...]
     slice_numbers: tuple[int, ...]
     remarks: tuple[str, ...] = ()
+    has_one_range: bool = True
+    absent: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    label_voxels: Mapping[int, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -51,6 +60,14 @@ class Source(Protocol):
     @property
     def label(self) -> str:
         """The name of this data in outputs; phantom data says that it is made up."""
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The image's channels by name. Cheap: by names of files and headers. Raises DataError."""
+
+    @property
+    def rules(self) -> "LabelRules":
+        """Its masks' values: the config's rules, or where these are silent those that come with the data."""
 
     def patients(self) -> list[str]:
         """All patient ids, sorted. Raises DataError when there are none."""
@@ -91,9 +108,9 @@ def read_with_mask(source: Source, patient: str) -> tuple[Volume, NDArray[np.uin
     return volume, volume.mask_shw
 
 
-def missing_contrasts(image_shwc: Pixels) -> tuple[str, ...]:
+def missing_contrasts(image_shwc: NDArray[Any]) -> tuple[str, ...]:
     """The contrasts that FLAIR stands in for: the published data has a copy of it where a contrast is missing."""
-    return tuple(CONTRASTS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., FLAIR]))
+    return tuple(LGG_CONTRASTS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., FLAIR]))
 
 
 def fill_blank_contrasts(volume: Volume) -> Volume:

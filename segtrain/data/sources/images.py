@@ -5,7 +5,7 @@ Legend: s slice, h height, w width, c channel.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segtrain.config import LGG_CONTRASTS, DataConfig
 from segtrain.data.sources.base import Check, Pixels, Volume, no_check
+from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.listing import digest_of_content, digest_of_times
 from segtrain.data.sources.pixels import read_mask, read_slice
 from segtrain.data.sources.remarks import LibraryRemarks
@@ -59,11 +61,19 @@ class SliceFiles:
 class SliceSource(ABC):
     """A source of slices in image files below `root`. Its layout says which files are whose: `patients`, `files`.
 
-    lesion_labels: the values of masks that are lesion; None for masks in black and white.
+    cfg: what the config says of contrasts and of masks' values.
     """
 
     root: Path
-    lesion_labels: tuple[int, ...] | None = None
+    cfg: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        return self.cfg.contrasts or LGG_CONTRASTS
+
+    @property
+    def rules(self) -> LabelRules:
+        return LabelRules.of(self.cfg)
 
     @abstractmethod
     def patients(self) -> list[str]:
@@ -96,7 +106,7 @@ class SliceSource(ABC):
                 image_slices.append(read_slice(path, channels=3))
         for path in files.masks:
             with library.on(path):
-                mask_slices.append(read_mask(path, self.lesion_labels))
+                mask_slices.append(read_mask(path, self.rules))
         _refuse_other_sizes([*files.images, *files.masks], [*image_slices, *mask_slices])
         _refuse_other_types(files.images, image_slices)
         return Volume(

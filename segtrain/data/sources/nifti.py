@@ -8,7 +8,7 @@ Legend: x, y, z the file's own axes; s slice, h height, w width.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,11 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from segtrain.config import LGG_CONTRASTS, DataConfig
 from segtrain.data.sources.base import Check, Pixels, Volume, no_check, plain_slice_names
 from segtrain.data.sources.headers import open_volume, refuse_other_grid, size_of, two_orientations, voxels_of
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.labels import any_label, lesion_of
+from segtrain.data.sources.labels import LabelRules, any_label
 from segtrain.data.sources.levels import BRIGHTEST_PERCENTILE, grey_levels
 from segtrain.data.sources.listing import (
     digest_of_content,
@@ -62,12 +63,19 @@ class NiftiSource:
     """For each patient a 4-D volume (three contrasts last) or a file for each contrast, in `root` or folders below it.
 
     `<patient>_pre|_t1|_t1n`, `_flair|_t2f`, `_post|_t1ce|_t1c|_t1gd`, the mask in `_mask|_seg`; a file named only
-    `flair` belongs to the patient that its folder is named for. lesion_labels: the values of masks that are lesion;
-    None: any above 0.
+    `flair` belongs to the patient that its folder is named for. Without data.regions any label above 0 is lesion.
     """
 
     root: Path
-    lesion_labels: tuple[int, ...] | None = None
+    cfg: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        return self.cfg.contrasts or LGG_CONTRASTS
+
+    @property
+    def rules(self) -> LabelRules:
+        return LabelRules.of(self.cfg)
 
     @property
     def label(self) -> str:
@@ -140,11 +148,11 @@ class NiftiSource:
         mask_shw = None
         if mask := self._files[patient].get("mask"):
             labels_xyz = voxels_of(mask)
-            if self.lesion_labels is None:
+            if self.cfg.regions is None:
                 mask_xyz, of_labels = any_label(mask, labels_xyz)
                 remarks += of_labels
             else:
-                mask_xyz = lesion_of(mask, labels_xyz, self.lesion_labels)
+                mask_xyz = self.rules.bits(mask, labels_xyz)
             mask_shw = np.ascontiguousarray(apply_orientation(mask_xyz, grid.to_slices))
         return Volume(
             image_shwc=image_shwc,

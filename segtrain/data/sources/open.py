@@ -28,6 +28,7 @@ LAYOUTS: dict[LayoutName, str] = {
     "slices": "each folder of .tif or .png images is a volume, in the order of the numbers in their names",
     "nifti": ".nii or .nii.gz volumes",
 }
+LAYOUT_OF: dict[str, LayoutName] = {"auto": "auto", "slices": "slices", "nifti": "nifti"}
 
 
 def make_source(cfg: DataConfig) -> Source:
@@ -35,14 +36,16 @@ def make_source(cfg: DataConfig) -> Source:
     if cfg.source == "phantom":
         return PhantomSource(cfg.phantom)
     assert cfg.root is not None, "loading checks it"
-    return LggSource(Path(cfg.root).expanduser(), cfg.lesion_labels)
+    root = Path(cfg.root).expanduser()
+    return LggSource(root, cfg) if cfg.source == "lgg" else find_source(root, LAYOUT_OF[cfg.source], cfg)
 
 
-def find_source(root: Path, layout: LayoutName, lesion_labels: tuple[int, ...] | None = None) -> Source:
-    """The source in the folder `root`, in a layout by name or by its files; `lesion_labels` are those of its masks.
+def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None) -> Source:
+    """The source in the folder `root`, in a layout by name or by its files; `cfg` names contrasts and labels.
 
     Raises DataError; ConfigError without nibabel.
     """
+    cfg = cfg or DataConfig()
     require_folder(root, "set --images to the folder that holds the patients")
     if layout == "auto":
         layout = _layout_of(root)
@@ -51,16 +54,16 @@ def find_source(root: Path, layout: LayoutName, lesion_labels: tuple[int, ...] |
         if not _has(root, suffixes):
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
     if layout == "nifti":
-        return _nifti_source(root, lesion_labels)
-    return LggSource(root, lesion_labels) if layout == "lgg" else FolderSource(root, lesion_labels)
+        return _nifti_source(root, cfg)
+    return LggSource(root, cfg) if layout == "lgg" else FolderSource(root, cfg)
 
 
-def _nifti_source(root: Path, lesion_labels: tuple[int, ...] | None) -> Source:
+def _nifti_source(root: Path, cfg: DataConfig) -> Source:
     try:
         from segtrain.data.sources.nifti import NiftiSource
     except ModuleNotFoundError as error:
         raise ConfigError(f"{root}: NIfTI volumes need nibabel; pip install nibabel") from error
-    return NiftiSource(root, lesion_labels)
+    return NiftiSource(root, cfg)
 
 
 def _layout_of(root: Path) -> LayoutName:

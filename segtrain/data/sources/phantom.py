@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.config import PhantomConfig
+from segtrain.config import LGG_CONTRASTS, PhantomConfig
 from segtrain.data.sources.base import Check, Volume, digest, no_check, plain_slice_names
 from segtrain.data.sources.images import write_masks, write_pages
+from segtrain.data.sources.labels import LabelRules
 
 # Raise it when any phantom changes in any voxel; stores of phantoms are then prepared anew. The number is in the
 # source's fingerprint, and a test holds it against recorded phantoms.
@@ -164,6 +165,14 @@ class PhantomSource:
     @property
     def label(self) -> str:
         return "phantom patients (made up, not real data)"
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        return LGG_CONTRASTS
+
+    @property
+    def rules(self) -> LabelRules:
+        return LabelRules()
 
     def patients(self) -> list[str]:
         return [f"PHANTOM_{index:04d}" for index in range(self.config.patients)]
