@@ -170,7 +170,7 @@ def test_what_a_header_leaves_in_doubt_is_said(tmp_path: Path) -> None:
         ("unused", "0 patients with FLAIR"),
         ("grid", "not on the grid of P_flair.nii"),
         ("shape", "not on the grid of P_flair.nii"),
-        ("channels", "[x, y, z, 3] of three contrasts"),
+        ("channels", "[x, y, z, 3] of pre-contrast, FLAIR, post-contrast"),
         ("both", "a volume beside files of contrasts"),
         ("twice", "a second pre of patient P"),
         ("nan", "not finite"),
@@ -213,7 +213,8 @@ def test_volumes_that_do_not_fit_are_named(
 
 def test_without_nibabel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "P.nii", *as_file(IMAGE, *LAYOUTS[0], 0))
-    monkeypatch.delitem(sys.modules, "segtrain.data.sources.nifti", raising=False)
+    for name in ("nifti", "volumes"):
+        monkeypatch.delitem(sys.modules, f"segtrain.data.sources.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(ConfigError, match="pip install nibabel"):
         find_source(tmp_path, "auto")

@@ -13,7 +13,9 @@ levels.py     grey levels of contrasts in any unit
 remarks.py    remarks of libraries on files
 lgg.py        the published LGG layout
 slices.py     folders of slices under any names
-nifti.py      NIfTI volumes (needs nibabel, so it is imported on demand)
+volumes.py    what sources of NIfTI volumes share: reading, writing (needs nibabel, so it is imported on demand)
+cases.py      a patient's files of volumes
+nifti.py      NIfTI volumes found by the names of files and folders
 headers.py    NIfTI files and what their headers say
 phantom.py    made-up patients
 """

@@ -136,11 +136,16 @@ def refuse_absent(path: Path) -> None:
 
 
 def digest_of_content(root: Path, folders: Iterable[Path], check: Check) -> str:
-    """Of the names below `root` and of the content of all files in the folders, whatever their times.
+    """Of the names below `root` and of the content of all files in the folders, whatever their times."""
+    return digest_of_contents(root, _paths_in(folders), check)
+
+
+def digest_of_contents(root: Path, paths: Iterable[Path], check: Check) -> str:
+    """Of the files' names below `root` and of their content, whatever their times.
 
     A file that may not be read counts as such: whoever prepares its patient names it, or leaves the patient out.
     """
-    entries = list(_entries_below(root, folders))
+    entries = [(_below(root, path), path) for path in paths]
     parts = []
     checked_at_s = time.monotonic()
     with (
@@ -161,32 +166,40 @@ def digest_of_content(root: Path, folders: Iterable[Path], check: Check) -> str:
 
 
 def digest_of_times(root: Path, folders: Iterable[Path]) -> str:
-    """Of where the files in the folders are, their sizes and times: any change is noticed without reading 1 GB.
+    """`digest_of_states` of all that lies in the folders."""
+    return digest_of_states(root, _paths_in(folders))
+
+
+def digest_of_states(root: Path, paths: Iterable[Path]) -> str:
+    """Of where the files are, their sizes and times: any change is noticed without reading 1 GB.
 
     With the time of the last change of each file's status, which nobody can set: a file that was edited and given its
     old time again is noticed, except on file systems that keep no such time.
     """
     parts = [os.fsencode(root.resolve())]
-    for name, path in _entries_below(root, folders):
+    for path in paths:
         with readable(path):
             if is_broken_link(path):
                 state = _target(path)
             else:
                 now = path.stat()
                 state = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
-        parts.append(os.fsencode(f"{name} {state}"))
+        parts.append(os.fsencode(f"{_below(root, path)} {state}"))
     return digest(parts)
 
 
-def _entries_below(root: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """All that lies in the folders, and folders that are lost links, with the name below `root`. Raises DataError."""
+def _paths_in(folders: Iterable[Path]) -> Iterator[Path]:
+    """All that lies in the folders, and folders that are lost links. Raises DataError."""
     for folder in folders:
         if is_broken_link(folder):
-            yield str(folder.relative_to(root)), folder
-            continue
-        for entry in entries_of(folder):
-            path = Path(entry.path)
-            yield str(path.relative_to(root)), path
+            yield folder
+        else:
+            yield from (Path(entry.path) for entry in entries_of(folder))
+
+
+def _below(root: Path, path: Path) -> str:
+    """The path from `root`; as it is where a file of data is elsewhere."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _content(path: Path) -> str:
