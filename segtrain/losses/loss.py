@@ -84,10 +84,11 @@ class OverRegions:
         self.width, self.couples = len(weights) * loss.width, loss.couples
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
-        ignored = mask[:, len(self.weights) :]
-        pairs = zip(logits.split(1, dim=1), mask.split(1, dim=1), strict=False)
-        if ignored.shape[1]:
-            pairs = ((one, torch.cat((region, ignored), dim=1)) for one, region in pairs)
+        regions = len(self.weights)
+        masks = mask[:, :regions].split(1, dim=1)
+        if mask.shape[1] > regions:
+            masks = tuple(torch.cat((one, mask[:, regions:]), dim=1) for one in masks)
+        pairs = zip(logits.split(1, dim=1), masks, strict=True)
         return torch.cat([self.loss.sums(*pair) for pair in pairs])
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:

@@ -35,7 +35,7 @@ class Region:
         for signed, true in ((logits, mask), (-logits, 1 - mask))[: self.classes]:
             probability = torch.sigmoid(signed)
             if known is not None:
-                probability, true = probability * known, true * known  # noqa: PLW2901
+                probability, true = probability * known, true * known
             sums += [(probability * true).sum(), probability.sum(), true.sum()]
         return torch.stack(sums)
 
