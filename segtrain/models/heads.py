@@ -79,7 +79,7 @@ def _kind(one: Candidate, expected: Expected) -> Kind:
     bounded = bool(((output >= -SLACK) & (output <= 1 + SLACK)).all())
     if expected.declared == "logits":
         return "logits"
-    if expected.regions > 1 and ends == {"Softmax"}:
+    if expected.regions > 1 and ends <= {"Softmax", "LogSoftmax"}:
         raise ConfigError(
             f"model.name={expected.name}: a softmax makes {channels} regions exclude each other, and each voxel may be "
             "in any of them; let it return logits, or a sigmoid of each, by an option of its own"
