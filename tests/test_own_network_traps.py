@@ -72,7 +72,9 @@ def test_what_may_be_right_is_a_warning() -> None:
 @pytest.mark.law("L12")
 def test_a_network_of_three_channels_is_not_given_neighbours() -> None:
     assert "all parameters used" not in make("traps.py:ThreeAlone").description  # it has a second head
-    with pytest.raises(ConfigError, match=r"takes images of 3 channels alone, and data\.neighbours gives 9"):
+    with pytest.raises(
+        ConfigError, match=r"takes images of 3 channels alone, and data.contrasts and data.neighbours give 9"
+    ):
         make("traps.py:ThreeAlone", channels=9)
 
 

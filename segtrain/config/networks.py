@@ -15,7 +15,7 @@ OutputName = Literal["logits", "probabilities"]
 
 @dataclass(frozen=True)
 class NetworkPart(Part):
-    """A row. Its function takes ModelConfig and the number of input channels.
+    """A row. Its function takes ModelConfig, the number of input channels and that of regions.
 
     `depth`, `norm` and `supervision` are the network's own, which a key of the config can change only if it is in
     `keys`. `features` has to be a multiple of `width_step` and at least `least_width`.

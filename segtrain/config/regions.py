@@ -39,6 +39,11 @@ class MaskLayout:
         return len(self.regions) + self.ignores
 
     @property
+    def largest(self) -> int:
+        """The largest value that a voxel of the mask can have."""
+        return IGNORED if self.ignores else (1 << len(self.regions)) - 1
+
+    @property
     def is_plain(self) -> bool:
         """Whether the mask is its own only plane."""
         return self.planes == 1

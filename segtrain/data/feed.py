@@ -17,7 +17,7 @@ from torch import Tensor
 from segtrain.config import DataConfig
 from segtrain.data.augment.ahead import Ahead, Asked, Place
 from segtrain.data.augment.batch import draw
-from segtrain.data.augment.draws import Draws
+from segtrain.data.augment.draws import Contrasts, Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.augment.own import Recipe
 from segtrain.data.neighbours import window
@@ -79,6 +79,7 @@ class Feed:
         self.cfg = cfg
         self.pin = pin
         self.columns = order.columns(rank, world_size)
+        self._contrasts = Contrasts(store.contrasts, cfg.missing)
         self._own = Ahead(own, store, cfg.neighbours, cfg.augment_workers) if own else None
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
@@ -186,7 +187,8 @@ class Feed:
 
     def _empty(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         size = self.store.size_px
-        image = torch.empty((samples, size, size, self.cfg.channels), dtype=dtype, pin_memory=self.pin)
+        channels = len(self.store.contrasts) * (2 * self.cfg.neighbours + 1)
+        image = torch.empty((samples, size, size, channels), dtype=dtype, pin_memory=self.pin)
         return image, torch.empty((samples, size, size), dtype=torch.uint8, pin_memory=self.pin)
 
     def _read(self, plan: EpochPlan, row: int, columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -207,7 +209,7 @@ class Feed:
         return np.arange(first + self.columns.start, first + self.columns.stop)
 
     def _draws(self, step: int) -> Draws | None:
-        draws = draw(self.cfg.augment, self.order.seed, self._positions(step))
+        draws = draw(self.cfg.augment, self.order.seed, self._positions(step), self._contrasts)
         return draws.moved(Tensor.pin_memory) if draws is not None and self.pin else draws
 
     def _mix(self, plan: EpochPlan, row: int, step: int) -> Mix | None:

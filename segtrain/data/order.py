@@ -7,7 +7,7 @@ r-th part of the lanes. So ranks never share a patient within an epoch, and batc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from segtrain.config import Config, SamplingName
 from segtrain.data.preprocess import slice_weights
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, DataError
 
 COVERAGE = 0.95  # the least share of all slices in an epoch of uniform sampling
 # Keep the draws of one seed apart.
@@ -39,16 +39,21 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a run's samples. `areas`: lesion pixels per slice, for each training patient (sorted by id)."""
+    """The order of a run's samples. `areas`: lesion pixels per slice, for each training patient (sorted by id).
+
+    Only slices that are known in part are drawn, and only these are in `areas`. `known`: their numbers among all of a
+    patient's slices; None: they are all.
+    """
 
     areas: Sequence[Sequence[int]]
     sampling: SamplingName
     global_batch: int
     seed: int
+    known: Sequence[Sequence[int]] | None = None
 
     @cached_property
     def slices(self) -> NDArray[np.int64]:
-        """Slices of each patient."""
+        """Slices of each patient that may be drawn."""
         return np.array([len(a) for a in self.areas])
 
     @cached_property
@@ -101,7 +106,12 @@ class Order:
     def plan(self, epoch: int) -> EpochPlan:
         """Every sample of an epoch (counted from 0), in order."""
         rng = generator(self.seed, ORDER_STREAM, epoch)
-        return self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
+        plan = self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
+        if self.known is None:
+            return plan
+        numbers = np.concatenate([np.asarray(numbers, np.int64) for numbers in self.known])
+        first = np.cumsum(self.slices) - self.slices
+        return replace(plan, slice=numbers[first[plan.patient] + plan.slice])
 
     def patients_at(self, step: int) -> set[int]:
         """The patients of the whole global batch of a step."""
@@ -161,9 +171,26 @@ class Order:
 
 
 def make_order(cfg: Config, store: Store, split: Split) -> Order:
-    """The order of a run's samples. Raises ConfigError when copy-paste or mixup have no next step to take from."""
-    areas = [store.patients[patient].areas for patient in split.train]
-    order = Order(areas, cfg.data.sampling, cfg.train.global_batch, cfg.seed)
+    """The order of a run's samples.
+
+    Raises ConfigError when copy-paste or mixup have no next step to take from, DataError for a patient without a known
+    voxel.
+    """
+    patients = [store.patients[patient] for patient in split.train]
+    known = [[number for number in range(one.slices) if number not in one.unlabelled] for one in patients]
+    if strangers := [one.patient for one, numbers in zip(patients, known, strict=True) if not numbers]:
+        raise DataError(
+            f"patient {strangers[0]}: all voxels of its mask are ignored ({len(strangers)} such patients), so there is "
+            "nothing to train on; leave it out of the data, or name a split without it as data.split_file"
+        )
+    areas = [[one.areas[number] for number in numbers] for one, numbers in zip(patients, known, strict=True)]
+    order = Order(
+        areas,
+        cfg.data.sampling,
+        cfg.train.global_batch,
+        cfg.seed,
+        known if any(one.unlabelled for one in patients) else None,
+    )
     slices = int(order.slices.sum())
     for key in ("copy_paste", "mixup"):
         if getattr(cfg.data, key) and order.steps_per_epoch == 1:

@@ -95,8 +95,13 @@ def to_source(prepared_shw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 
 def slice_weights(areas: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The reference's probability of each slice of a patient: by lesion area, with a tenth of it spread evenly."""
+    """The reference's probability of each slice of a patient: by lesion area, with a tenth of it spread evenly.
+
+    Without a lesion all are alike.
+    """
     total = areas.sum()
+    if total == 0:
+        return np.full(len(areas), 1 / len(areas))
     weights: NDArray[np.float64] = (areas + 0.1 * total / len(areas)) / (1.1 * total)
     return weights
 

@@ -31,6 +31,7 @@ from pydantic import TypeAdapter
 
 from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
+from segtrain.data.sources import make_source
 from segtrain.errors import DAMAGED, DataError
 from segtrain.runtime import files, machine
 from segtrain.runtime.outbox import patiently
@@ -94,9 +95,7 @@ class Store:
 
     def resolved(self, cfg: DataConfig) -> DataConfig:
         """The config with the contrasts, regions and ignored labels that came with the data where it was silent."""
-        contrasts = cfg.contrasts or (None if self.contrasts == LGG_CONTRASTS else self.contrasts)
-        regions = cfg.regions or (None if self.regions is None else dict(self.regions))
-        return replace(cfg, contrasts=contrasts, regions=regions, ignore=self.ignore)
+        return _filled(cfg, self.contrasts, self.regions, self.ignore)
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
         """Fill both arrays with slices from `first` on; waits for a folder that is away. Raises DataError."""
@@ -139,6 +138,32 @@ class Store:
                 f"patient {strangers[0]} is not in {self.label} ({len(strangers)} such); set data.root to the data "
                 "that has it"
             )
+
+
+def resolved_by_source(cfg: DataConfig) -> DataConfig:
+    """As `Store.resolved`, by names of files and headers alone: for what comes before there is a store.
+
+    Raises DataError or ConfigError: the source cannot be found.
+    """
+    if cfg.source == "lgg":
+        return cfg  # nothing is left to the data, and the folder may not be at hand
+    source = make_source(cfg)
+    return _filled(cfg, source.contrasts, source.rules.regions, source.rules.ignore)
+
+
+def _filled(
+    cfg: DataConfig,
+    contrasts: tuple[str, ...],
+    regions: Mapping[str, tuple[int, ...]] | None,
+    ignore: tuple[int, ...],
+) -> DataConfig:
+    contrasts_of_data = None if contrasts == LGG_CONTRASTS else contrasts
+    return replace(
+        cfg,
+        contrasts=cfg.contrasts or contrasts_of_data,
+        regions=cfg.regions or (None if regions is None else dict(regions)),
+        ignore=ignore,
+    )
 
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:

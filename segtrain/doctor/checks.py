@@ -62,7 +62,8 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     else:
         validating = min(cfg.data.validation_patients, len(patients) - 1)
     work = forecast.Work((len(patients) - validating) * slices, validating * slices, exact=False)
-    needed_bytes = len(patients) * slices * cfg.data.image_size**2 * 7  # three float16 and a uint8
+    bytes_a_voxel = 2 * len(source.contrasts) + 1  # a float16 of each contrast, and the mask
+    needed_bytes = len(patients) * slices * cfg.data.image_size**2 * bytes_a_voxel
     message = f"{source.label}: {len(patients)} patients, not prepared yet; {SAMPLED} of them can be read"
     return ok("data", message), work, needed_bytes
 

@@ -8,12 +8,15 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segtrain.config import Config, load_config
+from segtrain.data.store import resolved_by_source
 from segtrain.doctor.forecast import Measurement
+from segtrain.errors import SegtrainError
 from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ BUDGET_S = 12.0  # for all sizes together
 def main(config: str, ranks: str) -> int:
     """Measure one of `ranks` ranks of this machine."""
     cfg = load_config(Path(config))
+    with suppress(SegtrainError):  # the doctor tells it as a finding about the data
+        cfg = replace(cfg, data=resolved_by_source(cfg.data))
     use_allocator(cfg.allocator, cfg.device)
     import os
 
@@ -101,7 +106,10 @@ def _measure(cfg: Config, engine: "Engine", size: int, device: "torch.device") -
 
     px, channels = cfg.data.image_size, cfg.data.channels
     image = torch.rand(size, channels, px, px, device=device)
-    mask = (image[:, :1] > 0.9).float()
+    layout = cfg.data.layout
+    mask = (image[:, :1] > 0.9).float().repeat(1, layout.planes, 1, 1)
+    if layout.ignores:
+        mask[:, -1] = 0
     engine.micro_batch = size
 
     def step() -> None:

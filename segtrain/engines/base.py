@@ -141,6 +141,7 @@ class BaseEngine(ABC):
         It runs the bare network, so it does not communicate; it changes nothing. Raises OutOfMemory.
         """
         size, channels, device = self.cfg.data.image_size, self.cfg.data.channels, self.world.device
+        planes = self.cfg.data.layout.planes
         self._start(torch.zeros(2, channels, size, size, device=device))
         self._network.train()
         for module in self._network.modules():
@@ -158,8 +159,8 @@ class BaseEngine(ABC):
                 if self.loss.couples:
                     count = self.cfg.train.global_batch
                     whole = torch.zeros(count, *logits.shape[1:], device=device)
-                    objective.gather([(whole, torch.zeros(count, 1, size, size, device=device))])
-                objective.share(logits, torch.zeros(self.micro_batch, 1, size, size, device=device)).backward()
+                    objective.gather([(whole, torch.zeros(count, planes, size, size, device=device))])
+                objective.share(logits, torch.zeros(self.micro_batch, planes, size, size, device=device)).backward()
             del moments
 
         self._guarded(both_ways)

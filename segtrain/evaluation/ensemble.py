@@ -159,7 +159,8 @@ def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Modul
     run, cfg, folder = checkpoint.run, checkpoint.cfg, checkpoint.folder
     try:
         snapshot = checkpoints.read(folder)
-        network = make_model(cfg.model, cfg.seed, cfg.data.channels, cfg.data.image_size)
+        data = cfg.data
+        network = make_model(cfg.model, cfg.seed, data.channels, data.image_size, len(data.layout.regions))
         check_precision(network, cfg.precision)
         network.load_state_dict(dict(snapshot.model))
     except (checkpoints.CorruptCheckpoint, OSError, RuntimeError) as error:

@@ -1,17 +1,17 @@
-"""A loss over the global batch: the protocol, weighted sums of losses, deep supervision.
+"""A loss over the global batch: the protocol, weighted sums of losses, several regions, deep supervision.
 
-Legend: b batch, h height, w width.
+Legend: b batch, r region, p plane (the regions, then the ignored voxels where there may be some), h height, w width.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from segtrain.config import LOSSES, PART, LossConfig, LossTerm, Ramp, Reference, loss_terms
+from segtrain.config import LOSSES, PART, LossConfig, LossTerm, MaskLayout, Ramp, Reference, loss_terms
 from segtrain.errors import ConfigError
 from segtrain.losses import per_sample, region
 from segtrain.losses.own import OwnLoss
@@ -42,7 +42,8 @@ class Loss(Protocol):
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Vector [width], additive over samples unless it `couples`, float32 (float64 for float64 logits).
 
-        logits [b, 1, h, w] of any float type; mask 0/1, same shape.
+        logits [b, r, h, w] of any float type; mask [b, p, h, w] of 0 and 1. Ignored voxels count as if they were not
+        there.
         """
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
@@ -75,8 +76,30 @@ class WeightedSum:
         return torch.stack(values).sum()
 
 
+class OverRegions:
+    """The mean of a loss of one region over several, by their weights: each region has sums of its own."""
+
+    def __init__(self, loss: Loss, weights: Sequence[float]) -> None:
+        self.loss, self.weights = loss, weights
+        self.width, self.couples = len(weights) * loss.width, loss.couples
+
+    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
+        regions = len(self.weights)
+        masks = mask[:, :regions].split(1, dim=1)
+        if mask.shape[1] > regions:
+            masks = tuple(torch.cat((one, mask[:, regions:]), dim=1) for one in masks)
+        pairs = zip(logits.split(1, dim=1), masks, strict=True)
+        return torch.cat([self.loss.sums(*pair) for pair in pairs])
+
+    def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
+        values = [self.loss.value(part, progress) for part in sums.split(self.loss.width)]
+        # Numbers, not a tensor: the host would wait for the device.
+        total = sum(self.weights)
+        return torch.stack([weight / total * value for weight, value in zip(self.weights, values, strict=True)]).sum()
+
+
 class DeepSupervision:
-    """A loss over several outputs of a network, [b, outputs, 1, h, w], finest first; of one output, the loss itself.
+    """A loss over several outputs of a network, [b, outputs, r, h, w], finest first; of one output, the loss itself.
 
     Each output's weight is `ratio` times that of the one before; the weights add up to 1, as in F. Isensee et al.,
     "nnU-Net", Nature Methods 2021, whose ratio is 1/2. Coarse outputs come enlarged and are compared with the mask.
@@ -132,8 +155,40 @@ def unified_focal(*, balance: float = 0.5, delta: float = 0.6, gamma: float = 0.
     return WeightedSum([(PerSample(cross_entropy), balance), (Region(tversky, classes=2), 1 - balance)])
 
 
-def make_loss(cfg: LossConfig) -> Loss:
-    """The loss that the config names, or the weighted sum of several. Raises ConfigError: an unfit part or option."""
+def make_loss(
+    cfg: LossConfig,
+    layout: MaskLayout = MaskLayout(),  # noqa: B008  frozen
+    weights: Mapping[str, float] | None = None,
+) -> Loss:
+    """The loss that the config names, or the weighted sum of several, over the regions of the layout.
+
+    `weights`: of the regions by name, None for equal ones. Raises ConfigError: an unfit part, option or weight.
+    """
+    loss = _of_one_region(cfg)
+    if layout.ignores and (own := own_losses(loss)):
+        raise ConfigError(
+            f"{own[0].function}: a loss of your own cannot leave out the ignored voxels of data.ignore, which are "
+            "given to it like all others; choose a built-in loss, or give these voxels a label that is trained"
+        )
+    by_region = _weights(layout.regions, weights)
+    return OverRegions(loss, by_region) if len(by_region) > 1 else loss
+
+
+def _weights(regions: Sequence[str], weights: Mapping[str, float] | None) -> list[float]:
+    """The weight of each region. Raises ConfigError: they do not name these regions, or none counts."""
+    if weights is None:
+        return [1.0] * len(regions)
+    if set(weights) != set(regions):
+        raise ConfigError(
+            f"loss_regions={dict(weights)} does not weigh the regions that the data has, {', '.join(regions)}; give "
+            "each of them a weight, or leave it out"
+        )
+    if not any(weights.values()):
+        raise ConfigError(f"loss_regions={dict(weights)}: no region counts; give one a weight above 0")
+    return [weights[region] for region in regions]
+
+
+def _of_one_region(cfg: LossConfig) -> Loss:
     terms = loss_terms(cfg)
     if isinstance(cfg, str) or PART in cfg:
         return _of_term(terms[0])
@@ -158,7 +213,7 @@ def _of_term(term: LossTerm) -> Loss:
 
 def own_losses(loss: Loss) -> list[OwnLoss]:
     """The losses of the user's own that a loss is made of."""
-    if isinstance(loss, DeepSupervision):
+    if isinstance(loss, DeepSupervision | OverRegions):
         return own_losses(loss.loss)
     if isinstance(loss, WeightedSum):
         return [own for part, _ in loss.parts for own in own_losses(part)]

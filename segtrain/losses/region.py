@@ -5,6 +5,8 @@ For the lesion, or for lesion and background, there are three sums: overlap (pro
 denominator: in a batch without lesion the loss then grows with what is predicted, and no quotient is 0/0.
 
 Keyword-only parameters are the options that a config may give.
+
+Legend: b batch, h height, w width.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1e-6  # least base of a power below 1, whose slope at 0 is infinite
+NEXT_TO_NOTHING = 1e-30  # far below what a batch with one known voxel adds up to
 
 
 class Region:
@@ -25,16 +28,24 @@ class Region:
 
     def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        mask = mask.to(logits.dtype)
+        known = known_voxels(mask, logits.dtype)
+        mask = mask[:, :1].to(logits.dtype)
         sums = []
         # The background's are summed themselves: as differences to the lesion's they would lose precision.
         for signed, true in ((logits, mask), (-logits, 1 - mask))[: self.classes]:
             probability = torch.sigmoid(signed)
+            if known is not None:
+                probability, true = probability * known, true * known
             sums += [(probability * true).sum(), probability.sum(), true.sum()]
         return torch.stack(sums)
 
     def value(self, sums: Tensor, progress: float = 1.0) -> Tensor:
         return self.formula(sums.view(self.classes, 3))
+
+
+def known_voxels(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """1 where a voxel is known, [b, 1, h, w]; None: all are, since the mask has no plane of ignored ones."""
+    return (mask[:, 1:] == 0).to(dtype) if mask.shape[1] > 1 else None
 
 
 def _tversky_index(sums: Tensor, alpha: float, beta: float, smooth: float) -> Tensor:
@@ -78,11 +89,12 @@ def log_cosh_dice(sums: Tensor, *, smooth: float = 1.0) -> Tensor:
 def generalized_dice(sums: Tensor, *, power: float = 2.0) -> Tensor:
     """Dice over lesion and background, each weighted by 1 / its size to a power. C. Sudre et al., DLMIA 2017.
 
-    A class without a voxel is weighted as if it had one. No smoothing: the denominator is never 0.
+    A class without a voxel is weighted as if it had one. No smoothing: the denominator is 0 only where no voxel of the
+    batch is known.
     """
     overlap, predicted, true = sums.unbind(1)
     weight = true.clamp_min(1.0).pow(-power)
-    return 1 - 2 * (weight * overlap).sum() / (weight * (predicted + true)).sum()
+    return 1 - 2 * (weight * overlap).sum() / (weight * (predicted + true)).sum().clamp_min(NEXT_TO_NOTHING)
 
 
 def asymmetric_focal_tversky(sums: Tensor, *, delta: float = 0.6, gamma: float = 0.5, smooth: float = 1.0) -> Tensor:

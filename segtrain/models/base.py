@@ -1,6 +1,6 @@
 """What all networks share: images of any size, several outputs while training, norms by their name.
 
-Legend: b batch, c channel, h height, w width.
+Legend: b batch, c channel, r region, h height, w width.
 """
 
 import torch
@@ -13,9 +13,9 @@ GROUPS = 4  # of norm=group; the config's rules make sure that they divide every
 
 
 class Network(nn.Module):
-    """Image [b, c, h, w] of any h and w to logits [b, 1, h, w].
+    """Image [b, c, h, w] of any h and w to logits [b, r, h, w].
 
-    While it trains, a `supervised` network returns logits [b, outputs, 1, h, w], finest first, all at full size, for
+    While it trains, a `supervised` network returns logits [b, outputs, r, h, w], finest first, all at full size, for
     `losses.DeepSupervision`. A subclass implements `outputs`.
     """
 
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 def _stacked(outputs: list[Tensor]) -> Tensor:
-    """[b, outputs, 1, h, w]; coarse logits are enlarged by nearest neighbour, each over the area that it covers."""
+    """[b, outputs, r, h, w]; coarse logits are enlarged by nearest neighbour, each over the area that it covers."""
     size = outputs[0].shape[-2:]
     return torch.stack([o if o.shape[-2:] == size else F.interpolate(o, size=size) for o in outputs], dim=1)
 

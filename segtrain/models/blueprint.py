@@ -40,6 +40,15 @@ class NeedsCuda(ConfigError):
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a network is made for: channels and side of its images, regions of their masks."""
+
+    in_channels: int
+    size_px: int
+    regions: int = 1
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """A class or factory and the arguments that it is given. `free`: whether it has **kwargs."""
 
@@ -71,8 +80,8 @@ class Blueprint:
         return Blueprint(self.reference, self.make, arguments, ())
 
 
-def blueprint(cfg: ModelConfig, in_channels: int, size_px: int) -> Blueprint:
-    """What builds the user's network for images of that size. Runs the user's module.
+def blueprint(cfg: ModelConfig, shape: Shape) -> Blueprint:
+    """What builds the user's network for such images. Runs the user's module.
 
     Raises ConfigError: an object that is no class or function, an argument that nothing gives.
     """
@@ -89,7 +98,7 @@ def blueprint(cfg: ModelConfig, in_channels: int, size_px: int) -> Blueprint:
             "returns one"
         )
     parameters = parameters_of(make)
-    arguments = _from_config(parameters, in_channels, size_px, supervision_ratio(cfg) > 0) | options
+    arguments = _from_config(parameters, shape, supervision_ratio(cfg) > 0) | options
     missing = [p.name for p in parameters.values() if p.default is EMPTY and p.name not in arguments]
     if missing:
         raise ConfigError(
@@ -118,18 +127,18 @@ def parameters_of(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def _from_config(parameters: Parameters, in_channels: int, size_px: int, supervised: bool) -> dict[str, Any]:
+def _from_config(parameters: Parameters, shape: Shape, supervised: bool) -> dict[str, Any]:
     """Arguments that follow from the config, by the parameters' names."""
-    arguments: dict[str, Any] = dict.fromkeys(_inputs(parameters), in_channels)
+    arguments: dict[str, Any] = dict.fromkeys(_inputs(parameters), shape.in_channels)
     classes = [name for name in CLASSES if name in parameters] or [name for name in OUTPUTS if name in parameters]
-    arguments |= dict.fromkeys(classes, 1)
+    arguments |= dict.fromkeys(classes, shape.regions)
     if "spatial_dims" in parameters:
         arguments["spatial_dims"] = 2
     if "dim" in parameters and isinstance(parameters["dim"].default, str):  # an int is the width of tokens
         arguments["dim"] = "2d"
     for name in SIZES:
         if name in parameters:
-            arguments[name] = (size_px, size_px) if _is_pair(parameters[name]) else size_px
+            arguments[name] = (shape.size_px, shape.size_px) if _is_pair(parameters[name]) else shape.size_px
     for name in PRETRAINED:
         default = parameters[name].default if name in parameters else None
         if default not in (None, False):  # nothing is downloaded unless the user's options say so

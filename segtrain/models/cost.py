@@ -14,13 +14,13 @@ from segtrain.models.make import make_model
 HEADER = ("network", "features", "M params", "GFLOP", "+backward", "norm", "deep")
 
 
-def table(cfg: ModelConfig, channels: int, size_px: int) -> list[tuple[str, ...]]:
+def table(cfg: ModelConfig, channels: int, size_px: int, regions: int = 1) -> list[tuple[str, ...]]:
     """A row a network, in the columns of HEADER, for one image of that many channels and that size.
 
     A network of the user's own that `cfg` names comes last.
     """
     own = [cfg] if Reference.parse(name_of(cfg.name)) else []
-    return [row(one, channels, size_px) for one in [*(settings(cfg, name) for name in NETWORKS), *own]]
+    return [row(one, channels, size_px, regions) for one in [*(settings(cfg, name) for name in NETWORKS), *own]]
 
 
 def settings(cfg: ModelConfig, name: str) -> ModelConfig:
@@ -30,16 +30,16 @@ def settings(cfg: ModelConfig, name: str) -> ModelConfig:
     return replace(cfg, name=name, features=part.width(cfg.features), weights=None, **dict.fromkeys(unread))  # type: ignore[arg-type]
 
 
-def row(cfg: ModelConfig, channels: int, size_px: int) -> tuple[str, ...]:
+def row(cfg: ModelConfig, channels: int, size_px: int, regions: int = 1) -> tuple[str, ...]:
     """The network and its cost, in the columns of HEADER, for one image of that many channels and that size."""
-    network = make_model(cfg, 0, channels, size_px)
+    network = make_model(cfg, 0, channels, size_px, regions)
     reference = Reference.parse(name_of(cfg.name))
     try:
         forward, both = _flops(network.to("meta"), channels, size_px)  # shapes alone: counting takes no arithmetic
     except (RuntimeError, NotImplementedError):  # code that asks for values, or makes tensors on the CPU
         if reference is None:
             raise
-        forward, both = _flops(make_model(cfg, 0, channels, size_px), channels, size_px)
+        forward, both = _flops(make_model(cfg, 0, channels, size_px, regions), channels, size_px)
     return (
         reference.short if reference else name_of(cfg.name),
         "own" if reference else str(cfg.features),

@@ -23,6 +23,7 @@ class Expected:
     name: str
     declared: OutputName | None
     supervised: bool
+    regions: int = 1
 
 
 def find_form(
@@ -64,11 +65,11 @@ def _main(found: list[Candidate], name: str) -> Candidate:
 def _head(one: Candidate, image_bchw: Tensor, calls: Calls, expected: Expected) -> Head:
     times = ratio(one.tensor, image_bchw)
     if not times:
-        raise ConfigError(no_mask(expected.name, str(list(one.tensor.shape)), image_bchw))
+        raise ConfigError(no_mask(expected, str(list(one.tensor.shape)), image_bchw))
     kind, channels = _kind(one, expected), one.tensor.shape[1]
     given = given_for(one.tensor, calls)
-    exact = kind != "logits" and given is not None and _is_logit(given, one.tensor, kind)
-    return Head(one.path, kind, channels, times, exact)
+    exact = kind != "logits" and given is not None and _is_logit(given, one.tensor, kind, expected.regions)
+    return Head(one.path, kind, channels, times, exact, expected.regions)
 
 
 def _kind(one: Candidate, expected: Expected) -> Kind:
@@ -78,20 +79,26 @@ def _kind(one: Candidate, expected: Expected) -> Kind:
     bounded = bool(((output >= -SLACK) & (output <= 1 + SLACK)).all())
     if expected.declared == "logits":
         return "logits"
+    if expected.regions > 1 and ends <= {"Softmax", "LogSoftmax"}:
+        raise ConfigError(
+            f"model.name={expected.name}: a softmax makes {channels} regions exclude each other, and each voxel may be "
+            "in any of them; let it return logits, or a sigmoid of each, by an option of its own"
+        )
     if ends == {"Softmax"} and channels == 1:
         raise ConfigError(
             f"model.name={expected.name}: a softmax over its one channel is 1 everywhere; give it two classes by an "
             "option of its own, or a sigmoid"
         )
-    if ends == {"Sigmoid"} and channels == 2:
+    sigmoids = expected.regions > 1 or channels == 1
+    if ends == {"Sigmoid"} and not sigmoids:
         raise ConfigError(
             f"model.name={expected.name}: gives two channels through a sigmoid, and which is the lesion is unknown; "
             "give it one class by an option of its own"
         )
     if ends in ({"Sigmoid"}, {"Softmax"}) and bounded:
-        return "sigmoid" if channels == 1 else "softmax"
+        return "sigmoid" if sigmoids else "softmax"
     if expected.declared == "probabilities":
-        return "sigmoid" if channels == 1 else "softmax"
+        return "sigmoid" if sigmoids else "softmax"
     varies = not torch.equal(output, output.flatten()[0].expand_as(output))  # a new head may give zeros alone
     if bounded and varies and not ends <= LINEAR:
         raise ConfigError(
@@ -101,12 +108,12 @@ def _kind(one: Candidate, expected: Expected) -> Kind:
     return "logits"
 
 
-def _is_logit(given: Tensor, output: Tensor, kind: Kind) -> bool:
+def _is_logit(given: Tensor, output: Tensor, kind: Kind, regions: int) -> bool:
     """Whether what the function was given has the output's probabilities, which fails along another dimension."""
     if given.shape != output.shape:
         return False
     probability = output if kind == "sigmoid" else output[:, 1:]
-    return torch.allclose(torch.sigmoid(as_logits(given)), probability, atol=1e-5)
+    return torch.allclose(torch.sigmoid(as_logits(given, regions)), probability, atol=1e-5)
 
 
 def has_mask(found: list[Candidate], image_bchw: Tensor, supervised: bool) -> bool:
@@ -115,9 +122,11 @@ def has_mask(found: list[Candidate], image_bchw: Tensor, supervised: bool) -> bo
     return bool(ratios) and (min(ratios) if supervised else max(ratios)) > 0
 
 
-def no_mask(name: str, shapes: str, image_bchw: Tensor) -> str:
+def no_mask(expected: Expected, shapes: str, image_bchw: Tensor) -> str:
     """The message for outputs that are no mask of the image."""
+    number = expected.regions
+    channels = f"{number} channels, one a region," if number > 1 else "one channel (or two)"
     return (
-        f"model.name={name}: gives {shapes} for images {list(image_bchw.shape)}, and a mask has one channel (or two) "
+        f"model.name={expected.name}: gives {shapes} for images {list(image_bchw.shape)}, and a mask has {channels} "
         "and the image's size, or a whole fraction of it; set its classes or its padding by options of its own"
     )

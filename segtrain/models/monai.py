@@ -27,7 +27,7 @@ class Adapted(Network):
         return logits[::-1] if isinstance(logits, list) else [logits]
 
 
-def attention_unet(cfg: ModelConfig, in_channels: int) -> Network:
+def attention_unet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A U-Net whose skip connections are gated; MONAI's, which has batch norm.
 
     O. Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018.
@@ -38,14 +38,14 @@ def attention_unet(cfg: ModelConfig, in_channels: int) -> Network:
     network = AttentionUnet(
         spatial_dims=2,
         in_channels=in_channels,
-        out_channels=1,
+        out_channels=regions,
         channels=[cfg.features * 2**level for level in range(depth + 1)],
         strides=[2] * depth,
     )
     return Adapted(network, depth, cfg.part.norm)
 
 
-def unetplusplus(cfg: ModelConfig, in_channels: int) -> Network:
+def unetplusplus(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A U-Net with nested skip connections; MONAI's, at the paper's widths.
 
     Z. Zhou et al., "UNet++: A Nested U-Net Architecture for Medical Image Segmentation", DLMIA 2018. All its outputs
@@ -60,7 +60,7 @@ def unetplusplus(cfg: ModelConfig, in_channels: int) -> Network:
     network = BasicUNetPlusPlus(
         spatial_dims=2,
         in_channels=in_channels,
-        out_channels=1,
+        out_channels=regions,
         features=(f, 2 * f, 4 * f, 8 * f, 16 * f, f),
         deep_supervision=supervised,
         norm=_monai_norm(norm),
@@ -88,7 +88,7 @@ class _Join(nn.Module):
         return joined
 
 
-def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
+def segresnet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A residual encoder with a light decoder; MONAI's, without the paper's autoencoder.
 
     A. Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", BrainLes 2018: group norm with 8
@@ -101,7 +101,7 @@ def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
     network = SegResNet(
         spatial_dims=2,
         in_channels=in_channels,
-        out_channels=1,
+        out_channels=regions,
         init_filters=cfg.features,
         norm=_monai_norm(norm, groups=gcd(8, cfg.features)),
         blocks_down=(1, *[2] * (depth - 1), 4),
@@ -110,7 +110,7 @@ def segresnet(cfg: ModelConfig, in_channels: int) -> Network:
     return Adapted(network, depth, norm)
 
 
-def swin_unetr(cfg: ModelConfig, in_channels: int) -> Network:
+def swin_unetr(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A Swin transformer as encoder with a residual decoder; MONAI's.
 
     A. Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images",
@@ -120,7 +120,11 @@ def swin_unetr(cfg: ModelConfig, in_channels: int) -> Network:
 
     norm = cfg.norm or cfg.part.norm
     network = SwinUNETR(
-        in_channels=in_channels, out_channels=1, feature_size=cfg.features, norm_name=_monai_norm(norm), spatial_dims=2
+        in_channels=in_channels,
+        out_channels=regions,
+        feature_size=cfg.features,
+        norm_name=_monai_norm(norm),
+        spatial_dims=2,
     )
     # `Network` pads to sizes that fit; this check, in NumPy, would break the graph of torch.compile.
     network._check_input_size = lambda spatial_shape: None  # type: ignore[method-assign]

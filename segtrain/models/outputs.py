@@ -3,7 +3,7 @@
 A sigmoid is not computed back from its rounded values: the call is watched, and what it was given is the logit, exactly
 and at any precision.
 
-Legend: b batch, c channel (one, or background and lesion), h height, w width.
+Legend: b batch, r region, c channel (one a region; of one region two, background and lesion), h height, w width.
 """
 
 from collections import deque
@@ -70,19 +70,20 @@ class Head:
     channels: int
     enlarge: int
     exact: bool
+    regions: int = 1
 
     def logits(self, returned: Any, calls: Calls) -> Tensor:
-        """[b, 1, h, w], at the output's own size."""
+        """[b, r, h, w], at the output's own size."""
         output = pick(returned, self.path)
         output = output.unsqueeze(1) if output.dim() == 3 else output
         if self.kind == "logits":
-            return as_logits(output)
+            return as_logits(output, self.regions)
         given = given_for(output, calls) if self.exact else None
         if given is not None:
-            return as_logits(given)
+            return as_logits(given, self.regions)
         output = output.float()
         if self.kind == "softmax":
-            return as_logits(output.clamp_min(TINY).log())
+            return as_logits(output.clamp_min(TINY).log(), self.regions)
         return output.clamp_min(TINY).log() - (-output.clamp(max=NEXT_TO_ONE)).log1p()
 
 
@@ -95,10 +96,12 @@ class Form:
 
     def __str__(self) -> str:
         main = self.heads[0]
-        if main.kind == "logits":
-            kind = "logits" if main.channels == 1 else "logits of two channels"
-        else:
-            kind = "probabilities" if main.channels == 1 else "probabilities of two channels"
+        kind = "logits" if main.kind == "logits" else "probabilities"
+        if main.regions > 1:
+            kind += f" of {main.regions} regions"
+        elif main.channels == 2:
+            kind += " of two channels"
+        if main.kind != "logits":
             kind += ", taken as logits" if main.exact else ", turned back into logits (fp32 alone)"
         size = f" at 1/{main.enlarge} of the size, enlarged" if main.enlarge > 1 else ""
         if self.total == 1:
@@ -113,7 +116,7 @@ class Form:
         return any(head.kind != "logits" and not head.exact for head in self.heads)
 
     def logits(self, network: nn.Module, image_bchw: Tensor) -> list[Tensor]:
-        """Logits [b, 1, h, w] of each head; the main one at the image's size, the others at their own."""
+        """Logits [b, r, h, w] of each head; the main one at the image's size, the others at their own."""
         calls: Calls = deque(maxlen=watched(self.total))
         if any(head.exact for head in self.heads):
             with Watching(calls):
@@ -131,9 +134,9 @@ def watched(total: int) -> int:
     return 2 * total
 
 
-def as_logits(output: Tensor) -> Tensor:
-    """The logit of the lesion: of two channels their difference, which a softmax turns into the same probability."""
-    return output if output.shape[1] == 1 else output[:, 1:] - output[:, :1]
+def as_logits(output: Tensor, regions: int = 1) -> Tensor:
+    """The logits of the regions: of one in two channels their difference, since a softmax makes the same of it."""
+    return output if output.shape[1] == regions else output[:, 1:] - output[:, :1]
 
 
 def pick(returned: Any, path: Path) -> Tensor:
@@ -149,35 +152,39 @@ def pick(returned: Any, path: Path) -> Tensor:
     return tensor
 
 
-def candidates(returned: Any, batch: int, path: Path = ()) -> Iterator[Candidate]:
-    """The tensors in what a network returned that may be masks of one or two channels."""
+def candidates(returned: Any, batch: int, regions: int = 1, path: Path = ()) -> Iterator[Candidate]:
+    """The tensors in what a network returned that may be masks: of a channel a region, or two of one region."""
     if isinstance(returned, Tensor):
-        yield from _of_tensor(returned, batch, path)
+        yield from _of_tensor(returned, batch, regions, path)
         return
     if isinstance(returned, Mapping):
         named = [name for name in NAMED if name in returned]
         for key in named[:1] or returned:
-            yield from candidates(returned[key], batch, (*path, key))
+            yield from candidates(returned[key], batch, regions, (*path, key))
     elif isinstance(returned, list | tuple):
         for place, value in enumerate(returned):
-            yield from candidates(value, batch, (*path, place))
+            yield from candidates(value, batch, regions, (*path, place))
     else:
         named = [name for name in NAMED if hasattr(returned, name)]
         for name in named[:1]:
-            yield from candidates(getattr(returned, name), batch, (*path, name))
+            yield from candidates(getattr(returned, name), batch, regions, (*path, name))
 
 
-def _of_tensor(tensor: Tensor, batch: int, path: Path) -> Iterator[Candidate]:
+def _of_tensor(tensor: Tensor, batch: int, regions: int, path: Path) -> Iterator[Candidate]:
     if not tensor.is_floating_point() or tensor.dim() not in (3, 4, 5) or tensor.shape[0] != batch:
         return
     if tensor.dim() == 5:
         for place, node in enumerate(graph.stacked(tensor)):
-            if tensor.shape[2] <= 2:
+            if _may_be_mask(tensor.shape[2], regions):
                 yield Candidate((*path, place), tensor[:, place], node)
-    elif tensor.dim() == 3:
+    elif tensor.dim() == 3 and regions == 1:
         yield Candidate(path, tensor.unsqueeze(1), tensor.grad_fn)
-    elif tensor.shape[1] <= 2:
+    elif tensor.dim() == 4 and _may_be_mask(tensor.shape[1], regions):
         yield Candidate(path, tensor, tensor.grad_fn)
+
+
+def _may_be_mask(channels: int, regions: int) -> bool:
+    return channels == regions or (regions == 1 and channels <= 2)
 
 
 def ratio(tensor: Tensor, image_bchw: Tensor) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segtrain.config import ModelConfig, Precision
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network, supervision_ratio
-from segtrain.models.blueprint import blueprint, explained
+from segtrain.models.blueprint import Shape, blueprint, explained
 from segtrain.models.trial import Findings, findings_of
 
 HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,14 +53,14 @@ class OwnNetwork(Network):
         return form.logits(self.inner, image_bchw.clone() if self.findings.writes_input else image_bchw)
 
 
-def own_network(cfg: ModelConfig, seed: int, in_channels: int, size_px: int) -> OwnNetwork:
-    """The user's network for images of that size, with weights from `seed` alone.
+def own_network(cfg: ModelConfig, seed: int, shape: Shape) -> OwnNetwork:
+    """The user's network for such images, with weights from `seed` alone.
 
     It is tried first, on a copy, once in a process. Raises ConfigError where it cannot be used.
     """
-    plan = blueprint(cfg, in_channels, size_px)
-    findings = findings_of(plan, cfg, in_channels, size_px)
-    return OwnNetwork(plan.build(seed), findings, supervision_ratio(cfg) > 0, in_channels)
+    plan = blueprint(cfg, shape)
+    findings = findings_of(plan, cfg, shape)
+    return OwnNetwork(plan.build(seed), findings, supervision_ratio(cfg) > 0, shape.in_channels)
 
 
 def check_precision(network: Network, precision: Precision) -> None:

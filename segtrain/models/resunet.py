@@ -65,7 +65,14 @@ class ResUNet(Network):
     """`depth` halvings by strided residual blocks, and up again by plain ones. See `Network` for shapes."""
 
     def __init__(
-        self, in_channels: int, features: int, depth: int, norm: NormName, supervised: bool, dropout: float = 0.0
+        self,
+        in_channels: int,
+        features: int,
+        depth: int,
+        norm: NormName,
+        supervised: bool,
+        regions: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(depth, norm, supervised)
         widths = [min(features * 2**level, max(WIDEST, features)) for level in range(depth + 1)]
@@ -77,7 +84,7 @@ class ResUNet(Network):
             UpBlock(widths[level + 1], widths[level], norm, dropout) for level in reversed(range(depth))
         )
         levels = [0, *supervised_levels(depth)] if supervised else [0]
-        self.heads = nn.ModuleList(nn.Conv2d(widths[level], 1, 1) for level in levels)
+        self.heads = nn.ModuleList(nn.Conv2d(widths[level], regions, 1) for level in levels)
         self.apply(_initialise)
 
     def outputs(self, image_bchw: Tensor) -> list[Tensor]:
@@ -94,7 +101,7 @@ class ResUNet(Network):
         return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
 
 
-def resunet(cfg: ModelConfig, in_channels: int, *, dropout: float = 0.0) -> Network:
+def resunet(cfg: ModelConfig, in_channels: int, regions: int, *, dropout: float = 0.0) -> Network:
     """nnU-Net's residual U-Net: six levels, instance norm and deep supervision unless the config says otherwise.
 
     `dropout`: the chance that a channel is left out after a block while the network trains; nnU-Net's is 0.
@@ -102,7 +109,7 @@ def resunet(cfg: ModelConfig, in_channels: int, *, dropout: float = 0.0) -> Netw
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.name=resunet: dropout={dropout} is no chance; set it to 0 or more, and below 1")
     depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
-    return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, dropout)
+    return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, regions, dropout)
 
 
 def _drop(dropout: float) -> nn.Module:

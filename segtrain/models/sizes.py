@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segtrain.errors import ConfigError
-from segtrain.models.heads import has_mask, no_mask
+from segtrain.models.heads import Expected, has_mask, no_mask
 from segtrain.models.outputs import candidates, shapes
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -40,10 +40,11 @@ class Sizes:
 
 
 class SizeSearch:
-    """The search for the sizes that a network takes; `supervised`: all of its outputs have to fit."""
+    """The search for the sizes that a network takes; of a `supervised` one all outputs have to fit."""
 
-    def __init__(self, run: Run, name: str, channels: int, supervised: bool) -> None:
-        self.run, self.name, self.channels, self.supervised = run, name, channels, supervised
+    def __init__(self, run: Run, expected: Expected, channels: int) -> None:
+        self.run, self.expected, self.channels = run, expected, channels
+        self.name = expected.name
 
     def find(self, size_px: int) -> Sizes:
         """The smallest multiple that works, or `size_px` alone. Raises ConfigError with the reason if neither does."""
@@ -63,14 +64,18 @@ class SizeSearch:
         except ConfigError:
             self._explain(size_px)
             raise
-        if not has_mask(list(candidates(returned, 2)), image, self.supervised):
-            raise ConfigError(no_mask(self.name, shapes(returned), image))
+        if not self._has_mask(returned, image):
+            raise ConfigError(no_mask(self.expected, shapes(returned), image))
         return only
+
+    def _has_mask(self, returned: Any, image: Tensor) -> bool:
+        found = list(candidates(returned, len(image), self.expected.regions))
+        return has_mask(found, image, self.expected.supervised)
 
     def _works(self, sizes: Sizes, channels: int) -> bool:
         image = sizes.image(2, channels)
         try:
-            return has_mask(list(candidates(self.run(image), 2)), image, self.supervised)
+            return self._has_mask(self.run(image), image)
         except ConfigError:
             return False
 
@@ -79,8 +84,9 @@ class SizeSearch:
         three = (Sizes(32), Sizes(size_px, only=True))
         if self.channels != 3 and any(self._works(sizes, 3) for sizes in three):
             raise ConfigError(
-                f"model.name={self.name}: takes images of 3 channels alone, and data.neighbours gives {self.channels}; "
-                "set data.neighbours=0"
+                f"model.name={self.name}: takes images of 3 channels alone, and data.contrasts and data.neighbours "
+                f"give {self.channels}; set data.neighbours=0 and three of data.contrasts, or build it for "
+                f"{self.channels} by an option of its own"
             )
         for other in OTHER_SIZES:
             if other != size_px and self._works(Sizes(other, only=True), self.channels):

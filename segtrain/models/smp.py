@@ -12,7 +12,7 @@ from segtrain.models.graph import unused_parameters
 from segtrain.models.monai import Adapted
 
 
-def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
+def smp_unet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A U-Net on an encoder of segmentation-models-pytorch, `model.name=smp:<encoder>`; nothing is downloaded."""
     name = name_of(cfg.name)
     try:
@@ -23,7 +23,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int) -> Network:
         ) from error
     encoder = name.removeprefix(SMP_PREFIX)
     try:
-        network = smp.Unet(encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=1)
+        network = smp.Unet(encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=regions)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"model.name={name}: segmentation-models-pytorch has no U-Net on {encoder!r}; choose a name of "

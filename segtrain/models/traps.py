@@ -237,7 +237,7 @@ def displacement(network: nn.Module, form: Form, image_bchw: Tensor) -> str | No
         top, left = int((down - 1 / 12) * height), int((right - 1 / 12) * width)
         sample[:, top : top + height // 6, left : left + width // 6] *= -3
     with torch.no_grad():
-        change_bhw = (form.logits(network, changed)[0] - form.logits(network, image_bchw.clone())[0])[:, 0].square()
+        change_bhw = (form.logits(network, changed)[0] - form.logits(network, image_bchw.clone())[0]).square().sum(1)
     change_bhw = change_bhw.double().cpu()
     weight_bhw = change_bhw / change_bhw.sum((1, 2), keepdim=True)
     if not weight_bhw.isfinite().all():

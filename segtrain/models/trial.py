@@ -17,7 +17,7 @@ from segtrain.config.trial import Check
 from segtrain.errors import ConfigError
 from segtrain.models import traps
 from segtrain.models.base import supervision_ratio
-from segtrain.models.blueprint import Blueprint, NeedsCuda, blueprint, explained, seeded
+from segtrain.models.blueprint import Blueprint, NeedsCuda, Shape, blueprint, explained, seeded
 from segtrain.models.graph import unused_parameters
 from segtrain.models.heads import Expected, find_form, no_mask
 from segtrain.models.outputs import Candidate, Form, candidates, shapes
@@ -52,23 +52,24 @@ class Findings:
 _known: dict[str, Findings] = {}
 
 
-def findings_of(plan: Blueprint, cfg: ModelConfig, in_channels: int, size_px: int) -> Findings:
+def findings_of(plan: Blueprint, cfg: ModelConfig, shape: Shape) -> Findings:
     """What the trials find, once in a process. Raises ConfigError where the network cannot be used."""
     code = own_code(plan.reference)
     hashes = code.hashes() if code else {}
     supervised = supervision_ratio(cfg) > 0
-    key = json.dumps([str(plan.reference), repr(plan.arguments), hashes, in_channels, size_px, cfg.output, supervised])
+    key = json.dumps([str(plan.reference), repr(plan.arguments), hashes, str(shape), cfg.output, supervised])
     if key not in _known:
-        _known[key] = Trial(plan, cfg.output, supervised, in_channels, size_px).run()
+        _known[key] = Trial(plan, cfg.output, supervised, shape).run()
     return _known[key]
 
 
-def checks_of(cfg: ModelConfig, in_channels: int, size_px: int) -> tuple[str, list[Check]]:
+def checks_of(cfg: ModelConfig, in_channels: int, size_px: int, regions: int = 1) -> tuple[str, list[Check]]:
     """The network's description and a check a trial, for `segtrain check`; nothing is tried after one that fails."""
     trial = None
+    shape = Shape(in_channels, size_px, regions)
     try:
-        plan = blueprint(cfg, in_channels, size_px)
-        trial = Trial(plan, cfg.output, supervision_ratio(cfg) > 0, in_channels, size_px)
+        plan = blueprint(cfg, shape)
+        trial = Trial(plan, cfg.output, supervision_ratio(cfg) > 0, shape)
         findings = trial.run()
     except ConfigError as error:
         done = trial.checks if trial else []
@@ -81,12 +82,10 @@ def checks_of(cfg: ModelConfig, in_channels: int, size_px: int) -> tuple[str, li
 class Trial:
     """The trials of one network, in an order in which each needs those before it."""
 
-    def __init__(
-        self, plan: Blueprint, declared: OutputName | None, supervised: bool, in_channels: int, size_px: int
-    ) -> None:
+    def __init__(self, plan: Blueprint, declared: OutputName | None, supervised: bool, shape: Shape) -> None:
         self.plan, self.name = plan, plan.reference.short
-        self.in_channels, self.size_px = in_channels, size_px
-        self.expected = Expected(self.name, declared, supervised)
+        self.in_channels, self.size_px = shape.in_channels, shape.size_px
+        self.expected = Expected(self.name, declared, supervised, shape.regions)
         self.checks: list[Check] = []
         self.stage = "builds"  # what is being tried
         self.device = "cpu"
@@ -110,12 +109,7 @@ class Trial:
             network.to(self.device)
             self.stage = "sizes"
             network.train(self.expected.supervised)
-            search = SizeSearch(
-                lambda image: self._pass(network, image).returned,
-                self.name,
-                self.in_channels,
-                self.expected.supervised,
-            )
+            search = SizeSearch(lambda image: self._pass(network, image).returned, self.expected, self.in_channels)
             sizes = search.find(self.size_px)
             findings = self._evaluate(network, self._train(network, self._trained_at(network, sizes)))
         self._take(self._swallowed(sizes))
@@ -199,9 +193,9 @@ class Trial:
             return traps.observe(network, image.to(self.device), seed, gradients)
 
     def _form(self, observed: traps.Observed, image: Tensor, expected: Expected) -> tuple[Form, list[Candidate]]:
-        found = list(candidates(observed.returned, len(image)))
+        found = list(candidates(observed.returned, len(image), expected.regions))
         if not found:
-            raise ConfigError(no_mask(self.name, shapes(observed.returned), image))
+            raise ConfigError(no_mask(expected, shapes(observed.returned), image))
         return find_form(found, image, observed.calls, expected)
 
     def _swallowed(self, sizes: Sizes) -> Iterator[Check]:
@@ -223,7 +217,7 @@ class Trial:
             network = plan.build(SEED).train().to(self.device)
             returned = self._pass(network, sizes.image(2, self.in_channels)).returned
         weights = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-        tensors = [one.tensor.flatten().cpu() for one in candidates(returned, 2)]
+        tensors = [one.tensor.flatten().cpu() for one in candidates(returned, 2, self.expected.regions)]
         return (weights, repr(network)), torch.cat(tensors) if tensors else torch.zeros(0)
 
     def _take(self, checks: Iterator[Check]) -> None:

@@ -23,7 +23,13 @@ class UNet(Network):
     """
 
     def __init__(
-        self, in_channels: int, features: int = 32, depth: int = 4, norm: NormName = "batch", supervised: bool = False
+        self,
+        in_channels: int,
+        features: int = 32,
+        depth: int = 4,
+        norm: NormName = "batch",
+        supervised: bool = False,
+        regions: int = 1,
     ) -> None:
         super().__init__(depth, norm, supervised)
         self.depth = depth
@@ -36,10 +42,10 @@ class UNet(Network):
             width = widths[level - 1]
             setattr(self, f"upconv{level}", nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2))
             setattr(self, f"decoder{level}", _block(2 * width, width, f"dec{level}", norm))
-        self.conv = nn.Conv2d(features, 1, kernel_size=1)
+        self.conv = nn.Conv2d(features, regions, kernel_size=1)
         self.head_names = [f"conv{level + 1}" for level in supervised_levels(depth)] if supervised else []
         for head, width in zip(self.head_names, widths[1:], strict=False):
-            setattr(self, head, nn.Conv2d(width, 1, kernel_size=1))
+            setattr(self, head, nn.Conv2d(width, regions, kernel_size=1))
 
     def outputs(self, image_bchw: Tensor) -> list[Tensor]:
         x, skips = image_bchw, []
@@ -56,10 +62,10 @@ class UNet(Network):
         return [self.conv(x), *reversed(coarser)]
 
 
-def unet(cfg: ModelConfig, in_channels: int) -> Network:
+def unet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """The reference U-Net, of other depth, norm or supervision where the config says so."""
     depth, norm = cfg.depth or cfg.part.depth, cfg.norm or cfg.part.norm
-    return UNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0)
+    return UNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, regions)
 
 
 def _block(inputs: int, outputs: int, name: str, norm: NormName) -> nn.Sequential:

@@ -16,7 +16,7 @@ from segtrain.models.base import Network
 
 log = logging.getLogger(__name__)
 
-SAME_SETTINGS = "set model.* (and data.neighbours) as they were when the file was made"
+SAME_SETTINGS = "set model.*, data.contrasts, data.regions and data.neighbours as they were when the file was made"
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
 HOLDERS = ("state_dict", "model_state_dict", "model", "network_weights")  # keys of training programs for the weights
 # Prefixes that DDP, torch.compile and `Adapted` put before every name.

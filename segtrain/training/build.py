@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segtrain.config import Config, DataConfig, Reference, loss_terms, name_of
 from segtrain.data.augment.batch import draw, is_own
+from segtrain.data.augment.draws import Contrasts
 from segtrain.data.augment.trial import Tried, tried
 from segtrain.engines.engine import Engine, make_engine
 from segtrain.engines.optim_trial import try_optimizer
@@ -45,11 +46,11 @@ def augmentation(cfg: Config, world: World) -> Tried | None:
     """
     data = cfg.data
     if not is_own(data.augment):
-        draw(data.augment, cfg.seed, np.arange(1))
+        draw(data.augment, cfg.seed, np.arange(1), Contrasts.of(data))
         return None
 
     def try_it() -> Tried:
-        trials = tried(data.augment, cfg.seed, data.channels, data.image_size, short=True)
+        trials = tried(data.augment, cfg.seed, data.channels, data.image_size, data.layout, short=True)
         trials.require()
         return trials
 
@@ -83,7 +84,8 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
 
 
 def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
-    loss: Loss = make_loss(cfg.loss)
+    layout = cfg.data.layout
+    loss: Loss = make_loss(cfg.loss, layout, cfg.loss_regions)
     for own in own_losses(loss):
         if cfg.data.mixup and not own.takes_soft_masks:
             raise ConfigError(
@@ -93,7 +95,7 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
     if ratio := supervision_ratio(cfg.model):
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
-    network = make_model(model, cfg.seed, cfg.data.channels, cfg.data.image_size)
+    network = make_model(model, cfg.seed, cfg.data.channels, cfg.data.image_size, len(layout.regions))
     check_precision(network, cfg.precision)
     if name_of(cfg.optim.name) == "schedulefree" and isinstance(network, OwnNetwork) and "batch" in network.norm:
         raise ConfigError(

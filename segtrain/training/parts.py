@@ -6,6 +6,7 @@ from segtrain.config import Config, Reference, loss_terms, name_of
 from segtrain.config.kinds import Kind
 from segtrain.config.trial import Check
 from segtrain.data.augment.trial import tried as try_augmentation
+from segtrain.data.store import resolved_by_source
 from segtrain.engines.optim_trial import try_optimizer
 from segtrain.engines.schedules import make_schedule
 from segtrain.errors import ConfigError
@@ -20,8 +21,9 @@ STEPS_PER_EPOCH = 100  # of the training that `segtrain check` makes up for a sc
 def described(start: Start) -> Iterator[str]:
     """A line about each part of the user's own, and one for each warning: `loss: losses.py:my_loss(): ...`."""
     cfg = start.cfg
+    several = ", once for each region" if len(cfg.data.layout.regions) > 1 else ""
     for loss in own_losses(start.loss):
-        yield f"loss: {loss.description}"
+        yield f"loss: {loss.description}{several}"
         yield from (f"loss: {loss.function} {remark}" for remark in loss.remarks)
     if description := getattr(start.engine.network, "description", ""):
         yield f"network: {description}"
@@ -40,15 +42,15 @@ def tried(cfg: Config, kind: Kind) -> tuple[str, list[Check]]:
 
     Raises ConfigError where the part cannot even be made.
     """
-    data = cfg.data
     if kind == "loss":
         [term] = loss_terms(cfg.loss)
         return check_loss(Reference.of(term.part), term.options)
-    if kind == "model":
-        return checks_of(cfg.model, data.channels, data.image_size)
-    if kind == "augment":
-        found = try_augmentation(data.augment, cfg.seed, data.channels, data.image_size)
-        return found.description, list(found.checks)
+    if kind in ("model", "augment"):
+        data = resolved_by_source(cfg.data)
+        if kind == "model":
+            return checks_of(cfg.model, data.channels, data.image_size, len(data.layout.regions))
+        trials = try_augmentation(data.augment, cfg.seed, data.channels, data.image_size, data.layout)
+        return trials.description, list(trials.checks)
     if kind == "optim":
         return try_optimizer(cfg.optim, cfg.deepspeed.zero if cfg.engine == "deepspeed" else None)
     try:

@@ -59,6 +59,8 @@ class Start:
         parts = [self.split.hash, self.order.areas]
         if self.store.contrasts != LGG_CONTRASTS or self.store.regions:
             parts += [self.store.contrasts, self.store.layout.regions]
+        if self.order.known is not None:
+            parts.append(self.order.known)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property

@@ -1,6 +1,6 @@
 """A whole batch, drawn by position and augmented in one call on the training device.
 
-Legend: b batch, h height, w width, c channel.
+Legend: b batch, h height, w width, c channel, p plane of a mask.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.config import AUGMENTATIONS, IGNORED, Choice, MaskLayout, name_of, options_of, part_of
-from segtrain.data.augment.draws import Draws, to
+from segtrain.data.augment.draws import Contrasts, Draws, to
 from segtrain.data.augment.geometry import warp
 from segtrain.data.augment.mix import Mix
 from segtrain.data.augment.strong import strengthen
@@ -22,22 +22,27 @@ def is_own(choice: Choice) -> bool:
     return name_of(choice) not in AUGMENTATIONS
 
 
-def draw(choice: Choice, seed: int, positions: NDArray[np.int64]) -> Draws | None:
+def draw(
+    choice: Choice,
+    seed: int,
+    positions: NDArray[np.int64],
+    contrasts: Contrasts = Contrasts(),  # noqa: B008  frozen
+) -> Draws | None:
     """What a built-in augmentation does to the samples at `positions`; None: nothing."""
     assert not is_own(choice), "own augmentations are not drawn: the feed has them done"
-    draws: Callable[[int, NDArray[np.int64]], Draws | None] = part_of(choice, AUGMENTATIONS).load(**options_of(choice))
-    return draws(seed, positions)
+    draws: Callable[..., Draws | None] = part_of(choice, AUGMENTATIONS).load(**options_of(choice))
+    return draws(seed, positions, contrasts=contrasts)
 
 
-def no_draws(seed: int, positions: NDArray[np.int64]) -> None:
+def no_draws(seed: int, positions: NDArray[np.int64], contrasts: Contrasts) -> None:
     """Samples stay as they are."""
 
 
-def augment(image_bchw: Tensor, mask_b1hw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def augment(image_bchw: Tensor, mask_bphw: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Image and mask after the draws; all on one device."""
     if draws.strong is None:
-        return warp(image_bchw, mask_b1hw, draws.affines)
-    return strengthen(image_bchw, mask_b1hw, draws.affines, draws.strong)
+        return warp(image_bchw, mask_bphw, draws.affines)
+    return strengthen(image_bchw, mask_bphw, draws.affines, draws.strong)
 
 
 def planes_of(mask_bhw: Tensor, layout: MaskLayout) -> Tensor:
@@ -64,7 +69,8 @@ def to_device(
     mask = planes_of(mask_bhw.to(device, non_blocking=True), layout)
     with torch.no_grad():
         if mix is not None:
-            image, mask = mix.moved(to(device)).apply(image, mask)
+            mix = mix.moved(to(device))
+            image, mask = mix.apply(image, mask, planes_of(mix.mask_khw, layout), layout)
         if draws is not None:
             image, mask = augment(image, mask, draws.moved(to(device)))
     return image, mask

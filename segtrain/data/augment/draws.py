@@ -8,6 +8,47 @@ from dataclasses import dataclass
 
 from torch import Tensor, device
 
+from segtrain.config import LGG_CONTRASTS, DataConfig, canonical
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """The contrasts of a slice, and what the data have in place of a missing one: `data.missing`."""
+
+    names: tuple[str, ...] = LGG_CONTRASTS
+    missing: str | None = None
+
+    @classmethod
+    def of(cls, cfg: DataConfig) -> "Contrasts":
+        """Those of prepared data."""
+        return cls(cfg.contrasts or LGG_CONTRASTS, cfg.missing)
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    @property
+    def are_lgg(self) -> bool:
+        """Whether they are those of the LGG data, in its order: there FLAIR stands in for either of the others."""
+        return self._canonical == tuple(map(canonical, LGG_CONTRASTS))
+
+    @property
+    def stand_in(self) -> int | None:
+        """The number of the contrast that stands in for a missing one; None: there is none."""
+        name = "flair" if self.are_lgg else canonical(self.missing or "")
+        return self._canonical.index(name) if name in self._canonical else None
+
+    @property
+    def may_miss(self) -> tuple[int, ...]:
+        """The numbers of the contrasts that a patient may lack; never the only one."""
+        if self.count == 1 or not (self.are_lgg or self.missing):
+            return ()
+        return tuple(number for number in range(self.count) if number != self.stand_in)
+
+    @property
+    def _canonical(self) -> tuple[str, ...]:
+        return tuple(map(canonical, self.names))
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -33,10 +74,12 @@ class Strong:
 
     still: Tensor
     effects: Mapping[str, Drawn]  # those that apply to at least one sample of the batch
+    contrasts: Contrasts = Contrasts()
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Strong":
         """The same with `move`, which pins tensors or copies them to a device, applied to each tensor."""
-        return Strong(move(self.still), {name: drawn.moved(move) for name, drawn in self.effects.items()})
+        effects = {name: drawn.moved(move) for name, drawn in self.effects.items()}
+        return Strong(move(self.still), effects, self.contrasts)
 
 
 @dataclass(frozen=True)

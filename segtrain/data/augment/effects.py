@@ -1,6 +1,6 @@
 """The effects of `data.augment=strong`: what each draws from uniform random numbers, with the options of a config.
 
-Legend: k samples, s neighbouring slices, n control points along a side.
+Legend: k samples, c contrasts, s neighbouring slices, n control points along a side.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from segtrain.config import LGG_CONTRASTS
 from segtrain.data.augment import intensity
+from segtrain.data.augment.draws import Contrasts
 from segtrain.data.augment.geometry import Reals
 from segtrain.data.augment.intensity import ORDERS
 from segtrain.data.augment.noise import KEY_BITS
 from segtrain.errors import ConfigError
 
-CHANNELS = len(LGG_CONTRASTS)  # of a slice
 ELASTIC_POINTS = 6  # along a side; an option would change how many random numbers a sample draws
 # A point may move by less than 0.48 of the distance between points, so that the image cannot fold: Y. Choi, S. Lee,
 # Graphical Models 2000.
@@ -33,7 +32,7 @@ class Effect:
     """One effect of `strong`.
 
     chance: of applying to a sample; uniforms: the random numbers that it needs; range_text: its range, for people.
-    values: from uniforms [k, uniforms] to parameters: [k, ...] for the whole sample, or [k, 3, ...] for each contrast,
+    values: from uniforms [k, uniforms] to parameters: [k, ...] for the whole sample, or [k, c, ...] for each contrast,
     where a contrast whose first parameter is NaN stays unchanged. change: a function of `intensity`, if it has one.
     """
 
@@ -49,10 +48,10 @@ def _between(limits: Limits, u: Reals) -> Reals:
 
 
 def _per_contrast(limits: Limits, share: float = 1.0) -> Callable[[Reals], Reals]:
-    """[k, 3, 1]: a value for each contrast; the effect applies to a contrast with probability `share`."""
+    """[k, c, 1]: a value for each contrast; the effect applies to a contrast with probability `share`."""
 
     def values(u: Reals) -> Reals:
-        value, chance = u.reshape(-1, CHANNELS, 2).transpose(2, 0, 1)
+        value, chance = u.reshape(len(u), -1, 2).transpose(2, 0, 1)
         return np.where(chance < share, _between(limits, value), np.nan)[..., None]
 
     return values
@@ -68,31 +67,44 @@ def _elastic(share: float, u: Reals) -> Reals:
     return 2 * share * (2 * u - 1).reshape(-1, 2, ELASTIC_POINTS, ELASTIC_POINTS)
 
 
-def _bias_field(coefficient: float, u: Reals) -> Reals:
-    """[k, 3, 4, 4]: coefficients of total order 1 to 3; order 0 would be brightness.
+def _bias_field(coefficient: float, contrasts: int, u: Reals) -> Reals:
+    """[k, c, 4, 4]: coefficients of total order 1 to 3; order 0 would be brightness.
 
     One field for all contrasts: it is that of the coil, and a patient's contrasts are scanned with one coil.
     """
     order = np.add.outer(np.arange(ORDERS), np.arange(ORDERS))
     values = coefficient * (2 * u.reshape(-1, 1, ORDERS, ORDERS) - 1) * ((order > 0) & (order < ORDERS))
-    return np.repeat(values, CHANNELS, axis=1)
+    return np.repeat(values, contrasts, axis=1)
 
 
 def _gamma(limits: Limits, inverted: float, u: Reals) -> Reals:
-    """[k, 3, 2]: each contrast's power; and 1 for inverted, common to the contrasts."""
-    power = _between(limits, u[:, :CHANNELS])
-    return np.stack((power, np.broadcast_to(u[:, CHANNELS:] < inverted, power.shape)), axis=2)
+    """[k, c, 2]: each contrast's power; and 1 for inverted, common to the contrasts."""
+    power = _between(limits, u[:, :-1])
+    return np.stack((power, np.broadcast_to(u[:, -1:] < inverted, power.shape)), axis=2)
 
 
 def _noise(variance: float, u: Reals) -> Reals:
-    """[k, 3, 3]: the standard deviation, common to the contrasts, and the two halves of a key."""
-    deviation = np.repeat(np.sqrt(variance * u[:, :1, None]), CHANNELS, axis=1)
-    return np.concatenate((deviation, np.floor(u[:, 1:] * 2**KEY_BITS).reshape(-1, CHANNELS, 2)), axis=2)
+    """[k, c, 3]: the standard deviation, common to the contrasts, and the two halves of a key."""
+    key = np.floor(u[:, 1:] * 2**KEY_BITS).reshape(len(u), -1, 2)
+    deviation = np.repeat(np.sqrt(variance * u[:, :1, None]), key.shape[1], axis=1)
+    return np.concatenate((deviation, key), axis=2)
 
 
-def _missing_contrast(both: float, u: Reals) -> Reals:
-    """[k, 3, 1]: 1 for post-contrast, in some samples for pre-contrast too."""
-    return np.stack((np.where(u < both, 1, np.nan), np.full_like(u, np.nan), np.ones_like(u)), axis=1)
+def _missing_contrast(both: float, contrasts: Contrasts, u: Reals) -> Reals:
+    """[k, c, 1]: 1 for a missing contrast: of LGG's post-contrast, in some samples pre-contrast too; else any one."""
+    if contrasts.are_lgg:
+        return np.stack((np.where(u < both, 1, np.nan), np.full_like(u, np.nan), np.ones_like(u)), axis=1)
+    may_miss = np.array(contrasts.may_miss)
+    values = np.full((len(u), contrasts.count, 1), np.nan)
+    values[np.arange(len(u)), may_miss[(u[:, 0] * len(may_miss)).astype(np.int64)]] = 1
+    return values
+
+
+def _missing_text(both: float, contrasts: Contrasts) -> str:
+    if contrasts.are_lgg:
+        return f"FLAIR in place of post-contrast, in {both:.0%} of them of pre-contrast too"
+    stand_in = "zeros" if contrasts.stand_in is None else contrasts.names[contrasts.stand_in]
+    return f"{stand_in} in place of another contrast"
 
 
 def _range(limits: Limits) -> str:
@@ -118,58 +130,63 @@ def _geometric_effects(o: Options) -> dict[str, Effect]:
     }  # fmt: skip
 
 
-def _scanner_effects(o: Options) -> dict[str, Effect]:
+def _scanner_effects(o: Options, contrasts: int) -> dict[str, Effect]:
     share, coefficient = o["contrast_share"], o["bias_field_coefficient"]
     each = f"of each contrast with a chance of {share:.0%}"
     return {
         "blur": Effect(
-            o["blur_chance"], 2 * CHANNELS, _per_contrast(o["blur_sigma_px"], share),
+            o["blur_chance"], 2 * contrasts, _per_contrast(o["blur_sigma_px"], share),
             f"sigma {_range(o['blur_sigma_px'])} px, {each}",
             intensity.blur,
         ),
         "low_resolution": Effect(
-            o["low_resolution_chance"], 2 * CHANNELS, _per_contrast(o["low_resolution_factor"], share),
+            o["low_resolution_chance"], 2 * contrasts, _per_contrast(o["low_resolution_factor"], share),
             f"voxels {_range(o['low_resolution_factor'])} times as wide, {each}",
             intensity.low_resolution,
         ),
         "bias_field": Effect(
-            o["bias_field_chance"], ORDERS**2, partial(_bias_field, coefficient),
+            o["bias_field_chance"], ORDERS**2, partial(_bias_field, coefficient, contrasts),
             f"exp of a polynomial of order {ORDERS - 1}, coefficients {_range((-coefficient, coefficient))}",
             intensity.bias_field,
         ),
     }  # fmt: skip
 
 
-def _value_effects(o: Options) -> dict[str, Effect]:
+def _value_effects(o: Options, contrasts: int) -> dict[str, Effect]:
     return {
         "brightness": Effect(
-            o["brightness_chance"], 2 * CHANNELS, _per_contrast(o["brightness_factor"]),
+            o["brightness_chance"], 2 * contrasts, _per_contrast(o["brightness_factor"]),
             f"times {_range(o['brightness_factor'])} above air, each contrast its own",
             intensity.brightness,
         ),
         "contrast": Effect(
-            o["contrast_chance"], 2 * CHANNELS, _per_contrast(o["contrast_factor"]),
+            o["contrast_chance"], 2 * contrasts, _per_contrast(o["contrast_factor"]),
             f"times {_range(o['contrast_factor'])} about the mean, each contrast its own",
             intensity.contrast,
         ),
         "gamma": Effect(
-            o["gamma_chance"], CHANNELS + 1, partial(_gamma, o["gamma_power"], o["gamma_inverted"]),
+            o["gamma_chance"], contrasts + 1, partial(_gamma, o["gamma_power"], o["gamma_inverted"]),
             f"power {_range(o['gamma_power'])}, each contrast its own; {o['gamma_inverted']:.0%} on the inverted image",
             intensity.gamma,
         ),
         "noise": Effect(
-            o["noise_chance"], 1 + 2 * CHANNELS, partial(_noise, o["noise_variance"]),
+            o["noise_chance"], 1 + 2 * contrasts, partial(_noise, o["noise_variance"]),
             f"Gaussian of variance 0 to {o['noise_variance']:g}",
             intensity.noise,
-        ),
-        "missing_contrast": Effect(
-            o["missing_contrast_chance"], 1, partial(_missing_contrast, o["missing_both"]),
-            f"FLAIR in place of post-contrast, in {o['missing_both']:.0%} of them of pre-contrast too",
         ),
     }  # fmt: skip
 
 
-def effects_of(options: Options) -> dict[str, Effect]:
+def _missing_effects(o: Options, contrasts: Contrasts) -> dict[str, Effect]:
+    """None where no patient may lack a contrast."""
+    if not contrasts.may_miss:
+        return {}
+    both = o["missing_both"]
+    values = partial(_missing_contrast, both, contrasts)
+    return {"missing_contrast": Effect(o["missing_contrast_chance"], 1, values, _missing_text(both, contrasts))}
+
+
+def effects_of(options: Options, contrasts: Contrasts) -> dict[str, Effect]:
     """The effects in the order of application, with all of the options.
 
     Blur comes before noise, as in a scanner; the missing contrast comes last, so that the copy of FLAIR is exact, as in
@@ -178,7 +195,12 @@ def effects_of(options: Options) -> dict[str, Effect]:
     for name, value in options.items():
         if problem := _problem(name, value):
             raise ConfigError(f"data.augment.{name}={value}: {problem}")
-    return {**_geometric_effects(options), **_scanner_effects(options), **_value_effects(options)}
+    return {
+        **_geometric_effects(options),
+        **_scanner_effects(options, contrasts.count),
+        **_value_effects(options, contrasts.count),
+        **_missing_effects(options, contrasts),
+    }
 
 
 def _problem(name: str, value: Any) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.float32]  # [h, w, c], or uint8 for range=uint8
-Mask = NDArray[np.uint8]  # [h, w], 0 and 1
+Mask = NDArray[np.uint8]  # [h, w], bits of regions (segtrain.config.regions); of one region 0 and 1
 
 IMAGE_NAMES = ("image", "img", "images", "imgs", "x", "input", "scan", "picture")
 MASK_NAMES = ("mask", "label", "seg", "segmentation", "msk", "masks", "lbl", "target", "gt", "y", "annotation")
@@ -58,7 +58,7 @@ def apply(form: Form, function: Callable[..., Any], image: Plane, mask: Mask) ->
     give, one = LAYOUTS[form.layout]
     result = CALLS[form.call](function, form, *give(image, mask))
     changed, moved = _two(result, form)
-    return _image(changed, image.shape), _mask(moved, mask.shape, one)
+    return _image(changed, image.shape), _mask(moved, mask, one)
 
 
 def _two(result: Any, form: Form) -> tuple[Any, Any]:
@@ -86,20 +86,33 @@ def _image(value: Any, shape: tuple[int, ...]) -> Plane:
     return image
 
 
-def _mask(value: Any, shape: tuple[int, ...], one: int) -> Mask:
+def _mask(value: Any, given: Mask, one: int) -> Mask:
+    """The mask that a function gave back for a `given` one: its values are that one's, or 0, which it may fill with."""
     array = _array(value)
     flat = array.reshape(array.shape[:2] if array.shape[-1] == 1 else array.shape[1:]) if array.ndim == 3 else array
-    if flat.shape != shape:
-        _refuse_shape("a mask", array, shape)
-    lesion: NDArray[np.bool_] = flat == one
-    other = flat[~lesion & (flat != 0)]
+    if flat.shape != given.shape:
+        _refuse_shape("a mask", array, given.shape)
+    if _is_binary(given):
+        lesion: NDArray[np.bool_] = flat == one
+        _refuse_values(flat[~lesion & (flat != 0)], [0, one])
+        return lesion.astype(np.uint8)
+    values = np.unique(given)
+    _refuse_values(flat[(flat != 0) & ~np.isin(flat, values)], [0, *values[values > 0]])
+    return flat.astype(np.uint8)
+
+
+def _is_binary(mask: Mask) -> bool:
+    """Whether it has no value above 1; values of others are names, which no arithmetic keeps."""
+    return bool(mask.max(initial=0) <= 1)
+
+
+def _refuse_values(other: NDArray[Any], values: list[int]) -> None:
     if other.size:
+        shown = f"{', '.join(map(str, values[:-1]))} and {values[-1]}"
         raise Misfit(
             "mask values",
-            f"gives a mask with the value {float(other[0]):.4g}, and masks are 0 and {one}; move the mask by nearest "
-            "voxel",
+            f"gives a mask with the value {float(other[0]):.4g}, and masks are {shown}; move the mask by nearest voxel",
         )
-    return lesion.astype(np.uint8)
 
 
 def _refuse_shape(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -117,7 +130,7 @@ def _array(value: Any) -> NDArray[Any]:
     return array
 
 
-# ---- layouts: what the two arrays are given as, and the value of a lesion in the mask
+# ---- layouts: what the two arrays are given as, and the value of a lesion in a mask of one region
 
 
 def _tensors(image: Plane, mask: Mask, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -140,7 +153,7 @@ def _tv_tensors(image: Plane, mask: Mask) -> tuple[Any, Any]:
 def _pictures(image: Plane, mask: Mask) -> tuple[Any, Any]:
     if image.dtype != np.uint8 or image.shape[2] != 3:
         raise Misfit("form", "a picture of PIL has three channels of bytes")
-    return Image.fromarray(image), Image.fromarray(mask * np.uint8(255))
+    return Image.fromarray(image), Image.fromarray(mask * np.uint8(255) if _is_binary(mask) else mask)
 
 
 Give = Callable[[Plane, Mask], tuple[Any, Any]]

@@ -1,6 +1,7 @@
 """Scale, rotation, flips and elastic deformation as one resampling of image and mask.
 
-Legend: b batch, k samples that are changed, h height, w width, c channel, n control points along a side.
+Legend: b batch, k samples that are changed, h height, w width, c channel, p plane of a mask, n control points along a
+side.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrain.data.augment.draws import Drawn, Draws
+from segtrain.data.augment.draws import Contrasts, Drawn, Draws
 from segtrain.data.order import AUGMENT_STREAM, generator
 from segtrain.errors import ConfigError
 
@@ -30,6 +31,7 @@ def affine_maps(scale: Reals, angle: Reals, flip_x: Reals, flip_y: Reals) -> Aff
 def reference_draws(
     seed: int,
     positions: NDArray[np.int64],
+    contrasts: Contrasts = Contrasts(),  # noqa: B008  frozen
     *,
     scale: float = 0.05,
     rotation_degrees: float = 15.0,
@@ -47,12 +49,12 @@ def reference_draws(
     return Draws(torch.from_numpy(affine_maps(factor, angle, flip, np.ones(len(draws)))))
 
 
-def warp(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor) -> tuple[Tensor, Tensor]:
+def warp(image_bchw: Tensor, mask_bphw: Tensor, affines: Tensor) -> tuple[Tensor, Tensor]:
     """Image (linear) and mask (nearest) after the affine maps [b, 2, 3]; zeros come from outside."""
-    return _sample(image_bchw, mask_bchw, F.affine_grid(affines, list(image_bchw.shape), align_corners=False))
+    return _sample(image_bchw, mask_bphw, F.affine_grid(affines, list(image_bchw.shape), align_corners=False))
 
 
-def warp_in_air(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor, elastic: Drawn | None) -> tuple[Tensor, Tensor]:
+def warp_in_air(image_bchw: Tensor, mask_bphw: Tensor, affines: Tensor, elastic: Drawn | None) -> tuple[Tensor, Tensor]:
     """Image (linear) and mask (nearest) after affine maps and elastic displacements; air comes from outside.
 
     Air is each channel's smallest value, which is not 0 in z-scores. elastic: displacements [k, 2, n, n] of control
@@ -65,7 +67,7 @@ def warp_in_air(image_bchw: Tensor, mask_bchw: Tensor, affines: Tensor, elastic:
     # First over rows, then along a row: ten times faster than at once where channels are innermost, as in the store.
     rows = image_bchw.permute(0, 2, 3, 1).flatten(2).amin(1)
     air = rows.unflatten(1, (image_bchw.shape[3], -1)).amin(1)[:, :, None, None]
-    image, mask = _sample(image_bchw - air, mask_bchw, grid)
+    image, mask = _sample(image_bchw - air, mask_bphw, grid)
     return image.add_(air), mask
 
 

@@ -1,6 +1,6 @@
 """Copy-paste of lesions and mixup, of a sample and a partner in the same lane (L2, L3).
 
-Legend: b batch, k samples with a partner, h height, w width, c channel.
+Legend: b batch, k samples with a partner, h height, w width, c channel, p plane of a mask.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segtrain.config import MaskLayout
 from segtrain.data.augment.intensity import blur
 from segtrain.data.order import MIX_STREAM, generator
 
@@ -36,18 +37,26 @@ class Mix:
         """The same after `move`, which pins tensors or brings them to a device."""
         return Mix(*(move(getattr(self, f.name)) for f in fields(self)))
 
-    def apply(self, image_bchw: Tensor, mask_b1hw: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, image_bchw: Tensor, mask_bphw: Tensor, other_mask_kphw: Tensor, layout: MaskLayout
+    ) -> tuple[Tensor, Tensor]:
         """Image and mask, changed at `place`: the partner's lesion pasted (G. Ghiasi et al., CVPR 2021), then mixup.
 
-        After mixup masks are between 0 and 1.
+        A lesion is what is in any region; where it is pasted, all planes of the mask are the partner's. After mixup
+        regions are between 0 and 1, and voxels are ignored that either sample ignores.
         """
-        image, mask = image_bchw.index_select(0, self.place), mask_b1hw.index_select(0, self.place)
-        other, lesion = self.image_khwc.float().permute(0, 3, 1, 2), self.mask_khw.float().unsqueeze(1)
+        image, mask = image_bchw.index_select(0, self.place), mask_bphw.index_select(0, self.place)
+        other, other_mask = self.image_khwc.float().permute(0, 3, 1, 2), other_mask_kphw
+        lesion = other_mask[:, : len(layout.regions)].amax(1, keepdim=True)
         own_share, paste = self.own_share[:, None, None, None], self.paste[:, None, None, None]
         image = image + paste * softened(lesion) * (other - image)
-        mask = torch.maximum(mask, paste * lesion)
-        image, mask = own_share * image + (1 - own_share) * other, own_share * mask + (1 - own_share) * lesion
-        return image_bchw.index_copy(0, self.place, image), mask_b1hw.index_copy(0, self.place, mask)
+        image = own_share * image + (1 - own_share) * other
+        mask = torch.where(paste * lesion > 0, other_mask, mask)
+        blended = own_share * mask + (1 - own_share) * other_mask
+        if layout.ignores:
+            ignored = torch.maximum(mask[:, -1:], other_mask[:, -1:] * (own_share < 1))
+            blended = torch.cat((blended[:, :-1], ignored), dim=1)
+        return image_bchw.index_copy(0, self.place, image), mask_bphw.index_copy(0, self.place, blended)
 
 
 def softened(mask_k1hw: Tensor) -> Tensor:

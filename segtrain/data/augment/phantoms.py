@@ -25,19 +25,22 @@ def _smooth(shape: tuple[int, ...], sigma_px: float, seed: int) -> NDArray[np.fl
 
 
 @lru_cache(maxsize=8)
-def pattern(shape: tuple[int, int], channels: int) -> Sample:
-    """An image that is its mask, with a little texture, so that two equal values are rare."""
+def pattern(shape: tuple[int, int], channels: int, lesion: int = 1) -> Sample:
+    """An image that is its mask, with a little texture, so that two equal values are rare.
+
+    `lesion`: the mask's value where it is not 0.
+    """
     blobs = _smooth((*shape, 1), 4, 0)
     mask = (blobs > np.quantile(blobs, 0.75)).astype(np.uint8)
     image = 3 * mask - np.float32(0.75) + np.float32(0.05) * _smooth((*shape, channels), 1, 1)
-    return image.astype(np.float32), mask[..., 0]
+    return image.astype(np.float32), mask[..., 0] * np.uint8(lesion)
 
 
-def plain(shape: tuple[int, int], channels: int, seed: int = 2) -> Sample:
+def plain(shape: tuple[int, int], channels: int, lesion: int = 1, seed: int = 2) -> Sample:
     """A z-scored slice with a lesion of 5%."""
     image = _smooth((*shape, channels), 2, seed)
     blobs = _smooth((*shape, 1), 4, seed + 100)
-    return image, (blobs > np.quantile(blobs, 0.95)).astype(np.uint8)[..., 0]
+    return image, (blobs > np.quantile(blobs, 0.95)).astype(np.uint8)[..., 0] * np.uint8(lesion)
 
 
 def auc(image_hwc: Plane, mask_hw: Mask) -> float | None:

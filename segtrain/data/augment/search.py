@@ -20,17 +20,18 @@ PROBES = 12  # draws for each form that is tried
 CLOSE, LEAST, ELSEWHERE = 0.95, 0.9, 0.75
 
 
-def fit(own: OwnAugmentation, channels: int, size_px: int) -> tuple[int, int]:
+def fit(own: OwnAugmentation, channels: int, size_px: int, lesion: int) -> tuple[int, int]:
     """Find the first form in which the mask moves with the image; the shape that it was found on.
 
-    Raises ConfigError: there is none, and why the likeliest does not fit.
+    `lesion`: the largest value of masks, so that interpolation to 0 would show. Raises ConfigError: there is none, and
+    why the likeliest does not fit.
     """
     faults: list[Exception] = []
     idle: tuple[Form, tuple[int, int]] | None = None
     # A transform may turn by 90 degrees, or crop to one size.
     for shape in (SHAPE, SQUARE, (size_px, size_px)):
         for form in own.candidates:
-            fault, changes = _probed(own, form, pattern(shape, channels))
+            fault, changes = _probed(own, form, pattern(shape, channels, lesion))
             if fault is not None:
                 faults.append(fault)
             elif changes:
@@ -44,13 +45,13 @@ def fit(own: OwnAugmentation, channels: int, size_px: int) -> tuple[int, int]:
     likeliest = min(faults, key=_remoteness)
     message = str(own.explained(likeliest, f"tried on {channels} channels"))
     may_be_values = not isinstance(likeliest, Misfit) or likeliest.fault == "finite"
-    remedy = other_range(own, lambda other: _fits(other, channels)) if may_be_values else ""
+    remedy = other_range(own, lambda other: _fits(other, channels, lesion)) if may_be_values else ""
     own.form = None
     raise ConfigError(message + remedy) from likeliest
 
 
-def _fits(own: OwnAugmentation, channels: int) -> bool:
-    return any(_probed(own, form, pattern(SQUARE, channels)) == (None, True) for form in own.candidates)
+def _fits(own: OwnAugmentation, channels: int, lesion: int) -> bool:
+    return any(_probed(own, form, pattern(SQUARE, channels, lesion)) == (None, True) for form in own.candidates)
 
 
 def _probed(own: OwnAugmentation, form: Form, sample: Sample) -> tuple[Exception | None, bool]:

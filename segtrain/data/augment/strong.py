@@ -3,7 +3,8 @@
 Unless a comment says otherwise, probabilities and ranges are those of nnU-Net's released trainer (F. Isensee et al.,
 Nature Methods 2021, supplement; `nnUNetTrainer`). docs/augmentation.md shows each effect.
 
-Legend: b batch, k samples or contrasts of samples, s neighbouring slices, c channel, h height, w width.
+Legend: b batch, k samples or contrasts of samples, s neighbouring slices, c channel, p plane of a mask, h height,
+w width.
 """
 
 import inspect
@@ -15,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.data.augment.draws import Drawn, Draws, Strong
-from segtrain.data.augment.effects import CHANNELS, Effect, effects_of
+from segtrain.data.augment.draws import Contrasts, Drawn, Draws, Strong
+from segtrain.data.augment.effects import Effect, effects_of
 from segtrain.data.augment.geometry import Affines, Reals, affine_maps, warp_in_air
 from segtrain.data.order import AUGMENT_STREAM, generator
-from segtrain.data.sources import FLAIR
 
 
 def strong_draws(
     seed: int,
     positions: NDArray[np.int64],
     chances: Mapping[str, float] | None = None,
+    contrasts: Contrasts = Contrasts(),  # noqa: B008  frozen
     *,
     flip_left_right_chance: float = 0.5,
     flip_up_down_chance: float = 0.5,
@@ -57,7 +58,8 @@ def strong_draws(
     gamma_inverted: float = 0.25,  # nnU-Net: 0.1
     noise_chance: float = 0.1,
     noise_variance: float = 0.1,
-    # As in the data: of 110 patients, ten lack post-contrast, and six of these lack pre-contrast too.
+    # As in the LGG data: of 110 patients, ten lack post-contrast, and six of these lack pre-contrast too. With other
+    # contrasts, one of a sample is replaced as data.missing says; without that none is missing.
     missing_contrast_chance: float = 0.1,
     missing_both: float = 0.6,
 ) -> Draws:
@@ -66,7 +68,8 @@ def strong_draws(
     `chances`: of the effects by name, in place of those of the options; an effect without an entry never applies.
     """
     options = {name: value for name, value in locals().items() if name in DEFAULTS}
-    return _draws(seed, positions, chances, EFFECTS if options == DEFAULTS else effects_of(options))
+    usual = options == DEFAULTS and contrasts == Contrasts()
+    return _draws(seed, positions, chances, EFFECTS if usual else effects_of(options, contrasts), contrasts)
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -74,7 +77,7 @@ DEFAULTS: Mapping[str, Any] = {
     for name, parameter in inspect.signature(strong_draws).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 }
-EFFECTS = effects_of(DEFAULTS)
+EFFECTS = effects_of(DEFAULTS, Contrasts())
 GEOMETRIC = ("flip_left_right", "flip_up_down", "scale", "rotation", "elastic")
 INTENSITY = {name: effect.change for name, effect in EFFECTS.items() if effect.change is not None}
 PER_CONTRAST = tuple(name for name in EFFECTS if name not in GEOMETRIC)
@@ -83,7 +86,11 @@ Picked = tuple[NDArray[np.int64], Reals]  # samples, and the parameters of each
 
 
 def _draws(
-    seed: int, positions: NDArray[np.int64], chances: Mapping[str, float] | None, effects: Mapping[str, Effect]
+    seed: int,
+    positions: NDArray[np.int64],
+    chances: Mapping[str, float] | None,
+    effects: Mapping[str, Effect],
+    contrasts: Contrasts,
 ) -> Draws:
     if chances is None:
         chances = {name: effect.chance for name, effect in effects.items()}
@@ -100,7 +107,8 @@ def _draws(
     still = np.setdiff1d(np.arange(len(positions)), np.concatenate(moved) if moved else np.empty(0, np.int64))
     drawn = {name: _drawn(name, *picked[name]) for name in picked if name in ("elastic", *PER_CONTRAST)}
     drawn = {name: one for name, one in drawn.items() if len(one.place)}
-    return Draws(torch.from_numpy(_affines(len(positions), picked)), Strong(torch.from_numpy(still), drawn))
+    strong = Strong(torch.from_numpy(still), drawn, contrasts)
+    return Draws(torch.from_numpy(_affines(len(positions), picked)), strong)
 
 
 def _drawn(name: str, place: NDArray[np.int64], values: Reals) -> Drawn:
@@ -125,28 +133,31 @@ def _affines(batch: int, picked: Mapping[str, Picked]) -> Affines:
     return affine_maps(scale, angle, flip_x, flip_y)
 
 
-def strengthen(image_bchw: Tensor, mask_b1hw: Tensor, affines: Tensor, strong: Strong) -> tuple[Tensor, Tensor]:
+def strengthen(image_bchw: Tensor, mask_bphw: Tensor, affines: Tensor, strong: Strong) -> tuple[Tensor, Tensor]:
     """Image and mask after the effects; all on one device. Channels: each neighbouring slice's contrasts in turn."""
-    effects = strong.effects
-    image, mask = warp_in_air(image_bchw, mask_b1hw, affines, effects.get("elastic"))
+    effects, contrasts = strong.effects, strong.contrasts
+    image, mask = warp_in_air(image_bchw, mask_bphw, affines, effects.get("elastic"))
     if len(strong.still):
         image.index_copy_(0, strong.still, image_bchw.index_select(0, strong.still))
-        mask.index_copy_(0, strong.still, mask_b1hw.index_select(0, strong.still))
+        mask.index_copy_(0, strong.still, mask_bphw.index_select(0, strong.still))
     planes = image.flatten(0, 1)
     for name, change in INTENSITY.items():
         if name in effects:
-            index = _planes_of(effects[name], image.shape[1])
+            index = _planes_of(effects[name], image.shape[1], contrasts.count)
             x = planes.index_select(0, index.flatten()).unflatten(0, index.shape)
             planes.index_copy_(0, index.flatten(), change(x, effects[name].values).flatten(0, 1))
     if "missing_contrast" in effects:
-        index = _planes_of(effects["missing_contrast"], image.shape[1]).flatten()
-        flair = index - index % CHANNELS + FLAIR
-        planes.index_copy_(0, index, planes.index_select(0, flair))
+        index = _planes_of(effects["missing_contrast"], image.shape[1], contrasts.count).flatten()
+        if contrasts.stand_in is None:
+            planes.index_fill_(0, index, 0.0)
+        else:
+            stand_in = index - index % contrasts.count + contrasts.stand_in
+            planes.index_copy_(0, index, planes.index_select(0, stand_in))
     return image, mask
 
 
-def _planes_of(drawn: Drawn, channels: int) -> Tensor:
+def _planes_of(drawn: Drawn, channels: int, contrasts: int) -> Tensor:
     """int64 [k, s]: the indices, in a batch [b * c, h, w], of the contrasts that an effect applies to."""
     assert drawn.contrast is not None
     first = drawn.place * channels + drawn.contrast
-    return first[:, None] + torch.arange(0, channels, CHANNELS, device=first.device)
+    return first[:, None] + torch.arange(0, channels, contrasts, device=first.device)

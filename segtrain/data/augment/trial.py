@@ -13,11 +13,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from segtrain.config import Choice
+from segtrain.config import Choice, MaskLayout
 from segtrain.config.own_parts import RANGES
 from segtrain.config.trial import Check, Verdict
 from segtrain.data.augment.ahead import OneThread
 from segtrain.data.augment.batch import draw, to_device
+from segtrain.data.augment.draws import Contrasts
 from segtrain.data.augment.forms import Mask, Misfit, Plane
 from segtrain.data.augment.own import OwnAugmentation, Recipe
 from segtrain.data.augment.phantoms import Sample, pattern, plain
@@ -58,31 +59,49 @@ class Tried:
         return self.recipe
 
 
-def tried(choice: Choice, seed: int, channels: int, size_px: int, short: bool = False) -> Tried:
-    """The trials of an own augmentation, on made-up samples. `short`: as before a training, in less than a second.
+def tried(
+    choice: Choice,
+    seed: int,
+    channels: int,
+    size_px: int,
+    layout: MaskLayout = MaskLayout(),  # noqa: B008  frozen
+    *,
+    short: bool = False,
+) -> Tried:
+    """The trials of an own augmentation, on made-up samples with the largest value that masks of the layout have.
 
-    Raises ConfigError: it cannot be imported or made.
+    `short`: as before a training, in less than a second. Raises ConfigError: it cannot be imported or made.
     """
     thread = OneThread()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return thread.run(_tried, choice, seed, channels, size_px, SHORT_S if short else float("inf"))
+            own = thread.run(OwnAugmentation, choice, seed)
+            samples = _Samples(channels, size_px, layout.largest)
+            return thread.run(_tried, own, samples, SHORT_S if short else float("inf"))
     finally:
         thread.close()
 
 
-def _tried(choice: Choice, seed: int, channels: int, size_px: int, limit_s: float) -> Tried:
-    own = OwnAugmentation(choice, seed)
+@dataclass(frozen=True)
+class _Samples:
+    """What made-up samples are like; `lesion`: the value of a mask where it is not 0."""
+
+    channels: int
+    size_px: int
+    lesion: int
+
+
+def _tried(own: OwnAugmentation, samples: _Samples, limit_s: float) -> Tried:
     try:
-        shape = fit(own, channels, size_px)
+        shape = fit(own, samples.channels, samples.size_px, samples.lesion)
     except ConfigError as error:
         return Tried(str(own), (Check("form", "fails", str(error).partition(": ")[2]),), None)
-    trial = _Trial(own, channels, shape, limit_s)
+    trial = _Trial(own, samples, shape, limit_s)
     checks = (Check("form", "holds", str(own.form)), *trial.checks())
     if any(check.verdict == "fails" for check in checks):
         return Tried(str(own), checks, None)
-    image, mask = plain((size_px, size_px), channels)
+    image, mask = plain((samples.size_px, samples.size_px), samples.channels, samples.lesion)
     time_ms = _least_ms(lambda: own.augment(image, mask, 0))
     if limit_s == float("inf"):
         ours = ", ".join(f"{name} {_built_in_ms(name, image, mask):.1f} ms" for name in ("reference", "strong"))
@@ -106,8 +125,8 @@ def _built_in_ms(name: str, image_hwc: Plane, mask_hw: Mask, batch: int = 4) -> 
     image = torch.from_numpy(image_hwc).repeat(batch, 1, 1, 1)
     mask = torch.from_numpy(mask_hw).repeat(batch, 1, 1)
     cpu = torch.device("cpu")
-    positions = np.arange(batch)
-    return _least_ms(lambda: to_device(image, mask, draw(name, 0, positions), cpu)) / batch
+    positions, contrasts = np.arange(batch), Contrasts(tuple(map(str, range(image_hwc.shape[2]))))
+    return _least_ms(lambda: to_device(image, mask, draw(name, 0, positions, contrasts), cpu)) / batch
 
 
 def _title(own: OwnAugmentation) -> str:
@@ -118,13 +137,12 @@ def _title(own: OwnAugmentation) -> str:
 class _Trial:
     """The checks of one augmentation whose form is known."""
 
-    def __init__(self, own: OwnAugmentation, channels: int, shape: tuple[int, int], limit_s: float) -> None:
+    def __init__(self, own: OwnAugmentation, samples: _Samples, shape: tuple[int, int], limit_s: float) -> None:
         self.own = own
-        self.channels = channels
         self.limit_s = limit_s
-        self.pattern = pattern(shape, channels)
-        self.plain = plain(shape, channels)
-        self.other = plain(shape, channels, seed=3)
+        self.pattern = pattern(shape, samples.channels, samples.lesion)
+        self.plain = plain(shape, samples.channels, samples.lesion)
+        self.other = plain(shape, samples.channels, samples.lesion, seed=3)
 
     def checks(self) -> Iterator[Check]:
         """Every check; what the user's code raises in one is that one's failure."""
