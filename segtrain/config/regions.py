@@ -10,6 +10,7 @@ LGG_CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 LESION = "lesion"
 IGNORED = 1 << 7
 MOST_REGIONS = 7
+ZEROS = "zeros"  # in place of a missing contrast
 
 # Spellings of the four contrasts that most sets have: endings of files' names, and names in data.contrasts.
 SPELLINGS: dict[str, tuple[str, ...]] = {

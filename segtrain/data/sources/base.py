@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, canonical
+from segtrain.config.regions import ZEROS
 from segtrain.errors import LEAVE_OUT, DataError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ TRUTH = "truth"  # among the roles of a patient's files, which are contrasts els
 LISTED = 6  # of many things in a message
 Check = Callable[[], None]
 FLAIR = 1
-ZEROS = "zeros"  # in place of a missing contrast
 
 Pixels = NDArray[np.uint8 | np.uint16]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.listing import folders_of, is_broken_link, readable, with_suffix
+from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, readable, with_suffix
 from segtrain.data.sources.naming import BIDS, NEVER_FOLDERS, SERIES, FileName, Role, is_time_point, read_name, stem_of
 from segtrain.errors import DataError
 
@@ -86,9 +86,11 @@ def _walk(
     if (state.st_dev, state.st_ino) in seen:  # a link to a folder above
         return
     seen.add((state.st_dev, state.st_ino))
-    for path in with_suffix(folder, NIFTI_SUFFIXES):
-        yield path, folders, stem_of(path)
-    below = folders_of(folder)
+    volumes, below = with_suffix(folder, NIFTI_SUFFIXES), folders_of(folder)
+    yield from ((path, folders, stem_of(path)) for path in volumes)
+    read = {path.name for path in (*volumes, *below)}
+    if rest := [folder / entry.name for entry in entries_of(folder) if entry.name not in read]:
+        passed_over["no NIfTI volumes"] += rest
     has_training = any(FOR_TRAINING.fullmatch(path.name) for path in below)
     for path in below:
         if is_broken_link(path):
@@ -125,8 +127,8 @@ def _volume_file(path: Path, folders: Home, stem: str, wanted: tuple[str, ...]) 
 def _grouped(files: Sequence[VolumeFile], root: Path, passed_over: dict[str, list[Path]]) -> dict[str, Candidates]:
     images = [file for file in files if file.name.role is Role.CONTRAST]
     case_folders = {file.home for file in images if not file.name.patient}
-    strays = [file for file in images if file.name.patient and file.home in case_folders - {()}]
-    images = [file for file in images if file not in strays]
+    strays = [file for file in images if file.name.patient and file.home and file.home in case_folders]
+    images = [file for file in images if not (file.name.patient and file.home and file.home in case_folders)]
     names = _Names(images, root)
     patients: dict[str, Candidates] = defaultdict(Candidates)
     for file in images:

@@ -17,6 +17,7 @@ class Case:
 
     channels: names along the fourth axis of a file of all contrasts, where these are not the source's contrasts.
     doubt: why it is not known which file is the truth; problem: why the patient cannot be read; both errors' texts.
+    is_lost: its only file is a link to a folder that is not there, which opening it names.
     """
 
     images: Mapping[str, Path]
@@ -24,6 +25,7 @@ class Case:
     channels: tuple[str, ...] = ()
     doubt: str = ""
     problem: str = ""
+    is_lost: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -3,6 +3,8 @@
 Legend: x, y, z the file's own axes; s slice, h height, w width.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,16 +12,18 @@ from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt2axcodes, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from segtrain.data.sources.base import first_few
 from segtrain.data.sources.headers import SAME_GRID_MM, open_volume, size_of
 from segtrain.errors import DataError
 
 AXES = ("S", "P", "L")  # the directions of [s, h, w]: superior, posterior, left
 NOT_SQUARE = 0.05  # difference of a pixel's sides, relative
 OBLIQUE_DEGREES = 1.0
+FAR_SPACING = 10  # times the usual one
 
 Shape = tuple[int, ...]
 
@@ -35,6 +39,11 @@ class Grid:
     @property
     def slices(self) -> int:
         return self.shape[list(io_orientation(self.affine)[:, 0]).index(2)]
+
+    @property
+    def axes(self) -> str:
+        """Where each axis of the file leads, such as RAS: right, anterior, superior."""
+        return "".join(ornt2axcodes(io_orientation(self.affine)))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -115,3 +124,21 @@ def brought_onto(volume_xyz: NDArray[Any], own: Grid, target: Grid) -> NDArray[n
         cval=float(np.median(corners)),
     )
     return np.asarray(resampled, np.float32)
+
+
+def differences(grids: Mapping[str, Grid]) -> list[str]:
+    """Remarks on patients of one data set whose files lie otherwise than others', or have voxels of another size."""
+    by_axes: dict[str, list[str]] = defaultdict(list)
+    for patient, grid in grids.items():
+        by_axes[grid.axes].append(patient)
+    remarks = []
+    if len(by_axes) > 1:
+        kinds = "; ".join(f"{axes}: {first_few(patients)}" for axes, patients in sorted(by_axes.items()))
+        remarks.append(f"the axes of files differ ({kinds}); all are turned by their affines, so look at some of each")
+    usual_mm = np.median([grid.spacing_mm for grid in grids.values()] or [(1, 1, 1)], axis=0)
+    for patient, grid in grids.items():
+        ratio = np.array(grid.spacing_mm) / usual_mm
+        if ratio.max() > FAR_SPACING or ratio.min() < 1 / FAR_SPACING:
+            shown, usual = (" x ".join(f"{mm:g}" for mm in sizes) for sizes in (grid.spacing_mm, usual_mm))
+            remarks.append(f"patient {patient}: voxels of {shown} mm, but {usual} mm are usual here; check the header")
+    return remarks

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from segtrain.config import LGG_CONTRASTS, canonical
 from segtrain.config.regions import SPELLINGS
@@ -27,6 +28,10 @@ class NiftiSource(VolumeSource):
     `naming.py`); a file named only `flair` belongs to the patient that its folder is named for; or as data.files says.
     Prediction with a network of the LGG contrasts takes t1, flair and t1ce for these.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which gets the cases, but not the candidates for them."""
+        return {name: value for name, value in vars(self).items() if name != "_findings"}
 
     @property
     def label(self) -> str:
@@ -78,39 +83,54 @@ class NiftiSource(VolumeSource):
                 "or say where files are in data.files"
             )
         refuse_odd_names(self.cases, self.root)
-        left_out = self.left_out()
-        if len(left_out) == len(self.cases):
+        without = self._without_truth
+        if len(without) == len(self.cases):
             raise DataError(
-                f"{self.root}: 0 of {len(left_out)} patients have a truth; add <patient>_seg.nii.gz, or say where "
+                f"{self.root}: 0 of {len(without)} patients have a truth; add <patient>_seg.nii.gz, or say where "
                 "truths are in data.files"
             )
-        return [patient for patient in self.cases if patient not in left_out]
+        return [patient for patient in self.cases if patient not in without]
+
+    @property
+    def _without_truth(self) -> set[str]:
+        """The patients that training leaves out; of others it asks which file is their truth."""
+        if not self.for_training:
+            return set()
+        return {
+            patient
+            for patient, case in self.cases.items()
+            if not (case.truth or case.doubt or case.problem or case.is_lost)
+        }
 
     def left_out(self) -> Mapping[str, str]:
-        """The patients without truth, for training, each with the reason."""
-        without = [patient for patient, case in self.cases.items() if not (case.truth or case.doubt or case.problem)]
-        lost = {patient for patient, candidates in self._findings.patients.items() if candidates.lost}
+        """The patients of which training has no use, each with the reason."""
         if not self.for_training:
             return {}
-        return {patient: f"patient {patient}: no truth among its files" for patient in without if patient not in lost}
+        found = set() if self.cfg.files else self._findings.patients.keys() - self.cases.keys()
+        none = f"none of the contrasts {', '.join(self.contrasts)} among its files"
+        reasons = dict.fromkeys(self._without_truth, "no truth among its files") | dict.fromkeys(found, none)
+        return {patient: f"patient {patient}: {reason}" for patient, reason in sorted(reasons.items())}
 
     def passed_over(self) -> Mapping[str, Sequence[str]]:
         """What lies below the folder and is not read: paths by reason."""
         if self.cfg.files:
             return {}
-        reasons = dict(self._findings.passed_over)
+        reasons = {reason: list(paths) for reason, paths in self._findings.passed_over.items()}
         used = set(self.files)
         for candidates in self._findings.patients.values():
             for contrast, files in candidates.images.items():
                 reasons.setdefault(contrast, []).extend(file.path for file in files if file.path not in used)
             reasons.setdefault("other masks", []).extend(f.path for f in candidates.truths if f.path not in used)
-        below = {reason: [path.relative_to(self.root) for path in paths] for reason, paths in reasons.items() if paths}
-        return {reason: sorted(escaped(str(path)) for path in paths) for reason, paths in sorted(below.items())}
+        return {
+            reason: sorted(escaped(str(path.relative_to(self.root))) for path in paths)
+            for reason, paths in sorted(reasons.items())
+            if paths
+        }
 
     def remarks(self) -> tuple[str, ...]:
         """What was taken for what, where names left a choice."""
         if self.cfg.files:
-            return ()
+            return super().remarks()
         counts, patients = self._counts
         used = {canonical(contrast) for contrast in self.contrasts}
         remarks = [f"contrasts: {', '.join(self.contrasts)}"]
@@ -123,7 +143,7 @@ class NiftiSource(VolumeSource):
         several = [p for p, of in self._findings.patients.items() if is_consensus_of_several(of, self.cfg.rater)]
         if several:
             remarks.append(f"of several masks the consensus is taken: {len(several)} patients ({first_few(several)})")
-        return tuple(remarks)
+        return (*remarks, *super().remarks())
 
     @cached_property
     def _findings(self) -> Findings:
@@ -138,7 +158,7 @@ class NiftiSource(VolumeSource):
 
     def _chosen(self, patient: str, candidates: Candidates) -> Case:
         if candidates.lost:
-            return Case({self.contrasts[0]: candidates.lost})  # opening it names the link
+            return Case({self.contrasts[0]: candidates.lost}, is_lost=True)
         images: dict[str, Path] = {}
         problem = ""
         for contrast in self.contrasts:

@@ -9,6 +9,7 @@ Legend: x, y, z the file's own axes; s slice, h height, w width, c channel.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from segtrain.config import DataConfig
 from segtrain.data.sources.base import TRUTH, Check, Volume, no_check, plain_slice_names
 from segtrain.data.sources.cases import WHOLE, Case
-from segtrain.data.sources.grids import Grid, brought_onto, grid_of
+from segtrain.data.sources.grids import Grid, brought_onto, differences, grid_of
 from segtrain.data.sources.headers import doubt_of_orientation, open_volume, size_of, voxels_of
 from segtrain.data.sources.labels import LabelRules, any_label
 from segtrain.data.sources.listing import digest_of_contents, digest_of_states
@@ -90,6 +91,14 @@ class VolumeSource(ABC):
 
     def takes(self, name: str) -> bool:
         return any(path.name == name for path in self.files)
+
+    def remarks(self) -> tuple[str, ...]:
+        """What differs between the headers of its patients, as far as these can be read."""
+        grids = {}
+        for patient in self.patients():
+            with suppress(DataError):  # told when the patient is read
+                grids[patient] = grid_of(self._reference(self._case(patient)))[0]
+        return tuple(differences(grids))
 
     def institution(self, patient: str) -> str:
         return "unknown"
