@@ -11,6 +11,7 @@ import pytest
 
 from segtrain.config import DataConfig
 from segtrain.data.sources import Volume, find_source
+from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ def read(folder: Path) -> Volume:
     source = find_source(folder, "auto")
     (patient,) = source.patients()
     assert source.slices(patient) == XYZ.shape[2]
-    return source.read(patient)
+    return one_range(source.read(patient))
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ SAME: dict[str, Change] = {
     "tiny": lambda folder: save(folder, FLAIR, XYZ * 1e-310),
     "far from 0": lambda folder: save(folder, FLAIR, XYZ.astype(np.int32) + 2**30),
     "64 bits": lambda folder: save(folder, FLAIR, XYZ.astype(np.int64) + 2**40, dtype=np.int64),
+    "one frame": lambda folder: save(folder, FLAIR, XYZ[..., None]),
 }
 
 
@@ -82,6 +84,7 @@ MASKS: dict[str, np.ndarray] = {
     "float": MASK * np.float32(2),
     "64 bits": MASK.astype(np.int64),
     "255": MASK * np.uint8(255),
+    "one frame": MASK[..., None],
 }
 
 
@@ -106,8 +109,8 @@ COLOURS = [(colour, "u1") for colour in "RGB"]
 REFUSED: dict[str, tuple[Change, str]] = {
     "soft mask": (lambda folder: save(folder, "P_seg.nii", MASK * np.float32(0.3)), "P_seg.nii: mask has values 0.3"),
     "negative mask": (lambda folder: save(folder, "P_seg.nii", -MASK.astype(np.int16)), "mask has values -1"),
-    "mask of 4 dimensions": (lambda folder: save(folder, "P_seg.nii", MASK[..., None]), "24x24x6x1 and 24x24x6 voxels"),
-    "one frame": (lambda folder: save(folder, FLAIR, XYZ[..., None]), "24x24x6x1 voxels"),
+    "mask of two": (lambda folder: save(folder, "P_seg.nii", np.stack([MASK] * 2, -1)), "24x24x6x2 voxels, but one"),
+    "time series": (lambda folder: save(folder, FLAIR, np.stack([XYZ] * 9, -1)), "a time series of 9 volumes"),
     "a slice": (lambda folder: save(folder, FLAIR, XYZ[..., 0]), "24x24 voxels"),
     "colours": (lambda folder: save(folder, FLAIR, np.zeros(XYZ.shape, COLOURS)), "numbers are needed"),
     "NaN": (lambda folder: save(folder, FLAIR, np.where(XYZ > 0, XYZ, np.nan)), "not finite"),
@@ -147,7 +150,7 @@ def test_remarks_of_nibabel_name_the_files_and_are_made_once(folder: Path, capfd
     volume = read(folder)
     remarks = [remark for remark in volume.remarks if "pixdim" in remark]
     assert len(remarks) == 1
-    assert remarks[0].startswith("P_flair.nii and 1 more: pixdim[1,2,3] should be non-zero")
+    assert remarks[0].startswith("P_t1.nii and 1 more: pixdim[1,2,3] should be non-zero")
     find_source(folder, "auto").write_mask("P", np.zeros((6, 24, 24), bool), folder / "out")
     assert "pixdim" not in "".join(capfd.readouterr())
 

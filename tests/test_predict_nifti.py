@@ -11,6 +11,7 @@ import pytest
 from predictions import IMAGE, MASK, Volume, lgg_mask, pages, predict, table, write_patient
 
 from segtrain.commands.predict import command
+from segtrain.data.sources.levels import one_range
 from segtrain.data.sources.open import find_source
 from segtrain.errors import ConfigError
 from segtrain.run import Run
@@ -135,7 +136,7 @@ def test_other_intensities_are_brought_to_16_bits(
         contrast = IMAGE[..., c].astype(np.float32)
         contrast[0, 0, :4] = 10_000
         save(tmp_path / "in" / f"P_{name}.nii.gz", *as_file(contrast * np.float32(unit) - 5, axes, flips, 0))
-    volume = find_source(tmp_path / "in", "auto").read("P")
+    volume = one_range(find_source(tmp_path / "in", "auto").read("P"))
     assert volume.image_shwc.dtype == np.uint16
     for c in range(3):
         values = IMAGE[..., c].astype(float)
@@ -167,12 +168,12 @@ def test_what_a_header_leaves_in_doubt_is_said(tmp_path: Path) -> None:
     ("fault", "words"),
     [
         ("flair", "has no FLAIR"),
-        ("unused", "0 patients with FLAIR"),
+        ("unused", "0 patients with pre-contrast, FLAIR, post-contrast"),
         ("grid", "not on the grid of P_flair.nii"),
         ("shape", "not on the grid of P_flair.nii"),
         ("channels", "[x, y, z, 3] of pre-contrast, FLAIR, post-contrast"),
         ("both", "a volume beside files of contrasts"),
-        ("twice", "a second pre of patient P"),
+        ("twice", "a second pre-contrast of patient P"),
         ("nan", "not finite"),
         ("broken", "not a readable NIfTI"),
         ("short", "not a readable NIfTI"),

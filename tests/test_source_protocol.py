@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from predictions import IMAGE, MASK, pages, write_patient
 
-from segtrain.config import DataConfig, PhantomConfig
+from segtrain.config import LGG_CONTRASTS, DataConfig, PhantomConfig
 from segtrain.data.prepare import Written, _prepare_patient
-from segtrain.data.sources.base import Source, Volume, fill_blank_contrasts, missing_contrasts, read_with_mask
+from segtrain.data.sources.base import Source, Volume, fill_missing, missing_contrasts, read_with_mask, stand_in_of
 from segtrain.data.sources.open import find_source, make_source
 from segtrain.errors import DataError
 
@@ -139,7 +139,7 @@ def test_any_source_can_be_prepared_for_training(case: Case, tmp_path: Path) -> 
 def prepare(source: Source, patient: str, folder: Path) -> Written:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    outcome = _prepare_patient(source, patient, SIZE_PX, folder)
+    outcome = _prepare_patient(source, patient, DataConfig(image_size=SIZE_PX), folder)
     assert isinstance(outcome, Written), outcome
     return outcome
 
@@ -162,7 +162,7 @@ def test_flair_is_put_in_place_of_a_blank_contrast_for_prediction_alone(blank: t
     image[..., list(blank)] = 0
     volume = Volume(image, None, (), (), ("a remark",))
     names = tuple(("pre-contrast", "FLAIR", "post-contrast")[c] for c in blank)
-    filled = fill_blank_contrasts(volume)
+    filled = fill_missing(volume, LGG_CONTRASTS, stand_in_of(DataConfig(), LGG_CONTRASTS), "patient P")
     assert filled.remarks == ("a remark", *(f"{name} is missing, FLAIR stands in for it" for name in names))
     assert missing_contrasts(filled.image_shwc) == names
     assert missing_contrasts(image) == ()

@@ -27,7 +27,7 @@ DIR holds one of
   slices           .tif or .png of three channels, 8 or 16 bits each: each folder is a volume, or DIR itself, in the
                    order of their numbers
   NIfTI volumes    <patient>_pre, _flair, _post.nii.gz (or _t1, _flair, _t1ce), or one [x, y, z, 3] for each patient; in
-                   DIR or in a folder for each patient; turned to axial slices by the affine (needs nibabel)
+                   DIR or in folders below it; turned to axial slices by the affine (needs nibabel)
 and beside them masks, if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
 is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
 Masks of several labels are read as in training: a run with data.regions='{lesion: [1, 2, 4]}' knows these alone.

@@ -10,11 +10,24 @@ LGG_CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 LESION = "lesion"
 IGNORED = 1 << 7
 MOST_REGIONS = 7
+ZEROS = "zeros"  # in place of a missing contrast
 
 # Spellings of the four contrasts that most sets have: endings of files' names, and names in data.contrasts.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1": ("t1n", "t1w", "3dt1", "mprage", "t1pre", "pre", "pre-contrast"),
-    "t1ce": ("t1c", "t1gd", "t1gado", "3dt1gado", "gado", "t1post", "t1-post", "post", "t1wce", "post-contrast"),
+    "t1ce": (
+        "t1c",
+        "t1gd",
+        "t1gado",
+        "3dt1gado",
+        "gado",
+        "t1post",
+        "t1-post",
+        "post",
+        "t1wce",
+        "t1wks",
+        "post-contrast",
+    ),
     "t2": ("t2w",),
     "flair": ("t2f", "fla", "3dflair", "t2flair"),
 }

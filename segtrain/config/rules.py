@@ -7,7 +7,7 @@ from segtrain.config.choice import name_of, options_of
 from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import Reference
-from segtrain.config.regions import MOST_REGIONS
+from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
 from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.config.tree import flatten
 
@@ -75,11 +75,27 @@ def _data(data: DataConfig) -> Checks:
         data.source == "phantom" and data.regions is not None,
         f"data.regions={data.regions} is set, but masks of data.source=phantom have no labels; leave it out",
     )
+    yield from _contrasts(data)
     yield (
         data.split == "kfold" and data.fold >= data.folds,
         f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
     )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
+
+
+def _contrasts(data: DataConfig) -> Checks:
+    names = [canonical(name) for name in data.contrasts or ()]
+    twice = [name for place, name in enumerate(data.contrasts or ()) if names[place] in names[:place]]
+    yield bool(twice), f"data.contrasts has {next(iter(twice), 'one')} twice, maybe in another spelling; list it once"
+    yield (
+        bool(names) and data.missing not in (None, ZEROS) and canonical(data.missing or "") not in names,
+        f"data.missing={data.missing} is none of data.contrasts, {', '.join(data.contrasts or ())}; name one of them, "
+        f"or {ZEROS}",
+    )
+    yield (
+        data.files is not None and data.source not in ("nifti", "auto"),
+        f"data.files is set, but data.source={data.source} finds its files itself; set data.source=nifti",
+    )
 
 
 def _model(model: ModelConfig) -> Checks:

@@ -46,6 +46,13 @@ def _check_source(name: Any) -> Any:
     return name
 
 
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) else value
+
+
+Name = Annotated[str, BeforeValidator(_number_as_text)]
+
+
 def _check_engine(name: Any) -> Any:
     if name not in ENGINES:
         near = nearest(name, ENGINES)
@@ -86,7 +93,7 @@ class DataConfig:
     ignore: tuple[Label, ...] = ()  # labels of voxels that nobody knows: no part of loss, scores and sampling
     remap: dict[Label, Label] | None = None  # labels that are read as others, {4: 3}
     soft_above: float | None = Field(default=None, gt=0, lt=1)  # masks of fractions: lesion above it; default: an error
-    rater: str | None = None  # of several masks of a patient, whose; default: the consensus
+    rater: Name | None = None  # of several masks of a patient, whose; default: the consensus
     resample: Literal["truth"] | None = None  # truth: contrasts of other grids are brought onto the truth's
     protocol: ProtocolName = "reference"  # of intensities; zscore: each contrast inside the head
     spacing_mm: float | None = Field(default=None, gt=0)  # in plane, resampled to; default: any, resized to image_size

@@ -25,14 +25,16 @@ from segtrain.data.sources import (
     LISTED,
     Pixels,
     Source,
+    fill_missing,
     first_few,
     make_source,
     missing_contrasts,
     not_taken,
     read_with_mask,
 )
-from segtrain.data.sources.base import Check, no_check
+from segtrain.data.sources.base import Check, LeavesOut, Remarks, no_check
 from segtrain.data.sources.identity import identify
+from segtrain.data.sources.levels import one_range
 from segtrain.data.store import (
     INDEX,
     Store,
@@ -107,6 +109,9 @@ def _warn_if_changed(cfg: DataConfig, label: str) -> None:
 
 
 def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
+    if isinstance(source, Remarks):
+        for remark in source.remarks():
+            log.info("%s", remark)
     outcomes = _prepare_all(cfg, source, aside, check)
     skipped = {patient: outcome for patient, outcome in sorted(outcomes.items()) if isinstance(outcome, str)}
     if skipped and not cfg.skip_bad:
@@ -117,6 +122,8 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     written = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, Written)]
     if not written:
         raise DataError(f"{source.label}: every patient is broken, the first: {next(iter(skipped.values()))}")
+    if isinstance(source, LeavesOut):
+        skipped |= source.left_out()
     _log_remarks(written)
     _refuse_shared_pixels(written)
     index = {
@@ -149,7 +156,7 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> 
     outcomes: dict[str, Outcome] = {}
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
-        closing(_outcomes(source, patients, cfg.image_size, aside, workers, check)) as prepared,
+        closing(_outcomes(source, patients, cfg, aside, workers, check)) as prepared,
     ):
         for patient, outcome in prepared:
             outcomes[patient] = outcome
@@ -161,15 +168,15 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> 
 
 
 def _outcomes(
-    source: Source, patients: list[str], size_px: int, aside: Path, workers: int, check: Check
+    source: Source, patients: list[str], cfg: DataConfig, aside: Path, workers: int, check: Check
 ) -> Generator[tuple[str, Outcome], None, None]:
     """Patients with their index entry or error, as they are done; one worker is this process."""
     if workers == 1:
-        yield from ((patient, _prepare_patient(source, patient, size_px, aside)) for patient in patients)
+        yield from ((patient, _prepare_patient(source, patient, cfg, aside)) for patient in patients)
         return
     with process_pool(workers, "data.workers=1") as pool:
         jobs: dict[Future[Outcome], str] = {
-            pool.submit(_prepare_patient, source, patient, size_px, aside): patient for patient in patients
+            pool.submit(_prepare_patient, source, patient, cfg, aside): patient for patient in patients
         }
         try:
             for job in as_completed(jobs):
@@ -183,11 +190,12 @@ def _outcomes(
             pool.shutdown(cancel_futures=True)
 
 
-def _prepare_patient(source: Source, patient: str, size_px: int, aside: Path) -> Outcome:
+def _prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) -> Outcome:
     """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
     try:
         volume, mask_shw = read_with_mask(source, patient)
-        prepared = preprocess(volume.image_shwc, mask_shw, size_px, where=f"patient {patient}")
+        volume = one_range(fill_missing(volume, source.contrasts, cfg.missing, where=f"patient {patient}"))
+        prepared = preprocess(volume.image_shwc, mask_shw, cfg.image_size, where=f"patient {patient}")
     except DataError as error:
         return str(error)
     first, last = prepared.geometry.box[0]

@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segtrain.config import DataConfig
 from segtrain.data.preprocess import preprocess, to_source
-from segtrain.data.sources import FLAIR, Pixels, Source, Volume, fill_blank_contrasts
+from segtrain.data.sources import FLAIR, Pixels, Source, Volume, fill_missing, stand_in_of
+from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
@@ -148,7 +150,7 @@ def predict_source(
     slices = _slices(source, not_predicted)  # before anything is predicted
     log.info("%s: %d patients", source.label, len(slices) + len(not_predicted))
     seen = trained_on(checkpoints)
-    size_px = checkpoints[0].cfg.data.image_size
+    cfg = checkpoints[0].cfg.data
     rows = []
     with (
         writing(out, source, probabilities) as writer,
@@ -157,7 +159,7 @@ def predict_source(
     ):
         for patient in slices:
             try:
-                row = _predict_patient(predictor, writer, patient, size_px, rule)
+                row = _predict_patient(predictor, writer, patient, cfg, rule)
             except DataError as error:
                 _leave_out(patient, error, not_predicted)
                 row = None
@@ -199,13 +201,15 @@ def _none_predicted(reasons: Mapping[str, str]) -> DataError:
 
 
 def _predict_patient(
-    predictor: "Predictor", writer: Writer, patient: str, size_px: int, rule: EmptyMasks
+    predictor: "Predictor", writer: Writer, patient: str, cfg: DataConfig, rule: EmptyMasks
 ) -> Row | None:
     """Write a patient; its scores, None without a mask. A function of its own, so that its arrays are freed."""
-    volume = fill_blank_contrasts(writer.source.read(patient))
+    source = writer.source
+    stand_in = stand_in_of(cfg, source.contrasts)
+    volume = one_range(fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}"))
     for remark in volume.remarks:
         log.info("patient %s: %s", patient, remark)
-    prediction = predict_volume(predictor, volume.image_shwc, size_px, where=f"patient {patient}")
+    prediction = predict_volume(predictor, volume.image_shwc, cfg.image_size, where=f"patient {patient}")
     writer.add(patient, prediction, volume)
     if volume.mask_shw is None:
         return None

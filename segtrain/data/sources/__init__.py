@@ -15,7 +15,12 @@ lgg.py        the published LGG layout
 slices.py     folders of slices under any names
 volumes.py    what sources of NIfTI volumes share: reading, writing (needs nibabel, so it is imported on demand)
 cases.py      a patient's files of volumes
-nifti.py      NIfTI volumes found by the names of files and folders
+nifti.py      NIfTI volumes found by the names of files and folders, or where data.files says
+naming.py     what the name of a volume's file says
+candidates.py the volumes below a folder, grouped by patient
+truths.py     the truth among a patient's masks
+placed.py     files where data.files says
+grids.py      grids of volumes: compared, turned to slices, resampled
 headers.py    NIfTI files and what their headers say
 phantom.py    made-up patients
 """
@@ -26,10 +31,11 @@ from segtrain.data.sources.base import (
     Pixels,
     Source,
     Volume,
-    fill_blank_contrasts,
+    fill_missing,
     first_few,
     missing_contrasts,
     read_with_mask,
+    stand_in_of,
 )
 from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.lgg import LggSource
@@ -48,11 +54,12 @@ __all__ = [
     "Pixels",
     "Source",
     "Volume",
-    "fill_blank_contrasts",
+    "fill_missing",
     "find_source",
     "first_few",
     "make_source",
     "missing_contrasts",
     "not_taken",
     "read_with_mask",
+    "stand_in_of",
 ]

@@ -1,7 +1,7 @@
 """A folder of patients: one protocol, by which preparation and prediction read it and predictions are written back.
 
 A source reads what is there and says so. What only one of its two users needs is here as well, once each: training and
-scoring need a mask (`read_with_mask`), a network needs three contrasts (`fill_blank_contrasts`).
+scoring need a mask (`read_with_mask`), a network needs all its contrasts (`fill_missing`).
 
 Legend: s slice, h height, w width, c channel (one a contrast).
 """
@@ -10,17 +10,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.config import LGG_CONTRASTS
+from segtrain.config import LGG_CONTRASTS, DataConfig, canonical
+from segtrain.config.regions import ZEROS
 from segtrain.errors import LEAVE_OUT, DataError
 
 if TYPE_CHECKING:
     from segtrain.data.sources.labels import LabelRules
 
+TRUTH = "truth"  # among the roles of a patient's files, which are contrasts else
 LISTED = 6  # of many things in a message
 Check = Callable[[], None]
 FLAIR = 1
@@ -100,6 +102,38 @@ class Source(Protocol):
         """Write float32, compressed, in the source's own geometry; returns the file."""
 
 
+@runtime_checkable
+class ListsFiles(Protocol):
+    """A source that says which file is what."""
+
+    def files_of(self, patient: str) -> Mapping[str, tuple[Path, ...]]:
+        """The patient's files by role: contrasts by name, or `image`, and TRUTH. Raises DataError."""
+
+
+@runtime_checkable
+class ListsRest(Protocol):
+    """A source that knows all that lies below its folder."""
+
+    def passed_over(self) -> Mapping[str, Sequence[str]]:
+        """What lies below its folder and is not read: names by reason. Raises DataError."""
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A source that leaves patients out of training."""
+
+    def left_out(self) -> Mapping[str, str]:
+        """The reason for each patient that is none of `patients`, but that a user may look for. Raises DataError."""
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A source that has remarks on its data as a whole."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for what, where there was a choice. Raises DataError."""
+
+
 def read_with_mask(source: Source, patient: str) -> tuple[Volume, NDArray[np.uint8]]:
     """The patient's volume and its mask, which training and scoring cannot do without. Raises DataError."""
     volume = source.read(patient)
@@ -113,20 +147,62 @@ def missing_contrasts(image_shwc: NDArray[Any]) -> tuple[str, ...]:
     return tuple(LGG_CONTRASTS[c] for c in (0, 2) if np.array_equal(image_shwc[..., c], image_shwc[..., FLAIR]))
 
 
-def fill_blank_contrasts(volume: Volume) -> Volume:
-    """The volume with FLAIR in place of a blank contrast, as in the published data, and a remark for each missing one.
+def stand_in_of(cfg: DataConfig, contrasts: tuple[str, ...]) -> str | None:
+    """What predictions put in place of a missing contrast: as in training, or as the published data has it."""
+    return cfg.missing or (LGG_CONTRASTS[FLAIR] if contrasts == LGG_CONTRASTS else None)
 
-    For prediction only: in training a constant channel is an error of the data, which preparation refuses.
+
+def fill_missing(volume: Volume, contrasts: tuple[str, ...], stand_in: str | None, where: str) -> Volume:
+    """The volume with `stand_in` in place of missing contrasts, and a remark on each; `absent` names them all.
+
+    stand_in: a contrast, or ZEROS; None: missing ones are refused. Where there is a rule a constant contrast counts as
+    missing; else preparation refuses it. Raises DataError.
     """
+    if stand_in is None:
+        if volume.absent:
+            raise DataError(
+                f"{where}: has no {' and no '.join(volume.absent)}; add the file, leave it out of data.contrasts, or "
+                f"say what stands in, as in data.missing={ZEROS}"
+            )
+        return volume
+    source = _place_of(stand_in, contrasts)
+    if source is not None and contrasts[source] in volume.absent:
+        raise DataError(
+            f"{where}: has no {contrasts[source]}, which data.missing={stand_in} puts in place of others; add the file"
+        )
     image_shwc = volume.image_shwc
-    flair = image_shwc[..., FLAIR]
-    for c in (0, 2):
-        contrast = image_shwc[..., c]
-        if contrast.max() == contrast.min() and flair.max() > flair.min():
-            image_shwc = image_shwc.copy()
-            image_shwc[..., c] = flair
-    remarks = [f"{name} is missing, FLAIR stands in for it" for name in missing_contrasts(image_shwc)]
-    return replace(volume, image_shwc=image_shwc, remarks=(*volume.remarks, *remarks))
+    blank = [c for c, name in enumerate(contrasts) if name in volume.absent or _is_constant(image_shwc[..., c])]
+    if source in blank:  # a constant volume is refused by preparation
+        return volume
+    if blank:
+        image_shwc = image_shwc.copy()
+        image_shwc[..., blank] = 0 if source is None else image_shwc[..., [source]]
+    if source is None:
+        missing = tuple(contrasts[c] for c in blank)
+    else:
+        filled = image_shwc[..., source]
+        missing = tuple(
+            name for c, name in enumerate(contrasts) if c != source and np.array_equal(image_shwc[..., c], filled)
+        )
+    word = "zeros stand" if source is None else f"{contrasts[source]} stands"
+    remarks = [f"{name} is missing, {word} in for it" for name in missing]
+    return replace(volume, image_shwc=image_shwc, remarks=(*volume.remarks, *remarks), absent=missing)
+
+
+def _place_of(stand_in: str, contrasts: tuple[str, ...]) -> int | None:
+    """The channel of the contrast; None of ZEROS. Raises DataError for another name."""
+    if stand_in.lower() == ZEROS:
+        return None
+    names = [canonical(name) for name in contrasts]
+    if canonical(stand_in) not in names:
+        raise DataError(
+            f"data.missing={stand_in} is none of the contrasts {', '.join(contrasts)}; name one of them, or {ZEROS}"
+        )
+    return names.index(canonical(stand_in))
+
+
+def _is_constant(contrast_shw: NDArray[Any]) -> bool:
+    return bool(contrast_shw.max() == contrast_shw.min())
 
 
 def plain_slice_names(slices: int) -> tuple[str, ...]:

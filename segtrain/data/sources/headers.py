@@ -32,7 +32,10 @@ def open_volume(path: Path, library: LibraryRemarks | None = None) -> Any:
 
 
 def voxels_of(path: Path) -> NDArray[Any]:
-    """The voxels, scale factors applied. Raises DataError: unreadable, no numbers, not finite."""
+    """The voxels, scale factors applied: in the file's own type, or float32 or float64 as they need.
+
+    Raises DataError: unreadable, no numbers, not finite.
+    """
     try:
         voxels: NDArray[Any] = np.asanyarray(open_volume(path).dataobj)
     except DataError:
@@ -43,7 +46,11 @@ def voxels_of(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: voxels are {voxels.dtype}, but numbers are needed; export it again")
     if not np.isfinite(voxels).all():
         raise DataError(f"{path}: has voxels that are not finite; replace them and export it again")
-    return voxels
+    if voxels.dtype == np.float64 and not isinstance(voxels, np.memmap):  # as integers are scaled
+        with np.errstate(over="ignore"):
+            short = voxels.astype(np.float32)
+        return short if np.array_equal(short, voxels) else voxels
+    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
 def _broken(path: Path, error: Exception) -> DataError:
@@ -56,10 +63,12 @@ def size_of(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def two_orientations(path: Path) -> str | None:
-    """A remark on a header whose qform and sform, both in use, put a corner of the volume at different places."""
+def doubt_of_orientation(path: Path) -> str | None:
+    """A remark on a header without orientation, or whose qform and sform, both in use, put a corner at two places."""
     image = open_volume(path)
     header = image.header
+    if not header["sform_code"] and not header["qform_code"]:
+        return f"{path.name}: the header has no orientation, the third axis is taken for the slices"
     if not (header["qform_code"] and header["sform_code"]):
         return None
     try:
@@ -71,13 +80,3 @@ def two_orientations(path: Path) -> str | None:
     if apart_mm <= SAME_GRID_MM:
         return None
     return f"{path.name}: qform and sform differ (by up to {apart_mm:.1f} mm); the sform is used"
-
-
-def refuse_other_grid(path: Path, reference: str, shape: Sequence[int], affine: NDArray[Any]) -> None:
-    """Raises DataError for a file that is not on the grid of the file `reference`."""
-    other = open_volume(path)
-    if other.shape != shape or not np.allclose(other.affine, affine, rtol=0, atol=SAME_GRID_MM):
-        raise DataError(
-            f"{path}: not on the grid of {reference} ({size_of(other.shape)} and {size_of(shape)} voxels, or another "
-            "affine); resample the patient's files to one grid first"
-        )

@@ -6,11 +6,14 @@ brains have it in the middle, scanners pad with -1024 or less, and a broken voxe
 Legend: x, y, z the file's own axes.
 """
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segtrain.data.sources.base import Volume
 
 BRIGHTEST_PERCENTILE = 99.9  # of a contrast's voxels above its darkest: white
 DARKEST_PERCENTILES = (0.1, 1.0)  # voxels below it are outliers; the second where the first is far below it
@@ -20,6 +23,19 @@ NEAR_BELOW = 0.05  # of the range of the rest: nothing to cut off
 FAR_BELOW = 0.5  # of the range of the rest
 DARK, IS_AIR = 0.1, 0.3  # the lowest part of a range; the share of voxels in it where there is air around the head
 WHITE = np.iinfo(np.uint16).max
+
+
+def one_range(volume: Volume) -> Volume:
+    """The volume with contrasts whose grey levels may be compared: as they are, or each scaled to 16 bits."""
+    image_shwc = volume.image_shwc
+    if volume.has_one_range and image_shwc.dtype in (np.uint8, np.uint16):
+        return volume
+    remarks = [f"intensities scaled to 16 bits, each contrast's {BRIGHTEST_PERCENTILE}th percentile to {WHITE}"]
+    scaled = np.empty(image_shwc.shape, np.uint16)
+    for c in range(image_shwc.shape[3]):
+        scaled[..., c], doubts = grey_levels(image_shwc[..., c])
+        remarks += [f"contrast {c + 1}: {doubt}" for doubt in doubts]
+    return replace(volume, image_shwc=scaled, has_one_range=True, remarks=(*volume.remarks, *remarks))
 
 
 def grey_levels(contrast_xyz: NDArray[Any]) -> tuple[NDArray[np.uint16], list[str]]:

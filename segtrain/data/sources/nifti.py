@@ -1,85 +1,202 @@
-"""NIfTI volumes whose patients and contrasts are found by the names of files and folders."""
+"""NIfTI volumes whose patients, contrasts and truths are found by the names of files and folders."""
 
-import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from segtrain.config import LGG_CONTRASTS
+from segtrain.config import LGG_CONTRASTS, canonical
+from segtrain.config.regions import SPELLINGS
+from segtrain.data.sources.base import TRUTH, first_few
+from segtrain.data.sources.candidates import Candidates, Findings, VolumeFile, find_candidates
 from segtrain.data.sources.cases import WHOLE, Case
-from segtrain.data.sources.images import NIFTI_SUFFIXES
 from segtrain.data.sources.labels import LabelRules
-from segtrain.data.sources.listing import escaped, folders_of, is_broken_link, refuse_odd_names, with_suffix
-from segtrain.data.sources.volumes import VolumeSource, stem_of
+from segtrain.data.sources.listing import escaped, refuse_odd_names
+from segtrain.data.sources.placed import VOLUME, placed_cases
+from segtrain.data.sources.truths import choose_truth, is_consensus_of_several
+from segtrain.data.sources.volumes import VolumeSource
 from segtrain.errors import DataError
-
-Role = Literal["volume", "pre", "flair", "post", "mask"]
-ROLES: dict[str, Role] = {
-    "pre": "pre", "t1": "pre", "t1n": "pre", "flair": "flair", "t2f": "flair", "post": "post", "t1ce": "post",
-    "t1c": "post", "t1gd": "post", "mask": "mask", "seg": "mask",
-}  # fmt: skip
-CONTRAST_OF: dict[Role, str] = {"volume": WHOLE, **dict(zip(("pre", "flair", "post"), LGG_CONTRASTS, strict=True))}
-UNUSED = ("t2", "t2w")  # other collections have it; the networks do not take it
-NAME = re.compile(rf"^(?:(?P<patient>.+)[_-])?(?P<what>{'|'.join((*ROLES, *UNUSED))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class NiftiSource(VolumeSource):
-    """For each patient a 4-D volume (three contrasts last) or a file for each contrast, in `root` or folders below it.
+    """Patients at any depth below `root`: a file a contrast, or one 4-D volume, and a truth.
 
-    `<patient>_pre|_t1|_t1n`, `_flair|_t2f`, `_post|_t1ce|_t1c|_t1gd`, the mask in `_mask|_seg`; a file named only
-    `flair` belongs to the patient that its folder is named for. Without data.regions any label above 0 is lesion.
+    `<patient>_t1`, `_t1ce`, `_t2`, `_flair` and other spellings, the truth in `_seg`, `_mask` and others (see
+    `naming.py`); a file named only `flair` belongs to the patient that its folder is named for; or as data.files says.
+    Prediction with a network of the LGG contrasts takes t1, flair and t1ce for these.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which gets the cases, but not the candidates for them."""
+        return {name: value for name, value in vars(self).items() if name != "_findings"}
 
     @property
     def label(self) -> str:
         return f"NIfTI volumes in {escaped(str(self.root))}"
 
     @property
-    def contrasts(self) -> tuple[str, ...]:
-        return self.cfg.contrasts or LGG_CONTRASTS
-
-    @property
     def rules(self) -> LabelRules:
         return LabelRules.of(self.cfg)
 
     @cached_property
+    def contrasts(self) -> tuple[str, ...]:
+        """By data.contrasts, by data.files, or of the four the ones that all patients have. Raises DataError."""
+        placed = tuple(role for role in self.cfg.files or () if role not in (TRUTH, VOLUME))
+        if self.cfg.contrasts or placed:
+            return self.cfg.contrasts or placed
+        if not self.for_training:
+            return LGG_CONTRASTS
+        counts, patients = self._counts
+        if shared := tuple(contrast for contrast in SPELLINGS if counts[contrast] == patients > 0):
+            return shared
+        if whole := [file.path for candidates in self._findings.patients.values() for file in candidates.whole]:
+            raise DataError(
+                f"{whole[0]}: a file without a contrast in its name; if it holds several contrasts, name them in their "
+                "order, as in data.contrasts='[flair, t1, t1ce, t2]'"
+            )
+        there = ", ".join(f"{contrast} {count}" for contrast, count in counts.items())
+        raise DataError(
+            f"{self.root}: no contrast that all {patients} patients have ({there or 'none has any'}); name some in "
+            "data.contrasts, and in data.missing what stands in for missing ones"
+        )
+
+    @cached_property
     def cases(self) -> dict[str, Case]:
-        by_patient: dict[str, dict[Role, Path]] = {}
-        for folder in (self.root, *folders_of(self.root)):
-            if is_broken_link(folder):
-                by_patient[folder.name] = {"flair": folder}  # opening it names the link
-            for path in with_suffix(folder, NIFTI_SUFFIXES):
-                match = NAME.match(stem_of(path))
-                role: Role = "volume"
-                if match is not None:
-                    if match["what"].lower() in UNUSED:
-                        continue
-                    role = ROLES[match["what"].lower()]
-                patient = stem_of(path) if match is None else match["patient"] or folder.resolve().name
-                files = by_patient.setdefault(patient, {})
-                if role in files:
-                    raise DataError(
-                        f"{path}: a second {role} of patient {patient}, beside {files[role]}; keep one of them here"
-                    )
-                files[role] = path
-        return {patient: _case(patient, files) for patient, files in sorted(by_patient.items())}
+        if self.cfg.files:
+            return self._placed(self.cfg.files)
+        cases = {}
+        for patient, candidates in self._findings.patients.items():
+            case = self._chosen(patient, candidates)
+            if case.images or case.problem:
+                cases[patient] = case
+        return cases
 
     def patients(self) -> list[str]:
+        """All patient ids; for training without those that have no truth. Raises DataError when there are none."""
         if not self.cases:
+            names = ", ".join(self.contrasts)
             raise DataError(
-                f"{self.root}: 0 patients with FLAIR or a volume of three contrasts; add <patient>_flair.nii.gz"
+                f"{self.root}: 0 patients with {names} or one volume of all; add <patient>_{self.contrasts[0]}.nii.gz, "
+                "or say where files are in data.files"
             )
-        refuse_odd_names(list(self.cases), self.root)
-        return list(self.cases)
+        refuse_odd_names(self.cases, self.root)
+        without = self._without_truth
+        if len(without) == len(self.cases):
+            raise DataError(
+                f"{self.root}: 0 of {len(without)} patients have a truth; add <patient>_seg.nii.gz, or say where "
+                "truths are in data.files"
+            )
+        return [patient for patient in self.cases if patient not in without]
+
+    @property
+    def _without_truth(self) -> set[str]:
+        """The patients that training leaves out; of others it asks which file is their truth."""
+        if not self.for_training:
+            return set()
+        return {
+            patient
+            for patient, case in self.cases.items()
+            if not (case.truth or case.doubt or case.problem or case.is_lost)
+        }
+
+    def left_out(self) -> Mapping[str, str]:
+        """The patients of which training has no use, each with the reason."""
+        if not self.for_training:
+            return {}
+        found = set() if self.cfg.files else self._findings.patients.keys() - self.cases.keys()
+        none = f"none of the contrasts {', '.join(self.contrasts)} among its files"
+        reasons = dict.fromkeys(self._without_truth, "no truth among its files") | dict.fromkeys(found, none)
+        return {patient: f"patient {patient}: {reason}" for patient, reason in sorted(reasons.items())}
+
+    def passed_over(self) -> Mapping[str, Sequence[str]]:
+        """What lies below the folder and is not read: paths by reason."""
+        if self.cfg.files:
+            return {}
+        reasons = {reason: list(paths) for reason, paths in self._findings.passed_over.items()}
+        used = set(self.files)
+        for candidates in self._findings.patients.values():
+            for contrast, files in candidates.images.items():
+                reasons.setdefault(contrast, []).extend(file.path for file in files if file.path not in used)
+            reasons.setdefault("other masks", []).extend(f.path for f in candidates.truths if f.path not in used)
+        return {
+            reason: sorted(escaped(str(path.relative_to(self.root))) for path in paths)
+            for reason, paths in sorted(reasons.items())
+            if paths
+        }
+
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for what, where names left a choice."""
+        if self.cfg.files:
+            return super().remarks()
+        counts, patients = self._counts
+        used = {canonical(contrast) for contrast in self.contrasts}
+        remarks = [f"contrasts: {', '.join(self.contrasts)}"]
+        remarks += [
+            f"{contrast} is passed over, {counts[contrast]} of {patients} patients have it; data.contrasts takes it, "
+            "with data.missing for the others"
+            for contrast in SPELLINGS
+            if contrast not in used and counts[contrast]
+        ]
+        several = [p for p, of in self._findings.patients.items() if is_consensus_of_several(of, self.cfg.rater)]
+        if several:
+            remarks.append(f"of several masks the consensus is taken: {len(several)} patients ({first_few(several)})")
+        return (*remarks, *super().remarks())
+
+    @cached_property
+    def _findings(self) -> Findings:
+        return find_candidates(self.root, self.cfg.contrasts or ())
+
+    @property
+    def _counts(self) -> tuple[Counter[str], int]:
+        """Of the patients with a truth, or where none has one of all, how many have each contrast; and their number."""
+        everyone = [of for of in self._findings.patients.values() if of.lost is None]
+        patients = [of for of in everyone if of.truths] or everyone
+        return Counter(contrast for of in patients for contrast in of.images), len(patients)
+
+    def _chosen(self, patient: str, candidates: Candidates) -> Case:
+        if candidates.lost:
+            return Case({self.contrasts[0]: candidates.lost}, is_lost=True)
+        images: dict[str, Path] = {}
+        problem = ""
+        for contrast in self.contrasts:
+            if files := _meant(candidates.images.get(canonical(contrast), ()), candidates):
+                images[contrast] = files[0].path
+                if len(files) > 1:
+                    problem = problem or self._second(contrast, patient, files)
+        if candidates.whole:
+            if images:
+                problem = f"{candidates.whole[0].path}: a volume beside files of contrasts; keep the one or the others"
+            elif len(candidates.whole) > 1:
+                problem = self._second("volume", patient, candidates.whole)
+            images = {WHOLE: candidates.whole[0].path}
+        truth, doubt = choose_truth(patient, candidates, self.cfg.rater)
+        return Case(images, truth, doubt=doubt, problem=problem)
+
+    def _second(self, contrast: str, patient: str, files: list[VolumeFile]) -> str:
+        below = files[1].path.relative_to(self.root)
+        parts = ["{patient}" if part == patient else part for part in below.parts]
+        return (
+            f"{files[1].path}: a second {contrast} of patient {patient}, beside {files[0].path}; keep one of them "
+            f"here, or say which in data.files, as in data.files='{{{contrast}: \"{'/'.join(parts)}\"}}'"
+        )
+
+    def _placed(self, files: dict[str, str]) -> dict[str, Case]:
+        """By data.files, with the names of data.contrasts."""
+        name_of = {canonical(contrast): contrast for contrast in self.contrasts}
+        if strange := [role for role in files if role not in (TRUTH, VOLUME) and canonical(role) not in name_of]:
+            raise DataError(
+                f"data.files has {strange[0]}, but data.contrasts is {', '.join(self.contrasts)}; name it there, or "
+                "leave it out"
+            )
+        named = {role if role in (TRUTH, VOLUME) else name_of[canonical(role)]: glob for role, glob in files.items()}
+        return placed_cases(self.root, named, needs_truth=self.for_training)
 
 
-def _case(patient: str, files: dict[Role, Path]) -> Case:
-    first = next(iter(files.values()))
-    if "volume" not in files and "flair" not in files:
-        raise DataError(f"{first}: patient {patient} has no FLAIR; add {patient}_flair.nii.gz, or one volume of three")
-    if "volume" in files and len(files.keys() - {"mask"}) > 1:
-        raise DataError(f"{files['volume']}: a volume beside files of contrasts; keep the one or the others")
-    images = {CONTRAST_OF[role]: path for role, path in files.items() if role != "mask"}
-    return Case(images, files.get("mask"))
+def _meant(files: "list[VolumeFile] | tuple[()]", candidates: Candidates) -> list[VolumeFile]:
+    """Of several files of one contrast those that are meant: plain names before 3D ones, in the truth's space."""
+    best = [file for file in files if file.name.rank == min(other.name.rank for other in files)]
+    spaces = {truth.name.space for truth in candidates.truths}
+    return [file for file in best if file.name.space in spaces] or best if len(best) > 1 else best

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from segtrain.config import DataConfig
-from segtrain.data.sources.base import Source
+from segtrain.data.sources.base import ListsRest, Source
+from segtrain.data.sources.candidates import has_volumes
 from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES
 from segtrain.data.sources.lgg import LggSource, has_slices
 from segtrain.data.sources.listing import (
@@ -37,10 +38,12 @@ def make_source(cfg: DataConfig) -> Source:
         return PhantomSource(cfg.phantom)
     assert cfg.root is not None, "loading checks it"
     root = Path(cfg.root).expanduser()
-    return LggSource(root, cfg) if cfg.source == "lgg" else find_source(root, LAYOUT_OF[cfg.source], cfg)
+    if cfg.source == "lgg":
+        return LggSource(root, cfg)
+    return find_source(root, LAYOUT_OF[cfg.source], cfg, for_training=True)
 
 
-def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None) -> Source:
+def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None, for_training: bool = False) -> Source:
     """The source in the folder `root`, in a layout by name or by its files; `cfg` names contrasts and labels.
 
     Raises DataError; ConfigError without nibabel.
@@ -50,20 +53,20 @@ def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None) -
     if layout == "auto":
         layout = _layout_of(root)
     else:
-        suffixes = NIFTI_SUFFIXES if layout == "nifti" else SUFFIXES
-        if not _has(root, suffixes):
+        has_data = has_volumes(root) if layout == "nifti" else _has(root, SUFFIXES)
+        if not has_data:
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
     if layout == "nifti":
-        return _nifti_source(root, cfg)
+        return _nifti_source(root, cfg, for_training)
     return LggSource(root, cfg) if layout == "lgg" else FolderSource(root, cfg)
 
 
-def _nifti_source(root: Path, cfg: DataConfig) -> Source:
+def _nifti_source(root: Path, cfg: DataConfig, for_training: bool) -> Source:
     try:
         from segtrain.data.sources.nifti import NiftiSource
     except ModuleNotFoundError as error:
         raise ConfigError(f"{root}: NIfTI volumes need nibabel; pip install nibabel") from error
-    return NiftiSource(root, cfg)
+    return NiftiSource(root, cfg, for_training)
 
 
 def _layout_of(root: Path) -> LayoutName:
@@ -86,6 +89,8 @@ def _has(root: Path, suffixes: tuple[str, ...]) -> bool:
 
 def not_taken(root: Path, source: Source) -> list[str]:
     """What lies in the folder, or in a folder of it with files for the source, and is not read. Raises DataError."""
+    if isinstance(source, ListsRest):
+        return sorted(name for names in source.passed_over().values() for name in names)
     folders = folders_of(root)
     files = {entry.name for entry in entries_of(root)} - {folder.name for folder in folders}
     takes_files = not isinstance(source, LggSource)

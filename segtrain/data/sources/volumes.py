@@ -1,54 +1,47 @@
 """Sources of NIfTI volumes: read as axial slices oriented like the published ones, masks written on the same grid.
 
 nibabel permutes and flips whole axes as the affine says: slices from inferior to superior, rows from anterior to
-posterior, columns from the patient's right to left. Nothing is interpolated, so an oblique or anisotropic volume comes
-back exactly.
+posterior, columns from the patient's right to left. Nothing is interpolated unless data.resample asks for it, so an
+oblique or anisotropic volume comes back exactly.
 
 Legend: x, y, z the file's own axes; s slice, h height, w width, c channel.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
-from segtrain.data.sources.base import Check, Pixels, Volume, no_check, plain_slice_names
+from segtrain.data.sources.base import TRUTH, Check, Volume, no_check, plain_slice_names
 from segtrain.data.sources.cases import WHOLE, Case
-from segtrain.data.sources.headers import open_volume, refuse_other_grid, size_of, two_orientations, voxels_of
+from segtrain.data.sources.grids import Grid, brought_onto, differences, grid_of
+from segtrain.data.sources.headers import doubt_of_orientation, open_volume, size_of, voxels_of
 from segtrain.data.sources.labels import LabelRules, any_label
-from segtrain.data.sources.levels import BRIGHTEST_PERCENTILE, grey_levels
 from segtrain.data.sources.listing import digest_of_contents, digest_of_states
+from segtrain.data.sources.naming import stem_of
 from segtrain.data.sources.remarks import LibraryRemarks
 from segtrain.errors import DataError
 
-AXES = ("S", "P", "L")  # the directions of [s, h, w]: superior, posterior, left
-NOT_SQUARE = 0.05  # difference of a pixel's sides, relative
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A patient's number of slices, and how axes are permuted and flipped from the file's to AXES and back."""
-
-    slices: int
-    to_slices: NDArray[Any]
-    to_file: NDArray[Any]
+MOST_CONTRASTS = 8  # a 4-D file of more volumes is a time series
 
 
 @dataclass(frozen=True)
 class VolumeSource(ABC):
-    """Volumes below `root`. A subclass says which files are whose (`cases`), what contrasts and masks' values are."""
+    """Volumes below `root`. A subclass says which files are whose (`cases`), what contrasts and masks' values are.
+
+    for_training: patients need a truth; else one is taken where there is one.
+    """
 
     root: Path
     cfg: DataConfig = field(default_factory=DataConfig)
+    for_training: bool = False
 
     @property
     @abstractmethod
@@ -78,11 +71,17 @@ class VolumeSource(ABC):
         """What the source's volumes depend on: all files of its cases. Raises DataError."""
         return sorted({path for case in self.cases.values() for path in case.files})
 
+    def files_of(self, patient: str) -> Mapping[str, tuple[Path, ...]]:
+        """The patient's files by role: contrasts by name, or `image` for all in one, and TRUTH."""
+        case = self._case(patient)
+        files = {name or "image": (path,) for name, path in case.images.items()}
+        return files if case.truth is None else {**files, TRUTH: (case.truth,)}
+
     def patients(self) -> list[str]:
         return list(self.cases)
 
     def slices(self, patient: str) -> int:
-        return self._grid(patient).slices
+        return self._grid(self._case(patient)).slices
 
     def fingerprint(self, check: Check = no_check) -> str:
         return digest_of_contents(self.root, self.files, check)
@@ -93,126 +92,149 @@ class VolumeSource(ABC):
     def takes(self, name: str) -> bool:
         return any(path.name == name for path in self.files)
 
+    def remarks(self) -> tuple[str, ...]:
+        """What differs between the headers of its patients, as far as these can be read."""
+        grids = {}
+        for patient in self.patients():
+            with suppress(DataError):  # told when the patient is read
+                grids[patient] = grid_of(self._reference(self._case(patient)))[0]
+        return tuple(differences(grids))
+
     def institution(self, patient: str) -> str:
         return "unknown"
 
     def read(self, patient: str) -> Volume:
-        grid = self._grid(patient)
-        case = self.cases[patient]
+        case = self._case(patient)
+        if case.doubt and self.for_training:
+            raise DataError(case.doubt)
+        grid = self._grid(case)
         library = LibraryRemarks()
         for path in case.files:
             open_volume(path, library)
-        contrasts, absent, remarks = self._contrasts(case)
-        image_shwc = np.ascontiguousarray(apply_orientation(np.stack(contrasts, axis=-1), grid.to_slices))
+        contrasts, remarks = self._contrasts(case, grid)
+        nothing = np.zeros(grid.shape, np.uint8)
+        image_xyzc = np.stack([contrasts.get(name, nothing) for name in self.contrasts], axis=-1)
         mask_shw = None
+        label_voxels: Mapping[int, int] = {}
         if case.truth is not None:
-            labels_xyz = voxels_of(case.truth)
-            if self.rules.regions is None:
-                mask_xyz, of_labels = any_label(case.truth, labels_xyz)
-                remarks += of_labels
-            else:
-                mask_xyz = self.rules.bits(case.truth, labels_xyz)
-            mask_shw = np.ascontiguousarray(apply_orientation(mask_xyz, grid.to_slices))
+            mask_xyz, label_voxels, of_labels = self._mask(case.truth)
+            mask_shw = grid.to_slices(mask_xyz)
+            remarks += of_labels
+        elif case.doubt:
+            remarks.append(f"without truth: {case.doubt}")
+        doubts = [doubt for path in case.files if (doubt := doubt_of_orientation(path))]
         return Volume(
-            image_shwc=image_shwc,
+            image_shwc=grid.to_slices(image_xyzc),
             mask_shw=mask_shw,
             slice_names=plain_slice_names(grid.slices),
             slice_numbers=tuple(range(1, grid.slices + 1)),
-            remarks=(*remarks, *self._doubts(case), *library.lines()),
-            absent=absent,
+            remarks=(*remarks, *grid.doubts(), *doubts, *library.lines()),
+            has_one_range=all(contrast.dtype == np.uint8 for contrast in contrasts.values()),
+            absent=tuple(name for name in self.contrasts if name not in contrasts),
+            spacing_mm=grid.spacing_mm,
+            label_voxels=label_voxels,
         )
 
     def write_mask(self, patient: str, mask_shw: NDArray[np.bool_], folder: Path) -> list[Path]:
-        """One file, 0 and 1, with the affine and header of the patient's reference image."""
-        path = self._reference(self.cases[patient])
-        file = folder / f"{patient}_mask{path.name[len(stem_of(path)) :]}"
-        return [self._save(patient, mask_shw.astype(np.uint8), file)]
+        """One file, 0 and 1, with the affine and header of the patient's reference file."""
+        return [self._save(patient, mask_shw.astype(np.uint8), folder / f"{patient}_mask{self._ending(patient)}")]
+
+    def write_labels(self, patient: str, labels_shw: NDArray[Any], folder: Path) -> list[Path]:
+        """One file of labels, with the affine and header of the patient's reference file."""
+        return [self._save(patient, labels_shw, folder / f"{patient}_labels{self._ending(patient)}")]
 
     def write_probability(self, patient: str, probability_shw: NDArray[np.float32], folder: Path) -> Path:
         return self._save(patient, probability_shw, folder / f"{patient}.nii.gz")
 
     def _save(self, patient: str, volume_shw: NDArray[Any], file: Path) -> Path:
-        image = open_volume(self._reference(self.cases[patient]))
+        grid = self._grid(self._case(patient))
+        image = open_volume(grid.path)
         header = image.header.copy()
         header.set_data_dtype(volume_shw.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0  # the image's range of display
-        volume_xyz = apply_orientation(volume_shw, self._grid(patient).to_file)
         file.parent.mkdir(parents=True, exist_ok=True)
         with LibraryRemarks().on(file):
-            nibabel.save(type(image)(volume_xyz, image.affine, header), file)
+            nibabel.save(type(image)(grid.to_file(volume_shw), image.affine, header), file)
         return file
 
-    def _reference(self, case: Case) -> Path:
-        """The file whose grid and header the patient's masks get: FLAIR, which lesions are drawn on, or the first."""
-        flair = next((path for name, path in case.images.items() if name.lower() == "flair"), None)
-        return flair or next(iter(case.images.values()))
+    def _ending(self, patient: str) -> str:
+        path = self._reference(self._case(patient))
+        return path.name[len(stem_of(path)) :]
 
-    def _grid(self, patient: str) -> Grid:
-        """Raises DataError: another shape than is needed, files on different grids, an affine without volume."""
+    def _case(self, patient: str) -> Case:
         case = self.cases[patient]
-        path = self._reference(case)
-        image = open_volume(path)
-        shape, affine = image.shape, image.affine
-        is_whole = WHOLE in case.images
-        count = len(self.contrasts)
-        if len(shape) < 3 or 0 in shape or shape[3:] != ((count,) if is_whole else ()):
-            needed = (
-                f"a volume [x, y, z, {count}] of {', '.join(self.contrasts)}" if is_whole else "one contrast [x, y, z]"
-            )
-            raise DataError(f"{path}: {size_of(shape)} voxels, but {needed} is needed; export it again")
-        if not np.isfinite(affine).all():
-            raise DataError(f"{path}: its affine has values that are not finite; mend the header")
-        for other in case.files:
-            if other != path:
-                refuse_other_grid(other, path.name, shape[:3], affine)
-        orientation = io_orientation(affine)
-        if np.isnan(orientation).any():
-            raise DataError(f"{path}: its affine has an axis without length; mend the header")
-        target = axcodes2ornt(AXES)
-        slices = shape[list(orientation[:, 0]).index(2)]
-        return Grid(int(slices), ornt_transform(orientation, target), ornt_transform(target, orientation))
+        if case.problem:
+            raise DataError(case.problem)
+        return case
 
-    def _contrasts(self, case: Case) -> tuple[list[Pixels], tuple[str, ...], list[str]]:
-        """The contrasts [x, y, z], those that the case lacks (0 in their place), and remarks.
+    def _reference(self, case: Case) -> Path:
+        """The file whose grid is the patient's: the truth where images are brought onto it.
 
-        8 bits as they are where all are; else 16 bits, since contrasts in units of their own share one range.
+        Else FLAIR, which lesions are drawn on, or the first.
         """
-        if whole := case.images.get(WHOLE):
-            voxels = voxels_of(whole)
-            by_name = {name: (f"{whole.name} {c}", voxels[..., c]) for c, name in enumerate(self.contrasts)}
-        else:
-            by_name = {name: (path.name, voxels_of(path)) for name, path in case.images.items()}
-        absent = tuple(name for name in self.contrasts if name not in by_name)
-        remarks = []
-        if any(contrast.dtype != np.uint8 for _, contrast in by_name.values()):
-            remarks.append(
-                f"intensities scaled to 16 bits, each contrast's {BRIGHTEST_PERCENTILE}th percentile to 65535"
-            )
-            for name, (file, contrast) in by_name.items():
-                scaled, doubts = grey_levels(contrast)
-                by_name[name] = file, scaled
-                remarks += [f"{file}: {doubt}" for doubt in doubts]
-        _, like = next(iter(by_name.values()))
-        return (
-            [by_name[name][1] if name in by_name else np.zeros_like(like) for name in self.contrasts],
-            absent,
-            remarks,
+        if self.cfg.resample and case.truth:
+            return case.truth
+        in_order = [case.images[name] for name in (WHOLE, *self.contrasts) if name in case.images]
+        flair = next((path for name, path in case.images.items() if name.lower() == "flair"), None)
+        return in_order[0] if self.cfg.resample or flair is None else flair
+
+    def _grid(self, case: Case) -> Grid:
+        """Raises DataError: another shape than is needed, files on different grids, an affine without volume."""
+        grid, _ = grid_of(self._reference(case))
+        roles = [*case.images.items(), *([(TRUTH, case.truth)] if case.truth else [])]
+        for name, path in roles:
+            other, volumes = grid_of(path)
+            self._refuse_other_count(path, volumes, case.names_in(name, self.contrasts))
+            if not self.cfg.resample and not other.is_same(grid):
+                raise DataError(
+                    f"{path}: not on the grid of {grid.path.name} ({other.apart(grid)}); resample the patient's files "
+                    "to one grid, or set data.resample=truth, which brings images onto the truth's"
+                )
+        return grid
+
+    def _refuse_other_count(self, path: Path, volumes: int, names: tuple[str, ...]) -> None:
+        """Raises DataError for a file that does not hold a volume for each name."""
+        needed = len(names)
+        if volumes == needed:
+            return
+        size = size_of(open_volume(path).shape)
+        if volumes > MOST_CONTRASTS:
+            raise DataError(f"{path}: {size} voxels, a time series of {volumes} volumes; export one volume of it")
+        wanted = "one contrast [x, y, z]"
+        if needed > 1:
+            wanted = f"a volume [x, y, z, {needed}] of {', '.join(names)}"
+        raise DataError(
+            f"{path}: {size} voxels, but {wanted} is needed; export it again, or name its contrasts in data.contrasts"
         )
 
-    def _doubts(self, case: Case) -> list[str]:
-        """Remarks on headers: two orientations or none, pixels that are not square."""
-        image = open_volume(self._reference(case))
-        doubts = []
-        if not image.header["sform_code"] and not image.header["qform_code"]:
-            doubts.append("the header has no orientation, the third axis is taken for the slices")
-        axes = list(io_orientation(image.affine)[:, 0])
-        across, down = (voxel_sizes(image.affine)[axes.index(axis)] for axis in (0, 1))
-        if not np.isclose(across, down, rtol=NOT_SQUARE):
-            doubts.append(f"pixels of {across:.2f} x {down:.2f} mm, but networks are trained on square ones")
-        return doubts + [doubt for path in case.files if (doubt := two_orientations(path))]
+    def _contrasts(self, case: Case, grid: Grid) -> tuple[dict[str, NDArray[Any]], list[str]]:
+        """The contrasts that the case has, [x, y, z] on the grid, and remarks."""
+        contrasts, remarks = {}, []
+        for name, path in case.images.items():
+            own, volumes = grid_of(path)
+            voxels_xyzc = voxels_of(path).reshape(*own.shape, volumes)
+            is_there = own.is_same(grid)
+            if not is_there:
+                remarks.append(f"{path.name}: brought onto the grid of {grid.path.name} ({own.apart(grid)}), linearly")
+            for c, contrast in enumerate(case.names_in(name, self.contrasts)):
+                voxels_xyz = voxels_xyzc[..., c]
+                contrasts[contrast] = voxels_xyz if is_there else brought_onto(voxels_xyz, own, grid)
+        return contrasts, remarks
 
-
-def stem_of(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    def _mask(self, path: Path) -> tuple[NDArray[np.uint8], dict[int, int], list[str]]:
+        """The bits of a truth's file [x, y, z], the voxels of each of its whole labels, and remarks."""
+        grid, _ = grid_of(path)
+        values = voxels_of(path).reshape(grid.shape)
+        labels, counts = np.unique(values, return_counts=True)
+        label_voxels = {int(label): int(count) for label, count in zip(labels, counts, strict=True) if label % 1 == 0}
+        if self.rules != LabelRules():
+            return self.rules.bits(path, values), label_voxels, []
+        mask, remarks = any_label(path, values)
+        if self.for_training and len(labels[labels > 0]) > 1:
+            named = ", ".join(f"{label:g}" for label in labels[labels > 0])
+            raise DataError(
+                f"{path}: mask has labels {named}; say which are what in data.regions, as in "
+                "data.regions='{lesion: [1, 2]}'"
+            )
+        return mask, label_voxels, list(remarks)
