@@ -23,6 +23,7 @@ placed.py     files where data.files says
 grids.py      grids of volumes: compared, turned to slices, resampled
 headers.py    NIfTI files and what their headers say
 phantom.py    made-up patients
+anatomy.py    how they are drawn
 """
 
 from segtrain.data.sources.base import (
