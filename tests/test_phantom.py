@@ -9,7 +9,7 @@ from projections import projections
 
 from segtrain.config import IGNORED, DataConfig, PhantomConfig, load_config
 from segtrain.data.masks import is_lesion
-from segtrain.data.people import people_of
+from segtrain.data.people import person_of
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sources.phantom import PHANTOM_VERSION, PhantomSource, draw, phantom_patient
 from segtrain.errors import ConfigError
@@ -155,7 +155,7 @@ def test_slices_that_nobody_labelled_are_ignored_and_people_have_scans() -> None
     assert 0.2 < unknown.mean() < 0.8
     assert is_lesion(volume.mask_shw).any()
     np.testing.assert_array_equal(volume.image_shwc, phantom_patient(0, 2, 64)[0])
-    assert len(set(people_of(source.patients(), None).values())) == 3
+    assert len(set(map(person_of, source.patients()))) == 3
 
 
 def test_a_store_of_phantoms_knows_its_regions_and_contrasts(tmp_path: Path) -> None:
