@@ -120,8 +120,8 @@ class DataConfig:
     validation_patients: int = Field(default=10, ge=1)  # split=reference
     split_seed: int = Field(default=42, ge=0)  # of the drawing of patients
     folds: int = Field(default=5, ge=2)  # split=kfold
-    fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold
-    split_file: str | None = None  # split=file
+    fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold, or a file of folds
+    split_file: str | None = None  # split=file: a run's split.json, or nnU-Net's splits_final.json
     groups: str | None = None  # a CSV of patient,person: the scans of one person stay on one side
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
