@@ -44,7 +44,7 @@ def about(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def source_of(root: Path, **keys: Any) -> NnunetSource:
-    return NnunetSource(root, DataConfig(source="nnunet", root=str(root), **keys))
+    return NnunetSource(root, DataConfig(source="nnunet", root=str(root), **keys), for_training=True)
 
 
 def as_decathlon(root: Path) -> None:
@@ -201,6 +201,15 @@ def people(root: Path) -> None:
                 path.rename(path.with_name(path.name.replace(old, new)))
 
 
+def moved(root: Path, factor: float, shift_mm: float) -> None:
+    path = root / "labelsTr/PHANTOM_0002.nii.gz"
+    image: Any = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[2, 2] *= factor
+    affine[:3, 3] += shift_mm
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), affine), path)
+
+
 # What is wrong, and whether only the patient's own reading tells.
 BAD: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "no channel": (without("imagesTr/PHANTOM_0002_0002.nii.gz"), r"PHANTOM_0002 has no file of channel 2 \(t2\)", True),
@@ -212,6 +221,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "others": (lambda root: about(root, file_ending=".nrrd"), "convert images and labels to .nii.gz", False),
     "no channels": (lambda root: about(root, channel_names=None), "neither channel_names nor modality", False),
     "no labels": (lambda root: about(root, labels=None), "has no labels", False),
+    "spacing": (lambda root: moved(root, 2, 0), "not on the grid of PHANTOM_0002_0003.nii.gz", True),
     "not JSON": (lambda root: (root / "dataset.json").write_text("{"), "mend it", False),
     "people": (people, r"P1_1, P1_2 may be scans of one person.*data.groups=FILE", False),
 }
@@ -226,6 +236,15 @@ def test_what_does_not_fit_is_named(name: str, root: Path) -> None:
     with pytest.raises(DataError, match=words) as caught:
         source.read("PHANTOM_0002") if is_patients else source.patients()
     assert "\n" not in str(caught.value)
+
+
+def test_another_origin_is_a_remark_as_in_nnunet(root: Path) -> None:
+    moved(root, 1, 3.0)
+    volume = source_of(root).read("PHANTOM_0002")
+    (remark,) = volume.remarks
+    assert "PHANTOM_0002.nii.gz: another origin or direction than PHANTOM_0002_0000.nii.gz" in remark
+    assert volume.mask_shw is not None
+    np.testing.assert_array_equal(volume.mask_shw & 1, draw(PHANTOM, 1).labels_shw > 0)
 
 
 @pytest.mark.law("L1")

@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
 
 from segtrain.config import canonical
 from segtrain.config.label_names import DATASET_JSON
@@ -13,6 +18,8 @@ from segtrain.data.people import person_of
 from segtrain.data.sources.base import Volume, first_few
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.dataset_json import DatasetJson, Listed, dataset_json_of, ending_of, read_dataset_json
+from segtrain.data.sources.grids import Grid, grid_of
+from segtrain.data.sources.headers import SAME_GRID_MM
 from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.listing import escaped, refuse_odd_names, with_suffix
 from segtrain.data.sources.volumes import VolumeSource
@@ -26,12 +33,11 @@ MOST_SCANS = 20  # of a person; more ids of one stem are of a site or a year
 
 @dataclass(frozen=True)
 class Files:
-    """A case's images by channel, or the one file of all channels; its label; what is wrong with them."""
+    """A case's images by channel, or the one file of all channels; its label."""
 
     images: Mapping[int, Path]
     label: Path | None = None
     is_whole: bool = False
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class NnunetSource(VolumeSource):
     def about(self) -> DatasetJson:
         """What dataset.json says. Raises DataError."""
         path = dataset_json_of(self.root, self.cfg.root)
+        if self.for_training and (path is None or path.parent != self.root):
+            raise DataError(f"{self.root}: no {DATASET_JSON} in it; set data.root to the folder of the data set")
         if path is None:
             raise DataError(
                 f"{self.root}: no {DATASET_JSON} in it or beside it, so nobody knows its channels; copy that of the "
@@ -94,12 +102,12 @@ class NnunetSource(VolumeSource):
         else:
             found = self._in_folder(images)
             found = {case: replace(files, label=self._label(labels, case)) for case, files in found.items()}
-        if self.is_data_set and about.count not in (None, len(found)):
+        if self.for_training and about.count not in (None, len(found)):
             raise DataError(
                 f"{about.path}: numTraining is {about.count}, but {len(found)} cases are there "
                 f"({first_few(sorted(found))}); restore the others, or correct it"
             )
-        return {case: replace(files, problem=self._problem(case, files)) for case, files in sorted(found.items())}
+        return dict(sorted(found.items()))
 
     def _in_folder(self, folder: Path) -> dict[str, Files]:
         """The cases of a folder of images, without their labels. Raises DataError for other names."""
@@ -121,15 +129,15 @@ class NnunetSource(VolumeSource):
     def _label(self, folder: Path, case: str) -> Path | None:
         paths = [folder / f"{case}{ending}" for ending in self.about.endings]
         there = next((path for path in paths if path.exists() or path.is_symlink()), None)
-        return there or (paths[-1] if self.is_data_set else None)
+        return there or (paths[-1] if self.for_training else None)
 
-    def _problem(self, case: str, files: Files) -> str | None:
-        """What is wrong with a case's files by their names."""
+    def _problem(self, case: str, files: Files) -> str:
+        """What is wrong with a case's files by their names; empty where nothing is."""
         channels = self.about.channels
         if absent := [path for path in (*files.images.values(), files.label) if path and not _is_there(path)]:
             return f"{absent[0]}: is not there, but it is a file of case {case}; restore it or {LEAVE_OUT}"
         if files.is_whole:
-            return None
+            return ""
         if strange := sorted(files.images.keys() - set(range(len(channels)))):
             return (
                 f"{files.images[strange[0]]}: channel {strange[0]}, but {self.about.path} names {len(channels)}: "
@@ -140,18 +148,19 @@ class NnunetSource(VolumeSource):
                 f"{self.about.path}: case {case} has no file of channel {missing[0]} ({channels[missing[0]]}); "
                 f"restore {case}_{missing[0]:04d}{self.about.endings[0]} or {LEAVE_OUT}"
             )
-        return None
+        return ""
 
     @cached_property
     def cases(self) -> dict[str, Case]:
-        return {case: self._case(files) for case, files in self._found.items()}
+        return {case: self._as_case(case, files) for case, files in self._found.items()}
 
-    def _case(self, files: Files) -> Case:
-        channels = self.about.channels
+    def _as_case(self, case: str, files: Files) -> Case:
+        channels, problem = self.about.channels, self._problem(case, files)
         if files.is_whole and len(channels) > 1:
-            return Case({WHOLE: files.images[0]}, files.label, channels)
+            return Case({WHOLE: files.images[0]}, files.label, channels, problem=problem)
         by_name = {channels[c]: path for c, path in files.images.items() if c < len(channels)}
-        return Case({name: by_name[name] for name in self.contrasts if name in by_name}, files.label)
+        images = {name: by_name[name] for name in self.contrasts if name in by_name}
+        return Case(images, files.label, problem=problem)
 
     @property
     def files(self) -> Iterable[Path]:
@@ -169,24 +178,40 @@ class NnunetSource(VolumeSource):
         if not self.cases:
             raise DataError(f"{self.root}: 0 cases of {self.about.path}; add <case>_0000{self.about.endings[0]}")
         refuse_odd_names(list(self.cases), self.root)
-        if self.is_data_set and self.cfg.groups is None and (scans := _of_one_stem(self.cases)):
+        if self.for_training and self.cfg.groups is None and (scans := _of_one_stem(self.cases)):
             raise DataError(
                 f"{self.root}: {first_few(scans)} may be scans of one person, whom no split may part; say who is who "
                 "in a CSV of lines patient,person (only its heading, where they are not): data.groups=FILE"
             )
         return list(self.cases)
 
-    def slices(self, patient: str) -> int:
-        self._refuse(patient)
-        return super().slices(patient)
-
     def read(self, patient: str) -> Volume:
-        self._refuse(patient)
-        return super().read(patient)
+        volume = super().read(patient)
+        return replace(volume, remarks=(*volume.remarks, *self._apart(self.cases[patient])))
 
-    def _refuse(self, patient: str) -> None:
-        if problem := self._found[patient].problem:
-            raise DataError(problem)
+    def write_labels(self, patient: str, labels_shw: NDArray[Any], folder: Path) -> list[Path]:
+        """One file named as nnU-Net names its predictions."""
+        return [self._save(patient, labels_shw, folder / f"{patient}{self._ending(patient)}")]
+
+    def _is_same(self, one: Grid, other: Grid) -> bool:
+        """As nnU-Net's check has it: another size or spacing is an error, another origin or direction is not."""
+        if self.cfg.resample:
+            return super()._is_same(one, other)
+        return one.shape == other.shape and np.allclose(
+            voxel_sizes(one.affine), voxel_sizes(other.affine), rtol=0, atol=SAME_GRID_MM
+        )
+
+    def _apart(self, case: Case) -> list[str]:
+        """Remarks on files of another origin or direction than the first one's, whose voxels are taken all the same."""
+        if self.cfg.resample:
+            return []
+        first, *others = (grid_of(path)[0] for path in case.files)
+        return [
+            f"{other.path.name}: another origin or direction than {first.path.name} ({other.apart(first)}); voxels are "
+            "matched by their place in the files, as in nnU-Net"
+            for other in others
+            if not other.is_same(first)
+        ]
 
 
 def _listed(case: str, files: Listed, in_folder: Mapping[str, Files]) -> Files:
