@@ -24,12 +24,13 @@ LAYOUTS: dict[str, tuple[Rewrite, float]] = {
 
 
 def config(source: str, root: Path, folder: Path) -> Config:
+    in_order = ["data.contrasts=[pre, flair, post]"] if source == "nifti" else []
     return load_config(
         None,
         [
             "name=same", f"data.source={source}", f"data.root={root}", f"data.store={folder}", "data.image_size=32",
             "data.validation_patients=1", "model={features: 4, norm: group}", "train={epochs: 1, global_batch: 4}",
-            "threads_per_rank=1", "device=cpu", "data.workers=1",
+            "threads_per_rank=1", "device=cpu", "data.workers=1", *in_order,
         ],
     )  # fmt: skip
 
