@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from segtrain.commands.phantoms import command
-from segtrain.config import PhantomConfig
-from segtrain.data.layouts import LAYOUTS
+from segtrain.config import DataConfig, PhantomConfig
+from segtrain.data.layouts import GAIN, LAYOUTS
 from segtrain.data.people import person_of
-from segtrain.data.sources.open import find_source
+from segtrain.data.sources.open import find_source, make_source
 from segtrain.data.sources.phantom import draw
 from segtrain.errors import ConfigError
 
@@ -132,3 +132,23 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has something in it already"):
         write(tmp_path, "--layout", "lgg")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("layout", ["brats", "bids"])
+def test_what_was_written_is_found_and_read(layout: str, tmp_path: Path) -> None:
+    """Whichever way the axes lie in the files."""
+    contrasts = LAYOUTS[layout].contrasts
+    out = write(tmp_path / "out", "--layout", layout, "--spacing", "3", "1", "0.5", "--regions", "3")
+    cfg = DataConfig(source="nifti", root=str(out), regions=PhantomConfig(regions=3).labels)
+    source = make_source(cfg)
+    assert source.contrasts == contrasts
+    assert len({person_of(patient) for patient in source.patients()}) == 2
+    phantom = draw(PhantomConfig(size_px=64, contrasts=contrasts, regions=3), 2)
+    volume = source.read(source.patients()[2])
+    for c, contrast in enumerate(contrasts):
+        expected = phantom.image_shwc[..., c].astype(int) * GAIN[contrast]
+        inside = phantom.brain_shw if layout == "brats" else np.ones_like(phantom.brain_shw)
+        np.testing.assert_array_equal(volume.image_shwc[..., c], expected * inside)
+    assert volume.mask_shw is not None
+    np.testing.assert_array_equal(volume.mask_shw >> 2, phantom.labels_shw == 3)
+    assert volume.spacing_mm == (3, 1, 0.5)

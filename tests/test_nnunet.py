@@ -102,6 +102,22 @@ def test_labels_are_regions_unless_the_config_has_others(root: Path) -> None:
         load_config(None, ["data.source=nnunet", "data.root=/nowhere", "data.regions={core: [edema]}"])
 
 
+def test_the_core_is_what_dataset_json_says(root: Path) -> None:
+    """With edema as label 1, as in nnU-Net's own BraTS, and FLAIR as the last channel."""
+    for path in (root / "labelsTr").iterdir():
+        image: Any = nibabel.load(path)
+        swapped = np.array([0, 2, 1, 3], np.uint8)[np.asanyarray(image.dataobj)]
+        nibabel.save(nibabel.Nifti1Image(swapped, image.affine), path)
+    labels = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [2, 3], "enhancing_tumor": 3}
+    about(root, labels=labels, regions_class_order=[1, 2, 3])
+    source = source_of(root, contrasts=("flair",))
+    volume, phantom = source.read(CASES[0]), draw(PHANTOM, 0)
+    assert list(source.rules.regions or ()) == ["whole_tumor", "tumor_core", "enhancing_tumor"]
+    assert volume.mask_shw is not None
+    np.testing.assert_array_equal(volume.mask_shw >> 1 & 1, np.isin(phantom.labels_shw, (1, 3)))
+    np.testing.assert_array_equal(volume.image_shwc[..., 0], phantom.image_shwc[..., 3])
+
+
 def test_ignored_voxels_are_in_no_region(tmp_path: Path) -> None:
     """The label `ignore` of half of the slices."""
     phantom = PhantomConfig(patients=2, size_px=64, regions=3, contrasts=("t1", "flair"), unlabelled=0.5)
