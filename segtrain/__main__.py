@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": ("segtrain.commands.doctor", "check this machine, and what a config needs, before the hours are spent"),
     "networks": ("segtrain.commands.networks", "list the networks: parameters, work an image, norm"),
     "augmentations": ("segtrain.commands.augmentations", "draw what augmentation does to some slices"),
+    "phantoms": ("segtrain.commands.phantoms", "write made-up patients as a data set, to try a layout of files"),
     "ablate": ("jobs.ablate", "train, submit or list the runs of an ablation: variants x folds x seeds"),
     "submit": ("jobs.submit", "submit one training to SLURM"),
     "status": ("jobs.status", "show every run: state, job, epoch, DSC, speed, time left"),

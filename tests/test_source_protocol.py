@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from predictions import IMAGE, MASK, pages, write_patient
+from rewritten import as_nnunet
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, PhantomConfig
 from segtrain.data.prepare import Written, _prepare_patient
@@ -44,6 +45,11 @@ def nifti(root: Path) -> Source:
     return find_source(root, "auto")
 
 
+def nnunet(root: Path) -> Source:
+    write_patient(root.parent / "as_lgg", "P", IMAGE, MASK)
+    return find_source(as_nnunet(root.parent / "as_lgg", root), "auto")
+
+
 def phantom(root: Path) -> Source:
     return make_source(DataConfig(phantom=PhantomConfig(patients=3, size_px=64)))
 
@@ -57,9 +63,11 @@ class Case:
     patient: str
 
 
-MAKERS: dict[str, Callable[[Path], Source]] = {"lgg": lgg, "slices": slices, "nifti": nifti, "phantom": phantom}
+MAKERS: dict[str, Callable[[Path], Source]] = {
+    "lgg": lgg, "slices": slices, "nifti": nifti, "nnunet": nnunet, "phantom": phantom,
+}  # fmt: skip
 # IMAGE is this phantom; the others are made of it.
-PATIENTS = {"lgg": "TCGA_DU_P", "slices": "P", "nifti": "P", "phantom": "PHANTOM_0002"}
+PATIENTS = {"lgg": "TCGA_DU_P", "slices": "P", "nifti": "P", "nnunet": "P", "phantom": "PHANTOM_0002"}
 
 
 @pytest.fixture(params=list(MAKERS))
@@ -146,7 +154,7 @@ def prepare(source: Source, patient: str, folder: Path) -> Written:
 
 @pytest.mark.law("L12")
 def test_training_needs_a_mask_and_prediction_does_not(case: Case) -> None:
-    for file in [*case.root.rglob("*_mask.*"), *case.root.rglob("*_seg.*")]:
+    for file in [*case.root.rglob("*_mask.*"), *case.root.rglob("*_seg.*"), *case.root.glob("labelsTr/*")]:
         file.unlink()
     if not case.root.exists():
         pytest.skip("phantoms always have a mask")

@@ -8,6 +8,7 @@
     signature.py  the options of a part, read from its source
     loss_terms.py the loss: one, or a weighted sum
     regions.py    contrasts and regions by name, bits of masks
+    label_names.py labels by their names in nnU-Net's dataset.json
     own_parts.py  the parts of the user's own that a config names
     own_code.py   the files of a part of the user's own, and their hashes
     importing.py  imports the code of such a part

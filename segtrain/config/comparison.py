@@ -29,6 +29,11 @@ NEWER_KEYS = frozenset(
         "data.resample",
         "data.protocol",
         "data.spacing_mm",
+        "data.phantom.contrasts",
+        "data.phantom.regions",
+        "data.phantom.spacing_mm",
+        "data.phantom.scans",
+        "data.phantom.unlabelled",
         "loss_regions",
         "model.output",
     }

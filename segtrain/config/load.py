@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from segtrain.config.label_names import with_label_numbers
 from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
 from segtrain.config.own_parts import beside, with_code
 from segtrain.config.rules import problems
@@ -129,6 +130,7 @@ def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
     for section in MAIN_KEYS if isinstance(tree, Mapping) else ():
         if section in tree and not isinstance(tree[section], Mapping):
             raise ConfigError(f"{section}={tree[section]!r}: {not_a_section(section, tree[section])}")
+    tree = with_label_numbers(tree)
     cfg = _checked(Config, tree, [*leaves, *MAIN_KEYS, "data.phantom"], help_text="--help lists the keys")
     if stored:
         return cfg

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 LGG_CONTRASTS = ("pre-contrast", "FLAIR", "post-contrast")
 LESION = "lesion"
+BRATS_REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}  # labels as in BraTS 2023
 IGNORED = 1 << 7
 MOST_REGIONS = 7
 ZEROS = "zeros"  # in place of a missing contrast

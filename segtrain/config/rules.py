@@ -71,11 +71,9 @@ def _data(data: DataConfig) -> Checks:
         f"data.regions={data.regions} has {len(data.regions or ())} regions, but from 1 to {MOST_REGIONS} can be "
         "trained together; name so many",
     )
-    yield (
-        data.source == "phantom" and data.regions is not None,
-        f"data.regions={data.regions} is set, but masks of data.source=phantom have no labels; leave it out",
-    )
     yield from _contrasts(data)
+    if data.source == "phantom":
+        yield from _phantom(data)
     yield (
         data.split == "kfold" and data.fold >= data.folds,
         f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
@@ -95,6 +93,26 @@ def _contrasts(data: DataConfig) -> Checks:
     yield (
         data.files is not None and data.source not in ("nifti", "auto"),
         f"data.files is set, but data.source={data.source} finds its files itself; set data.source=nifti",
+    )
+
+
+def _phantom(data: DataConfig) -> Checks:
+    """What the config says of made-up patients that are otherwise; a run's config repeats what they are."""
+    phantom = data.phantom
+    yield (
+        data.regions not in (None, phantom.labels),
+        f"data.regions={data.regions} is set, but masks of data.source=phantom have no labels; leave it out, or set "
+        "data.phantom.regions=3",
+    )
+    yield (
+        data.ignore not in ((), phantom.ignore),
+        f"data.ignore={list(data.ignore)} is set, but masks of data.source=phantom have no such label; leave it out, "
+        "or set data.phantom.unlabelled=0.5",
+    )
+    yield (
+        data.contrasts not in (None, phantom.contrasts),
+        f"data.contrasts={list(data.contrasts or ())} is set, but made-up patients have {list(phantom.contrasts)}; "
+        "leave it out, and set data.phantom.contrasts",
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import field
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from segtrain.config.choice import PART, Choice, check_choice, choice_of, name_of
@@ -17,7 +17,7 @@ from segtrain.config.loss_terms import LossConfig
 from segtrain.config.networks import NETWORKS, NetworkPart, NormName, OutputName, network_part
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES
 from segtrain.config.reference import SMP_PREFIX, Reference
-from segtrain.config.regions import LESION, LGG_CONTRASTS, MaskLayout
+from segtrain.config.regions import BRATS_REGIONS, LESION, LGG_CONTRASTS, SPELLINGS, MaskLayout, canonical
 from segtrain.config.tree import nearest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -35,6 +35,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
 Labels = Annotated[tuple[Label, ...], Field(min_length=1)]
+Millimetres = Annotated[float, Field(gt=0)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
@@ -68,13 +69,37 @@ def _check_network(choice: Any) -> Choice:
     return check_choice("network", choice, NETWORKS, more=f", {SMP_PREFIX}<encoder>")
 
 
+def _check_phantom_contrasts(contrasts: tuple[str, ...]) -> tuple[str, ...]:
+    names = [canonical(contrast) for contrast in contrasts]
+    if not set(names) <= set(SPELLINGS) or len(set(names)) < len(names):
+        raise ValueError(f"made-up patients have {', '.join(SPELLINGS)}, each once, under any of their names")
+    return contrasts
+
+
 @dataclass(frozen=True, config=STRICT)
 class PhantomConfig:
-    """Made-up patients: their number, seed, and the size of a slice before preparation."""
+    """Made-up patients: their number, seed, size of a slice before preparation, contrasts and regions."""
 
     patients: int = Field(default=24, ge=2)  # number of made-up patients
     seed: int = Field(default=0, ge=0)  # of the made-up patients
     size_px: int = Field(default=128, ge=64)  # side of a slice before preparation
+    contrasts: Annotated[Names, AfterValidator(_check_phantom_contrasts)] = LGG_CONTRASTS  # of t1, t1ce, t2, flair
+    regions: Literal[1, 3] = 1  # 1: the lesion; 3: whole, core, enhancing, as in BraTS
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None  # between slices, rows, columns
+    scans: int = Field(default=1, ge=1)  # of each person
+    unlabelled: float = Field(default=0.0, ge=0, lt=1)  # share of slices that nobody labelled
+
+    @property
+    def labels(self) -> dict[str, tuple[int, ...]] | None:
+        """The labels of each region; None: one region, in black and white."""
+        if self.regions > 1:
+            return dict(BRATS_REGIONS)
+        return {LESION: (1,)} if self.unlabelled else None
+
+    @property
+    def ignore(self) -> tuple[int, ...]:
+        """The label of voxels that nobody knows, where there are some."""
+        return (self.regions + 1,) if self.unlabelled else ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -102,8 +127,8 @@ class DataConfig:
     validation_patients: int = Field(default=10, ge=1)  # split=reference
     split_seed: int = Field(default=42, ge=0)  # of the drawing of patients
     folds: int = Field(default=5, ge=2)  # split=kfold
-    fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold
-    split_file: str | None = None  # split=file
+    fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold, or a file of folds
+    split_file: str | None = None  # split=file: a run's split.json, or nnU-Net's splits_final.json
     groups: str | None = None  # a CSV of patient,person: the scans of one person stay on one side
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
@@ -116,7 +141,8 @@ class DataConfig:
     @property
     def channels(self) -> int:
         """Channels of the network's input: the contrasts of the slice and of its neighbours."""
-        return len(self.contrasts or LGG_CONTRASTS) * (2 * self.neighbours + 1)
+        contrasts = self.contrasts or (self.phantom.contrasts if self.source == "phantom" else LGG_CONTRASTS)
+        return len(contrasts) * (2 * self.neighbours + 1)
 
     @property
     def layout(self) -> MaskLayout:

@@ -63,7 +63,7 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
     people = people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None)
     if cfg.split == "file":
         assert cfg.split_file is not None, "loading checks it"
-        sides = _from_file(Path(cfg.split_file), store)
+        sides = _from_file(Path(cfg.split_file), store, cfg.fold)
         refuse_parted((("train", sides[0]), ("validation", sides[1])), people, cfg.split_file)
     else:
         groups = groups_of(store.patients, people)
@@ -108,11 +108,18 @@ def _count(groups: list[Group]) -> str:
     return f"{patients} patients" + (f" of {len(groups)} people" if len(groups) < patients else "")
 
 
-def _from_file(path: Path, store: Store) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """From JSON `{"train": [...], "validation": [...]}`, like a run's split.json; patients of neither side stay out."""
+def _from_file(path: Path, store: Store, fold: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """From JSON `{"train": [...], "validation": [...]}`, like a run's split.json; patients of neither side stay out.
+
+    Or from nnU-Net's splits_final.json, a list of `{"train": [...], "val": [...]}`, whose entry `fold` is taken.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        sides = [tuple(str(p) for p in tree[side]) for side in ("train", "validation")]
+        names = ("train", "val") if isinstance(tree, list) else ("train", "validation")
+        if isinstance(tree, list) and fold >= len(tree):
+            raise DataError(f"{path}: has {len(tree)} folds, but data.fold={fold}; folds count from 0")
+        tree = tree[fold] if isinstance(tree, list) else tree
+        sides = [tuple(str(p) for p in tree[side]) for side in names]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; set data.split_file to a split that can be read") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -21,8 +21,11 @@ candidates.py the volumes below a folder, grouped by patient
 truths.py     the truth among a patient's masks
 placed.py     files where data.files says
 grids.py      grids of volumes: compared, turned to slices, resampled
+nnunet.py     nnU-Net's raw layout and the Medical Segmentation Decathlon
+dataset_json.py  what their dataset.json says
 headers.py    NIfTI files and what their headers say
 phantom.py    made-up patients
+anatomy.py    how they are drawn
 """
 
 from segtrain.data.sources.base import (

@@ -6,6 +6,7 @@ from typing import Literal
 from segtrain.config import DataConfig
 from segtrain.data.sources.base import ListsRest, Source
 from segtrain.data.sources.candidates import has_volumes
+from segtrain.data.sources.dataset_json import is_nnunet
 from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES
 from segtrain.data.sources.lgg import LggSource, has_slices
 from segtrain.data.sources.listing import (
@@ -22,14 +23,15 @@ from segtrain.data.sources.phantom import PhantomSource
 from segtrain.data.sources.slices import FolderSource
 from segtrain.errors import ConfigError, DataError
 
-LayoutName = Literal["auto", "lgg", "slices", "nifti"]
+LayoutName = Literal["auto", "lgg", "slices", "nifti", "nnunet"]
 LAYOUTS: dict[LayoutName, str] = {
     "auto": "by what lies in the folder",
     "lgg": "<patient>/<patient>_<k>.tif",
     "slices": "each folder of .tif or .png images is a volume, in the order of the numbers in their names",
     "nifti": ".nii or .nii.gz volumes",
+    "nnunet": "nnU-Net's raw layout with dataset.json, or a folder like its imagesTs",
 }
-LAYOUT_OF: dict[str, LayoutName] = {"auto": "auto", "slices": "slices", "nifti": "nifti"}
+LAYOUT_OF: dict[str, LayoutName] = {"auto": "auto", "slices": "slices", "nifti": "nifti", "nnunet": "nnunet"}
 
 
 def make_source(cfg: DataConfig) -> Source:
@@ -51,22 +53,24 @@ def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None, f
     cfg = cfg or DataConfig()
     require_folder(root, "set --images to the folder that holds the patients")
     if layout == "auto":
-        layout = _layout_of(root)
-    else:
+        layout = "nnunet" if is_nnunet(root, cfg) else _layout_of(root)
+    elif layout != "nnunet":
         has_data = has_volumes(root) if layout == "nifti" else _has(root, SUFFIXES)
         if not has_data:
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
-    if layout == "nifti":
-        return _nifti_source(root, cfg, for_training)
+    if layout in ("nifti", "nnunet"):
+        return _volume_source(layout, root, cfg, for_training)
     return LggSource(root, cfg) if layout == "lgg" else FolderSource(root, cfg)
 
 
-def _nifti_source(root: Path, cfg: DataConfig, for_training: bool) -> Source:
+def _volume_source(layout: str, root: Path, cfg: DataConfig, for_training: bool) -> Source:
     try:
         from segtrain.data.sources.nifti import NiftiSource
+        from segtrain.data.sources.nnunet import NnunetSource
     except ModuleNotFoundError as error:
         raise ConfigError(f"{root}: NIfTI volumes need nibabel; pip install nibabel") from error
-    return NiftiSource(root, cfg, for_training)
+    kind = NnunetSource if layout == "nnunet" else NiftiSource
+    return kind(root, cfg, for_training)
 
 
 def _layout_of(root: Path) -> LayoutName:

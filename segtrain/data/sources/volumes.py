@@ -186,12 +186,16 @@ class VolumeSource(ABC):
         for name, path in roles:
             other, volumes = grid_of(path)
             self._refuse_other_count(path, volumes, case.names_in(name, self.contrasts))
-            if not self.cfg.resample and not other.is_same(grid):
+            if not self.cfg.resample and not self._is_same(other, grid):
                 raise DataError(
                     f"{path}: not on the grid of {grid.path.name} ({other.apart(grid)}); resample the patient's files "
                     "to one grid, or set data.resample=truth, which brings images onto the truth's"
                 )
         return grid
+
+    def _is_same(self, one: Grid, other: Grid) -> bool:
+        """Whether voxels of the same place in two files are taken for the same place in the head."""
+        return one.is_same(other)
 
     def _refuse_other_count(self, path: Path, volumes: int, names: tuple[str, ...]) -> None:
         """Raises DataError for a file that does not hold a volume for each name."""
@@ -214,7 +218,7 @@ class VolumeSource(ABC):
         for name, path in case.images.items():
             own, volumes = grid_of(path)
             voxels_xyzc = voxels_of(path).reshape(*own.shape, volumes)
-            is_there = own.is_same(grid)
+            is_there = self._is_same(own, grid)
             if not is_there:
                 remarks.append(f"{path.name}: brought onto the grid of {grid.path.name} ({own.apart(grid)}), linearly")
             for c, contrast in enumerate(case.names_in(name, self.contrasts)):
