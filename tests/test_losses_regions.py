@@ -27,7 +27,8 @@ WEIGHTS = {"whole": 1.0, "core": 0.5, "enhancing": 2.5}
 
 
 def unified_tversky(p: Array, y: Array) -> float:
-    return 0.25 * ((1 - tversky_index(p, y, 0.4, 0.6)) ** 0.5 + 1 - tversky_index(1 - p, 1 - y, 0.4, 0.6))
+    lesion = float((1 - tversky_index(p, y, 0.4, 0.6)) ** 0.5)
+    return 0.25 * (lesion + 1 - tversky_index(1 - p, 1 - y, 0.4, 0.6))
 
 
 def unified_cross_entropy(p: Array, y: Array) -> float:

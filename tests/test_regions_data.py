@@ -63,13 +63,12 @@ def test_known_slices_are_drawn_as_if_there_were_no_others(sampling: SamplingNam
     areas = [[5, 0, 3], [2, 9], [0, 0, 0, 1], [4, 4, 4]]
     plain = Order(areas, sampling, 4, seed=3).plan(2)
     again = Order(areas, sampling, 4, 3, known=[range(len(one)) for one in areas]).plan(2)
-    gaps = Order(areas, sampling, 4, 3, known=[[0, 4, 6], [1, 2], [0, 1, 2, 7], [3, 4, 5]])
+    numbers = [[0, 4, 6], [1, 2], [0, 1, 2, 7], [3, 4, 5]]
+    gaps = Order(areas, sampling, 4, 3, known=numbers).plan(2)
     assert np.array_equal(again.slice, plain.slice)
-    assert np.array_equal(gaps.plan(2).patient, plain.patient)
-    numbers = [
-        [gaps.known[p][s] for p, s in zip(*row, strict=True)] for row in zip(plain.patient, plain.slice, strict=True)
-    ]  # type: ignore[index]
-    assert gaps.plan(2).slice.tolist() == numbers
+    assert np.array_equal(gaps.patient, plain.patient)
+    drawn = zip(plain.patient.flat, plain.slice.flat, strict=True)
+    assert gaps.slice.ravel().tolist() == [numbers[patient][number] for patient, number in drawn]
 
 
 def test_a_store_without_unlabelled_slices_has_the_order_that_it_had(tmp_path: Path) -> None:
