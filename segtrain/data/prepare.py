@@ -42,6 +42,7 @@ from segtrain.data.store import (
     is_built,
     label_of,
     open_store,
+    resolved_by_source,
     store_path,
     stores_like,
 )
@@ -78,6 +79,7 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     """
     source = make_source(cfg)
     identity = identify(Path(cfg.store).expanduser(), source, check)
+    cfg = resolved_by_source(cfg, source)  # a run's config, which says what came with the data, has the same store
     path = store_path(cfg, identity.fingerprint)
     if not is_built(path):
         _warn_if_changed(cfg, source.label)

@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 
 from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
-from segtrain.data.sources import make_source
+from segtrain.data.sources import Source, make_source
 from segtrain.errors import DAMAGED, DataError
 from segtrain.runtime import files, machine
 from segtrain.runtime.outbox import patiently
@@ -140,14 +140,14 @@ class Store:
             )
 
 
-def resolved_by_source(cfg: DataConfig) -> DataConfig:
+def resolved_by_source(cfg: DataConfig, source: Source | None = None) -> DataConfig:
     """As `Store.resolved`, by names of files and headers alone: for what comes before there is a store.
 
-    Raises DataError or ConfigError: the source cannot be found.
+    source: that of the config, where it was made already. Raises DataError or ConfigError: it cannot be found.
     """
     if cfg.source == "lgg":
         return cfg  # nothing is left to the data, and the folder may not be at hand
-    source = make_source(cfg)
+    source = source or make_source(cfg)
     return _filled(cfg, source.contrasts, source.rules.regions, source.rules.ignore)
 
 

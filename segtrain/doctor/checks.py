@@ -9,7 +9,7 @@ from segtrain.config import Config, DataConfig
 from segtrain.data.order import plan_order
 from segtrain.data.sources import Source, make_source, read_with_mask
 from segtrain.data.sources.identity import identify
-from segtrain.data.store import Store, is_built, open_store, store_path, stores_like
+from segtrain.data.store import Store, is_built, open_store, resolved_by_source, store_path, stores_like
 from segtrain.doctor import cluster, disk, forecast, limits, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
 from segtrain.errors import SegtrainError
@@ -70,6 +70,7 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
 
 def _prepared(cfg: DataConfig, source: Source) -> Store | None:
     """The source's store, None where there is none; reads the source only where there may be one. Raises DataError."""
+    cfg = resolved_by_source(cfg, source)
     if not stores_like(cfg):
         return None
     path = store_path(cfg, identify(Path(cfg.store).expanduser(), source).fingerprint)
