@@ -51,6 +51,16 @@ class EvaluationEvent:
     regions: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # dsc, median, ci_low, ci_high
     people: int | None = None
 
+    @property
+    def parts(self) -> str:
+        """The mean of each region, which goes with the mean over them; empty where there is one region."""
+        return parts_text({name: numbers["dsc"] for name, numbers in self.regions.items()})
+
+
+def parts_text(dsc_by_region: Mapping[str, float | None], digits: int = 4) -> str:
+    """For example `whole 0.9134, core 0.8021`."""
+    return ", ".join(f"{name} {dsc:.{digits}f}" for name, dsc in dsc_by_region.items() if dsc is not None)
+
 
 Event = TrainEvent | EvaluationEvent
 KINDS: dict[str, type[TrainEvent] | type[EvaluationEvent]] = {cls.kind: cls for cls in (TrainEvent, EvaluationEvent)}
