@@ -128,7 +128,8 @@ def _of_several(bars: Sequence[Bar], people: Mapping[str, str]) -> str:
     """How many people the patients are, where some are scans of one person."""
     patients = {bar.patient for bar in bars if not bar.seen}
     persons = len(groups_of(patients, people))
-    return f"{len(patients)} patients of {persons} people, who count once each" if persons < len(patients) else ""
+    people_text = f"{persons} people, who count once each" if persons > 1 else "1 person, who counts once"
+    return f"{len(patients)} patients of {people_text}" if persons < len(patients) else ""
 
 
 def _short(name: str) -> str:

@@ -31,7 +31,7 @@ SIDE_PX = 256  # the least side of a picture on a sheet
 MARGIN_PX = 18
 
 Colour = tuple[int, int, int]
-Legend = Sequence[tuple[str, Colour]]
+Legend = Sequence[tuple[str, Colour | None]]  # words, and the colour of the square before them
 Picture = NDArray[np.uint8]
 
 
@@ -42,9 +42,8 @@ def shown_contrast(contrasts: Sequence[str]) -> int:
 
 
 def legend_of(regions: Sequence[str]) -> Legend:
-    """The words above a sheet of several regions, each in its colour."""
-    white = (255, 255, 255)
-    return [("prediction left, truth right:", white), *zip(regions, REGION_COLOURS, strict=False)]
+    """The line above a sheet of several regions."""
+    return [("prediction left, truth right:", None), *zip(regions, REGION_COLOURS, strict=False)]
 
 
 def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: NDArray[np.bool_]) -> Picture:
@@ -90,10 +89,13 @@ def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3, legend: Leg
     top = MARGIN_PX if legend else 0
     canvas = Image.new("RGB", (columns * width, top + rows * (height + MARGIN_PX)), "black")
     draw = ImageDraw.Draw(canvas)
-    x = 4.0
-    for word, colour in legend or ():
-        draw.text((x, 3), word, fill=colour)
-        x += draw.textlength(word) + 12
+    x = 4
+    for words, colour in legend or ():
+        if colour:
+            draw.rectangle((x, 4, x + 9, 13), fill=colour)
+            x += 14
+        draw.text((x, 3), words, fill="white")
+        x += math.ceil(draw.textlength(words)) + 14
     for place, (title, picture) in enumerate(pictures):
         left, y = place % columns * width, top + place // columns * (height + MARGIN_PX)
         draw.text((left + 4, y + 3), title, fill="white")
