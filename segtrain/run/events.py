@@ -63,12 +63,14 @@ def parts_text(dsc_by_region: Mapping[str, float | None], digits: int = 4) -> st
 
 
 Event = TrainEvent | EvaluationEvent
+OF_SEVERAL = ("regions", "people")  # left out of the lines of runs that have one region, and a patient a person
 KINDS: dict[str, type[TrainEvent] | type[EvaluationEvent]] = {cls.kind: cls for cls in (TrainEvent, EvaluationEvent)}
 
 
 def to_line(event: Event) -> str:
     """The event as a line of metrics.jsonl. Raises ValueError: a number that is not finite."""
-    return json.dumps({"event": event.kind, **asdict(event)}, allow_nan=False) + "\n"
+    values = {key: value for key, value in asdict(event).items() if value or key not in OF_SEVERAL}
+    return json.dumps({"event": event.kind, **values}, allow_nan=False) + "\n"
 
 
 def from_lines(lines: Iterable[str]) -> list[Event]:
