@@ -199,7 +199,8 @@ def _evaluate_ours(world: Any, cfg: Config, patients: int, without_network: bool
 
     def work() -> list[float]:
         scores = [score_patient(predictor, loss, store, name, draw=False)[0] for name in names]
-        return [s.scored.dsc for s in scores] + [s.all_components.dsc for s in scores]
+        regions = [region for score in scores for region in score.regions.values()]
+        return [one.scored.dsc for one in regions] + [one.all_components.dsc for one in regions]
 
     return work
 

@@ -37,8 +37,8 @@ def volumes(run: Path, patients: Sequence[str]) -> dict[str, Volumes]:
     by_patient = {}
     with opened(checkpoints) as predictor:
         for patient in patients:
-            score, predicted, true = score_patient(predictor, None, store, patient, draw=False)
-            by_patient[patient] = score.scored.dsc, predicted, true
+            score, predicted_rshw, true_rshw = score_patient(predictor, None, store, patient, draw=False)
+            by_patient[patient] = score.dsc, np.any(predicted_rshw, axis=0), np.any(true_rshw, axis=0)
     return by_patient
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import run_ranks
 
-from segtrain.config import Config, EvaluateConfig, LossConfig, Ramp
+from segtrain.config import LESION, Config, EvaluateConfig, LossConfig, Ramp
 from segtrain.data.store import Store
-from segtrain.evaluation.evaluate import Evaluation, assign, combine, evaluate, score_patient
+from segtrain.evaluation.evaluate import Evaluation, RegionScore, assign, combine, evaluate, score_patient
 from segtrain.evaluation.metrics import Counts, count, drop_small, largest_component
 from segtrain.evaluation.predictor import Predictor
 from segtrain.losses.loss import make_loss
@@ -32,8 +32,8 @@ def run(world: World, cfg: Config, store: Store, evaluation: EvaluateConfig) -> 
     return evaluate(predictor, make_loss("dice"), store, sorted(store.patients), world)
 
 
-def counts(result: Evaluation) -> list[tuple[str, Counts, Counts]]:
-    return [(score.patient, score.scored, score.all_components) for score in result.scores]
+def counts(result: Evaluation) -> list[tuple[str, dict[str, RegionScore]]]:
+    return [(score.patient, dict(score.regions)) for score in result.scores]
 
 
 @pytest.mark.law("L3")
@@ -60,20 +60,21 @@ def test_scores_are_those_of_a_plain_computation(tiny: Config, tiny_store: Store
             x = torch.from_numpy(image.astype(np.float32)).permute(0, 3, 1, 2)
             probability = torch.sigmoid(network(x))[:, 0].numpy()
         predicted = largest_component(probability > 0.5)
-        assert score.scored.dsc == pytest.approx(
+        assert score.dsc == pytest.approx(
             2 * (predicted & (mask > 0)).sum() / (predicted.sum() + mask.sum()), abs=1e-12
         )
-        assert score.all_components.tp == int(((probability > 0.5) & (mask > 0)).sum())
+        assert score.regions[LESION].all_components.tp == int(((probability > 0.5) & (mask > 0)).sum())
         everything.append((probability.ravel(), mask.ravel()))
     p, m = (np.concatenate(part).astype(np.float64) for part in zip(*everything, strict=True))
     assert result.loss == pytest.approx(1 - (2 * (p * m).sum() + 1) / (p.sum() + m.sum() + 1), abs=1e-6)
-    assert result.dsc.mean == pytest.approx(np.mean([s.scored.dsc for s in result.scores]), abs=1e-12)
+    assert result.dsc.mean == pytest.approx(np.mean([s.dsc for s in result.scores]), abs=1e-12)
 
 
 def test_the_components_switch_is_honoured(tiny: Config, tiny_store: Store) -> None:
     result = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0, largest_component=False))
     assert result is not None
-    assert all(score.scored == score.all_components for score in result.scores)
+    regions = [score.regions[LESION] for score in result.scores]
+    assert all(region.scored == region.all_components for region in regions)
     kept = run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
     assert kept is not None
     assert counts(kept) != counts(result)
@@ -128,8 +129,8 @@ def test_views_and_small_components_count_in_the_prediction_alone(tiny: Config, 
         mean = sum(torch.sigmoid(network(image.flip(dims))).flip(dims) for dims in flips) / 4
     assert isinstance(mean, torch.Tensor)
     predicted = drop_small((mean[:, 0] > 0.5).numpy(), 5)
-    assert found.scores[0].scored == count(predicted, mask_shw.astype(bool))
-    assert found.scores[0].scored != plain.scores[0].all_components
+    assert found.scores[0].regions[LESION].scored == count(predicted, mask_shw.astype(bool))
+    assert found.scores[0].regions[LESION].scored != plain.scores[0].regions[LESION].all_components
     assert found.loss == plain.loss
 
 
@@ -154,7 +155,7 @@ def test_a_probability_at_the_threshold_is_not_predicted(tiny_store: Store) -> N
     def counted(logit: float) -> Counts:
         predictor = Predictor(lambda image: torch.full_like(image[:, :1], logit), EvaluateConfig(), CPU)
         score, *_ = score_patient(predictor, None, tiny_store, patient, draw=False)
-        return score.all_components
+        return score.regions[LESION].all_components
 
     assert counted(0.0).tp + counted(0.0).fp == 0
     assert counted(1e-6).fn == 0, "and a little more is"

@@ -3,18 +3,20 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from region_stores import store_of_regions
 
-from segtrain.config import Config
+from segtrain.config import Config, DataConfig
 from segtrain.data.augment import strong
 from segtrain.data.augment.mix import MIXUP_ALPHA
 from segtrain.data.augment.strong import EFFECTS
 from segtrain.data.store import Store
-from segtrain.evaluation.gallery import row
+from segtrain.evaluation.gallery import row, write_gallery
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PARTS = Path(__file__).resolve().parent / "parts" / "augment"
@@ -64,6 +66,17 @@ def test_an_effect_is_seen_on_its_picture(drawn: Path, name: str) -> None:
 
 def test_copy_paste_mixup_full_samples_and_an_own_augmentation_are_drawn_too(drawn: Path) -> None:
     assert {path.stem for path in drawn.iterdir()} == {*EFFECTS, "copy_paste", "mixup", "strong", "flip_tensors"}
+
+
+@pytest.mark.parametrize("missing", [None, "zeros"])
+def test_data_of_other_contrasts_and_regions_are_drawn(tiny_store: Store, tmp_path: Path, missing: str | None) -> None:
+    """Without a rule for missing contrasts no patient lacks one, so there is nothing to show of it."""
+    (tmp_path / "store").mkdir()
+    store = replace(store_of_regions(tiny_store, tmp_path / "store"), contrasts=("dwi", "adc", "t2"))
+    write_gallery(store, DataConfig(missing=missing), 0, tmp_path / "pictures")
+    drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    expected = {*EFFECTS, "copy_paste", "mixup", "strong"}
+    assert drawn == (expected if missing else expected - {"missing_contrast"})
 
 
 @pytest.mark.law("L12")

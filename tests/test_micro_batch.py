@@ -148,7 +148,7 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
         score_patient(Predictor(logits, tiny.evaluate, CPU), loss, tiny_store, patient, draw=False)[0]
         for logits in (lambda image: network(image.contiguous()), short)
     ]
-    assert scored[1].scored == scored[0].scored
+    assert scored[1].regions == scored[0].regions
     assert scored[1].loss_sums == pytest.approx(scored[0].loss_sums, rel=1e-5)
     assert sizes[:3] == [16, 8, 4]
     assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices

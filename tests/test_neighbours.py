@@ -67,7 +67,7 @@ def test_the_evaluator_gives_the_network_its_channels(tiny: Config, tiny_store: 
         predictor = Predictor(middle, cfg, CPU, neighbours=n)
         result = evaluate(predictor, make_loss("dice"), tiny_store, patients, World())
         assert result is not None
-        return [(s.scored, s.loss_sums, None if s.picture is None else s.picture.tobytes()) for s in result.scores]
+        return [(s.regions, s.loss_sums, None if s.picture is None else s.picture.tobytes()) for s in result.scores]
 
     assert score(neighbours) == score(0)
 

@@ -146,7 +146,7 @@ def killed(number: int) -> int:
 def test_a_worker_that_is_killed_is_named(
     trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("segtrain.evaluation.scores.row_of", killed)
+    monkeypatch.setattr("segtrain.evaluation.scores.rows_of", killed)
     arguments = [str(trained_run.root), "--workers", "2", "--out", str(tmp_path / "out")]
     assert run_command(evaluate.command, arguments) == 2
     assert "--workers 1" in capsys.readouterr().err.splitlines()[-1]

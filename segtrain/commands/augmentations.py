@@ -27,5 +27,5 @@ def command(argv: Sequence[str]) -> int:
     store = ensure_store(cfg.data)
     from segtrain.evaluation.gallery import write_gallery  # imports torch: seconds
 
-    write_gallery(store, cfg.data.augment, cfg.seed, arguments.out)
+    write_gallery(store, cfg.data, cfg.seed, arguments.out)
     return 0

@@ -30,6 +30,10 @@ examples:
 
 One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in voxels of the
 geometry that the column is of: prepared, or original_...
+
+Of several regions, the table has a row for each patient and region, and the summary the means of each region and over
+them; evaluate.threshold='{whole: 0.5, core: 0.4}' sets one for each. Voxels that data.ignore names are in no count.
+Means are over people: the scans of one person (data.groups) count once.
 """
 PATIENTS_A_WORKER = 32
 SPLITS = ("validation", "train", "all")
@@ -52,7 +56,7 @@ def command(argv: Sequence[str]) -> int:
     store = ensure_store(cfg.data)
     patients = _patients(arguments.split, checkpoints, store)
     if not arguments.include_training:
-        _refuse_training_patients(patients, trained_on(checkpoints))
+        _refuse_training_patients(patients, trained_on(patients, checkpoints))
     rules = Rules(GEOMETRIES[arguments.geometry], arguments.empty_masks, arguments.empty_surfaces)
     workers = _workers(arguments.workers, len(patients))
     _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))

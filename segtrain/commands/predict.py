@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
+from segtrain.data.people import values_by_person
 from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
-from segtrain.evaluation.predictions import predict_source, refuse_folder
+from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
 from segtrain.evaluation.scores import MASK_RULES
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
@@ -31,6 +32,7 @@ DIR holds one of
 and beside them masks, if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
 is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
 Masks of several labels are read as in training: a run with data.regions='{lesion: [1, 2, 4]}' knows these alone.
+A run of several regions writes masks of each, in a folder named for it, and for NIfTI volumes also one map of labels.
 """
 
 
@@ -47,14 +49,30 @@ def command(argv: Sequence[str]) -> int:
         log.warning("not predicted, no part of %s: %s", source.label, first_few(ignored))
     rule = arguments.empty_masks
     outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
-    if new := [row["dsc"] for row in outcome.rows if row["trained_on"] == "no" and row["dsc"] is not None]:
-        log.info("mean DSC %s, without patients that were trained on; %s", summarise(new), MASK_RULES[rule])
+    _log_means(outcome, MASK_RULES[rule])
     log.info("predictions: %s", arguments.out.resolve())
     if broken := outcome.not_predicted:
         patient, reason = next(iter(broken.items()))
         others = f" and {len(broken) - 1} more (not_predicted.csv lists them)" if len(broken) > 1 else ""
         raise DataError(f"patient {patient}{others} is not predicted, the other patients are: {reason}")
     return 0
+
+
+def _log_means(outcome: Outcome, rule: str) -> None:
+    """The mean DSC over people that were not trained on, and of several regions each one's."""
+    by_region: dict[str, dict[str, float]] = {}
+    for row in outcome.rows:
+        if row["trained_on"] == "no" and row["dsc"] is not None:
+            by_region.setdefault(row.get("region", ""), {})[row["patient"]] = row["dsc"]
+    means = {region: summarise(values_by_person(values, outcome.people)) for region, values in by_region.items()}
+    for region, summary in means.items():
+        if not region:
+            log.info("mean DSC %s, without patients that were trained on; %s", summary, rule)
+        else:
+            log.info("%s: mean DSC %s", region, summary)
+    if len(means) > 1:
+        mean = sum(summary.mean for summary in means.values()) / len(means)
+        log.info("mean DSC over %d regions %.4f, without patients that were trained on; %s", len(means), mean, rule)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -79,9 +79,11 @@ def command(argv: Sequence[str]) -> int:
 def _conclude(run: Run, best_dsc: float | None) -> None:
     """Print where the run is and its result; the last line is the score, as users of the reference know it."""
     assert best_dsc is not None, "the last epoch is always evaluated"
+    parts = run.result().best_parts
     for line in (
         f"Run directory: {run.root.resolve()}",
         f"TensorBoard:   tensorboard --logdir {run.tensorboard.resolve()}",
+        *([f"DSC by region: {parts}"] if parts else []),
         f"Best validation mean DSC: {best_dsc:.6f}",
     ):
         log.info(line, extra=FILE_ONLY)

@@ -165,10 +165,13 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         errors = error.errors()
-    # Of several errors first the unknown keys: a misspelt key may be why another is missing.
-    first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
-    # A location holds the names of validators as well.
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+    # Of several errors first the unknown keys: a misspelt key may be why another is missing. A value that may be of two
+    # types has an error for each, and that of the other type says nothing.
+    ranked = [one for one in errors if one["type"] == "unexpected_keyword_argument"]
+    ranked += [one for one in errors if not one["type"].endswith("_type")]
+    first = [*ranked, *errors][0]
+    # A location holds the names of validators and of types as well.
+    key = ".".join(str(part) for part in first["loc"] if not re.match(r"function|constrained-|bool$|dict\[", str(part)))
     if first["type"] == "unexpected_keyword_argument":
         near = nearest(key, known)
         if near == "loss" and "weight" in key:

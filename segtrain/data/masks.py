@@ -28,6 +28,8 @@ def in_region(mask: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
 
 def regions_of(mask: NDArray[np.uint8], layout: MaskLayout) -> NDArray[np.bool_]:
     """[r, ...]: the regions of a mask."""
+    if layout.is_plain:
+        return mask.astype(bool)[None]
     return np.stack([in_region(mask, number) for number in range(len(layout.regions))])
 
 

@@ -91,8 +91,11 @@ def several(people: Mapping[str, str]) -> dict[str, str]:
 
 
 def values_by_person(values: Mapping[str, float], people: Mapping[str, str]) -> list[float]:
-    """A value a person, the mean over the person's patients, in the order of the first patients."""
-    return [sum(values[p] for p in members) / len(members) for members in groups_of(values, people)]
+    """A value a person, the mean over the person's patients, in the order of the people's first values."""
+    of_person: dict[str, list[float]] = defaultdict(list)
+    for patient, value in values.items():
+        of_person[people.get(patient, patient)].append(value)
+    return [sum(of_one) / len(of_one) for of_one in of_person.values()]
 
 
 def refuse_parted(sides: Sequence[tuple[str, Collection[str]]], people: Mapping[str, str], where: str) -> None:

@@ -1,12 +1,14 @@
 """Patients' DSC as bars, with lines at mean and median: as SVG in reports, in pixels beside predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
-from segtrain.evaluation.metrics import EMPTY_RULE, summarise
-from segtrain.evaluation.overlays import Picture
+from segtrain.data.people import groups_of, values_by_person
+from segtrain.evaluation.metrics import EMPTY_RULE, Summary, summarise
+from segtrain.evaluation.overlays import REGION_COLOURS, Picture
 from segtrain.evaluation.svg import WIDTH, Figure, axis_x, line, pixels, svg, text
 
 LINE = 20  # units from bar to bar
@@ -16,11 +18,12 @@ BLUE, GREY, RED, GREEN = "#56B4E9", "#b9b9b9", "#d62828", "#188c3c"
 
 @dataclass(frozen=True)
 class Bar:
-    """`seen`: the patient was trained on; the bar is grey."""
+    """`seen`: the patient was trained on; the bar is grey. `region`: of several."""
 
     patient: str
     dsc: float
     seen: bool = False
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,12 @@ class Mark:
 
 
 def bar_chart(
-    title: str, bars: Sequence[Bar], marks: Sequence[Mark], notes: Sequence[str] = (), width: float = WIDTH
+    title: str,
+    bars: Sequence[Bar],
+    marks: Sequence[Mark],
+    notes: Sequence[str] = (),
+    width: float = WIDTH,
+    colour: str = BLUE,
 ) -> Figure:
     """A bar for each patient, worst first; notes are lines of text below."""
     left = MARGIN + LETTER * max(len(_short(bar.patient)) for bar in bars)
@@ -51,7 +59,7 @@ def bar_chart(
         box = Markup('<rect x="{}" y="{}" width="{:.1f}" height="14" fill="{}"/>')
         parts += [
             text(left - 6, y + 14, _short(bar.patient), "end"),
-            box.format(left, y + 3, x(bar.dsc) - left, GREY if bar.seen else BLUE),
+            box.format(left, y + 3, x(bar.dsc) - left, GREY if bar.seen else colour),
             text(right + 6, y + 14, f"{bar.dsc:.3f}"),
         ]
     y = bottom + 56
@@ -68,20 +76,60 @@ def bar_chart(
     return svg(title, y - 12, parts, width)
 
 
-def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE) -> Picture:
-    """uint8 [height, width, 3]; mean and median are those of patients that were not trained on.
+def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE, people: Mapping[str, str] | None = None) -> Picture:
+    """uint8 [height, width, 3]: the bars, of several regions below each other.
 
-    `rule` says what a patient without lesion scores.
+    Mean and median are over people, and without the patients that were trained on. `rule` says what a patient without
+    lesion scores.
     """
-    unseen = [bar.dsc for bar in bars if not bar.seen]  # in the table's order: it decides the interval's last digit
-    marks = []
-    if unseen:
-        summary = summarise(unseen)
-        marks = [Mark(f"mean {summary}", summary.mean, RED), Mark("median", summary.median, GREEN)]
+    people = people or {}
+    regions = list(dict.fromkeys(bar.region for bar in bars))
     notes = [f"{title}: DSC of the whole volume, as delivered", rule]
-    if len(unseen) < len(bars):
+    if any(bar.seen for bar in bars):
         notes.insert(1, "grey: trained on, not in mean and median")
-    return pixels(bar_chart(title, bars, marks, notes, width=900))
+    if several := _of_several(bars, people):
+        notes.insert(1, several)
+    if len(regions) == 1:
+        return pixels(_bars_of(bars, people, "", BLUE, notes))
+    means = {region: _mean([bar for bar in bars if bar.region == region], people) for region in regions}
+    if all(means.values()):
+        known = {region: summary.mean for region, summary in means.items() if summary}
+        parts = ", ".join(f"{region} {mean:.4f}" for region, mean in known.items())
+        notes.insert(0, f"mean over regions {sum(known.values()) / len(known):.4f} ({parts})")
+    figures = [
+        _bars_of(
+            [bar for bar in bars if bar.region == region],
+            people,
+            region,
+            "#{:02x}{:02x}{:02x}".format(*REGION_COLOURS[number]),
+            notes if region == regions[-1] else (),
+        )
+        for number, region in enumerate(regions)
+    ]
+    return np.concatenate([pixels(figure) for figure in figures])
+
+
+def _bars_of(bars: Sequence[Bar], people: Mapping[str, str], region: str, colour: str, notes: Sequence[str]) -> Figure:
+    """The bars of one region, with lines at their mean and median."""
+    marks = []
+    if summary := _mean(bars, people):
+        name = f"{region}: " if region else ""
+        marks = [Mark(f"{name}mean {summary}", summary.mean, RED), Mark("median", summary.median, GREEN)]
+    return bar_chart(region, bars, marks, notes, width=900, colour=colour)
+
+
+def _mean(bars: Sequence[Bar], people: Mapping[str, str]) -> Summary | None:
+    """Over people, without what was trained on; None where nobody is left."""
+    unseen = {bar.patient: bar.dsc for bar in bars if not bar.seen}
+    return summarise(values_by_person(unseen, people)) if unseen else None
+
+
+def _of_several(bars: Sequence[Bar], people: Mapping[str, str]) -> str:
+    """How many people the patients are, where some are scans of one person."""
+    patients = {bar.patient for bar in bars if not bar.seen}
+    persons = len(groups_of(patients, people))
+    people_text = f"{persons} people, who count once each" if persons > 1 else "1 person, who counts once"
+    return f"{len(patients)} patients of {people_text}" if persons < len(patients) else ""
 
 
 def _short(name: str) -> str:

@@ -4,13 +4,16 @@ Torch is imported only when a network is made. Legend: b batch, c channel, h hei
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from segtrain.config import ENGINES, Config, Reference, flatten, load_config, name_of
+from segtrain.config import ENGINES, Config, Reference, load_config, name_of
+from segtrain.data.people import person_of
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
@@ -29,6 +32,17 @@ log = logging.getLogger(__name__)
 SHARED = (
     "data.source",
     "data.root",
+    "data.files",
+    "data.contrasts",
+    "data.missing",
+    "data.regions",
+    "data.ignore",
+    "data.remap",
+    "data.soft_above",
+    "data.rater",
+    "data.resample",
+    "data.protocol",
+    "data.spacing_mm",
     "data.image_size",
     "data.neighbours",
     "data.skip_bad",
@@ -51,6 +65,7 @@ class TrainedCheckpoint:
     folder: Path
     train: frozenset[str]
     validation: frozenset[str]
+    people: Mapping[str, str] = field(default_factory=dict)  # the person of each patient who has several ids
 
     @property
     def own_network(self) -> Reference | None:
@@ -75,10 +90,8 @@ def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str
     for place, checkpoint in enumerate(checkpoints[1:], start=1):
         if folders[place] in folders[:place]:
             raise ConfigError(f"{checkpoint.run.root}: is listed twice; list it once")
-        ours, theirs = (dict(flatten(asdict(one.cfg))) for one in (checkpoint, first))
-        regions = [key for key in (*ours, *theirs) if key.startswith("data.regions")]
-        for key in (*SHARED, *regions):
-            our_value, their_value = ours.get(key), theirs.get(key)
+        for key in SHARED:
+            our_value, their_value = (_in_order(attrgetter(key)(one.cfg)) for one in (checkpoint, first))
             if our_value != their_value:
                 raise ConfigError(
                     f"{checkpoint.run.root}: {key}={our_value}, but {first.run.root} has {their_value}; the runs of an "
@@ -87,9 +100,31 @@ def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str
     return checkpoints
 
 
-def trained_on(checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
-    """The patients that any of the checkpoints was trained on (L1)."""
-    return frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
+def _in_order(value: Any) -> Any:
+    """A setting so that mappings in another order differ: the order of regions is that of the network's channels."""
+    return tuple(value.items()) if isinstance(value, Mapping) else value
+
+
+def people_of_patients(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint]) -> dict[str, str]:
+    """The person of each patient: as the runs' splits say, by its id where no split has the patient."""
+    people: dict[str, str] = {}
+    in_splits: set[str] = set()
+    for one in checkpoints:
+        people |= one.people
+        in_splits |= one.train | one.validation
+    alone = in_splits - people.keys()
+    by_id = Counter(map(person_of, alone))
+    # Two ids that would be one person, and by a split are two: data.groups said so, or the run is from before groups.
+    people |= {patient: person_of(patient) if by_id[person_of(patient)] == 1 else patient for patient in alone}
+    return {patient: people.get(patient) or person_of(patient) for patient in patients}
+
+
+def trained_on(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
+    """Those of the patients that any of the checkpoints was trained on, itself or another scan of the person (L1)."""
+    train = frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
+    people = people_of_patients({*patients, *train}, checkpoints)
+    seen = {people[patient] for patient in train}
+    return frozenset(patient for patient in patients if people[patient] in seen)
 
 
 @contextmanager
@@ -105,7 +140,7 @@ def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         logits = ensemble([member_logits(checkpoint, world.device) for checkpoint in checkpoints])
-        yield Predictor(logits, cfg.evaluate, world.device, cfg.data.neighbours)
+        yield Predictor(logits, cfg.evaluate, world.device, cfg.data.neighbours, cfg.data.layout)
 
 
 def ensemble(members: "Sequence[Logits]") -> "Logits":
@@ -180,7 +215,14 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
         tree["model"]["weights"] = None  # the file that training started from may be gone
     cfg = with_own_code(run, load_config(None, overrides, tree, where=str(run.root), stored=True))
     sides = run.split()
-    return TrainedCheckpoint(run, cfg, _folder(run, which), frozenset(sides["train"]), frozenset(sides["validation"]))
+    return TrainedCheckpoint(
+        run=run,
+        cfg=cfg,
+        folder=_folder(run, which),
+        train=frozenset(sides["train"]),
+        validation=frozenset(sides["validation"]),
+        people=run.people(),
+    )
 
 
 def _folder(run: Run, which: str) -> Path:

@@ -1,9 +1,10 @@
 """Validation: whole patients, each scored once by one rank, and the counts gathered on rank 0 (L3, L10).
 
-Legend: b batch, s slice, h height, w width, c channel.
+Legend: b batch, s slice, h height, w width, c channel, r region.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.data.sources import FLAIR
+from segtrain.data.masks import regions_of
+from segtrain.data.people import values_by_person
 from segtrain.data.store import Store
-from segtrain.evaluation.metrics import Counts, Summary, count, kept_components, summarise
-from segtrain.evaluation.overlays import Picture, overlay
+from segtrain.evaluation.metrics import Counts, Summary, among_known, count, summarise
+from segtrain.evaluation.overlays import Picture, drawn, shown_contrast
 from segtrain.evaluation.predictor import Predictor
 from segtrain.losses.loss import Loss
 from segtrain.runtime.terminal import Progress
@@ -22,37 +24,60 @@ from segtrain.runtime.world import World
 
 
 @dataclass(frozen=True)
+class RegionScore:
+    """A region's counts in one patient: of the prediction as scored, and with all its components."""
+
+    scored: Counts
+    all_components: Counts
+
+
+@dataclass(frozen=True)
 class PatientScore:
-    """One patient's counts as scored and with all components, the sums of the loss, and a picture."""
+    """One patient's counts by region, the sums of the loss, and a picture."""
 
     patient: str
     slices: int
-    scored: Counts
-    all_components: Counts
+    regions: Mapping[str, RegionScore]
     loss_sums: tuple[float, ...]  # empty without a loss
     picture: Picture | None
 
-    def row(self) -> dict[str, object]:
-        """The patient's line in the table of an epoch."""
-        return {
-            "patient": self.patient,
-            **self.scored.columns(self.slices),
-            "dsc": f"{self.scored.dsc:.6f}",
-            "dsc_all_components": f"{self.all_components.dsc:.6f}",
-        }
+    @property
+    def dsc(self) -> float:
+        """The mean over the regions."""
+        return math.fsum(region.scored.dsc for region in self.regions.values()) / len(self.regions)
+
+    def rows(self) -> list[dict[str, object]]:
+        """The patient's lines in the table of an epoch: one a region, named where there are several."""
+        return [
+            {
+                "patient": self.patient,
+                **({"region": name} if len(self.regions) > 1 else {}),
+                **region.scored.columns(self.slices),
+                "dsc": f"{region.scored.dsc:.6f}",
+                "dsc_all_components": f"{region.all_components.dsc:.6f}",
+            }
+            for name, region in self.regions.items()
+        ]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All patients' scores, sorted by patient, DSC over patients, and the loss.
+    """All patients' scores, sorted by patient, DSC over people, and the loss.
 
-    The loss is that of all their slices as one batch. Where it couples samples it is that of each patient's volume, and
-    of these the mean weighted by slices, so that it depends neither on the ranks nor on `evaluate.batch`.
+    `dsc` is of each person's mean over scans and regions, `regions` of the mean over scans alone. The loss is that of
+    all their slices as one batch. Where it couples samples it is that of each patient's volume, and of these the mean
+    weighted by slices, so that it depends neither on the ranks nor on `evaluate.batch`.
     """
 
     scores: tuple[PatientScore, ...]
     dsc: Summary
+    regions: Mapping[str, Summary]
     loss: float
+
+    @property
+    def people(self) -> int | None:
+        """The number of people; None where each has one patient id."""
+        return self.dsc.n if self.dsc.n < len(self.scores) else None
 
 
 def _do_nothing() -> None:
@@ -67,10 +92,12 @@ def evaluate(
     world: World,
     check: Callable[[], None] = _do_nothing,
     progress: float = 1.0,
+    people: Mapping[str, str] | None = None,
 ) -> Evaluation | None:
     """The evaluation of `patients` on rank 0, None on the others. Collective.
 
-    All ranks call `check`, which may raise, as often: after each of their patients, and where others have more of them.
+    `people`: the person of each patient who has several ids. All ranks call `check`, which may raise, as often: after
+    each of their patients, and where others have more of them.
     """
     assignment = assign({patient: store.patients[patient].slices for patient in patients}, world.size)
     mine = assignment[world.rank]
@@ -87,7 +114,7 @@ def evaluate(
     gathered = world.gather(scores)
     if gathered is None:
         return None
-    return combine([score for part in gathered for score in part], patients, loss, progress)
+    return combine([score for part in gathered for score in part], patients, loss, progress, people)
 
 
 def assign(slices: dict[str, int], world_size: int) -> list[list[str]]:
@@ -101,19 +128,37 @@ def assign(slices: dict[str, int], world_size: int) -> list[list[str]]:
     return ranks
 
 
-def combine(scores: Sequence[PatientScore], patients: Sequence[str], loss: Loss, progress: float = 1.0) -> Evaluation:
+def combine(
+    scores: Sequence[PatientScore],
+    patients: Sequence[str],
+    loss: Loss,
+    progress: float = 1.0,
+    people: Mapping[str, str] | None = None,
+) -> Evaluation:
     """The evaluation of gathered scores. Asserts that they are the split's patients, each once."""
     ordered = tuple(sorted(scores, key=lambda score: score.patient))
     gathered, expected = [score.patient for score in ordered], sorted(patients)
     assert gathered == expected, f"gathered {gathered}, but the split validates {expected}"
     sums = torch.tensor([score.loss_sums for score in ordered], dtype=torch.float64).sum(0)
-    return Evaluation(ordered, summarise([score.scored.dsc for score in ordered]), float(loss.value(sums, progress)))
+    dsc = _over_people({score.patient: score.dsc for score in ordered}, people)
+    regions = {
+        name: _over_people({score.patient: score.regions[name].scored.dsc for score in ordered}, people)
+        for name in ordered[0].regions
+    }
+    return Evaluation(ordered, dsc, regions, float(loss.value(sums, progress)))
+
+
+def _over_people(values: Mapping[str, float], people: Mapping[str, str] | None) -> Summary:
+    return summarise(values_by_person(values, people or {}))
 
 
 def score_patient(
     predictor: Predictor, loss: Loss | None, store: Store, patient: str, draw: bool
 ) -> tuple[PatientScore, NDArray[np.bool_], NDArray[np.bool_]]:
-    """The patient's score, and the two volumes [s, h, w] that it compares: the prediction as scored, the truth."""
+    """The patient's score, and the two volumes [r, s, h, w] that it compares: the prediction as scored, the truth.
+
+    Neither has voxels that the mask ignores.
+    """
     image_shwc, mask_shw = store.volume(patient)
     sums: list[Tensor] = []
     volume: list[tuple[Tensor, Tensor]] = []
@@ -124,24 +169,34 @@ def score_patient(
         elif loss is not None:
             sums.append(loss.sums(output, mask).double())
 
-    probability_shw = predictor.probability(image_shwc, mask_shw, add_loss)
+    probability_rshw = predictor.probability(image_shwc, mask_shw, add_loss)
     if loss is not None and volume:
         output, mask = (torch.cat(parts) for parts in zip(*volume, strict=True))
         sums.append(loss.sums(output, mask).double())
-    predicted, true = predictor.over_threshold(probability_shw), mask_shw.astype(bool)
-    kept = kept_components(predicted, predictor.cfg)
+    layout, true_rshw = predictor.layout, regions_of(mask_shw, predictor.layout)
+    predicted_rshw = predictor.over_threshold(probability_rshw)
+    kept_rshw = among_known(predictor.kept(predicted_rshw), mask_shw, layout)
+    predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
     score = PatientScore(
         patient=patient,
-        slices=len(true),
-        scored=count(kept, true),
-        all_components=count(predicted, true),
+        slices=len(mask_shw),
+        regions={
+            name: RegionScore(count(kept, true), count(predicted, true))
+            for name, kept, predicted, true in zip(layout.regions, kept_rshw, predicted_rshw, true_rshw, strict=True)
+        },
         loss_sums=tuple(sum(sums[1:], start=sums[0]).tolist()) if sums else (),
-        picture=_picture(image_shwc, kept, true) if draw else None,
+        picture=_picture(image_shwc, store.contrasts, kept_rshw, true_rshw) if draw else None,
     )
-    return score, kept, true
+    return score, kept_rshw, true_rshw
 
 
-def _picture(image_shwc: NDArray[np.float16], predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> Picture:
+def _picture(
+    image_shwc: NDArray[np.float16],
+    contrasts: Sequence[str],
+    predicted_rshw: NDArray[np.bool_],
+    true_rshw: NDArray[np.bool_],
+) -> Picture:
     """The slice with the most lesion."""
-    most = int(true.sum(axis=(1, 2)).argmax())
-    return overlay(image_shwc[most, ..., FLAIR].astype(np.float32), predicted[most], true[most])
+    most = int(true_rshw.any(axis=0).sum(axis=(1, 2)).argmax())
+    plane_hw = image_shwc[most, ..., shown_contrast(contrasts)].astype(np.float32)
+    return drawn(plane_hw, predicted_rshw[:, most], true_rshw[:, most])

@@ -1,6 +1,6 @@
-"""Counts and DSC of a patient's whole volume, and a mean over patients with its n and interval (L10).
+"""Counts and DSC of a patient's whole volume, and a mean over people with its n and interval (L10).
 
-Legend: s slice, h height, w width.
+Legend: r region, s slice, h height, w width.
 """
 
 import math
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.config import LESION, EvaluateConfig
+from segtrain.config import EvaluateConfig, MaskLayout, Postprocessing
+from segtrain.data.masks import is_known
 
 EMPTY_RULE = "mask and prediction both empty: DSC 1; only one of them empty: DSC 0"
 CONFIDENCE = 0.95
@@ -43,9 +44,20 @@ def count(prediction_shw: NDArray[np.bool_], mask_shw: NDArray[np.bool_]) -> Cou
     return Counts(tp, int(np.count_nonzero(prediction_shw)) - tp, int(np.count_nonzero(mask_shw)) - tp)
 
 
-def kept_components(predicted_shw: NDArray[np.bool_], cfg: EvaluateConfig) -> NDArray[np.bool_]:
-    """The components of a prediction that are scored, as the settings say."""
-    rules = cfg.of(LESION)
+def among_known(volumes_rshw: NDArray[np.bool_], mask_shw: NDArray[np.uint8], layout: MaskLayout) -> NDArray[np.bool_]:
+    """The volumes without the voxels that the mask ignores: they are in no count."""
+    return volumes_rshw & is_known(mask_shw) if layout.ignores else volumes_rshw
+
+
+def kept_components(
+    predicted_rshw: NDArray[np.bool_], regions: Sequence[str], cfg: EvaluateConfig
+) -> NDArray[np.bool_]:
+    """The components of each region's prediction that are scored, as the settings say."""
+    pairs = zip(predicted_rshw, regions, strict=True)
+    return np.stack([_kept(predicted_shw, cfg.of(region)) for predicted_shw, region in pairs])
+
+
+def _kept(predicted_shw: NDArray[np.bool_], rules: Postprocessing) -> NDArray[np.bool_]:
     kept = drop_small(predicted_shw, rules.min_component_voxels) if rules.min_component_voxels > 1 else predicted_shw
     return largest_component(kept) if rules.largest_component else kept
 
@@ -90,7 +102,7 @@ def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean with n, median and a bootstrap confidence interval over patients."""
+    """A mean with n, median and a bootstrap confidence interval over people; most have one patient id each."""
 
     mean: float
     median: float
@@ -105,7 +117,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and median of per-patient values, with a percentile bootstrap interval; its ends are NaN when n < 2.
+    """Mean and median of people's values, with a percentile bootstrap interval; its ends are NaN when n < 2.
 
     Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. Resampling is seeded:
     the same values give the same interval.

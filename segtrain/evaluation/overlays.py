@@ -1,45 +1,105 @@
-"""Overlays: a slice with the predicted outline in red and the true one in green, and sheets of them.
+"""Overlays: a slice with the outlines of prediction and truth, and sheets of them.
 
-Legend: h height, w width, c channel.
+One region: prediction red, truth green, in one picture. Several: a colour a region, prediction left, truth right.
+
+Legend: r region, h height, w width, c channel.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from segtrain.config import canonical
+
 RED, GREEN, YELLOW = (255, 60, 60), (60, 220, 60), (255, 220, 60)
+# Of regions, in their order: C. Wong, "Points of view: Color blindness", Nature Methods 8, 2011, the bright ones first.
+REGION_COLOURS = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 158, 115),
+    (213, 94, 0),
+    (0, 114, 178),
+)
 SIDE_PX = 256  # the least side of a picture on a sheet
 MARGIN_PX = 18
 
+Colour = tuple[int, int, int]
+Legend = Sequence[tuple[str, Colour | None]]  # words, and the colour of the square before them
 Picture = NDArray[np.uint8]
 
 
-def overlay(plane_hw: NDArray[np.floating], predicted_hw: NDArray[np.bool_], true_hw: NDArray[np.bool_]) -> Picture:
+def shown_contrast(contrasts: Sequence[str]) -> int:
+    """The place of the contrast that pictures show: FLAIR, where most lesions are seen best, else the first."""
+    names = [canonical(contrast) for contrast in contrasts]
+    return names.index("flair") if "flair" in names else 0
+
+
+def legend_of(regions: Sequence[str]) -> Legend:
+    """The line above a sheet of several regions."""
+    return [("prediction left, truth right:", None), *zip(regions, REGION_COLOURS, strict=False)]
+
+
+def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: NDArray[np.bool_]) -> Picture:
+    """uint8 [height, width, 3]: one region as `overlay`; of several the prediction left and the truth right."""
+    if len(predicted_rhw) == 1:
+        return overlay(plane_hw, predicted_rhw[0], true_rhw[0])
+    grey, factor = _grey(plane_hw)
+    return np.concatenate([_outlined(grey, masks_rhw, factor) for masks_rhw in (predicted_rhw, true_rhw)], axis=1)
+
+
+def _outlined(grey_hwc: Picture, masks_rhw: NDArray[np.bool_], factor: int) -> Picture:
+    """The picture with the regions' outlines, the smallest region on top."""
+    picture = grey_hwc.copy()
+    by_size = np.argsort(-masks_rhw.sum(axis=(1, 2)), kind="stable")
+    for number in by_size:
+        picture[outline(enlarge(masks_rhw[number], factor))] = REGION_COLOURS[number]
+    return picture
+
+
+def overlay(plane_hw: NDArray[Any], predicted_hw: NDArray[np.bool_], true_hw: NDArray[np.bool_]) -> Picture:
     """uint8 [height, width, 3], enlarged to SIDE_PX or more: prediction red, truth green, yellow where they agree."""
-    factor = max(1, math.ceil(SIDE_PX / plane_hw.shape[0]))
-    low, high = np.percentile(plane_hw, (1, 99.5))
-    grey = np.clip((plane_hw.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    picture = np.repeat(enlarge(grey, factor)[..., None], 3, axis=2)
+    picture, factor = _grey(plane_hw)
     red, green = (outline(enlarge(mask, factor)) for mask in (predicted_hw, true_hw))
     picture[green], picture[red], picture[red & green] = GREEN, RED, YELLOW
     return picture
 
 
-def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3) -> Picture:
-    """Pictures of one size in rows, each below its title, uint8 [height, width, 3]."""
+def _grey(plane_hw: NDArray[Any]) -> tuple[Picture, int]:
+    """The slice in grey, uint8 [height, width, 3], enlarged to SIDE_PX or more, and how many times."""
+    factor = max(1, math.ceil(SIDE_PX / plane_hw.shape[0]))
+    plane_hw = plane_hw.astype(np.float32)
+    low, high = np.percentile(plane_hw, (1, 99.5))
+    span = high - low if high > low else 1e-6
+    grey = np.clip((plane_hw - low) / span * 255, 0, 255).astype(np.uint8)
+    return np.repeat(enlarge(grey, factor)[..., None], 3, axis=2), factor
+
+
+def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3, legend: Legend | None = None) -> Picture:
+    """Pictures of one size in rows, each below its title, uint8 [height, width, 3]; the legend is a line above all."""
     height, width = pictures[0][1].shape[:2]
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    canvas = Image.new("RGB", (columns * width, rows * (height + MARGIN_PX)), "black")
+    top = MARGIN_PX if legend else 0
+    canvas = Image.new("RGB", (columns * width, top + rows * (height + MARGIN_PX)), "black")
     draw = ImageDraw.Draw(canvas)
+    x = 4
+    for words, colour in legend or ():
+        if colour:
+            draw.rectangle((x, 4, x + 9, 13), fill=colour)
+            x += 14
+        draw.text((x, 3), words, fill="white")
+        x += math.ceil(draw.textlength(words)) + 14
     for place, (title, picture) in enumerate(pictures):
-        x, y = place % columns * width, place // columns * (height + MARGIN_PX)
-        draw.text((x + 4, y + 3), title, fill="white")
-        canvas.paste(Image.fromarray(picture), (x, y + MARGIN_PX))
+        left, y = place % columns * width, top + place // columns * (height + MARGIN_PX)
+        draw.text((left + 4, y + 3), title, fill="white")
+        canvas.paste(Image.fromarray(picture), (left, y + MARGIN_PX))
     return np.asarray(canvas)
 
 

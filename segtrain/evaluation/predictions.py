@@ -1,23 +1,29 @@
 """Predictions of a source's patients, written patient by patient: in a folder, and all of it in one zip.
 
     masks/...                           in the source's own names, format and geometry, for every slice
-    overlays/<patient>/<slice>.png      on FLAIR: prediction red, truth green, yellow where they agree
+    overlays/<patient>/<slice>.png      on FLAIR (without it the first contrast): prediction red, truth green, yellow
+                                        where they agree; of several regions the prediction left, the truth right
     sheets/<patient>.png                all slices of a patient
     probabilities/<patient>.tif         on demand: float32, a page for each slice (.nii.gz for NIfTI volumes)
+    labels/...                          several regions, NIfTI: one map of labels in the data's own numbers
     scores.csv, dsc.png                 of the patients with masks
     not_predicted.csv                   the patients that could not be read, if there are any, each with the reason
     predictions.zip                     all of it
 
-Memory does not grow with the number of patients. Legend: s slice, h height, w width, c channel.
+Of several regions, masks and probabilities are in a folder for each, and scores.csv has a row for each patient and
+region. Memory does not grow with the number of patients.
+
+Legend: r region, s slice, h height, w width, c channel.
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
@@ -25,15 +31,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.config import DataConfig
-from segtrain.data.preprocess import preprocess, to_source
-from segtrain.data.sources import FLAIR, Pixels, Source, Volume, fill_missing, stand_in_of
+from segtrain.data.masks import regions_of
+from segtrain.data.preprocess import preprocess
+from segtrain.data.sources import Pixels, Source, Volume, fill_missing, stand_in_of
 from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
-from segtrain.evaluation.metrics import count, kept_components
-from segtrain.evaluation.overlays import overlay, sheet
-from segtrain.evaluation.scores import MASK_RULES, EmptyMasks, Row
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, people_of_patients, trained_on
+from segtrain.evaluation.label_map import label_map
+from segtrain.evaluation.metrics import among_known, count
+from segtrain.evaluation.overlays import drawn, legend_of, sheet, shown_contrast
+from segtrain.evaluation.scores import MASK_RULES, EmptyMasks, Row, in_source
 from segtrain.runtime import files
 from segtrain.runtime.terminal import Progress
 
@@ -48,53 +56,84 @@ COMPRESSED = (".png", ".gz")  # stored in the zip as they are
 
 @dataclass(frozen=True)
 class Prediction:
-    """In the source's geometry: the probability, float32 [s, h, w], and the mask as it is scored."""
+    """In the source's geometry: the regions' probabilities, float32 [r, s, h, w], and their masks as delivered."""
 
-    probability_shw: NDArray[np.float32]
-    mask_shw: NDArray[np.bool_]
+    probability_rshw: NDArray[np.float32]
+    mask_rshw: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The scores of the patients with masks, and the reason for each patient that could not be predicted."""
+    """The scores of the patients with masks, and the reason for each patient that could not be predicted.
+
+    people: the person of each patient with scores.
+    """
 
     rows: Sequence[Row]
     not_predicted: Mapping[str, str]
+    people: Mapping[str, str]
+
+
+@runtime_checkable
+class WritesLabels(Protocol):
+    """A source whose masks are of labels."""
+
+    def write_labels(self, patient: str, labels_shw: NDArray[Any], folder: Path) -> list[Path]:
+        """Write a map of labels below `folder` in the source's own format and geometry; returns the files."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes predictions into a folder and its zip."""
+    """Writes predictions into a folder and its zip. cfg: the data as the networks know them."""
 
     folder: Path
     archive: ZipFile
     source: Source
+    cfg: DataConfig
     probabilities: bool
 
     def add(self, patient: str, prediction: Prediction, volume: Volume) -> None:
-        """A patient's mask and pictures, and on demand its probabilities."""
-        for file in self.source.write_mask(patient, prediction.mask_shw, self.folder / "masks"):
-            self._zip(file)
-        if self.probabilities:
-            folder = self.folder / "probabilities"
-            self._zip(self.source.write_probability(patient, prediction.probability_shw, folder))
-        true_shw = np.zeros_like(prediction.mask_shw) if volume.mask_shw is None else volume.mask_shw.astype(bool)
+        """A patient's masks and pictures, and on demand its probabilities."""
+        regions = self.cfg.layout.regions
+        for number, region in enumerate(regions):
+            below = _folder_of(number, region) if len(regions) > 1 else ""
+            for file in self.source.write_mask(patient, prediction.mask_rshw[number], self.folder / "masks" / below):
+                self._zip(file)
+            if self.probabilities:
+                folder = self.folder / "probabilities" / below
+                self._zip(self.source.write_probability(patient, prediction.probability_rshw[number], folder))
+        if self.cfg.regions and len(regions) > 1 and isinstance(self.source, WritesLabels):
+            labels_shw = label_map(prediction.mask_rshw, self.cfg.regions)
+            for file in self.source.write_labels(patient, labels_shw, self.folder / "labels"):
+                self._zip(file)
+        self._draw_slices(patient, prediction, volume)
+
+    def _draw_slices(self, patient: str, prediction: Prediction, volume: Volume) -> None:
+        true_rshw = np.zeros_like(prediction.mask_rshw)
+        if volume.mask_shw is not None:
+            true_rshw = regions_of(volume.mask_shw, self.cfg.layout)
+        contrast = shown_contrast(self.source.contrasts)
         pictures = []
         for place, (name, number) in enumerate(zip(volume.slice_names, volume.slice_numbers, strict=True)):
-            flair_hw = volume.image_shwc[place, ..., FLAIR].astype(np.float32)
-            picture = overlay(flair_hw, prediction.mask_shw[place], true_shw[place])
+            plane_hw = volume.image_shwc[place, ..., contrast]
+            picture = drawn(plane_hw, prediction.mask_rshw[:, place], true_rshw[:, place])
             pictures.append((f"slice {number}", picture))
             self._draw(f"overlays/{patient}/{name}.png", picture)
-        self._draw(f"sheets/{patient}.png", sheet(pictures, SHEET_COLUMNS))
+        legend = legend_of(self.cfg.layout.regions) if len(true_rshw) > 1 else None
+        self._draw(f"sheets/{patient}.png", sheet(pictures, SHEET_COLUMNS // (2 if legend else 1), legend))
 
-    def add_scores(self, rows: Sequence[Row], rule: str) -> None:
+    def add_scores(self, rows: Sequence[Row], rule: str, people: Mapping[str, str]) -> None:
         """scores.csv, and dsc.png of the patients that have a DSC; `rule` is that for patients without lesion."""
         cells = [{**row, "dsc": None if row["dsc"] is None else f"{row['dsc']:.6f}"} for row in rows]
         files.write_text(self.folder / "scores.csv", files.csv_text(cells))
         self._zip(self.folder / "scores.csv")
-        bars = [Bar(row["patient"], row["dsc"], row["trained_on"] == "yes") for row in rows if row["dsc"] is not None]
+        bars = [
+            Bar(row["patient"], row["dsc"], row["trained_on"] == "yes", row.get("region", ""))
+            for row in rows
+            if row["dsc"] is not None
+        ]
         if bars:
-            self._draw("dsc.png", chart(bars, self.source.label, rule))
+            self._draw("dsc.png", chart(bars, self.source.label, rule, people))
 
     def add_not_predicted(self, reasons: Mapping[str, str]) -> None:
         """not_predicted.csv, so that whoever gets the folder knows that it is not whole."""
@@ -113,6 +152,11 @@ class Writer:
         self.archive.write(file, file.relative_to(self.folder), method)
 
 
+def _folder_of(number: int, region: str) -> str:
+    """The region's name, where a folder may have it on any system."""
+    return region if re.fullmatch(r"\w([\w .+-]*\w)?", region) else f"region-{number + 1}"
+
+
 def refuse_folder(out: Path, images: Path) -> None:
     """Raises RunError for an `out` that is not empty, or is inside the folder of the images."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -122,14 +166,14 @@ def refuse_folder(out: Path, images: Path) -> None:
 
 
 @contextmanager
-def writing(out: Path, source: Source, probabilities: bool) -> Iterator[Writer]:
+def writing(out: Path, source: Source, cfg: DataConfig, probabilities: bool) -> Iterator[Writer]:
     """A writer into a folder aside, which is renamed to `out` at the end; after an error nothing of it is left."""
     out = out.resolve()  # "." has no name to put another beside
     aside = files.free_place(out, "writing")
     try:
         files.make_folder(aside)
         with ZipFile(aside / "predictions.zip", "w") as archive:
-            yield Writer(aside, archive, source, probabilities)
+            yield Writer(aside, archive, source, cfg, probabilities)
         if out.is_dir():
             out.rmdir()
         files.share_all(aside)
@@ -149,31 +193,29 @@ def predict_source(
     not_predicted: dict[str, str] = {}
     slices = _slices(source, not_predicted)  # before anything is predicted
     log.info("%s: %d patients", source.label, len(slices) + len(not_predicted))
-    seen = trained_on(checkpoints)
-    cfg = checkpoints[0].cfg.data
-    rows = []
+    seen = trained_on(slices.keys(), checkpoints)
+    people = people_of_patients(slices.keys(), checkpoints)
+    rows: list[Row] = []
     with (
-        writing(out, source, probabilities) as writer,
+        writing(out, source, checkpoints[0].cfg.data, probabilities) as writer,
         opened(checkpoints) as predictor,
         Progress("predict", total=sum(slices.values()), unit="slices") as bar,
     ):
         for patient in slices:
             try:
-                row = _predict_patient(predictor, writer, patient, cfg, rule)
+                scores = _predict_patient(predictor, writer, patient, rule)
             except DataError as error:
                 _leave_out(patient, error, not_predicted)
-                row = None
-            if row is not None:
-                row["trained_on"] = "yes" if patient in seen else "no"
-                rows.append(row)
+                scores = []
+            rows += [{**row, "trained_on": "yes" if patient in seen else "no"} for row in scores]
             bar.advance(slices[patient], patient=patient)
         if not slices.keys() - not_predicted.keys():
             raise _none_predicted(not_predicted)
         if rows:
-            writer.add_scores(rows, MASK_RULES[rule])
+            writer.add_scores(rows, MASK_RULES[rule], people)
         if not_predicted:
             writer.add_not_predicted(not_predicted)
-    return Outcome(rows, not_predicted)
+    return Outcome(rows, not_predicted, people)
 
 
 def _slices(source: Source, not_predicted: dict[str, str]) -> dict[str, int]:
@@ -200,11 +242,9 @@ def _none_predicted(reasons: Mapping[str, str]) -> DataError:
     return DataError(f"{first}{others}")
 
 
-def _predict_patient(
-    predictor: "Predictor", writer: Writer, patient: str, cfg: DataConfig, rule: EmptyMasks
-) -> Row | None:
-    """Write a patient; its scores, None without a mask. A function of its own, so that its arrays are freed."""
-    source = writer.source
+def _predict_patient(predictor: "Predictor", writer: Writer, patient: str, rule: EmptyMasks) -> list[Row]:
+    """Write a patient; a row of scores a region, none without a mask. A function of its own, to free its arrays."""
+    source, cfg = writer.source, writer.cfg
     stand_in = stand_in_of(cfg, source.contrasts)
     volume = one_range(fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}"))
     for remark in volume.remarks:
@@ -212,14 +252,22 @@ def _predict_patient(
     prediction = predict_volume(predictor, volume.image_shwc, cfg.image_size, where=f"patient {patient}")
     writer.add(patient, prediction, volume)
     if volume.mask_shw is None:
-        return None
-    counts = count(prediction.mask_shw, volume.mask_shw.astype(bool))
-    has_dsc = counts.tp + counts.fn > 0 or rule == "score"
-    return {
-        "patient": patient,
-        **counts.columns(len(volume.mask_shw)),
-        "dsc": counts.dsc if has_dsc else None,
-    }
+        return []
+    layout, mask_shw = writer.cfg.layout, volume.mask_shw
+    predicted_rshw = among_known(prediction.mask_rshw, mask_shw, layout)
+    rows: list[Row] = []
+    for name, predicted, true in zip(layout.regions, predicted_rshw, regions_of(mask_shw, layout), strict=True):
+        counts = count(predicted, true)
+        has_dsc = counts.tp + counts.fn > 0 or rule == "score"
+        rows.append(
+            {
+                "patient": patient,
+                **({"region": name} if len(layout.regions) > 1 else {}),
+                **counts.columns(len(mask_shw)),
+                "dsc": counts.dsc if has_dsc else None,
+            }
+        )
+    return rows
 
 
 def predict_volume(predictor: "Predictor", image_shwc: Pixels, size_px: int, where: str) -> Prediction:
@@ -227,6 +275,6 @@ def predict_volume(predictor: "Predictor", image_shwc: Pixels, size_px: int, whe
     everywhere = np.ones(image_shwc.shape[:3], np.uint8)  # preparation refuses an empty mask; the result is not used
     prepared = preprocess(image_shwc, everywhere, size_px, where)
     as_stored_shwc = prepared.image_shwc.astype(np.float16)
-    probability_shw = predictor.probability(as_stored_shwc, prepared.mask_shw)
-    kept_shw = kept_components(predictor.over_threshold(probability_shw), predictor.cfg)
-    return Prediction(to_source(probability_shw, prepared.geometry), to_source(kept_shw, prepared.geometry))
+    probability_rshw = predictor.probability(as_stored_shwc, prepared.mask_shw)
+    kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw))
+    return Prediction(in_source(probability_rshw, prepared.geometry), in_source(kept_rshw, prepared.geometry))

@@ -1,23 +1,24 @@
-"""A network as a function from a patient's prepared volume to probabilities, and to the mask that is scored.
+"""A network as a function from a patient's prepared volume to probabilities of regions, and to their masks.
 
-Legend: b batch, s slice, h height, w width, c channel.
+Legend: b batch, s slice, h height, w width, c channel, r region, p plane of a mask.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segtrain.config import LESION, EvaluateConfig
+from segtrain.config import EvaluateConfig, MaskLayout
 from segtrain.data.augment.batch import to_device
 from segtrain.data.neighbours import with_neighbours
 from segtrain.engines.out_of_memory import is_out_of_memory
+from segtrain.evaluation.metrics import kept_components
 from segtrain.evaluation.tta import mean_probability
 
-Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, 1, h, w]
+Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, r, h, w]
 
 
 def _ignore(output: Tensor, mask: Tensor) -> None:
@@ -26,12 +27,13 @@ def _ignore(output: Tensor, mask: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The logits of a network, and the settings that make a prediction of them."""
+    """The logits of a network, the settings that make a prediction of them, and the regions of masks."""
 
     logits: Logits
     cfg: EvaluateConfig
     device: torch.device
     neighbours: int = 0
+    layout: MaskLayout = field(default_factory=MaskLayout)
 
     def probability(
         self,
@@ -39,20 +41,27 @@ class Predictor:
         mask_shw: NDArray[np.uint8],
         watch: Callable[[Tensor, Tensor], None] = _ignore,
     ) -> NDArray[np.float32]:
-        """Probabilities [s, h, w] of a prepared volume; `watch` gets each batch's logits and mask, [b, 1, h, w]."""
+        """Probabilities [r, s, h, w] of a prepared volume.
+
+        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w].
+        """
         channels_shwc = with_neighbours(image_shwc, self.neighbours)
-        probability_shw = np.empty(mask_shw.shape, np.float32)
+        probability_rshw = np.empty((len(self.layout.regions), *mask_shw.shape), np.float32)
         start, size = 0, self.cfg.batch
         while start < len(image_shwc):
             part = slice(start, start + size)
             try:
                 image, mask = to_device(
-                    torch.from_numpy(channels_shwc[part]), torch.from_numpy(mask_shw[part]), None, self.device
+                    torch.from_numpy(channels_shwc[part]),
+                    torch.from_numpy(mask_shw[part]),
+                    None,
+                    self.device,
+                    layout=self.layout,
                 )
                 with torch.inference_mode():
                     output = self.logits(image)
                     mean = mean_probability(self.logits, image, output, self.cfg.tta)
-                    probability_shw[part] = mean[:, 0].cpu().numpy()
+                    probability_rshw[:, part] = mean.transpose(0, 1).cpu().numpy()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -60,8 +69,16 @@ class Predictor:
                 continue
             watch(output, mask)
             start += size
-        return probability_shw
+        return probability_rshw
 
-    def over_threshold(self, probability_shw: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The predicted mask with all its components."""
-        return probability_shw > np.float32(self.cfg.of(LESION).threshold)
+    def over_threshold(self, probability_rshw: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """The regions' predicted masks with all their components."""
+        predicted_rshw = np.empty(probability_rshw.shape, bool)
+        for number, region in enumerate(self.layout.regions):
+            threshold = np.float32(self.cfg.of(region).threshold)
+            np.greater(probability_rshw[number], threshold, out=predicted_rshw[number])
+        return predicted_rshw
+
+    def kept(self, predicted_rshw: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The components of these masks that are scored and delivered."""
+        return kept_components(predicted_rshw, self.layout.regions, self.cfg)

@@ -1,8 +1,9 @@
-"""Scores of patients in the prepared geometry, in the source's, or in both: one row a patient.
+"""Scores of patients in the prepared geometry, in the source's, or in both: a row for each patient and region.
 
-This process predicts, worker processes score. A row is a pure function of its task, so their number changes nothing.
+This process predicts, worker processes score. Rows are a pure function of their task, so the number of processes
+changes nothing.
 
-Legend: s slice, h height, w width.
+Legend: r region, s slice, h height, w width.
 """
 
 import math
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.config import EvaluateConfig
+from segtrain.config import EvaluateConfig, MaskLayout
+from segtrain.data.masks import regions_of
 from segtrain.data.preprocess import Geometry, to_source
 from segtrain.data.sources import Source, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
-from segtrain.evaluation.metrics import EMPTY_RULE, count, kept_components
+from segtrain.evaluation.metrics import EMPTY_RULE, among_known, count, kept_components
 from segtrain.evaluation.surface import NAMES, surface_scores
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import in_order
@@ -62,14 +64,15 @@ class Rules:
 
 @dataclass(frozen=True)
 class Task:
-    """One patient's prediction with all its components, and its truth, in the prepared geometry, bool [s, h, w].
+    """One patient's prediction with all its components, bool [r, s, h, w], and its mask, in the prepared geometry.
 
-    `source` has the truth in the original geometry; it is read only for that.
+    `source` has the mask in the original geometry; it is read only for that.
     """
 
     patient: str
-    predicted_shw: Mask
-    true_shw: Mask
+    predicted_rshw: Mask
+    mask_shw: NDArray[np.uint8]
+    layout: MaskLayout
     geometry: Geometry
     source: Source
     cfg: EvaluateConfig
@@ -79,21 +82,20 @@ class Task:
 def score(
     checkpoints: Sequence[TrainedCheckpoint], store: Store, patients: Sequence[str], rules: Rules, workers: int = 1
 ) -> list[Row]:
-    """A row a patient, predicted and scored by the functions that score in training.
+    """A row for each patient and region, predicted and scored by the functions that score in training.
 
     Raises DataError: source not readable; LaunchError: started under torchrun, or a worker was killed.
     """
-    source, seen = make_source(checkpoints[0].cfg.data), trained_on(checkpoints)
-    rows = []
+    source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints)
+    rows: list[Row] = []
     total = sum(store.patients[patient].slices for patient in patients)
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
         tasks = _predicted(predictor, store, patients, source, rules)
-        with closing(_rows_of(tasks, workers)) as scored:
-            for row in scored:
-                stored = store.patients[row["patient"]]
-                row["institution"] = stored.institution
-                row["trained_on"] = "yes" if stored.patient in seen else "no"
-                rows.append(row)
+        with closing(_scored(tasks, workers)) as scored:
+            for rows_of_patient in scored:
+                stored = store.patients[rows_of_patient[0]["patient"]]
+                marks = {"institution": stored.institution, "trained_on": "yes" if stored.patient in seen else "no"}
+                rows += [row | marks for row in rows_of_patient]
                 bar.advance(stored.slices, patient=stored.patient)
     return rows
 
@@ -106,8 +108,9 @@ def _predicted(
         image_shwc, mask_shw = store.volume(patient)
         yield Task(
             patient=patient,
-            predicted_shw=predictor.over_threshold(predictor.probability(image_shwc, mask_shw)),
-            true_shw=mask_shw.astype(bool),
+            predicted_rshw=predictor.over_threshold(predictor.probability(image_shwc, mask_shw)),
+            mask_shw=mask_shw,
+            layout=predictor.layout,
             geometry=store.patients[patient].geometry,
             source=source,
             cfg=predictor.cfg,
@@ -115,27 +118,36 @@ def _predicted(
         )
 
 
-def _rows_of(tasks: Iterable[Task], workers: int) -> Generator[Row, None, None]:
+def _scored(tasks: Iterable[Task], workers: int) -> Generator[list[Row], None, None]:
     try:
-        yield from in_order(row_of, tasks, workers, "--workers 1")
+        yield from in_order(rows_of, tasks, workers, "--workers 1")
     except BrokenProcessPool as error:
         raise LaunchError(
             "a process that scored patients was killed, probably out of memory; try --workers 1"
         ) from error
 
 
-def row_of(task: Task) -> Row:
-    """Patient, then the numbers in each geometry."""
-    kept_shw = kept_components(task.predicted_shw, task.cfg)
-    row: Row = {"patient": task.patient}
+def rows_of(task: Task) -> list[Row]:
+    """A row a region: patient, region where there are several, then the numbers in each geometry."""
+    regions = task.layout.regions
+    rows: list[Row] = [{"patient": task.patient, **({"region": name} if len(regions) > 1 else {})} for name in regions]
+    prepared_rshw = kept_components(task.predicted_rshw, regions, task.cfg), task.predicted_rshw
     for geometry in task.rules.geometries:
-        kept, predicted, true = kept_shw, task.predicted_shw, task.true_shw
+        predictions, mask_shw = prepared_rshw, task.mask_shw
         if geometry == "original":
-            kept, predicted = to_source(kept, task.geometry), to_source(predicted, task.geometry)
-            true = _original_truth(task)
-        for name, value in numbers(kept, predicted, true, task.rules).items():
-            row[column(name, geometry)] = value
-    return row
+            predictions = in_source(predictions[0], task.geometry), in_source(predictions[1], task.geometry)
+            mask_shw = _original_mask(task)
+        kept_rshw, predicted_rshw = (among_known(each, mask_shw, task.layout) for each in predictions)
+        true_rshw = regions_of(mask_shw, task.layout)
+        for row, kept, predicted, true in zip(rows, kept_rshw, predicted_rshw, true_rshw, strict=True):
+            for name, value in numbers(kept, predicted, true, task.rules).items():
+                row[column(name, geometry)] = value
+    return rows
+
+
+def in_source(volumes_rshw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """The regions' volumes in the source's geometry."""
+    return np.stack([to_source(volume_shw, geometry) for volume_shw in volumes_rshw])
 
 
 def column(name: str, geometry: GeometryName) -> str:
@@ -143,14 +155,14 @@ def column(name: str, geometry: GeometryName) -> str:
     return name if geometry == "prepared" else f"original_{name}"
 
 
-def _original_truth(task: Task) -> Mask:
+def _original_mask(task: Task) -> NDArray[np.uint8]:
     _, mask_shw = read_with_mask(task.source, task.patient)
     if mask_shw.shape != task.geometry.source_shape:
         raise DataError(
             f"patient {task.patient}: {mask_shw.shape} voxels in {task.source.label}, but the store was prepared from "
             f"{task.geometry.source_shape}; do not change the data while it is scored, and start again"
         )
-    return mask_shw.astype(bool)
+    return mask_shw
 
 
 def numbers(kept_shw: Mask, all_components_shw: Mask, true_shw: Mask, rules: Rules) -> Row:

@@ -1,6 +1,6 @@
 """Test-time augmentation: probabilities averaged over views of the same slices.
 
-Legend: b batch, c channel, h height, w width.
+Legend: b batch, c channel, r region, h height, w width.
 """
 
 import math
@@ -49,7 +49,7 @@ VIEWS: dict[TtaName, tuple[View, ...]] = {"none": (), "flips": FLIPS, "all": FLI
 
 
 def mean_probability(logits: Callable[[Tensor], Tensor], image_bchw: Tensor, plain: Tensor, tta: TtaName) -> Tensor:
-    """[b, 1, h, w]: the mean over the views of `tta` and the slices themselves, whose logits are `plain`."""
+    """[b, r, h, w]: the mean over the views of `tta` and the slices themselves, whose logits are `plain`."""
     total = torch.sigmoid(plain)
     for view in VIEWS[tta]:
         total = total + view.back(torch.sigmoid(logits(view.there(image_bchw))))

@@ -150,8 +150,8 @@ def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], name: str) ->
         from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 
         for patient in patients:
-            score, predicted_shw, true_shw = score_patient(predictor, None, store, patient, draw=False)
-            yield _card(store, score, predicted_shw, true_shw)
+            score, predicted_rshw, true_rshw = score_patient(predictor, None, store, patient, draw=False)
+            yield _card(store, score, predicted_rshw[0], true_rshw[0])
             bar.advance(1, patient=patient)
 
 
@@ -161,7 +161,7 @@ def _card(store: Store, score: "PatientScore", predicted_shw: NDArray[np.bool_],
     counted = [predicted_shw & true_shw, predicted_shw & ~true_shw, true_shw & ~predicted_shw]
     by_slice = zip(*(voxels.sum((1, 2)).tolist() for voxels in counted), strict=True)
     slices = [Slice(k, *tfn) for k, tfn in zip(store.patients[patient].slice_numbers, by_slice, strict=True)]
-    row = {key: str(value) for key, value in score.row().items()}
+    row = {key: str(value) for key, value in score.rows()[0].items()}
     sums = {key: str(sum(getattr(one, key) for one in slices)) for key in ("tp", "fp", "fn")}
     assert row | sums == row, "the volumes are those that were scored"
     return Card(patient, row, slices, sprites(image_shwc[..., FLAIR], predicted_shw, true_shw))

@@ -28,7 +28,7 @@ from segtrain.config import (
 )
 from segtrain.config.own_parts import portable
 from segtrain.errors import DAMAGED, ConfigError, RunError
-from segtrain.run.index import COLUMNS
+from segtrain.run.index import COLUMNS, OF_SEVERAL
 from segtrain.run.layout import RESULTS
 from segtrain.run.writer import Run
 from segtrain.runtime import files
@@ -152,6 +152,8 @@ def write_results(members: Sequence[Member]) -> Path:
         about = {"run": member.cfg.name, "variant": member.variant, "fold": member.fold, "seed": member.seed}
         rows.append(about | asdict(member.run.result()))
     assert tuple(rows[0]) == COLUMNS
+    unused = {name for name in OF_SEVERAL if all(row[name] is None for row in rows)}
+    rows = [{name: value for name, value in row.items() if name not in unused} for row in rows]
     table = members[0].run.root.with_name(RESULTS)
     patiently(table, partial(files.write_text, table, files.csv_text(rows)))
     return table

@@ -51,14 +51,26 @@ class EvaluationEvent:
     regions: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # dsc, median, ci_low, ci_high
     people: int | None = None
 
+    @property
+    def parts(self) -> str:
+        """The mean of each region, which goes with the mean over them; empty where there is one region."""
+        return parts_text({name: numbers["dsc"] for name, numbers in self.regions.items()})
+
+
+def parts_text(dsc_by_region: Mapping[str, float | None], digits: int = 4) -> str:
+    """For example `whole 0.9134, core 0.8021`."""
+    return ", ".join(f"{name} {dsc:.{digits}f}" for name, dsc in dsc_by_region.items() if dsc is not None)
+
 
 Event = TrainEvent | EvaluationEvent
+OF_SEVERAL = ("regions", "people")  # left out of the lines of runs that have one region, and a patient a person
 KINDS: dict[str, type[TrainEvent] | type[EvaluationEvent]] = {cls.kind: cls for cls in (TrainEvent, EvaluationEvent)}
 
 
 def to_line(event: Event) -> str:
     """The event as a line of metrics.jsonl. Raises ValueError: a number that is not finite."""
-    return json.dumps({"event": event.kind, **asdict(event)}, allow_nan=False) + "\n"
+    values = {key: value for key, value in asdict(event).items() if value or key not in OF_SEVERAL}
+    return json.dumps({"event": event.kind, **values}, allow_nan=False) + "\n"
 
 
 def from_lines(lines: Iterable[str]) -> list[Event]:

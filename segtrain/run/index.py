@@ -15,6 +15,7 @@ from segtrain.runtime import files
 
 # Of results.csv.
 COLUMNS = ("run", "variant", "fold", "seed", *(field.name for field in fields(Result)))
+OF_SEVERAL = ("people", "best_parts")  # columns that are there where a run has several regions, or scans of a person
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_results(folder: Path) -> dict[str, ResultsLine]:
         row["run"]: ResultsLine(
             row["run"], row["variant"], _number_or_none(row["fold"]), _number_or_none(row["seed"]), row["state"]
         )
-        for row in _rows(folder / RESULTS, COLUMNS)
+        for row in _rows(folder / RESULTS, [field.name for field in fields(ResultsLine)])
     }
 
 

@@ -89,8 +89,19 @@ class RunReader(RunLayout):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file}: cannot be read ({error}); restore the file") from error
 
+    def people(self) -> dict[str, str]:
+        """The person of each patient who is not the person's only one; empty in a run from before there were groups.
+
+        Raises RunError.
+        """
+        try:
+            tree = json.loads(self.split_file.read_text(encoding="utf-8"))
+            return {str(patient): str(person) for patient, person in tree.get("people", {}).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(f"{self.split_file}: cannot be read ({error}); restore the file") from error
+
     def scores(self, epoch: int) -> list[dict[str, str]]:
-        """The per-patient table of an epoch's evaluation."""
+        """The table of an epoch's evaluation: a row a patient, or a patient and region where there are several."""
         with self.validation_table(epoch).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 

@@ -15,7 +15,8 @@ ResultState = State | Literal["none", "running", "unreadable"]
 class Result:
     """The state of a run and its best and last mean DSC over `n` validation patients.
 
-    The fields are columns of results.csv. `hours` go from the first event to the last.
+    The fields are columns of results.csv. `hours` go from the first event to the last. `people`: their number, where
+    several patients are scans of one person; `best_parts`: the regions' means behind `best_dsc`, of several regions.
     """
 
     state: ResultState
@@ -27,6 +28,8 @@ class Result:
     n: int | None = None
     last_dsc: float | None = None
     hours: float | None = None
+    people: int | None = None
+    best_parts: str | None = None
 
 
 def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
@@ -47,4 +50,6 @@ def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
         n=best.n,
         last_dsc=scores[-1].val_dsc,
         hours=round((events[-1].time - events[0].time) / 3600, 4),
+        people=best.people,
+        best_parts=best.parts or None,
     )

@@ -23,6 +23,7 @@ class Curves:
 
     SCALARS = ("loss", "lr", "images_per_s", "memory_gib", "val_loss", "val_dsc")
     PICTURE = "validation (prediction red, truth green)"
+    PICTURE_OF_REGIONS = "validation (prediction left, truth right)"
 
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import summary  # slow to import, and only rank 0 needs it
@@ -48,9 +49,12 @@ class Curves:
         values = {name: getattr(event, name) for name in self.SCALARS if hasattr(event, name)}
         if isinstance(event, TrainEvent):
             values |= {f"resources/{name}": value for name, value in event.resources.items()}
+        else:
+            values |= {f"val_dsc/{name}": numbers["dsc"] for name, numbers in event.regions.items()}
         summaries = [self._summary.scalar(name, value) for name, value in values.items()]
         if not isinstance(event, TrainEvent) and (pixels := self._picture(event.epoch)) is not None:
-            summaries.append(self._summary.image(self.PICTURE, pixels, dataformats="HWC"))
+            title = self.PICTURE_OF_REGIONS if event.regions else self.PICTURE
+            summaries.append(self._summary.image(title, pixels, dataformats="HWC"))
         return b"".join(_record(wall_time=event.time, step=event.step, summary=summary) for summary in summaries)
 
     def _picture(self, epoch: int) -> Any:

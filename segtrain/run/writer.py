@@ -213,7 +213,7 @@ class Run(RunReader):
             files.share(self.validation)
 
     def write_scores(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the per-patient table of an epoch's evaluation."""
+        """Write the table of an epoch's evaluation."""
         table_file = self.validation_table(epoch)
         self._have_validation()
         aside = table_file.with_suffix(".tmp")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.errors import Diverged
-from segtrain.evaluation.evaluate import Evaluation
-from segtrain.evaluation.metrics import EMPTY_RULE
-from segtrain.evaluation.overlays import sheet
-from segtrain.run.events import EvaluationEvent, Event, TrainEvent, to_line
+from segtrain.evaluation.evaluate import Evaluation, PatientScore
+from segtrain.evaluation.metrics import EMPTY_RULE, Summary
+from segtrain.evaluation.overlays import legend_of, sheet
+from segtrain.run.events import EvaluationEvent, Event, TrainEvent, parts_text, to_line
 from segtrain.run.tensorboard import Curves
 from segtrain.runtime.outbox import Appended, Outbox
 from segtrain.runtime.terminal import Progress
@@ -105,14 +105,12 @@ class TrainingLog:
         """Write down an epoch's evaluation: picture, table, event, curves, a line. On rank 0."""
         assert self.outbox, "it is on rank 0"
         run, dsc = self.start.run, result.dsc
-        pictures = [
-            (f"{score.patient}  DSC {score.scored.dsc:.3f}", score.picture)
-            for score in result.scores
-            if score.picture is not None
-        ]
+        several = len(result.regions) > 1
+        pictures = [(_title(score), score.picture) for score in result.scores if score.picture is not None]
         if pictures:
-            self._write_picture(epoch, sheet(pictures))
-        rows = [score.row() for score in result.scores]
+            legend = legend_of(tuple(result.regions)) if several else None
+            self._write_picture(epoch, sheet(pictures, legend=legend))
+        rows = [row for score in result.scores for row in score.rows()]
         self.outbox.put(f"the table of epoch {epoch}", partial(run.write_scores, epoch, rows))
         self._write(
             EvaluationEvent(
@@ -121,21 +119,24 @@ class TrainingLog:
                 val_loss=result.loss,
                 val_dsc=dsc.mean,
                 median=dsc.median,
-                n=dsc.n,
+                n=len(result.scores),
                 ci_low=_or_none(dsc.ci_low),
                 ci_high=_or_none(dsc.ci_high),
                 best=best,
                 empty_masks=EMPTY_RULE,
                 per_patient=str(run.validation_table(epoch).relative_to(run.root)),
+                regions={name: _numbers(summary) for name, summary in result.regions.items()} if several else {},
+                people=result.people,
             )
         )
         log.info(
-            "epoch %d/%d  loss %s  val_loss %.4f  val_dsc %s%s",
+            "epoch %d/%d  loss %s  val_loss %.4f  val_dsc %s%s%s",
             epoch,
             self.start.cfg.train.epochs,
             self._shown_loss,
             result.loss,
             dsc,
+            _beside(result),
             "  best" if best else "",
         )
 
@@ -157,6 +158,29 @@ def _memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _title(score: PatientScore) -> str:
+    """Above a patient's picture."""
+    parts = {name: region.scored.dsc for name, region in score.regions.items()}
+    return f"{score.patient}  DSC {score.dsc:.3f}" + (f" ({parts_text(parts, 3)})" if len(parts) > 1 else "")
+
+
+def _beside(result: Evaluation) -> str:
+    """The regions' means behind a mean over several, and the number of patients where some are of one person."""
+    parts = {name: summary.mean for name, summary in result.regions.items()}
+    text = f"  ({parts_text(parts)})" if len(parts) > 1 else ""
+    return text + (f"  {result.people} people, {len(result.scores)} patients" if result.people else "")
+
+
+def _numbers(summary: Summary) -> dict[str, float | None]:
+    """A region's mean over people in an event."""
+    return {
+        "dsc": summary.mean,
+        "median": summary.median,
+        "ci_low": _or_none(summary.ci_low),
+        "ci_high": _or_none(summary.ci_high),
+    }
 
 
 def _or_none(value: float) -> float | None:

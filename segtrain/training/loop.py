@@ -132,7 +132,9 @@ class Loop:
         if epoch % cfg.evaluate.every_epochs and self.step < start.total_steps and not again:
             return
         self.clock.begin()
-        predictor = Predictor(start.engine.logits, cfg.evaluate, start.world.device, cfg.data.neighbours)
+        predictor = Predictor(
+            start.engine.logits, cfg.evaluate, start.world.device, cfg.data.neighbours, start.store.layout
+        )
         with start.engine.averaged():
             result = evaluate(
                 predictor,
@@ -142,6 +144,7 @@ class Loop:
                 start.world,
                 check=self._after_patient,
                 progress=self.step / start.total_steps,
+                people=start.split.people,
             )
         if start.world.any(result is not None and not math.isfinite(result.loss)):
             raise Diverged(f"the validation loss is not finite after epoch {epoch}; {start.remedy}")
