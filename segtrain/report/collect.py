@@ -1,12 +1,10 @@
 """The runs of a report, with their curves, per-patient scores, cost and outcome."""
 
 import logging
-import math
 import re
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +12,15 @@ from typing import Any, Literal
 import yaml
 
 from segtrain.config import Config
+from segtrain.data.people import values_by_person
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
+from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
-from segtrain.report.statistics import Scores, Unit, per_patient
+from segtrain.report.statistics import People, Row, Scores, Unit, compare, per_patient
 from segtrain.run import Member, Run, differences
-from segtrain.run.events import EvaluationEvent, TrainEvent, best_of, evaluations, train_events
+from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
 from segtrain.runtime import files
@@ -29,27 +29,6 @@ log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
 Which = Literal["last", "best"]
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of one epoch: a row per patient, as the run wrote them."""
-
-    epoch: int
-    step: int
-    dsc: float
-    rows: Sequence[Mapping[str, str]]
-    by_patient: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Values by epoch."""
-
-    loss: Sequence[Point]
-    val_loss: Sequence[Point]
-    val_dsc: Sequence[Point]
 
 
 @dataclass(frozen=True)
@@ -70,6 +49,9 @@ class Collected:
     best: Evaluation | None = None
     last: Evaluation | None = None
     empty_rule: str = ""
+    people: People = field(
+        default_factory=dict
+    )  # of all runs of the report, so that all means are over the same people
     cost: Cost | None = None
     images_per_s: float | None = None
 
@@ -77,6 +59,11 @@ class Collected:
     def hours(self) -> float | None:
         """Hours of work."""
         return self.cost.hours if self.cost else None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions, where there are several."""
+        return tuple(self.last.by_region) if self.last else ()
 
     @property
     def counts(self) -> bool:
@@ -100,7 +87,23 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
         raise RunError(f"{paths[0]}: has not begun; wait until it has been evaluated once")
     runs = [_with_queue(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
     runs += [_planned(listed) for listed in not_begun(roots, [path.absolute() for path in paths])]
-    return sorted(runs, key=lambda run: (not run.begun, run.begun))
+    return _with_people_of_all(sorted(runs, key=lambda run: (not run.begun, run.begun)))
+
+
+def _with_people_of_all(runs: Sequence[Collected]) -> list[Collected]:
+    """The runs, each with the people that any of them knows, so that n is the same in all comparisons."""
+    people: dict[str, str] = {}
+    for run in runs:
+        for patient, person in run.people.items():
+            if people.setdefault(patient, person) != person:
+                log.warning(
+                    "%s: patient %s is a scan of %s, and of %s in another run, which is used",
+                    run.run.root,
+                    patient,
+                    person,
+                    people[patient],
+                )
+    return [replace(run, people=people) for run in runs]
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
@@ -202,34 +205,15 @@ def _with_events(run: Collected) -> Collected:
         run = replace(run, images_per_s=statistics.median(event.images_per_s for event in training))
     if not scores:
         return run
+    people = run.run.people()
     return replace(
         run,
-        best=_evaluation(run.run, best_of(scores)),
-        last=_evaluation(run.run, scores[-1]),
+        best=evaluation(run.run, best_of(scores), people),
+        last=evaluation(run.run, scores[-1], people),
         empty_rule=scores[-1].empty_masks,
-        curves=_curves(training, scores),
+        people=people,
+        curves=curves(training, scores),
     )
-
-
-def _curves(training: Sequence[TrainEvent], scores: Sequence[EvaluationEvent]) -> Curves:
-    """The training loss as its mean over each epoch's events."""
-    steps_per_epoch = scores[0].step / scores[0].epoch
-    losses: dict[int, list[float]] = defaultdict(list)
-    for event in training:
-        losses[math.ceil(event.step / steps_per_epoch)].append(event.loss)
-    return Curves(
-        loss=[(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
-        val_loss=[(float(event.epoch), event.val_loss) for event in scores],
-        val_dsc=[(float(event.epoch), event.val_dsc) for event in scores],
-    )
-
-
-def _evaluation(run: Run, event: EvaluationEvent) -> Evaluation:
-    rows = run.scores(event.epoch)
-    by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
-    if len(by_patient) != event.n:
-        raise ValueError(f"{run.validation_table(event.epoch)}: {len(by_patient)} patients, {event.n} were scored")
-    return Evaluation(event.epoch, event.step, event.val_dsc, rows, by_patient)
 
 
 def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:
@@ -247,16 +231,22 @@ def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, di
     return first, {variant: groups[variant] for variant in sorted(groups, key=lambda variant: variant != first)}
 
 
-def scores(runs: Sequence[Collected], which: Which = "last") -> Scores:
+def scores(runs: Sequence[Collected], which: Which = "last", region: str = "") -> Scores:
     """Every patient's DSC by fold and seed, at the `last` or the `best` epoch of these runs of one variant.
 
-    Raises RunError: two of them score a patient in one fold and with one seed.
+    Without a region it is the mean over all. Raises RunError: two of the runs score a patient in one fold and with one
+    seed, or have other regions.
     """
     by_unit: dict[Unit, float] = {}
     for run in runs:
-        evaluation = run.last if which == "last" else run.best
-        assert evaluation is not None, "a run that counts has been evaluated"
-        own = {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
+        scored = run.last if which == "last" else run.best
+        assert scored is not None, "a run that counts has been evaluated"
+        if set(run.regions) != set(runs[0].regions):
+            raise RunError(
+                f"{run.run.root}: has other regions ({', '.join(run.regions) or 'one'}) than another run of "
+                f"{run.variant} ({', '.join(runs[0].regions) or 'one'}); leave one of the two out"
+            )
+        own = {(patient, run.fold, run.seed): dsc for patient, dsc in scored.scores(region).items()}
         if doubled := sorted(own.keys() & by_unit.keys(), key=str):
             raise RunError(
                 f"{run.run.root}: patient {doubled[0][0]} was also scored by another run of {run.variant} with the "
@@ -266,9 +256,23 @@ def scores(runs: Sequence[Collected], which: Which = "last") -> Scores:
     return by_unit
 
 
-def best_epoch(runs: Sequence[Collected]) -> Summary:
-    """The mean over the patients of these runs of one variant, each at its run's best epoch."""
-    return summarise(list(per_patient(scores(runs, "best")).values()))
+def compared(groups: Mapping[str, Sequence[Collected]], baseline: str) -> list[Row]:
+    """The variants, each with its regions, compared with the baseline at their last epochs."""
+    means = {variant: scores(runs) for variant, runs in groups.items()}
+    regions = {
+        variant: {region: scores(runs, "last", region) for region in runs[0].regions}
+        for variant, runs in groups.items()
+    }
+    people = next(iter(groups.values()))[0].people
+    return compare(means, baseline, people, regions)
+
+
+def mean_of_variant(
+    runs: Sequence[Collected], which: Which = "last", region: str = ""
+) -> tuple[Mapping[str, float], Summary]:
+    """Each patient's DSC, averaged over the runs of one variant, and the mean over their people."""
+    dsc_by_patient = per_patient(scores(runs, which, region))
+    return dsc_by_patient, summarise(values_by_person(dsc_by_patient, runs[0].people))
 
 
 def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:

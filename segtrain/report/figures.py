@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from segtrain.evaluation.bars import Bar, Mark, bar_chart
 from segtrain.evaluation.svg import PALE, WIDTH, Figure, axis_x, line, svg, text
-from segtrain.report.collect import Point
+from segtrain.report.epochs import Point
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,6 +35,16 @@ class Interval:
     low: float
     high: float
     note: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of a strip plot: a variant's DSC of every patient, and their mean."""
+
+    label: str
+    patients: Mapping[str, float]
+    mean: float
     place: int
 
 
@@ -102,21 +112,20 @@ def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
     return svg(title, bottom + 42, parts)
 
 
-def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str) -> Figure:
+def strip(title: str, variants: Sequence[Strip], x_label: str) -> Figure:
     """Every patient's DSC, a row per variant, with a bar at the mean; pointing at a circle shows the patient's name."""
     left, step, top = 10, 46, 8
     x = _scale(0, 1, left + 8, WIDTH - RIGHT - 8)
     bottom = top + step * len(variants)
     parts = list(axis_x(x, top, bottom, x_label))
     circle = Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
-    for place, (variant, patients) in enumerate(variants.items()):
-        at = top + step * place + 32
-        mean = math.fsum(patients.values()) / len(patients)
-        parts.append(text(left, at - 14, variant))
-        for number, (patient, dsc) in enumerate(sorted(patients.items())):
+    for row, variant in enumerate(variants):
+        at = top + step * row + 32
+        parts.append(text(left, at - 14, variant.label))
+        for number, (patient, dsc) in enumerate(sorted(variant.patients.items())):
             height = at + (number % 3 - 1) * 5  # three heights, so that fewer circles overlap
-            parts.append(circle.format(x(dsc), height, colour(place), f"{patient} {dsc:.3f}"))
-        parts.append(line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
+            parts.append(circle.format(x(dsc), height, colour(variant.place), f"{patient} {dsc:.3f}"))
+        parts.append(line(x(variant.mean), at - 11, x(variant.mean), at + 11, "#000", 2.5))
     return svg(title, bottom + 42, parts)
 
 
