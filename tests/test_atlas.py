@@ -23,9 +23,10 @@ from safetensors.numpy import load_file
 from segtrain.commands.report import command
 from segtrain.report import atlas as atlas_module
 from segtrain.report.atlas import Atlas, atlases, shown
-from segtrain.report.collect import Collected, by_variant, collect, scores
+from segtrain.report.collect import Collected, collect
 from segtrain.report.sprites import Sprites, difference, sprites
 from segtrain.report.statistics import compare
+from segtrain.report.variants import by_variant, scores
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
 

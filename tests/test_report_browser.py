@@ -19,9 +19,10 @@ from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
 
 from segtrain.report import content, page
 from segtrain.report.atlas import Atlas, atlases
-from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.collect import collect
 from segtrain.report.statistics import compare
 from segtrain.report.texts import Language, say_in
+from segtrain.report.variants import by_variant, scores
 from segtrain.run import Run
 
 EVIL = (

@@ -3,23 +3,20 @@
 import logging
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 
 from segtrain.config import Config
-from segtrain.data.people import values_by_person
 from segtrain.errors import DAMAGED, ConfigError, RunError
-from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
 from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
-from segtrain.report.statistics import People, Row, Scores, Unit, compare, per_patient
-from segtrain.run import Member, Run, differences
+from segtrain.report.statistics import People
+from segtrain.run import Run
 from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
@@ -28,7 +25,6 @@ from segtrain.runtime import files
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
-Which = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,7 @@ def _with_events(run: Collected) -> Collected:
         run = replace(run, images_per_s=statistics.median(event.images_per_s for event in training))
     if not scores:
         return run
-    people = run.run.people()
+    people = _people(run.run)
     return replace(
         run,
         best=evaluation(run.run, best_of(scores), people),
@@ -216,68 +212,10 @@ def _with_events(run: Collected) -> Collected:
     )
 
 
-def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:
-    """The baseline (unless named, the variant that began first) and the runs that count by variant, the baseline first.
-
-    Raises RunError: the named baseline has no run that counts.
-    """
-    groups: dict[str, list[Collected]] = {}
-    for run in runs:
-        if run.counts:
-            groups.setdefault(run.variant, []).append(run)
-    first = baseline or (runs[0].variant if runs[0].variant in groups else next(iter(groups), ""))
-    if groups and first not in groups:
-        raise RunError(f"--baseline {first}: no finished run of it; choose one of {', '.join(groups)}")
-    return first, {variant: groups[variant] for variant in sorted(groups, key=lambda variant: variant != first)}
-
-
-def scores(runs: Sequence[Collected], which: Which = "last", region: str = "") -> Scores:
-    """Every patient's DSC by fold and seed, at the `last` or the `best` epoch of these runs of one variant.
-
-    Without a region it is the mean over all. Raises RunError: two of the runs score a patient in one fold and with one
-    seed, or have other regions.
-    """
-    by_unit: dict[Unit, float] = {}
-    for run in runs:
-        scored = run.last if which == "last" else run.best
-        assert scored is not None, "a run that counts has been evaluated"
-        if set(run.regions) != set(runs[0].regions):
-            raise RunError(
-                f"{run.run.root}: has other regions ({', '.join(run.regions) or 'one'}) than another run of "
-                f"{run.variant} ({', '.join(runs[0].regions) or 'one'}); leave one of the two out"
-            )
-        own = {(patient, run.fold, run.seed): dsc for patient, dsc in scored.scores(region).items()}
-        if doubled := sorted(own.keys() & by_unit.keys(), key=str):
-            raise RunError(
-                f"{run.run.root}: patient {doubled[0][0]} was also scored by another run of {run.variant} with the "
-                "same fold and seed; leave one of the two out"
-            )
-        by_unit |= own
-    return by_unit
-
-
-def compared(groups: Mapping[str, Sequence[Collected]], baseline: str) -> list[Row]:
-    """The variants, each with its regions, compared with the baseline at their last epochs."""
-    means = {variant: scores(runs) for variant, runs in groups.items()}
-    regions = {
-        variant: {region: scores(runs, "last", region) for region in runs[0].regions}
-        for variant, runs in groups.items()
-    }
-    people = next(iter(groups.values()))[0].people
-    return compare(means, baseline, people, regions)
-
-
-def mean_of_variant(
-    runs: Sequence[Collected], which: Which = "last", region: str = ""
-) -> tuple[Mapping[str, float], Summary]:
-    """Each patient's DSC, averaged over the runs of one variant, and the mean over their people."""
-    dsc_by_patient = per_patient(scores(runs, which, region))
-    return dsc_by_patient, summarise(values_by_person(dsc_by_patient, runs[0].people))
-
-
-def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:
-    """The settings in which two runs differ; empty where a config cannot be read."""
-    if run.config is None or baseline.config is None:
+def _people(run: Run) -> dict[str, str]:
+    """The run's people; nobody where its split cannot be read, as the scores of an old run stay valid without it."""
+    try:
+        return run.people()
+    except RunError as error:
+        log.warning("%s", error)
         return {}
-    one, other = (Member(r.variant, r.fold, r.seed or 0, r.config) for r in (run, baseline) if r.config)
-    return {key: value for key, value in differences(one, other).items() if key not in ("runs_dir", "data.store")}

@@ -9,7 +9,7 @@ from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.svg import Figure
 from segtrain.report import figures
 from segtrain.report.atlas import Atlas
-from segtrain.report.collect import Collected, mean_of_variant
+from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
 from segtrain.report.figures import Interval, Series, Strip
 from segtrain.report.statistics import ALPHA, Row, can_find
@@ -26,6 +26,7 @@ from segtrain.report.tables import (
 )
 from segtrain.report.texts import Say
 from segtrain.report.trained import data_table
+from segtrain.report.variants import mean_of_variant
 
 CurveName = Literal["loss", "val_loss", "val_dsc"]
 

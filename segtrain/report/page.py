@@ -13,12 +13,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from segtrain.report.collect import Collected, mean_of_variant
+from segtrain.report.collect import Collected
 from segtrain.report.content import Section
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
 from segtrain.report.texts import TEXTS, Language, say_in
+from segtrain.report.variants import mean_of_variant
 from segtrain.runtime import files
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from segtrain.data.people import values_by_person
 from segtrain.evaluation.metrics import Summary, summarise
-from segtrain.report.collect import Collected, changes, mean_of_variant
+from segtrain.report.collect import Collected
 from segtrain.report.epochs import Evaluation
 from segtrain.report.statistics import People, Row
 from segtrain.report.texts import Say
+from segtrain.report.variants import changes, mean_of_variant
 
 ByRegion = Mapping[str, Mapping[str, float]]  # each patient's DSC by region; "": of the one region, or the mean
 
