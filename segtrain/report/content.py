@@ -124,8 +124,9 @@ def _verdicts(rows: Sequence[Row], say: Say) -> Iterator[str]:
         better = sum(line.verdict == "better" for line in lines)
         worse = sum(line.verdict == "worse" for line in lines)
         rest = len(lines) - better - worse
-        counted = say("verdicts", baseline=rows[0].variant, better=better, worse=worse, rest=rest)
-        yield f"{region}: {counted}" if region else counted
+        baseline = rows[0].variant
+        key = "verdicts_of" if region else "verdicts"
+        yield say(key, region=region, baseline=baseline, better=better, worse=worse, rest=rest)
 
 
 def _intervals(rows: Sequence[Row], say: Say) -> Iterator[Interval]:
@@ -166,17 +167,17 @@ def _patients_figure(groups: Mapping[str, Sequence[Collected]], region: str, say
     """Every patient's DSC in a region or over all: bars of one variant, strips of several; the kind and the figure."""
     means = {variant: mean_of_variant(runs, "last", region) for variant, runs in groups.items()}
     several = any(runs[0].regions for runs in groups.values())
-    of_region = f": {region or say('mean_of_regions')}" if several else ""
+    of_region = f"{region or say('mean_of_regions')}: " if several else ""
     if len(groups) > 1:
         strips = [
             Strip(f"{variant}: {mean_text(summary, len(by_patient), say)}", by_patient, summary.mean, place)
             for place, (variant, (by_patient, summary)) in enumerate(means.items())
         ]
-        return "strip", figures.strip(say("strip") + of_region, strips, "DSC")
+        return "strip", figures.strip(of_region + say("strip"), strips, "DSC")
     ((by_patient, summary),) = means.values()
     mean = (f"{say('mean')} {mean_text(summary, len(by_patient), say)}", summary.mean)
     median = (f"{say('median')} {summary.median:.4f}", summary.median)
-    return "bars", figures.bars(say("bars") + of_region, by_patient, mean, median)
+    return "bars", figures.bars(of_region + say("bars"), by_patient, mean, median)
 
 
 def _links(atlases: Sequence[Atlas]) -> dict[str, str]:
@@ -198,6 +199,9 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
         notes.append(note if atlas.differ else f"{note} {say('atlas_same')}")
         if atlas.differ:
             warnings.append(say("atlas_differs", run=atlas.run, patients=", ".join(atlas.differ)))
+        if atlas.unshown:
+            contrasts = ", ".join(atlas.unshown)
+            notes.append(say("atlas_unshown", run=atlas.run, shown=atlas.shown, contrasts=contrasts))
         if atlas.left_out:
             warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
     if notes:
@@ -215,11 +219,11 @@ def _curves(runs: Sequence[Collected], first: Iterable[str], say: Say) -> Sectio
     drawings: dict[str, Figure] = {}
     for name in names:
         own = [(variant, getattr(curves, name)) for variant, curves in with_curves]
-        title = f"{say(name)}: {say('mean_of_regions')}" if regions and name == "val_dsc" else say(name)
+        title = f"{say('mean_of_regions')}: {say(name)}" if regions and name == "val_dsc" else say(name)
         drawings[name] = figures.lines(title, list(_series(own, variants)), say("epoch"), unit=name == "val_dsc")
         for number, region in enumerate(regions if name == "val_dsc" else (), start=1):
             own = [(variant, curves.by_region[region]) for variant, curves in with_curves if region in curves.by_region]
-            title = f"{say(name)}: {region}"
+            title = f"{region}: {say(name)}"
             series = list(_series(own, variants))
             drawings[f"{name}_region{number}"] = figures.lines(title, series, say("epoch"), unit=True)
     return Section("curves", say("curves"), [say("thin")], figures=drawings)

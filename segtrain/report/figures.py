@@ -12,6 +12,7 @@ from segtrain.report.epochs import Point
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREYS = ("#cccccc", "#808080", "#000000")
 DASHES = ("none", "7 3", "2 3")
 RIGHT, LINE = 12, 20  # units of the view box: margin, from line to line of text
 
@@ -135,16 +136,17 @@ def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], med
     return bar_chart(title, [Bar(patient, dsc) for patient, dsc in patients.items()], marks)
 
 
-def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
-    """A bar per slice with its voxels: correct grey, false positive orange, missed blue.
+def profile(counts: Sequence[tuple[int, int, int, int]], by_region: bool = False) -> Markup:
+    """A bar per slice with its voxels: correct grey, false positive orange, missed blue; of several regions all grey.
 
     `counts`: a slice's number, true positives, false positives, false negatives.
     """
+    fills = GREYS if by_region else ("#8a8a8a", PALETTE[4], PALETTE[0])  # the regions have these colours
     most = max(sum(of_slice[1:]) for of_slice in counts) or 1
     parts = []
     for place, of_slice in enumerate(counts):
         top = 30.0
-        for value, fill in zip(of_slice[1:], ("#8a8a8a", PALETTE[4], PALETTE[0]), strict=True):
+        for value, fill in zip(of_slice[1:], fills, strict=True):
             height = 30 * value / most
             top -= height
             if value:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.content import Section
 from segtrain.report.figures import profile
@@ -50,6 +52,37 @@ class Album:
     run: str
     pictures: Sequence[tuple[str, str]] = ()
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """What the atlases of a page let a reader choose, besides the view and the slice."""
+
+    image: str = ""  # the contrast that is shown at first; none where atlases differ
+    contrasts: Sequence[str] = ()  # where there are several
+    regions: Sequence[tuple[str, str]] = ()  # with their colours, where there are several
+    plain: bool = True  # some atlas has one region
+
+    @classmethod
+    def of(cls, atlases: Sequence[Atlas]) -> Self:
+        """That of these atlases."""
+        shown = list(dict.fromkeys(atlas.shown for atlas in atlases))
+        contrasts = list(dict.fromkeys(name for atlas in atlases for name in atlas.layers))
+        return cls(
+            image=shown[0] if len(shown) == 1 else "",
+            contrasts=contrasts if any(atlas.others for atlas in atlases) else (),
+            regions=atlases[0].names.legend if any(atlas.regions for atlas in atlases) else (),
+            plain=not all(atlas.regions for atlas in atlases),
+        )
+
+    @property
+    def extended(self) -> bool:
+        """Whether there is a choice of contrasts or regions."""
+        return bool(self.contrasts or self.regions)
+
+    def number(self, region: str) -> int:
+        """The number of a region in the names of its layers."""
+        return [name for name, _ in self.regions].index(region)
 
 
 def write(
@@ -94,6 +127,7 @@ def html_page(language: Language, sections: Sequence[Section]) -> str:
     atlases = [atlas for section in sections for atlas in section.atlases]
     room = min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases))
     return environment.get_template("page.html.j2").render(
+        viewer=Viewer.of(atlases),
         lang=language,
         say=say_in(language),
         profile=profile,
