@@ -11,8 +11,9 @@ from typing import Any
 
 from segtrain.errors import RunError
 from segtrain.evaluation.metrics import Summary, summarise
-from segtrain.report.collect import Collected, by_variant, collect, scores
+from segtrain.report.collect import Collected, collect
 from segtrain.report.statistics import holm, paired, per_patient, wilcoxon_p
+from segtrain.report.variants import by_variant, scores
 from segtrain.run.events import evaluations
 from segtrain.runtime import files
 from segtrain.runtime.process import run_command, start_logging

@@ -96,6 +96,7 @@ def _list(spec: Spec, members: Sequence[Member]) -> None:
         result = member.run.result()
         changes = " ".join(f"{key}={value}" for key, value in differences(member, members[0]).items())
         dsc = "" if result.best_dsc is None else f"{result.best_dsc:.4f}"
+        dsc += f" ({result.best_parts})" if result.best_parts else ""
         rows.append((member.cfg.name, result.state, dsc, changes))
     show_table(title, rows, ("run", "state", "best DSC", f"differs from {members[0].variant} in"))
 

@@ -111,7 +111,8 @@ def rows(runs_dir: Path, now_s: float) -> Iterator[dict[str, Any]]:
 
 def _unreadable(name: str, job: str | None, error: Exception) -> dict[str, Any]:
     """The row of what cannot be read."""
-    keys = ("slurm", "epochs", "best_dsc", "last_dsc", "n", "eta_s", "stalled", "trouble", *NUMBERS)
+    scores = ("best_dsc", "best_parts", "last_dsc", "last_parts", "n", "people")
+    keys = ("slurm", "epochs", *scores, "eta_s", "stalled", "trouble", *NUMBERS)
     why = " ".join(f"{type(error).__name__}: {error}".split())
     return {
         "run": name,
@@ -171,8 +172,11 @@ def summary(run: Run, job: str | None, slurm_state: str | None, now_s: float) ->
         "epoch": scores[-1].epoch if scores else 0,
         "epochs": _epochs(run),
         "best_dsc": result.best_dsc,
+        "best_parts": result.best_parts,
         "last_dsc": result.last_dsc,
+        "last_parts": result.last_parts,
         "n": result.n,
+        "people": result.people,
         "images_per_s": training[-1].images_per_s if training else None,
         "memory_gib": training[-1].memory_gib if training else None,
         "why": _why(known.records, known.outcome),

@@ -59,13 +59,18 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
             str(row["restarts"]),
             f"{row['epoch']}/{row['epochs'] or '?'}",
             str(row["step"]),
-            _number(row["best_dsc"], 4),
-            _number(row["last_dsc"], 4),
+            _dsc(row["best_dsc"], row["best_parts"]),
+            _dsc(row["last_dsc"], row["last_parts"]),
             *numbers,
             _duration(row["eta_s"]),
             Text(why),
         )
     return Group(table, *below)
+
+
+def _dsc(mean: float | None, parts: str | None) -> Text:
+    """The mean DSC; below it that of each region where there are several."""
+    return Text("\n".join([_number(mean, 4), *(parts.split(", ") if parts else ())]))
 
 
 def _number(value: float | None, digits: int) -> str:

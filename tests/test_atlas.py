@@ -23,9 +23,10 @@ from safetensors.numpy import load_file
 from segtrain.commands.report import command
 from segtrain.report import atlas as atlas_module
 from segtrain.report.atlas import Atlas, atlases, shown
-from segtrain.report.collect import Collected, by_variant, collect, scores
+from segtrain.report.collect import Collected, collect
 from segtrain.report.sprites import Sprites, difference, sprites
 from segtrain.report.statistics import compare
+from segtrain.report.variants import by_variant, scores
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
 
@@ -106,7 +107,7 @@ def test_tiles_lie_where_the_page_looks_for_them(size: int, tile: int) -> None:
     flair = np.broadcast_to(levels[:, None, None], (7, size, size)).copy()
     true = np.zeros((7, size, size), bool)
     true[5, size // 4 : size // 2, size // 4 : size // 2] = True
-    pictures = sprites(flair, true, np.roll(true, 1, axis=0))
+    pictures = sprites({"flair": flair}, true[None], np.roll(true, 1, axis=0)[None])
     assert (pictures.columns, pictures.rows) == (3, 3)
     assert pictures.position(5) == ("100.0000%", "50.0000%")
     assert pictures.position(0) == ("0.0000%", "0.0000%")
@@ -123,7 +124,7 @@ def test_tiles_lie_where_the_page_looks_for_them(size: int, tile: int) -> None:
 
 def test_one_slice_and_an_empty_volume_can_be_drawn() -> None:
     nothing = np.zeros((1, 32, 32), bool)
-    pictures = sprites(np.zeros((1, 32, 32), np.float16), nothing, nothing)
+    pictures = sprites({"flair": np.zeros((1, 32, 32), np.float16)}, nothing[None], nothing[None])
     assert (pictures.columns, pictures.rows, pictures.position(0)) == (1, 1, ("0.0000%", "0.0000%"))
     assert not layer(pictures, "difference", 0)[..., 3].any()
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from made_runs import REGIONS, SCANS, train
 
 from jobs import rank, requeue, status
 from jobs.history import MAX_FRUITLESS, History
+from jobs.queue.diagnosis import score
 from segtrain.errors import Diverged, LaunchError, RunError, SegtrainError, Stopped, StopReason
 from segtrain.run import Outcome, Run
 
@@ -111,3 +113,24 @@ def test_a_start_after_a_torn_line_is_counted(run: Run) -> None:
     assert [entry["event"] for entry in starts.entries("7")] == ["start"] * MAX_FRUITLESS
     with pytest.raises(RunError, match="the last 3 starts of job 7 gained no step"):
         starts.begin("7")
+
+
+@pytest.mark.law("L10")
+def test_a_mean_over_regions_is_shown_with_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below it in the table, beside it in the lines of a queue; nothing is added where there is one region."""
+    train(tmp_path / "runs" / "three", dict.fromkeys(REGIONS, 0.0), people=SCANS)
+    train(tmp_path / "runs" / "one")
+    assert status.command([str(tmp_path / "runs")]) == 0
+    lines = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    cells = [line[7:9] for line in lines if len(line) > 8]
+    at = cells.index(["0.8250", "0.6250"])
+    assert cells[at + 1 : at + 4] == [
+        ["whole 0.9250", "whole 0.7250"], ["core 0.8250", "core 0.6250"], ["enhancing 0.7250", "enhancing 0.5250"],
+    ]  # fmt: skip
+    assert ["0.9250", "0.7250"] in cells
+    rows = {row["run"]: row for row in status.rows(tmp_path / "runs", time.time())}
+    assert rows["three"]["best_parts"] == "whole 0.9250, core 0.8250, enhancing 0.7250"
+    assert (rows["three"]["n"], rows["three"]["people"], rows["one"]["best_parts"]) == (6, 3, None)
+    told = score(Run(tmp_path / "runs" / "three").result())
+    assert told == "0.8250 (whole 0.9250, core 0.8250, enhancing 0.7250; n = 3 people, 6 patients, no CI)"
+    assert score(Run(tmp_path / "runs" / "one").result()) == "0.9250 (n = 6, no CI)"

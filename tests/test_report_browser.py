@@ -1,27 +1,24 @@
-"""The report in a real browser: it opens from a file, fetches nothing, runs no name, and can be used by keyboard.
-
-Needs Debian's chromium, which `.ci/run` installs: apt-get install --no-install-recommends chromium
-"""
+"""The report in a real browser: it opens from a file, fetches nothing, runs no name, and can be used by keyboard."""
 
 import base64
 import io
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import TIMEOUT_MS, Watched
 from made_runs import PATIENTS, train
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page
 
 from segtrain.report import content, page
 from segtrain.report.atlas import Atlas, atlases
-from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.collect import collect
 from segtrain.report.statistics import compare
 from segtrain.report.texts import Language, say_in
+from segtrain.report.variants import by_variant, scores
 from segtrain.run import Run
 
 EVIL = (
@@ -29,25 +26,6 @@ EVIL = (
     '"><script>window.hacked=1<',
     "</script><script>window.hacked=1</script>",
 )
-TIMEOUT_MS = 120_000  # of each wait: two cores may have much else to do
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not there: apt-get install --no-install-recommends chromium")
-    profile = tmp_path_factory.mktemp("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            profile,
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-dev-shm-usage"],
-            viewport={"width": 1280, "height": 900},
-            timeout=TIMEOUT_MS,
-        )
-        yield browser
-        browser.close()
 
 
 @dataclass(frozen=True)
@@ -77,27 +55,6 @@ def reported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Repo
         sections = content.sections(runs, groups, rows, say_in(language), [atlas, Atlas(EVIL[1], reason=EVIL[2])])
         pages[language] = page.write(folder / language, language, sections, rows, groups)
     return Reported(pages, atlas)
-
-
-@dataclass
-class Watched:
-    """A page, what it said on the console and what it asked for."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def watched(context: BrowserContext) -> Iterator[Watched]:
-    one = Watched(context.new_page())
-    one.page.on("console", lambda message: one.said.append(message.text))
-    one.page.on("pageerror", lambda error: one.said.append(str(error)))
-    one.page.on("dialog", lambda dialog: one.said.append(dialog.message))
-    one.page.on("request", lambda request: one.asked.append(request.url))
-    one.page.set_default_timeout(TIMEOUT_MS)
-    yield one
-    one.page.close()
 
 
 @pytest.fixture

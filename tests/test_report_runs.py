@@ -10,9 +10,10 @@ import pytest
 from made_runs import HOSTILE, PATIENTS, train, train_event
 
 from segtrain.errors import RunError
-from segtrain.report.collect import by_variant, collect, scores
+from segtrain.report.collect import collect
 from segtrain.report.cost import Cost, cost
 from segtrain.report.statistics import compare
+from segtrain.report.variants import by_variant, scores
 from segtrain.report.write import make
 from segtrain.run import COLUMNS, Environment, QueueLine, Run, write_queue
 from segtrain.runtime.files import csv_text

@@ -20,11 +20,13 @@ CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection res
 
 
 def score(result: Result) -> str:
-    """The best mean DSC with its n and interval (L10); empty before the first evaluation."""
+    """The best mean DSC with its regions, n and interval (L10); empty before the first evaluation."""
     if not result.n:
         return ""
     interval = "no CI" if result.ci_low is None else f"95% CI {result.ci_low:.3f} to {result.ci_high:.3f}"
-    return f"{result.best_dsc:.4f} (n = {result.n}, {interval})"
+    regions = f"{result.best_parts}; " if result.best_parts else ""
+    n = f"{result.people} people, {result.n} patients" if result.people else result.n
+    return f"{result.best_dsc:.4f} ({regions}n = {n}, {interval})"
 
 
 @dataclass(frozen=True)

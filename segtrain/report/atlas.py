@@ -1,69 +1,28 @@
 """The atlas of a run: every validation patient, slice by slice, segmented by the checkpoint behind its scores.
 
 The code that scores during training predicts it again, so that pictures and numbers belong to one volume. Imports torch
-only when an atlas is made. Legend: s slice, h height, w width.
+only when an atlas is made.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from segtrain.config import LGG_CONTRASTS
 from segtrain.data.prepare import ensure_store
-from segtrain.data.sources import FLAIR
-from segtrain.data.store import Store
 from segtrain.errors import RunError, SegtrainError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints, trained_on
+from segtrain.evaluation.overlays import shown_contrast
+from segtrain.report.card import Card, Names, make_card
 from segtrain.report.collect import Collected
-from segtrain.report.sprites import Sprites, sprites
 from segtrain.report.statistics import Row
 from segtrain.runtime.terminal import Progress
-
-if TYPE_CHECKING:
-    from segtrain.evaluation.evaluate import PatientScore
 
 log = logging.getLogger(__name__)
 
 ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
 SETTINGS = ("threshold", "tta", "largest_component", "min_component_voxels")  # of `evaluate`, shown with an atlas
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A slice's number in the source, and its counts of voxels."""
-
-    number: int
-    tp: int
-    fp: int
-    fn: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """A patient: its row in the table of scores, its slices, its pictures."""
-
-    patient: str
-    row: Mapping[str, str]
-    slices: Sequence[Slice]
-    pictures: Sprites
-
-    @property
-    def dsc(self) -> float:
-        return float(self.row["dsc"])
-
-    @property
-    def counts(self) -> list[tuple[int, int, int, int]]:
-        """Each slice's number, true positives, false positives and false negatives, for the page."""
-        return [(each.number, each.tp, each.fp, each.fn) for each in self.slices]
-
-    @property
-    def worst(self) -> int:
-        """The place of the slice with the most wrong voxels, or with the most correct ones if none is wrong."""
-        return max(range(len(self.slices)), key=lambda place: _wrong_then_correct(self.slices[place]))
 
 
 @dataclass(frozen=True)
@@ -76,9 +35,24 @@ class Atlas:
     checkpoint: str = ""
     sha256: str = ""  # of the weights, as in the checkpoint's manifest
     settings: str = ""
+    shown: str = ""  # the contrast of the layer "flair"
+    others: Sequence[str] = ()  # further contrasts, whose layers are "contrast0" and so on by their places in the names
+    unshown: Sequence[str] = ()  # contrasts for which the page had no room
+    names: Names = field(default_factory=Names)
     cards: Sequence[Card] = ()
     left_out: int = 0  # patients for whom the page had no room
     differ: Sequence[str] = ()  # patients whose scores are not exactly those of the run's table
+
+    @property
+    def regions(self) -> list[str]:
+        """The regions, where there are several."""
+        return [row["region"] for row in self.cards[0].rows if "region" in row] if self.cards else []
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The layer of each contrast that can be chosen."""
+        numbers = {name: number for number, name in enumerate(self.names.contrasts)}
+        return {self.shown: "flair"} | {name: f"contrast{numbers[name]}" for name in self.others}
 
     @property
     def size(self) -> int:
@@ -90,16 +64,23 @@ def atlases(runs: Sequence[Collected], overrides: Sequence[str] = ()) -> list[At
     """An atlas of each run's last epoch. One that cannot be made has the reason, which is logged too."""
     results = []
     room = int(ATLAS_MB * 1e6 / max(1, len(runs)))
+    names = names_of(runs)
     for run in runs:
         try:
-            results.append(_atlas(run, overrides, room))
+            results.append(_atlas(run, overrides, room, names))
         except SegtrainError as error:
             log.warning("no atlas of %s: %s", run.name, error)
             results.append(Atlas(run.name, str(error)))
     return results
 
 
-def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
+def names_of(runs: Sequence[Collected]) -> Names:
+    """The contrasts and regions of these runs, each once."""
+    contrasts = dict.fromkeys(name for run in runs if run.config for name in run.config.data.contrasts or ())
+    return Names(tuple(contrasts), tuple(dict.fromkeys(region for run in runs for region in run.regions)))
+
+
+def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names) -> Atlas:
     """The atlas of as many of the worst patients as there is room for (bytes). Raises SegtrainError."""
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
@@ -109,66 +90,73 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int) -> Atlas:
             f"{run.run.root}: its network {part.short} is code of the user's own, which a report does not run; "
             f"segtrain predict {run.run.root} --images DIR draws it"
         )
-    rows = {row["patient"]: row for row in run.last.rows}
-    if seen := sorted(checkpoint.train & rows.keys()):
+    dsc_by_patient = run.last.by_patient
+    if seen := sorted(trained_on(dsc_by_patient, [checkpoint])):
         raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; none of its scores is valid")
-    cards: list[Card] = []
-    left = room
-    worst_first = sorted(rows, key=lambda patient: (float(rows[patient]["dsc"]), patient))
-    for card in _cards(checkpoint, worst_first, run.name):
-        left -= card.pictures.size
-        if left < 0:
-            break
-        cards.append(card)
+    contrasts = checkpoint.cfg.data.contrasts or LGG_CONTRASTS
+    shown = contrasts[shown_contrast(contrasts)]
+    others = [name for name in contrasts if name != shown] if checkpoint.cfg.data.contrasts else []
+    worst_first = sorted(dsc_by_patient, key=lambda patient: (dsc_by_patient[patient], patient))
+    cards, unshown = _fitting(_cards(checkpoint, worst_first, run.name, names), others, room, names)
     if not cards:
         raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
     from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
 
     evaluation = asdict(checkpoint.cfg.evaluate)
+    rows = {(row["patient"], row.get("region")): row for row in run.last.rows}
     return Atlas(
         run=run.name,
         epoch=run.last.epoch,
         checkpoint=checkpoint.folder.name,
         sha256=weights_sha256(checkpoint.folder),
         settings=" ".join(f"{key}={evaluation[key]}" for key in SETTINGS),
+        shown=shown,
+        others=[name for name in others if name not in unshown],
+        unshown=unshown,
+        names=names,
         cards=sorted(cards, key=lambda card: (card.dsc, card.patient)),
-        left_out=len(rows) - len(cards),
-        differ=[card.patient for card in cards if not _agrees(card.row, rows[card.patient])],
+        left_out=len(dsc_by_patient) - len(cards),
+        differ=[card.patient for card in cards if not all(_agrees(row, rows) for row in card.rows)],
     )
 
 
-def _agrees(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+def _fitting(cards: Iterator[Card], others: Sequence[str], room: int, names: Names) -> tuple[list[Card], Sequence[str]]:
+    """As many cards as there is room for, with one contrast alone if all do not fit; and the contrasts left out."""
+    layers = {f"contrast{names.contrasts.index(name)}" for name in others}
+    fitting: list[Card] = []
+    unshown: Sequence[str] = ()
+    for card in cards:
+        fitting.append(card if not unshown else _without(card, layers))
+        if layers and not unshown and sum(each.pictures.size for each in fitting) > room:
+            unshown = others
+            fitting = [_without(each, layers) for each in fitting]
+        if sum(each.pictures.size for each in fitting) > room:
+            return fitting[:-1], unshown
+    return fitting, unshown
+
+
+def _without(card: Card, layers: Collection[str]) -> Card:
+    return replace(card, pictures=card.pictures.without(layers))
+
+
+def _agrees(ours: Mapping[str, str], rows: Mapping[tuple[str, str | None], Mapping[str, str]]) -> bool:
     """Whether the run's table has the same values in all columns that there are now."""
+    theirs = rows.get((ours["patient"], ours.get("region")), {})
     return all(theirs.get(key, "") == value for key, value in ours.items())
 
 
-def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], name: str) -> Iterator[Card]:
+def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], run: str, names: Names) -> Iterator[Card]:
     """Each patient, scored by the function that scores in training. Raises SegtrainError."""
     store = ensure_store(checkpoint.cfg.data)
     store.require(patients)
-    with opened([checkpoint]) as predictor, Progress(f"atlas of {name}", len(patients), "patients") as bar:
+    with opened([checkpoint]) as predictor, Progress(f"atlas of {run}", len(patients), "patients") as bar:
         from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 
         for patient in patients:
             score, predicted_rshw, true_rshw = score_patient(predictor, None, store, patient, draw=False)
-            yield _card(store, score, predicted_rshw[0], true_rshw[0])
+            rows = [{key: str(value) for key, value in row.items()} for row in score.rows()]
+            yield make_card(store, rows, predicted_rshw, true_rshw, names)
             bar.advance(1, patient=patient)
-
-
-def _card(store: Store, score: "PatientScore", predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Card:
-    patient = score.patient
-    image_shwc, _ = store.volume(patient)
-    counted = [predicted_shw & true_shw, predicted_shw & ~true_shw, true_shw & ~predicted_shw]
-    by_slice = zip(*(voxels.sum((1, 2)).tolist() for voxels in counted), strict=True)
-    slices = [Slice(k, *tfn) for k, tfn in zip(store.patients[patient].slice_numbers, by_slice, strict=True)]
-    row = {key: str(value) for key, value in score.rows()[0].items()}
-    sums = {key: str(sum(getattr(one, key) for one in slices)) for key in ("tp", "fp", "fn")}
-    assert row | sums == row, "the volumes are those that were scored"
-    return Card(patient, row, slices, sprites(image_shwc[..., FLAIR], predicted_shw, true_shw))
-
-
-def _wrong_then_correct(counts: Slice) -> tuple[int, int]:
-    return counts.fp + counts.fn, counts.tp
 
 
 def shown(

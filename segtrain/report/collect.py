@@ -1,26 +1,23 @@
 """The runs of a report, with their curves, per-patient scores, cost and outcome."""
 
 import logging
-import math
 import re
 import statistics
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 
 from segtrain.config import Config
 from segtrain.errors import DAMAGED, ConfigError, RunError
-from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.cost import Cost, cost
+from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
-from segtrain.report.statistics import Scores, Unit, per_patient
-from segtrain.run import Member, Run, differences
-from segtrain.run.events import EvaluationEvent, TrainEvent, best_of, evaluations, train_events
+from segtrain.report.statistics import People
+from segtrain.run import Run
+from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
 from segtrain.runtime import files
@@ -28,28 +25,6 @@ from segtrain.runtime import files
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
-Which = Literal["last", "best"]
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of one epoch: a row per patient, as the run wrote them."""
-
-    epoch: int
-    step: int
-    dsc: float
-    rows: Sequence[Mapping[str, str]]
-    by_patient: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Values by epoch."""
-
-    loss: Sequence[Point]
-    val_loss: Sequence[Point]
-    val_dsc: Sequence[Point]
 
 
 @dataclass(frozen=True)
@@ -70,6 +45,9 @@ class Collected:
     best: Evaluation | None = None
     last: Evaluation | None = None
     empty_rule: str = ""
+    people: People = field(
+        default_factory=dict
+    )  # of all runs of the report, so that all means are over the same people
     cost: Cost | None = None
     images_per_s: float | None = None
 
@@ -77,6 +55,11 @@ class Collected:
     def hours(self) -> float | None:
         """Hours of work."""
         return self.cost.hours if self.cost else None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions, where there are several."""
+        return tuple(self.last.by_region) if self.last else ()
 
     @property
     def counts(self) -> bool:
@@ -100,7 +83,23 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
         raise RunError(f"{paths[0]}: has not begun; wait until it has been evaluated once")
     runs = [_with_queue(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
     runs += [_planned(listed) for listed in not_begun(roots, [path.absolute() for path in paths])]
-    return sorted(runs, key=lambda run: (not run.begun, run.begun))
+    return _with_people_of_all(sorted(runs, key=lambda run: (not run.begun, run.begun)))
+
+
+def _with_people_of_all(runs: Sequence[Collected]) -> list[Collected]:
+    """The runs, each with the people that any of them knows, so that n is the same in all comparisons."""
+    people: dict[str, str] = {}
+    for run in runs:
+        for patient, person in run.people.items():
+            if people.setdefault(patient, person) != person:
+                log.warning(
+                    "%s: patient %s is a scan of %s, and of %s in another run, which is used",
+                    run.run.root,
+                    patient,
+                    person,
+                    people[patient],
+                )
+    return [replace(run, people=people) for run in runs]
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
@@ -202,78 +201,21 @@ def _with_events(run: Collected) -> Collected:
         run = replace(run, images_per_s=statistics.median(event.images_per_s for event in training))
     if not scores:
         return run
+    people = _people(run.run)
     return replace(
         run,
-        best=_evaluation(run.run, best_of(scores)),
-        last=_evaluation(run.run, scores[-1]),
+        best=evaluation(run.run, best_of(scores), people),
+        last=evaluation(run.run, scores[-1], people),
         empty_rule=scores[-1].empty_masks,
-        curves=_curves(training, scores),
+        people=people,
+        curves=curves(training, scores),
     )
 
 
-def _curves(training: Sequence[TrainEvent], scores: Sequence[EvaluationEvent]) -> Curves:
-    """The training loss as its mean over each epoch's events."""
-    steps_per_epoch = scores[0].step / scores[0].epoch
-    losses: dict[int, list[float]] = defaultdict(list)
-    for event in training:
-        losses[math.ceil(event.step / steps_per_epoch)].append(event.loss)
-    return Curves(
-        loss=[(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
-        val_loss=[(float(event.epoch), event.val_loss) for event in scores],
-        val_dsc=[(float(event.epoch), event.val_dsc) for event in scores],
-    )
-
-
-def _evaluation(run: Run, event: EvaluationEvent) -> Evaluation:
-    rows = run.scores(event.epoch)
-    by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
-    if len(by_patient) != event.n:
-        raise ValueError(f"{run.validation_table(event.epoch)}: {len(by_patient)} patients, {event.n} were scored")
-    return Evaluation(event.epoch, event.step, event.val_dsc, rows, by_patient)
-
-
-def by_variant(runs: Sequence[Collected], baseline: str | None) -> tuple[str, dict[str, list[Collected]]]:
-    """The baseline (unless named, the variant that began first) and the runs that count by variant, the baseline first.
-
-    Raises RunError: the named baseline has no run that counts.
-    """
-    groups: dict[str, list[Collected]] = {}
-    for run in runs:
-        if run.counts:
-            groups.setdefault(run.variant, []).append(run)
-    first = baseline or (runs[0].variant if runs[0].variant in groups else next(iter(groups), ""))
-    if groups and first not in groups:
-        raise RunError(f"--baseline {first}: no finished run of it; choose one of {', '.join(groups)}")
-    return first, {variant: groups[variant] for variant in sorted(groups, key=lambda variant: variant != first)}
-
-
-def scores(runs: Sequence[Collected], which: Which = "last") -> Scores:
-    """Every patient's DSC by fold and seed, at the `last` or the `best` epoch of these runs of one variant.
-
-    Raises RunError: two of them score a patient in one fold and with one seed.
-    """
-    by_unit: dict[Unit, float] = {}
-    for run in runs:
-        evaluation = run.last if which == "last" else run.best
-        assert evaluation is not None, "a run that counts has been evaluated"
-        own = {(patient, run.fold, run.seed): dsc for patient, dsc in evaluation.by_patient.items()}
-        if doubled := sorted(own.keys() & by_unit.keys(), key=str):
-            raise RunError(
-                f"{run.run.root}: patient {doubled[0][0]} was also scored by another run of {run.variant} with the "
-                "same fold and seed; leave one of the two out"
-            )
-        by_unit |= own
-    return by_unit
-
-
-def best_epoch(runs: Sequence[Collected]) -> Summary:
-    """The mean over the patients of these runs of one variant, each at its run's best epoch."""
-    return summarise(list(per_patient(scores(runs, "best")).values()))
-
-
-def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:
-    """The settings in which two runs differ; empty where a config cannot be read."""
-    if run.config is None or baseline.config is None:
+def _people(run: Run) -> dict[str, str]:
+    """The run's people; nobody where its split cannot be read, as the scores of an old run stay valid without it."""
+    try:
+        return run.people()
+    except RunError as error:
+        log.warning("%s", error)
         return {}
-    one, other = (Member(r.variant, r.fold, r.seed or 0, r.config) for r in (run, baseline) if r.config)
-    return {key: value for key, value in differences(one, other).items() if key not in ("runs_dir", "data.store")}

@@ -9,21 +9,24 @@ from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.svg import Figure
 from segtrain.report import figures
 from segtrain.report.atlas import Atlas
-from segtrain.report.collect import Collected, Curves, Point
-from segtrain.report.figures import Interval, Series
+from segtrain.report.collect import Collected
+from segtrain.report.epochs import Curves, Point
+from segtrain.report.figures import Interval, Series, Strip
 from segtrain.report.statistics import ALPHA, Row, can_find
 from segtrain.report.tables import (
     Table,
     dropped_table,
-    mean_of_variant,
     mean_text,
     patients_of_run,
     patients_of_variants,
+    region_name,
     runs_table,
     variants_table,
     verdict,
 )
 from segtrain.report.texts import Say
+from segtrain.report.trained import data_table
+from segtrain.report.variants import mean_of_variant
 
 CurveName = Literal["loss", "val_loss", "val_dsc"]
 
@@ -57,6 +60,8 @@ def sections(
     if dropped := [run for run in runs if not run.counts]:
         parts.append(Section("dropped", say("dropped"), tables=[dropped_table(dropped, say)]))
     parts.append(Section("runs", say("runs"), tables=[runs_table(runs, say)]))
+    if trained_on := data_table(runs, say):
+        parts.append(Section("trained", say("trained"), tables=[trained_on]))
     parts.append(_method(runs, rows, say))
     if atlases:
         parts.append(_atlas(atlases, say))
@@ -67,7 +72,7 @@ def sections(
 def _result(
     runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
 ) -> Section:
-    notes = [_overview(runs, rows, say)]
+    notes = list(_overview(runs, rows, say))
     warnings = []
     if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
         warnings.append(say("phantom"))
@@ -77,58 +82,102 @@ def _result(
         return Section("result", say("result"), notes, [*warnings, say("nothing")])
     notes.append(say("chosen_epoch"))
     drawings = {}
-    if compared := [row for row in rows if row.difference]:
-        notes.append(_verdicts(compared, rows[0].variant, say))
+    if any(row.difference for row in lines_of(rows)):
+        notes += _verdicts(rows, say)
         if not can_find(rows):
             warnings.append(say("too_few"))
-        intervals = [_interval(place, row, say) for place, row in enumerate(rows) if row.difference]
         title = say("forest", baseline=rows[0].variant)
-        drawings["forest"] = figures.forest(title, intervals, say("forest_axis", baseline=rows[0].variant))
+        axis = say("forest_axis", baseline=rows[0].variant)
+        drawings["forest"] = figures.forest(title, list(_intervals(rows, say)), axis)
     return Section("result", say("result"), notes, warnings, [variants_table(groups, rows, say)], drawings)
 
 
-def _overview(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> str:
+def lines_of(rows: Sequence[Row]) -> list[Row]:
+    """The rows and their parts: the means over regions first, then region by region."""
+    regions = dict.fromkeys(line.region for row in rows for line in row.lines)
+    return [line for region in regions for row in rows for line in row.lines if line.region == region]
+
+
+def _overview(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Iterator[str]:
     counted = [run for run in runs if run.counts]
-    return say(
+    patients = {patient for run in counted if run.last for patient in run.last.by_patient}
+    yield say(
         "overview",
         runs=len(runs),
         counted=len(counted),
         waiting=sum(run.state == "none" for run in runs),
         variants=len(rows),
-        patients=len({patient for run in counted if run.last for patient in run.last.by_patient}),
+        patients=len(patients),
     )
+    people = {runs[0].people.get(patient, patient) for patient in patients}
+    if len(people) < len(patients):
+        yield say("people", people=len(people), patients=len(patients))
 
 
-def _verdicts(compared: Sequence[Row], baseline: str, say: Say) -> str:
-    better = sum(row.verdict == "better" for row in compared)
-    worse = sum(row.verdict == "worse" for row in compared)
-    return say("verdicts", baseline=baseline, better=better, worse=worse, rest=len(compared) - better - worse)
+def _verdicts(rows: Sequence[Row], say: Say) -> Iterator[str]:
+    """The verdicts counted, of the mean over regions and of each region."""
+    by_region: dict[str, list[Row]] = {}
+    for line in lines_of(rows):
+        if line.difference:
+            by_region.setdefault(region_name(line, say), []).append(line)
+    for region, lines in by_region.items():
+        better = sum(line.verdict == "better" for line in lines)
+        worse = sum(line.verdict == "worse" for line in lines)
+        rest = len(lines) - better - worse
+        baseline = rows[0].variant
+        key = "verdicts_of" if region else "verdicts"
+        yield say(key, region=region, baseline=baseline, better=better, worse=worse, rest=rest)
 
 
-def _interval(place: int, row: Row, say: Say) -> Interval:
-    assert row.difference
-    summary = row.difference.summary
-    return Interval(row.variant, summary.mean, summary.ci_low, summary.ci_high, verdict(row, say), place)
+def _intervals(rows: Sequence[Row], say: Say) -> Iterator[Interval]:
+    places = {row.variant: place for place, row in enumerate(rows)}
+    for line in lines_of(rows):
+        if line.difference:
+            summary = line.difference.summary
+            label = " · ".join(filter(None, (region_name(line, say), line.variant)))
+            note, place = verdict(line, say), places[line.variant]
+            yield Interval(label, summary.mean, summary.ci_low, summary.ci_high, note, place)
 
 
 def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas], say: Say) -> Section:
     """Every patient, worst first: of one run with its voxels, of several variants side by side."""
-    means = {variant: mean_of_variant(runs) for variant, runs in groups.items()}
-    if len(groups) > 1:
-        labelled = {f"{name}: {mean_text(summary)}": by_patient for name, (by_patient, summary) in means.items()}
-        drawings = {"strip": figures.strip(say("strip"), labelled, "DSC")}
-    else:
-        ((by_patient, summary),) = means.values()
-        mean = (f"{say('mean')} {mean_text(summary)}", summary.mean)
-        median = (f"{say('median')} {summary.median:.4f}", summary.median)
-        drawings = {"bars": figures.bars(say("bars"), by_patient, mean, median)}
+    regions = ["", *dict.fromkeys(region for runs in groups.values() for region in runs[0].regions)]
+    drawings = {}
+    for number, region in enumerate(regions):
+        kind, figure = _patients_figure({v: runs for v, runs in groups.items() if _has(runs, region)}, region, say)
+        drawings[f"{kind}_region{number}" if number else kind] = figure
     links = _links(atlases)
-    first = next(iter(groups.values()))
-    if len(groups) == len(first) == 1 and first[0].best and first[0].last:
-        table = patients_of_run(first[0].best, first[0].last, links, say)
+    first = next(iter(groups.values()))[0]
+    if len(groups) == len(next(iter(groups.values()))) == 1 and first.best and first.last:
+        table = patients_of_run(first.best, first.last, first.people, links, say)
     else:
-        table = patients_of_variants({variant: by_patient for variant, (by_patient, _) in means.items()}, links, say)
+        means = {
+            variant: {region: mean_of_variant(runs, "last", region)[0] for region in ("", *runs[0].regions)}
+            for variant, runs in groups.items()
+        }
+        table = patients_of_variants(means, first.people, links, say)
     return Section("patients", say("patients"), tables=[table], figures=drawings)
+
+
+def _has(runs: Sequence[Collected], region: str) -> bool:
+    return not region or region in runs[0].regions
+
+
+def _patients_figure(groups: Mapping[str, Sequence[Collected]], region: str, say: Say) -> tuple[str, Figure]:
+    """Every patient's DSC in a region or over all: bars of one variant, strips of several; the kind and the figure."""
+    means = {variant: mean_of_variant(runs, "last", region) for variant, runs in groups.items()}
+    several = any(runs[0].regions for runs in groups.values())
+    of_region = f"{region or say('mean_of_regions')}: " if several else ""
+    if len(groups) > 1:
+        strips = [
+            Strip(f"{variant}: {mean_text(summary, len(by_patient), say)}", by_patient, summary.mean, place)
+            for place, (variant, (by_patient, summary)) in enumerate(means.items())
+        ]
+        return "strip", figures.strip(of_region + say("strip"), strips, "DSC")
+    ((by_patient, summary),) = means.values()
+    mean = (f"{say('mean')} {mean_text(summary, len(by_patient), say)}", summary.mean)
+    median = (f"{say('median')} {summary.median:.4f}", summary.median)
+    return "bars", figures.bars(of_region + say("bars"), by_patient, mean, median)
 
 
 def _links(atlases: Sequence[Atlas]) -> dict[str, str]:
@@ -150,6 +199,9 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
         notes.append(note if atlas.differ else f"{note} {say('atlas_same')}")
         if atlas.differ:
             warnings.append(say("atlas_differs", run=atlas.run, patients=", ".join(atlas.differ)))
+        if atlas.unshown:
+            contrasts = ", ".join(atlas.unshown)
+            notes.append(say("atlas_unshown", run=atlas.run, shown=atlas.shown, contrasts=contrasts))
         if atlas.left_out:
             warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
     if notes:
@@ -157,36 +209,45 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
     return Section("atlas", say("atlas"), notes, warnings, atlases=[atlas for atlas in atlases if atlas.cards])
 
 
-def _curves(runs: Sequence[Collected], variants: Iterable[str], say: Say) -> Section:
+def _curves(runs: Sequence[Collected], first: Iterable[str], say: Say) -> Section:
     with_curves = [(run.variant, run.curves) for run in runs if run.curves]
     if len(with_curves) == 1:
         return _curves_of_run(with_curves[0][1], say)
     names: tuple[CurveName, ...] = ("val_dsc", "val_loss", "loss") if with_curves else ()
+    variants = list(dict.fromkeys([*first, *(variant for variant, _ in with_curves)]))  # colours as elsewhere
+    regions = list(dict.fromkeys(region for _, curves in with_curves for region in curves.by_region))
     drawings: dict[str, Figure] = {}
     for name in names:
-        series = list(_series(with_curves, variants, name))
-        drawings[name] = figures.lines(say(name), series, say("epoch"), unit=name == "val_dsc")
+        own = [(variant, getattr(curves, name)) for variant, curves in with_curves]
+        title = f"{say('mean_of_regions')}: {say(name)}" if regions and name == "val_dsc" else say(name)
+        drawings[name] = figures.lines(title, list(_series(own, variants)), say("epoch"), unit=name == "val_dsc")
+        for number, region in enumerate(regions if name == "val_dsc" else (), start=1):
+            own = [(variant, curves.by_region[region]) for variant, curves in with_curves if region in curves.by_region]
+            title = f"{region}: {say(name)}"
+            series = list(_series(own, variants))
+            drawings[f"{name}_region{number}"] = figures.lines(title, series, say("epoch"), unit=True)
     return Section("curves", say("curves"), [say("thin")], figures=drawings)
 
 
 def _curves_of_run(curves: Curves, say: Say) -> Section:
-    """The losses of training and validation in one figure."""
+    """The losses of training and validation in one figure; the DSC with that of each region."""
     training = Series(say("of_training"), curves.loss, 0)
     validation = Series(say("of_validation"), curves.val_loss, 1)
-    dsc = Series(say("of_validation"), curves.val_dsc, 1)
+    dsc = [Series(say("mean_of_regions" if curves.by_region else "of_validation"), curves.val_dsc, 1)]
+    dsc += [Series(region, points, place) for place, (region, points) in enumerate(curves.by_region.items(), start=2)]
     drawings = {
         "losses": figures.lines(say("losses"), [training, validation], say("epoch")),
-        "val_dsc": figures.lines(say("val_dsc"), [dsc], say("epoch"), unit=True),
+        "val_dsc": figures.lines(say("val_dsc"), dsc, say("epoch"), unit=True),
     }
     return Section("curves", say("curves"), figures=drawings)
 
 
-def _series(runs: Sequence[tuple[str, Curves]], first: Iterable[str], name: CurveName) -> Iterator[Series]:
+def _series(runs: Sequence[tuple[str, Sequence[Point]]], variants: Sequence[str]) -> Iterator[Series]:
     """Each run's curve, and the mean of each variant over the epochs that all its runs have."""
-    variants = dict.fromkeys([*first, *(variant for variant, _ in runs)])  # colours as in the other figures
     for place, variant in enumerate(variants):
-        own = [curves for of_variant, curves in runs if of_variant == variant]
-        curves: list[dict[float, float]] = [dict(getattr(of_run, name)) for of_run in own]
+        curves = [dict(points) for of_variant, points in runs if of_variant == variant]
+        if not curves:
+            continue
         if len(curves) > 1:
             yield from (Series(variant, list(curve.items()), place, thin=True) for curve in curves)
         common = sorted(set(curves[0]).intersection(*curves))
@@ -198,7 +259,13 @@ def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section
     rules = sorted({run.empty_rule for run in runs if run.empty_rule})
     words = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in rules]
     notes = [say("method_ci"), say("method_mean", rule=" / ".join(words))]
+    if any(row.patients != row.summary.n for row in rows):
+        notes.append(say("method_people"))
+    parts = max((len(row.parts) for row in rows), default=0)
+    if parts:
+        notes.append(say("method_regions"))
     if len(rows) > 1:
-        compared = sum(row.difference is not None for row in rows)
-        notes += [say("method_test", m=compared, alpha=ALPHA), say("method_baseline", baseline=rows[0].variant)]
+        compared = sum(line.difference is not None for line in lines_of(rows))
+        over = say("over_lines" if parts else "over_variants", n=compared)
+        notes += [say("method_test", m=over, alpha=ALPHA), say("method_baseline", baseline=rows[0].variant)]
     return Section("method", say("method"), [*notes, say("method_hours")])

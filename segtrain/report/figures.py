@@ -8,10 +8,11 @@ from markupsafe import Markup
 
 from segtrain.evaluation.bars import Bar, Mark, bar_chart
 from segtrain.evaluation.svg import PALE, WIDTH, Figure, axis_x, line, svg, text
-from segtrain.report.collect import Point
+from segtrain.report.epochs import Point
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREYS = ("#cccccc", "#808080", "#000000")
 DASHES = ("none", "7 3", "2 3")
 RIGHT, LINE = 12, 20  # units of the view box: margin, from line to line of text
 
@@ -35,6 +36,16 @@ class Interval:
     low: float
     high: float
     note: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of a strip plot: a variant's DSC of every patient, and their mean."""
+
+    label: str
+    patients: Mapping[str, float]
+    mean: float
     place: int
 
 
@@ -102,21 +113,20 @@ def forest(title: str, rows: Sequence[Interval], x_label: str) -> Figure:
     return svg(title, bottom + 42, parts)
 
 
-def strip(title: str, variants: Mapping[str, Mapping[str, float]], x_label: str) -> Figure:
+def strip(title: str, variants: Sequence[Strip], x_label: str) -> Figure:
     """Every patient's DSC, a row per variant, with a bar at the mean; pointing at a circle shows the patient's name."""
     left, step, top = 10, 46, 8
     x = _scale(0, 1, left + 8, WIDTH - RIGHT - 8)
     bottom = top + step * len(variants)
     parts = list(axis_x(x, top, bottom, x_label))
     circle = Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
-    for place, (variant, patients) in enumerate(variants.items()):
-        at = top + step * place + 32
-        mean = math.fsum(patients.values()) / len(patients)
-        parts.append(text(left, at - 14, variant))
-        for number, (patient, dsc) in enumerate(sorted(patients.items())):
+    for row, variant in enumerate(variants):
+        at = top + step * row + 32
+        parts.append(text(left, at - 14, variant.label))
+        for number, (patient, dsc) in enumerate(sorted(variant.patients.items())):
             height = at + (number % 3 - 1) * 5  # three heights, so that fewer circles overlap
-            parts.append(circle.format(x(dsc), height, colour(place), f"{patient} {dsc:.3f}"))
-        parts.append(line(x(mean), at - 11, x(mean), at + 11, "#000", 2.5))
+            parts.append(circle.format(x(dsc), height, colour(variant.place), f"{patient} {dsc:.3f}"))
+        parts.append(line(x(variant.mean), at - 11, x(variant.mean), at + 11, "#000", 2.5))
     return svg(title, bottom + 42, parts)
 
 
@@ -126,16 +136,17 @@ def bars(title: str, patients: Mapping[str, float], mean: tuple[str, float], med
     return bar_chart(title, [Bar(patient, dsc) for patient, dsc in patients.items()], marks)
 
 
-def profile(counts: Sequence[tuple[int, int, int, int]]) -> Markup:
-    """A bar per slice with its voxels: correct grey, false positive orange, missed blue.
+def profile(counts: Sequence[tuple[int, int, int, int]], by_region: bool = False) -> Markup:
+    """A bar per slice with its voxels: correct grey, false positive orange, missed blue; of several regions all grey.
 
     `counts`: a slice's number, true positives, false positives, false negatives.
     """
+    fills = GREYS if by_region else ("#8a8a8a", PALETTE[4], PALETTE[0])  # the regions have these colours
     most = max(sum(of_slice[1:]) for of_slice in counts) or 1
     parts = []
     for place, of_slice in enumerate(counts):
         top = 30.0
-        for value, fill in zip(of_slice[1:], ("#8a8a8a", PALETTE[4], PALETTE[0]), strict=True):
+        for value, fill in zip(of_slice[1:], fills, strict=True):
             height = 30 * value / most
             top -= height
             if value:

@@ -9,19 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from segtrain.report.collect import Collected, best_epoch
+from segtrain.report.atlas import Atlas
+from segtrain.report.collect import Collected
 from segtrain.report.content import Section
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
 from segtrain.report.texts import TEXTS, Language, say_in
+from segtrain.report.variants import mean_of_variant
 from segtrain.runtime import files
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail
+MEAN_OF_REGIONS = "mean over regions"  # in the column of regions
 PICTURES_MB = 12  # of the page, as base64
 WIDEST_PX = 1024
 COLUMNS = (
@@ -35,7 +39,9 @@ COLUMNS = (
 MARKS = {
     "index.html": ('<meta name="generator" content="segtrain">', "default-src 'none'; img-src data:; style-src"),
     "report.md": tuple(f"# {TEXTS[language]['title']}\n" for language in TEXTS),
-    "results.csv": (",".join(COLUMNS[:6]),),
+    "results.csv": tuple(
+        f"variant,{more}mean_dsc," for more in ("n,", "region,n,", "n,patients,", "region,n,patients,")
+    ),
 }
 
 
@@ -46,6 +52,37 @@ class Album:
     run: str
     pictures: Sequence[tuple[str, str]] = ()
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """What the atlases of a page let a reader choose, besides the view and the slice."""
+
+    image: str = ""  # the contrast that is shown at first; none where atlases differ
+    contrasts: Sequence[str] = ()  # where there are several
+    regions: Sequence[tuple[str, str]] = ()  # with their colours, where there are several
+    plain: bool = True  # some atlas has one region
+
+    @classmethod
+    def of(cls, atlases: Sequence[Atlas]) -> Self:
+        """That of these atlases."""
+        shown = list(dict.fromkeys(atlas.shown for atlas in atlases))
+        contrasts = list(dict.fromkeys(name for atlas in atlases for name in atlas.layers))
+        return cls(
+            image=shown[0] if len(shown) == 1 else "",
+            contrasts=contrasts if any(atlas.others for atlas in atlases) else (),
+            regions=atlases[0].names.legend if any(atlas.regions for atlas in atlases) else (),
+            plain=not all(atlas.regions for atlas in atlases),
+        )
+
+    @property
+    def extended(self) -> bool:
+        """Whether there is a choice of contrasts or regions."""
+        return bool(self.contrasts or self.regions)
+
+    def number(self, region: str) -> int:
+        """The number of a region in the names of its layers."""
+        return [name for name, _ in self.regions].index(region)
 
 
 def write(
@@ -90,6 +127,7 @@ def html_page(language: Language, sections: Sequence[Section]) -> str:
     atlases = [atlas for section in sections for atlas in section.atlases]
     room = min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases))
     return environment.get_template("page.html.j2").render(
+        viewer=Viewer.of(atlases),
         lang=language,
         say=say_in(language),
         profile=profile,
@@ -155,17 +193,27 @@ def _plain(text: str) -> str:
 
 
 def results(rows: Sequence[Row], groups: Mapping[str, Sequence[Collected]]) -> str:
-    """A CSV with a line per variant, for a spreadsheet."""
-    return files.csv_text([_result(row, groups[row.variant]) for row in rows]) if rows else ",".join(COLUMNS) + "\n"
+    """A CSV with a line per variant (and region), for a spreadsheet."""
+    columns = list(COLUMNS)
+    if any(row.patients != row.summary.n for row in rows):
+        columns.insert(2, "patients")
+    if any(row.parts for row in rows):
+        columns.insert(1, "region")
+    lines = [_result(line, groups[line.variant]) for row in rows for line in row.lines]
+    table = [{column: line.get(column, "") for column in columns} for line in lines]
+    return files.csv_text(table) if table else ",".join(COLUMNS) + "\n"
 
 
 def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
-    best = best_epoch(runs)
+    """The columns of a line; those of cost are in the line of the variant alone, so that they may be added up."""
+    _, best = mean_of_variant(runs, "best", row.region)
     costs = [run.cost for run in runs if run.cost]
     rates = [run.images_per_s for run in runs if run.images_per_s is not None]
     line = {
         "variant": row.variant,
+        "region": row.region or (MEAN_OF_REGIONS if row.parts else ""),
         "n": str(row.summary.n),
+        "patients": str(row.patients),
         "mean_dsc": f"{row.summary.mean:.6f}",
         "ci_low": f"{row.summary.ci_low:.6f}",
         "ci_high": f"{row.summary.ci_high:.6f}",
@@ -174,11 +222,14 @@ def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
         "best_ci_low": f"{best.ci_low:.6f}",
         "best_ci_high": f"{best.ci_high:.6f}",
         "verdict": row.verdict,
-        "hours": f"{sum(cost.hours for cost in costs):.4f}",
-        "gpu_hours": f"{sum(cost.gpu_hours for cost in costs):.4f}",
-        "images_per_s": f"{statistics.median(rates):.2f}" if rates else "",
         "empty_masks": " / ".join(dict.fromkeys(run.empty_rule for run in runs)),
     }
+    if not row.region:
+        line |= {
+            "hours": f"{sum(cost.hours for cost in costs):.4f}",
+            "gpu_hours": f"{sum(cost.gpu_hours for cost in costs):.4f}",
+            "images_per_s": f"{statistics.median(rates):.2f}" if rates else "",
+        }
     if difference := row.difference:
         line |= {
             "difference": f"{difference.summary.mean:.6f}",
@@ -189,4 +240,4 @@ def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
             "p": f"{difference.p:.6g}",
             "p_holm": f"{difference.p_holm:.6g}",
         }
-    return {column: line.get(column, "") for column in COLUMNS}
+    return line

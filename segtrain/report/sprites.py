@@ -1,13 +1,15 @@
-"""The slices of a volume as tiles of small WebP pictures, one per layer: FLAIR, truth, prediction, difference.
+"""The slices of a volume as tiles of small WebP pictures, one per layer: contrasts, truth, prediction, difference.
 
-The page stacks the layers and moves them by tiles. Legend: s slice, h height, w width, c channel.
+The page stacks the layers and moves them by tiles. Of several regions each has layers and a colour of its own.
+Legend: r region, s slice, h height, w width, c channel.
 """
 
 import base64
 import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ QUALITY = 80  # of the grey layer; the others are lossless
 DASH_PX, HATCH_PX = 5, 3
 
 RGBA = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Sprites:
         """Bytes in the page."""
         return sum(map(len, self.layers.values()))
 
+    def without(self, names: Collection[str]) -> "Sprites":
+        """The same without some layers."""
+        return replace(self, layers={name: url for name, url in self.layers.items() if name not in names})
+
     def position(self, place: int) -> tuple[str, str]:
         """The CSS background position, x and y, that shows the tile of slice `place`."""
         row, column = divmod(place, self.columns)
@@ -49,35 +56,59 @@ def _percent(place: int, places: int) -> str:
     return f"{100 * place / max(places - 1, 1):.4f}%"
 
 
-def sprites(flair_shw: NDArray[np.floating], predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> Sprites:
-    """The layers of a patient; grey is scaled once for the whole volume, so that its slices can be compared."""
-    columns = math.ceil(math.sqrt(len(flair_shw)))
+def sprites(
+    greys: Mapping[str, NDArray[np.floating]],
+    predicted_rshw: NDArray[np.bool_],
+    true_rshw: NDArray[np.bool_],
+    colours: Mapping[int, Colour] = MappingProxyType({}),
+) -> Sprites:
+    """The layers of a patient: contrasts by the names of their layers, and outlines and differences.
+
+    `colours`: of several regions, by the numbers that follow the names of their layers.
+    """
+    slices = len(true_rshw[0])
+    columns = math.ceil(math.sqrt(slices))
     widest = min(WIDEST_TILE_PX, WIDEST_WEBP_PX // columns)
-    low, high = np.percentile(flair_shw.astype(np.float32), (1, 99.5))
-    grey = np.clip((flair_shw.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    predicted, true = (_drawable(mask, widest) for mask in (predicted_shw, true_shw))
-    pictures = {
-        "flair": _webp(_tiles(_at_most(grey, widest)[..., None], columns)[..., 0], lossless=False),
-        "truth": _webp(_tiles(_outlined(true, GREEN, dashed=False), columns)),
-        "prediction": _webp(_tiles(_outlined(predicted, RED, dashed=True), columns)),
-        "difference": _webp(_tiles(difference(predicted, true), columns)),
-    }
-    return Sprites(columns, math.ceil(len(flair_shw) / columns), pictures)
+    pictures = {name: _grey(planes_shw, widest, columns) for name, planes_shw in greys.items()}
+    numbers: Sequence[tuple[str, Colour | None]] = [(str(number), colour) for number, colour in colours.items()]
+    for predicted_shw, true_shw, (number, colour) in zip(
+        predicted_rshw, true_rshw, numbers or [("", None)], strict=True
+    ):
+        predicted, true = (_drawable(mask, widest) for mask in (predicted_shw, true_shw))
+        layers = {
+            "truth": _outlined(true, colour or GREEN, dashed=False),
+            "prediction": _outlined(predicted, colour or RED, dashed=True),
+            "difference": difference(predicted, true, colour or ORANGE, colour or BLUE),
+        }
+        pictures |= {f"{name}{number}": _webp(_tiles(layer, columns)) for name, layer in layers.items()}
+    return Sprites(columns, math.ceil(slices / columns), pictures)
 
 
-def difference(predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_]) -> RGBA:
-    """[s, h, w, 4]: false positives orange, missed blue and hatched, true positives a faint white, else transparent."""
+def _grey(planes_shw: NDArray[np.floating], widest_px: int, columns: int) -> str:
+    """A contrast; grey is scaled once for the whole volume, so that its slices can be compared."""
+    low, high = np.percentile(planes_shw.astype(np.float32), (1, 99.5))
+    grey = np.clip((planes_shw.astype(np.float32) - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    return _webp(_tiles(_at_most(grey, widest_px)[..., None], columns)[..., 0], lossless=False)
+
+
+def difference(
+    predicted_shw: NDArray[np.bool_],
+    true_shw: NDArray[np.bool_],
+    only_predicted: Colour = ORANGE,
+    missed: Colour = BLUE,
+) -> RGBA:
+    """[s, h, w, 4]: false positives filled, missed hatched, true positives a faint white, else transparent."""
     y, x = np.ogrid[: true_shw.shape[1], : true_shw.shape[2]]
     hatched = (x + y) % (2 * HATCH_PX) < HATCH_PX
     layer = np.zeros((*true_shw.shape, 4), np.uint8)
     layer[predicted_shw & true_shw] = (*WHITE, 60)
-    layer[predicted_shw & ~true_shw] = (*ORANGE, 210)
-    layer[true_shw & ~predicted_shw & hatched] = (*BLUE, 255)
-    layer[true_shw & ~predicted_shw & ~hatched] = (*BLUE, 90)
+    layer[predicted_shw & ~true_shw] = (*only_predicted, 210)
+    layer[true_shw & ~predicted_shw & hatched] = (*missed, 255)
+    layer[true_shw & ~predicted_shw & ~hatched] = (*missed, 90)
     return layer
 
 
-def _outlined(mask_shw: NDArray[np.bool_], colour: tuple[int, int, int], dashed: bool) -> RGBA:
+def _outlined(mask_shw: NDArray[np.bool_], colour: Colour, dashed: bool) -> RGBA:
     """Outlines; dashed ones can be told from others without colour, and show the layers below."""
     y, x = np.ogrid[: mask_shw.shape[1], : mask_shw.shape[2]]
     edge = np.stack([outline(mask_hw) for mask_hw in mask_shw])

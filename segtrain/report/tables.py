@@ -1,14 +1,19 @@
-"""The tables of a report: of variants, of patients, of runs."""
+"""The tables of a report: of variants, of patients, of runs. Means over regions stand above their parts."""
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from segtrain.data.people import values_by_person
 from segtrain.evaluation.metrics import Summary, summarise
-from segtrain.report.collect import Collected, Evaluation, best_epoch, changes, scores
-from segtrain.report.statistics import Row, per_patient
+from segtrain.report.collect import Collected
+from segtrain.report.epochs import Evaluation
+from segtrain.report.statistics import People, Row
 from segtrain.report.texts import Say
+from segtrain.report.variants import changes, mean_of_variant
+
+ByRegion = Mapping[str, Mapping[str, float]]  # each patient's DSC by region; "": of the one region, or the mean
 
 
 @dataclass(frozen=True)
@@ -35,107 +40,175 @@ class Table:
 
 
 def variants_table(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say) -> Table:
-    """A row per variant; where there are several, with the difference to the baseline."""
+    """A row per variant and region; where there are several variants, with the difference to the baseline."""
     several = len(rows) > 1
+    by_region = any(row.parts for row in rows)
     heads = [say("variant")]
+    if by_region:
+        heads.append(say("region"))
     if several:
         heads.append(say("settings"))
-    heads += [say("n"), say("mean_ci"), say("best_mean")]
+    heads += [people_head(rows, say), say("mean_ci"), say("best_mean")]
     if several:
         heads += [say("difference_ci", baseline=rows[0].variant), say("pairs"), say("p_holm"), say("verdict")]
     heads += [say("hours"), say("gpu_hours"), say("speed")]
     lines = []
     for row in rows:
         runs = groups[row.variant]
-        baseline_run = groups[rows[0].variant][0]
-        line = [_word(row.variant)]
-        if several:
-            line.append(_word(" ".join(f"{key}={value}" for key, value in changes(runs[0], baseline_run).items())))
-        line += [_number(row.summary.n, "d"), _with_ci(row.summary), _with_ci(best_epoch(runs))]
-        if several:
-            line += [*_difference_cells(row, say), _word(verdict(row, say))]
-        lines.append([*line, *_cost_cells(runs)])
+        differing = changes(runs[0], groups[rows[0].variant][0])
+        for part in row.lines:
+            line = [word(row.variant)]
+            if by_region:
+                line.append(word(region_name(part, say)))
+            if several:
+                line.append(word("" if part.region else " ".join(f"{key}={value}" for key, value in differing.items())))
+            _, best = mean_of_variant(runs, "best", part.region)
+            line += [_count(part.summary.n, part.patients, say), _with_ci(part.summary), _with_ci(best)]
+            if several:
+                line += [*_difference_cells(part, say), word(verdict(part, say))]
+            lines.append([*line, *(_cost_cells([] if part.region else runs))])
     return Table("variants", heads, lines)
+
+
+def region_name(row: Row, say: Say) -> str:
+    """The region of a row; of a row with parts the words for their mean; nothing where there is one region."""
+    return row.region or (say("mean_of_regions") if row.parts else "")
+
+
+def count_text(people: int, patients: int, say: Say) -> str:
+    """n: the people, and their patients where these are more."""
+    return str(people) if people == patients else say("people_n", people=people, patients=patients)
+
+
+def _count(people: int, patients: int, say: Say) -> Cell:
+    return Cell(str(people) if people == patients else f"{people} ({patients})", people)
+
+
+def people_head(rows: Sequence[Row], say: Say) -> str:
+    """The head of a column of n."""
+    return say("n" if all(row.patients == row.summary.n for row in rows) else "people_head")
 
 
 def _difference_cells(row: Row, say: Say) -> list[Cell]:
     """The difference, its pairs and how they were formed, and p."""
     if (difference := row.difference) is None:
-        return [_word("")] * 3
-    pairs = Cell(f"{difference.summary.n} ({say(difference.pairing)})", difference.summary.n)
+        return [word("")] * 3
+    n = difference.summary.n
+    pairs = Cell(f"{n} ({say(difference.pairing)})", n)
     p = Cell("< 0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}", difference.p_holm)
     return [_with_ci(difference.summary, sign="+"), pairs, p]
 
 
 def verdict(row: Row, say: Say) -> str:
     """The verdict in words."""
-    return say(row.verdict, n=row.difference.summary.n if row.difference else 0)
+    difference = row.difference
+    return say(row.verdict, n=count_text(difference.summary.n, difference.patients, say) if difference else 0)
 
 
-def patients_of_run(best: Evaluation, last: Evaluation, links: Mapping[str, str], say: Say) -> Table:
-    """The patients of one run, worst first, with their voxels. `links`: a patient's place in the atlas."""
+def patients_of_run(best: Evaluation, last: Evaluation, people: People, links: Mapping[str, str], say: Say) -> Table:
+    """The patients of one run, worst first, with their voxels, by region. `links`: a patient's place in the atlas."""
     counts = ("slices", "voxels", "tp", "fp", "fn")
-    heads = [say(key) for key in ("patient", *counts, "dsc_last", "dsc_best")]
+    several = bool(last.by_region)
+    heads = [*_patient_heads(last.by_patient, people, several, say), *(say(key) for key in counts)]
     lines = []
-    for row in sorted(last.rows, key=lambda row: float(row["dsc"])):
-        name = row["patient"]
-        line = [Cell(name, name, links.get(name, "")), *(_number(int(row[key]), "d") for key in counts)]
-        lines.append([*line, _number(float(row["dsc"])), _number(best.by_patient[name])])
-    return Table("patients", heads, lines)
+    places = {name: (dsc, place) for place, (name, dsc) in enumerate(last.by_patient.items())}
+    for row in sorted(last.rows, key=lambda row: places[row["patient"]]):
+        name, region = row["patient"], row["region"] if several else ""
+        if several and region == next(iter(last.by_region)):
+            mean = [*_patient_cells(name, people, last.by_patient, links), word(say("mean_of_regions"))]
+            lines.append([*mean, *[word("")] * 5, number(last.by_patient[name]), number(best.by_patient[name])])
+        line = _patient_cells(name, people, last.by_patient, links)
+        if several:
+            line.append(word(region))
+        line += [number(int(row[key]), "d") for key in counts]
+        lines.append([*line, number(float(row["dsc"])), number(best.scores(region)[name])])
+    return Table("patients", [*heads, say("dsc_last"), say("dsc_best")], lines)
 
 
-def patients_of_variants(variants: Mapping[str, Mapping[str, float]], links: Mapping[str, str], say: Say) -> Table:
-    """The patients of all variants side by side, worst first. `variants`: each patient's DSC."""
-    names = {patient for dsc_by_patient in variants.values() for patient in dsc_by_patient}
-    values = {name: [dsc_by_patient.get(name, math.nan) for dsc_by_patient in variants.values()] for name in names}
-    worst_first = sorted(names, key=lambda name: (min(dsc for dsc in values[name] if not math.isnan(dsc)), name))
-    lines = [
-        [Cell(name, name, links.get(name, "")), *(_number(value) for value in values[name])] for name in worst_first
-    ]
-    return Table("patients", [say("patient"), *variants], lines)
+def patients_of_variants(variants: Mapping[str, ByRegion], people: People, links: Mapping[str, str], say: Say) -> Table:
+    """The patients of all variants side by side, worst first, by region."""
+    names = {patient: 0.0 for by_region in variants.values() for patient in by_region[""]}
+    regions = list(dict.fromkeys(region for by_region in variants.values() for region in by_region))
+    several = len(regions) > 1
+
+    def values(name: str, region: str) -> list[float]:
+        return [by_region.get(region, {}).get(name, math.nan) for by_region in variants.values()]
+
+    def worst(name: str) -> tuple[float, str]:
+        return min(dsc for dsc in values(name, "") if not math.isnan(dsc)), name
+
+    lines = []
+    for name in sorted(names, key=worst):
+        for region in regions:
+            line = _patient_cells(name, people, names, links)
+            if several:
+                line.append(word(region or say("mean_of_regions")))
+            lines.append([*line, *(number(value) for value in values(name, region))])
+    return Table("patients", [*_patient_heads(names, people, several, say), *variants], lines)
+
+
+def _patient_heads(patients: Mapping[str, float], people: People, several: bool, say: Say) -> list[str]:
+    heads = [say("patient")]
+    if not people.keys().isdisjoint(patients):
+        heads.append(say("person"))
+    return [*heads, say("region")] if several else heads
+
+
+def _patient_cells(name: str, people: People, patients: Mapping[str, float], links: Mapping[str, str]) -> list[Cell]:
+    """The patient, and the person where some patients are scans of one."""
+    cells = [Cell(name, name, links.get(name, ""))]
+    return cells if people.keys().isdisjoint(patients) else [*cells, word(people.get(name, name))]
 
 
 def runs_table(runs: Sequence[Collected], say: Say) -> Table:
-    """A row per run, whatever its state."""
+    """A row per run, whatever its state; below it one for each of its regions."""
+    by_region = any(run.regions for run in runs)
     keys = (
-        "run", "variant", "fold", "seed", "state", "epochs", "n", "mean_ci", "best_mean", "hours", "gpu_hours", "speed",
-    )  # fmt: skip
+        ["run", "variant"] + ["region"] * by_region + ["fold", "seed", "state", "epochs", "n", "mean_ci", "best_mean"]
+    )
     lines = []
     for run in runs:
-        line = [
-            _word(run.name),
-            _word(run.variant),
-            _number(run.fold, "d"),
-            _number(run.seed, "d"),
-            _word(say(run.state)),
-            _number(run.last.epoch if run.last else None, "d"),
-            _number(len(run.last.by_patient) if run.last else None, "d"),
-            _with_ci(_summary(run.last)) if run.last else _word(""),
-            _with_ci(_summary(run.best), f" ({say('epoch')} {run.best.epoch})") if run.best else _word(""),
-        ]
-        lines.append([*line, *_cost_cells([run])])
-    return Table("runs", [say(key) for key in keys], lines)
+        for region in ("", *run.regions):
+            line = [word(run.name), word(run.variant)]
+            if by_region:
+                line.append(word(region or (say("mean_of_regions") if run.regions else "")))
+            line += [
+                number(run.fold, "d"),
+                number(run.seed, "d"),
+                word(say(run.state)),
+                number(run.last.epoch if run.last else None, "d"),
+                *_evaluation_cells(run, region, say),
+            ]
+            lines.append([*line, *_cost_cells([] if region else [run])])
+    heads = [say("people_head" if key == "n" and _has_people(runs) else key) for key in keys]
+    return Table("runs", [*heads, *(say(key) for key in ("hours", "gpu_hours", "speed"))], lines)
+
+
+def _evaluation_cells(run: Collected, region: str, say: Say) -> Iterator[Cell]:
+    """n, the last and the best epoch of a run."""
+    if not run.last or not run.best:
+        yield from [word("")] * 3
+        return
+    last, best = (summarise(values_by_person(each.scores(region), run.people)) for each in (run.last, run.best))
+    yield _count(last.n, len(run.last.by_patient), say)
+    yield _with_ci(last)
+    yield _with_ci(best, f" ({say('epoch')} {run.best.epoch})")
+
+
+def _has_people(runs: Sequence[Collected]) -> bool:
+    """Whether patients of a run are scans of one person."""
+    return any(run.last and not run.people.keys().isdisjoint(run.last.by_patient) for run in runs)
 
 
 def dropped_table(runs: Sequence[Collected], say: Say) -> Table:
     """The runs that do not count, each with the reason."""
-    lines = [[_word(run.name), _word(say(run.state)), _word(run.reason or say(f"why_{run.state}"))] for run in runs]
+    lines = [[word(run.name), word(say(run.state)), word(run.reason or say(f"why_{run.state}"))] for run in runs]
     return Table("dropped", [say("run"), say("state"), say("reason")], lines)
 
 
-def mean_of_variant(runs: Sequence[Collected]) -> tuple[Mapping[str, float], Summary]:
-    """Each patient's DSC at the last epoch, averaged over the runs of one variant, and their mean."""
-    dsc_by_patient = per_patient(scores(runs))
-    return dsc_by_patient, summarise(list(dsc_by_patient.values()))
-
-
-def mean_text(summary: Summary) -> str:
+def mean_text(summary: Summary, patients: int, say: Say) -> str:
     """A mean with its interval and n."""
-    return f"{_with_ci(summary).text}, n = {summary.n}"
-
-
-def _summary(evaluation: Evaluation) -> Summary:
-    return summarise(list(evaluation.by_patient.values()))
+    return f"{_with_ci(summary).text}, n = {count_text(summary.n, patients, say)}"
 
 
 def _cost_cells(runs: Sequence[Collected]) -> list[Cell]:
@@ -143,17 +216,19 @@ def _cost_cells(runs: Sequence[Collected]) -> list[Cell]:
     costs = [run.cost for run in runs if run.cost]
     rates = [run.images_per_s for run in runs if run.images_per_s is not None]
     return [
-        _number(math.fsum(cost.hours for cost in costs) if costs else None, ".2f"),
-        _number(math.fsum(cost.gpu_hours for cost in costs) if costs else None, ".2f"),
-        _number(statistics.median(rates) if rates else None, ".1f"),
+        number(math.fsum(cost.hours for cost in costs) if costs else None, ".2f"),
+        number(math.fsum(cost.gpu_hours for cost in costs) if costs else None, ".2f"),
+        number(statistics.median(rates) if rates else None, ".1f"),
     ]
 
 
-def _word(text: str) -> Cell:
+def word(text: str) -> Cell:
+    """A cell of text."""
     return Cell(text, text)
 
 
-def _number(value: float | None, form: str = ".4f") -> Cell:
+def number(value: float | None, form: str = ".4f") -> Cell:
+    """A cell of a number, empty where there is none."""
     return Cell("", "") if value is None or math.isnan(value) else Cell(format(value, form), value)
 
 

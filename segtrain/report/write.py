@@ -23,8 +23,7 @@ def make(
 
     `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses.
     """
-    from segtrain.report import atlas, collect, content, page  # slow to import
-    from segtrain.report.statistics import compare
+    from segtrain.report import atlas, collect, content, page, variants  # slow to import
 
     if out.resolve() in [path.resolve() for path in paths]:
         raise RunError(f"--out {out}: is what the report is about; name another folder, for example {out / 'report'}")
@@ -34,8 +33,8 @@ def make(
         raise RunError(f"--out {out}: {foreign.name} in it is not a report's; name another folder")
     runs = collect.collect(paths)
     _refuse_among_runs(out, [run.run.root for run in runs])
-    first, groups = collect.by_variant(runs, baseline)
-    rows = compare({variant: collect.scores(own) for variant, own in groups.items()}, first) if groups else []
+    first, groups = variants.by_variant(runs, baseline)
+    rows = variants.compared(groups, first) if groups else []
     if len(rows) > 1:
         log.info("compared with %s; --baseline VARIANT chooses another", first)
     with_atlas = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)

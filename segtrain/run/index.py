@@ -15,7 +15,7 @@ from segtrain.runtime import files
 
 # Of results.csv.
 COLUMNS = ("run", "variant", "fold", "seed", *(field.name for field in fields(Result)))
-OF_SEVERAL = ("people", "best_parts")  # columns that are there where a run has several regions, or scans of a person
+OF_SEVERAL = ("people", "best_parts", "last_parts")  # columns where a run has several regions, or scans of a person
 
 
 @dataclass(frozen=True)

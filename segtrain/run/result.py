@@ -16,7 +16,7 @@ class Result:
     """The state of a run and its best and last mean DSC over `n` validation patients.
 
     The fields are columns of results.csv. `hours` go from the first event to the last. `people`: their number, where
-    several patients are scans of one person; `best_parts`: the regions' means behind `best_dsc`, of several regions.
+    several patients are scans of one person; `best_parts`, `last_parts`: of several regions, the means behind the mean.
     """
 
     state: ResultState
@@ -30,6 +30,7 @@ class Result:
     hours: float | None = None
     people: int | None = None
     best_parts: str | None = None
+    last_parts: str | None = None
 
 
 def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
@@ -52,4 +53,5 @@ def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
         hours=round((events[-1].time - events[0].time) / 3600, 4),
         people=best.people,
         best_parts=best.parts or None,
+        last_parts=scores[-1].parts or None,
     )
