@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_sources import MadeSource, head, labelled, store_of
 
-from segtrain.config import LGG_CONTRASTS, DataConfig, MaskLayout
+from segtrain.config import LGG_CONTRASTS, DataConfig, MaskLayout, ProtocolName
 from segtrain.data.geometry import Geometry
 from segtrain.data.measured import Measured, measure
 from segtrain.data.people import people_of
@@ -256,12 +256,13 @@ def usual(request: pytest.FixtureRequest) -> Callable[[], Source]:
     return lambda: LggSource(root)
 
 
-def test_nothing_is_wrong_with_real_patients_and_phantoms(usual: Callable[[], Source]) -> None:
+@pytest.mark.parametrize("protocol", ["reference", "zscore"])
+def test_nothing_is_wrong_with_real_patients_and_phantoms(usual: Callable[[], Source], protocol: ProtocolName) -> None:
     source = usual()
     pairs = []
     for name in source.patients():
         volume, _ = read_with_mask(source, name)
-        prepared = preprocess(volume, Preparation(64), name)
+        prepared = preprocess(volume, Preparation(64, protocol), name)
         areas = tuple(prepared.mask_shw.sum(axis=(1, 2), dtype=int).tolist())
         figures = measure(volume, prepared, source.contrasts, MaskLayout())
         pairs.append((patient(name, areas=areas, label_voxels=volume.label_voxels), figures))
