@@ -12,9 +12,9 @@ from segtrain.config import IGNORED, Config, DataConfig, ModelConfig, OptimConfi
 from segtrain.data.augment.batch import to_device
 from segtrain.data.building import write_array
 from segtrain.data.feed import Feed
+from segtrain.data.geometry import Geometry
 from segtrain.data.masks import is_lesion
 from segtrain.data.order import plan_order
-from segtrain.data.preprocess import Geometry
 from segtrain.data.store import INDEX, Store, StoredPatient, open_store
 from segtrain.engines.schedules import make_schedule
 from segtrain.runtime.world import World

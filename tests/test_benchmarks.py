@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_sources import volume_of
 from PIL import Image
 
 from benchmarks import gpu, publish, reference
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
-from segtrain.data.preprocess import preprocess
+from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.phantom import phantom_patient
 from segtrain.engines.engine import make_engine
 from segtrain.losses.loss import make_loss
@@ -32,7 +33,7 @@ def test_the_plain_preparation_gives_the_same_volume(tmp_path: Path) -> None:
         Image.fromarray(plane).save(folder / f"{folder.name}_{k}.tif")
         Image.fromarray(truth * 255).save(folder / f"{folder.name}_{k}_mask.tif")
     plain_image, plain_mask = reference.prepare(folder, 48)
-    ours = preprocess(image, mask, 48, where="here")
+    ours = preprocess(volume_of(image, mask), Preparation(48), where="here")
     assert np.abs(ours.image_shwc - plain_image).max() < 1e-4
     assert np.array_equal(ours.mask_shw.astype(bool), plain_mask)
 

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sources import volume_of
 from numpy.typing import NDArray
 from predictions import pages, read, table, write_patient
 from scipy import ndimage
@@ -17,8 +19,9 @@ from scipy import ndimage
 from segtrain.commands import evaluate
 from segtrain.commands.predict import command
 from segtrain.config import DataConfig
+from segtrain.data.geometry import to_source
 from segtrain.data.prepare import ensure_store
-from segtrain.data.preprocess import Prepared, preprocess, to_source
+from segtrain.data.preprocess import Preparation, Prepared, preprocess
 from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.sources.phantom import phantom_patient
@@ -83,9 +86,10 @@ def test_the_masks_are_those_that_evaluate_scores(
     assert evaluate.command([str(trained_run.root), "--out", str(tmp_path)]) == 0
     source = LggSource(images)
     for row in csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()):
-        raw, mask_shw = read_with_mask(source, row["patient"])
-        ours = preprocess(raw.image_shwc, masks(predicted, source, row["patient"]) // 255, 32, "ours").mask_shw
-        true = preprocess(raw.image_shwc, mask_shw, 32, "true").mask_shw
+        raw, _ = read_with_mask(source, row["patient"])
+        written = replace(raw, mask_shw=masks(predicted, source, row["patient"]) // 255)
+        ours = preprocess(written, Preparation(32), "ours").mask_shw
+        true = preprocess(raw, Preparation(32), "true").mask_shw
         counts = [int((ours & true).sum()), int((ours & (1 - true)).sum()), int(((1 - ours) & true).sum())]
         assert counts == [int(row[name]) for name in ("tp", "fp", "fn")]
         assert counts[0] + counts[1] > 0, "something is predicted, or this test says nothing"
@@ -223,7 +227,7 @@ def prepared(mask_shw: Volume, box: tuple[int, int, int, int], size_px: int) -> 
     image = np.zeros((*mask_shw.shape, 3), np.uint8)
     inside = image[:, y0:y1, x0:x1]
     inside[...] = np.random.default_rng(0).integers(60, 256, inside.shape, dtype=np.uint8)
-    return preprocess(image, mask_shw, size_px, "made up")
+    return preprocess(volume_of(image, mask_shw), Preparation(size_px), "made up")
 
 
 spans = st.integers(24, 60).flatmap(lambda length: st.tuples(st.integers(0, 64 - length), st.just(length)))

@@ -8,12 +8,14 @@ import pytest
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sources import volume_of
 from projections import projections
 from skimage.exposure import rescale_intensity
 from skimage.transform import resize
 
 from segtrain.config import Config
-from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry, preprocess, slice_weights
+from segtrain.data.geometry import Geometry
+from segtrain.data.preprocess import PREPROCESS_VERSION, Preparation, preprocess, slice_weights
 from segtrain.data.sources.base import read_with_mask
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.store import Store
@@ -32,8 +34,8 @@ class Recorded:
 
 @pytest.mark.parametrize("patient", GOLDEN_PATIENTS)
 def test_a_real_patient_is_prepared_as_the_reference_does(golden: Path, lgg_root: Path, patient: str) -> None:
-    raw, mask_shw = read_with_mask(LggSource(lgg_root), patient)
-    ours = preprocess(raw.image_shwc, mask_shw, 256, patient)
+    raw, _ = read_with_mask(LggSource(lgg_root), patient)
+    ours = preprocess(raw, Preparation(256), patient)
     with np.load(golden / f"preprocess_{patient}.npz") as theirs:
         assert ours.image_shwc.shape == tuple(theirs["shape"])
         shown = theirs["slices"]
@@ -86,7 +88,7 @@ def test_any_volume_is_prepared_as_scikit_image_would(
     image[:, border:, border : border + width] = rng.integers(1, brightest + 1, (6, height, width, 3))
     mask = np.zeros(image.shape[:3], np.uint8)
     mask[1:5, border + 4 : border + 16, border + 4 : border + 15] = 1
-    ours = preprocess(image, mask, size, "made up")
+    ours = preprocess(volume_of(image, mask), Preparation(size), "made up")
     image_shwc, mask_shw = plain(image, mask, size)
     assert np.abs(ours.image_shwc - image_shwc).max() < 1e-4
     assert np.array_equal(ours.mask_shw, mask_shw)
@@ -97,15 +99,16 @@ def test_any_volume_is_prepared_as_scikit_image_would(
 def test_16_bits_are_prepared_like_8_whatever_they_are_multiplied_by(seed: int, factor: int) -> None:
     image, mask = uneven_volume()
     image[1:8, 6:63, 10:51] = np.random.default_rng(seed).integers(40, 256, (7, 57, 41, 3))
-    ours = preprocess(image.astype(np.uint16) * np.uint16(factor), mask, 48, "16 bits")
-    theirs = preprocess(image, mask, 48, "8 bits")
+    brighter = image.astype(np.uint16) * np.uint16(factor)
+    ours = preprocess(volume_of(brighter, mask), Preparation(48), "16 bits")
+    theirs = preprocess(volume_of(image, mask), Preparation(48), "8 bits")
     assert ours.geometry == theirs.geometry
     np.testing.assert_allclose(ours.image_shwc, theirs.image_shwc, atol=1e-4)
 
 
 def test_the_geometry_maps_a_prepared_volume_back(lgg_root: Path) -> None:
     raw, mask_shw = read_with_mask(LggSource(lgg_root), GOLDEN_PATIENTS[0])
-    prepared = preprocess(raw.image_shwc, mask_shw, 256, "x")
+    prepared = preprocess(raw, Preparation(256), "x")
     g = prepared.geometry
     (z0, z1), (y0, y1), (x0, x1) = g.box
     side = y1 - y0 + sum(g.pad[0])
@@ -122,8 +125,8 @@ def test_the_store_holds_what_preparation_made(tiny: Config, tiny_store: Store) 
     from segtrain.data.sources.open import make_source
 
     patient = next(iter(tiny_store.patients))
-    raw, mask_shw = read_with_mask(make_source(tiny.data), patient)
-    prepared = preprocess(raw.image_shwc, mask_shw, 32, patient)
+    raw, _ = read_with_mask(make_source(tiny.data), patient)
+    prepared = preprocess(raw, Preparation(32), patient)
     image, mask = tiny_store.volume(patient)
     assert np.abs(image.astype(np.float32) - prepared.image_shwc).max() < 0.01
     assert np.array_equal(mask, prepared.mask_shw)
@@ -155,7 +158,7 @@ def uneven_volume() -> tuple[np.ndarray, np.ndarray]:
 def test_other_output_needs_another_version() -> None:
     """Else stores of before would be read as if they held what preparation gives now."""
     recorded = RECORDED[PREPROCESS_VERSION]
-    prepared = preprocess(*uneven_volume(), 48, "recorded")
+    prepared = preprocess(volume_of(*uneven_volume()), Preparation(48), "recorded")
     assert prepared.geometry == recorded.geometry
     assert prepared.mask_shw.sum(axis=(1, 2)).tolist() == recorded.areas
     # Finer than the store, which holds float16, by a factor of ten.
@@ -178,5 +181,5 @@ def test_a_volume_that_cannot_be_prepared_is_named() -> None:
     }
     for words, (bad_image, bad_mask) in bad.items():
         with pytest.raises(DataError, match=words) as caught:
-            preprocess(bad_image, bad_mask, 32, "patient P7")
+            preprocess(volume_of(bad_image, bad_mask), Preparation(32), "patient P7")
         assert "patient P7" in str(caught.value)

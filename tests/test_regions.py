@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sources import volume_of
 from region_stores import LAYOUT, REGIONS, logits, nested, store_of_regions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segtrain.config import IGNORED, Config, EvaluateConfig, MaskLayout
-from segtrain.data.preprocess import preprocess
+from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.base import Volume, plain_slice_names
 from segtrain.data.sources.phantom import PhantomSource, phantom_patient
 from segtrain.data.store import Store
@@ -151,7 +152,7 @@ class Source(PhantomSource):
 
 def task(tiny: Config, predicted: Any = None) -> Task:
     image, mask = phantom_patient(0, 2, 64)
-    prepared = preprocess(image, nested(mask), 32, "here")
+    prepared = preprocess(volume_of(image, nested(mask)), Preparation(32), "here")
     if predicted is None:
         planes = [(prepared.mask_shw >> number & 1) > 0 for number in range(3)]
         predicted = np.stack([np.roll(plane, 1, axis=2) for plane in planes])

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_sources import volume_of
 
 from segtrain.commands import evaluate
 from segtrain.commands.evaluate import PATIENTS_A_WORKER, _workers
-from segtrain.data.preprocess import preprocess
+from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.phantom import phantom_patient
 from segtrain.errors import ConfigError
 from segtrain.evaluation.scores import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
@@ -55,7 +56,7 @@ def test_the_original_geometry_is_that_of_the_source(everybody: Path) -> None:
         assert int(row["original_voxels"]) == tp + fn == mask.sum()
         assert float(row["original_dsc"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
         assert float(row["original_iou"]) == pytest.approx(tp / (tp + fp + fn), abs=1e-6)
-        prepared = preprocess(image, mask, 32, "here").mask_shw
+        prepared = preprocess(volume_of(image, mask), Preparation(32), "here").mask_shw
         assert int(row["voxels"]) == prepared.sum()
         # A voxel of 32 px covers about as many of the source as the sides' ratio squared says.
         ratio = mask.sum() / prepared.sum()

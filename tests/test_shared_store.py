@@ -34,8 +34,8 @@ SLOW = """
 import sys, time
 from segtrain.commands import prepare as command
 from segtrain.data import prepare
-one = prepare._prepare_patient
-prepare._prepare_patient = lambda *words: (time.sleep(2), one(*words))[1]
+one = prepare.prepare_patient
+prepare.prepare_patient = lambda *words: (time.sleep(2), one(*words))[1]
 sys.exit(command.command(sys.argv[1:]))
 """
 

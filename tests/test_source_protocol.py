@@ -15,7 +15,7 @@ from predictions import IMAGE, MASK, pages, write_patient
 from rewritten import as_nnunet
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, PhantomConfig
-from segtrain.data.prepare import Written, _prepare_patient
+from segtrain.data.patient import Written, prepare_patient
 from segtrain.data.sources.base import Source, Volume, fill_missing, missing_contrasts, read_with_mask, stand_in_of
 from segtrain.data.sources.open import find_source, make_source
 from segtrain.errors import DataError
@@ -147,7 +147,7 @@ def test_any_source_can_be_prepared_for_training(case: Case, tmp_path: Path) -> 
 def prepare(source: Source, patient: str, folder: Path) -> Written:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    outcome = _prepare_patient(source, patient, DataConfig(image_size=SIZE_PX), folder)
+    outcome = prepare_patient(source, patient, DataConfig(image_size=SIZE_PX), folder)
     assert isinstance(outcome, Written), outcome
     return outcome
 

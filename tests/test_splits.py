@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import DataConfig
-from segtrain.data.preprocess import Geometry
+from segtrain.data.geometry import Geometry
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store, StoredPatient
 from segtrain.errors import DataError

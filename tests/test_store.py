@@ -121,11 +121,12 @@ def test_a_changed_source_or_setting_is_noticed(tmp_path: Path, change: str) -> 
 
 
 @pytest.mark.law("L11")
-@pytest.mark.parametrize("version", ["store.PREPROCESS_VERSION", "store.FORMAT", "sources.phantom.PHANTOM_VERSION"])
+@pytest.mark.parametrize("version", ["store.VERSIONS", "store.FORMAT", "sources.phantom.PHANTOM_VERSION"])
 def test_a_raised_version_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     cfg = replace(SMALL, store=str(tmp_path))
     first = ensure_store(cfg)
-    monkeypatch.setattr(f"segtrain.data.{version}", 1000)
+    raised = {"reference": 1000} if version == "store.VERSIONS" else 1000
+    monkeypatch.setattr(f"segtrain.data.{version}", raised)
     assert ensure_store(cfg).path != first.path
 
 

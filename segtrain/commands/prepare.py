@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from segtrain.commands.arguments import config_of, config_parser
+from segtrain.data.label_table import LABELS, REGIONS, label_rows, region_rows
 from segtrain.data.prepare import ensure_store, log_left_out, summary
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.terminal import show_table
@@ -22,4 +23,10 @@ def command(argv: Sequence[str]) -> int:
     store = ensure_store(cfg)
     log_left_out(cfg, store)
     show_table("Prepared data", summary(store))
+    for title, header, rows in (
+        ("Labels of the masks", LABELS, label_rows(store)),
+        ("Regions", REGIONS, region_rows(store)),
+    ):
+        if rows:
+            show_table(title, rows, header)
     return 0

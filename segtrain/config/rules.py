@@ -1,5 +1,6 @@
 """Values of a config that do not fit together. Imports no torch."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,6 +80,52 @@ def _data(data: DataConfig) -> Checks:
         f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
     )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
+    yield from _labels(data)
+
+
+def _labels(data: DataConfig) -> Checks:
+    """Regions, ignored and remapped labels that contradict each other."""
+    regions, remap = data.regions or {}, data.remap or {}
+    spellings: dict[str, str] = {}
+    for name, labels in regions.items():
+        other = spellings.setdefault(name.strip().lower(), name)
+        yield other != name, f"data.regions has {other} and {name}, one name in two spellings; rename one"
+        yield (
+            not re.fullmatch(r"[\w][\w .+-]*", name),
+            f"data.regions: {name!r} stands in tables and file names; use letters, digits, spaces, and _.+- for it",
+        )
+        for label in labels:
+            yield (
+                label in data.ignore,
+                f"label {label} is both in region {name} and in data.ignore; leave it out of one",
+            )
+            yield (
+                label in remap and remap.get(label) != label,
+                f"label {label} is in region {name}, but data.remap reads it as {remap.get(label)}; leave it out of "
+                "one",
+            )
+    for label, target in remap.items():
+        yield (
+            label in data.ignore,
+            f"label {label} is in data.ignore, but data.remap reads it as {target}; leave it out of one",
+        )
+        yield (
+            target in data.ignore,
+            f"data.remap reads label {label} as {target}, which is in data.ignore; list {label} there as well instead",
+        )
+        yield (
+            bool(regions) and target not in data.ignore and all(target not in labels for labels in regions.values()),
+            f"data.remap reads label {label} as {target}, which is in no region; list {target} in a region of "
+            "data.regions",
+        )
+    yield (
+        bool(remap) and not regions and data.source in ("phantom", "lgg", "slices", "nifti"),
+        f"data.remap={remap} needs regions to read labels as; add data.regions='{{lesion: [{_first(remap)}]}}'",
+    )
+
+
+def _first(remap: Mapping[int, int]) -> int:
+    return next(iter(remap.values()), 1)
 
 
 def _contrasts(data: DataConfig) -> Checks:

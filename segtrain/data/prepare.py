@@ -3,7 +3,6 @@
 No torch is imported, so that worker processes start in a fraction of a second.
 """
 
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -11,34 +10,30 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from segtrain.config import IGNORED, LGG_CONTRASTS, DataConfig
-from segtrain.data.building import building, write_array
-from segtrain.data.masks import is_lesion
-from segtrain.data.preprocess import preprocess
+from segtrain.config import LGG_CONTRASTS, DataConfig
+from segtrain.data.building import building
+from segtrain.data.label_table import refuse_mixed_labels
+from segtrain.data.patient import Outcome, Written, prepare_patient
+from segtrain.data.people import people_of
 from segtrain.data.sources import (
     FLAIR,
     LISTED,
-    Pixels,
+    LggSource,
     Source,
-    fill_missing,
     first_few,
     make_source,
-    missing_contrasts,
     not_taken,
-    read_with_mask,
 )
 from segtrain.data.sources.base import Check, LeavesOut, Remarks, no_check
 from segtrain.data.sources.identity import identify
-from segtrain.data.sources.levels import one_range
 from segtrain.data.store import (
     INDEX,
     Store,
-    StoredPatient,
     is_built,
     label_of,
     open_store,
@@ -46,29 +41,14 @@ from segtrain.data.store import (
     store_path,
     stores_like,
 )
+from segtrain.data.tissues import DataSet
+from segtrain.data.traps import judge
 from segtrain.errors import DataError
 from segtrain.runtime import files
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import process_pool
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Written:
-    """A patient whose files are written.
-
-    Its entry in the index, the files' bytes by folder, hashes of its slices, and what was remarked when it was read.
-    """
-
-    entry: StoredPatient
-    file_bytes: dict[str, int]
-    slice_hashes: list[str]
-    remarks: tuple[str, ...]
-
-
-# A patient's files, or the reason why the patient cannot be used.
-Outcome = Written | str
 
 
 def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
@@ -98,6 +78,8 @@ def log_left_out(cfg: DataConfig, store: Store) -> None:
         log.info("not read, no part of %s: %s", store.label, first_few(names))
     if store.skipped:
         log.info("patients left out: %d (%s)", len(store.skipped), first_few(list(store.skipped)))
+    for warning in store.warnings:
+        log.warning("%s", warning)
 
 
 def _warn_if_changed(cfg: DataConfig, label: str) -> None:
@@ -127,7 +109,6 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     if isinstance(source, LeavesOut):
         skipped |= source.left_out()
     _log_remarks(written)
-    _refuse_shared_pixels(written)
     index = {
         "fingerprint": aside.name.split(".")[1],
         "label": source.label,
@@ -135,12 +116,30 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
         "contrasts": source.contrasts,
         "regions": source.rules.regions,
         "ignore": source.rules.ignore,
+        "remap": source.rules.remap,
+        "warnings": _checked(cfg, source, written),
         "skipped": skipped,
         "patients": [{**asdict(one.entry), "bytes": one.file_bytes} for one in written],
     }
     files.write_json(aside / INDEX, index)
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
+
+
+def _checked(cfg: DataConfig, source: Source, written: Sequence[Written]) -> list[str]:
+    """What looks wrong in the whole data set. Raises DataError for what is wrong for certain."""
+    _refuse_shared_pixels(written)
+    label_voxels = {one.entry.patient: one.entry.label_voxels for one in written}
+    warnings = refuse_mixed_labels(source.rules, label_voxels, takes_any_white=isinstance(source, LggSource))
+    groups = Path(cfg.groups).expanduser() if cfg.groups else None
+    data = DataSet(
+        patients=[(one.entry, one.measured) for one in written],
+        contrasts=source.contrasts,
+        rules=source.rules,
+        people=people_of([one.entry.patient for one in written], groups),
+        is_resampled=cfg.spacing_mm is not None,
+    )
+    return warnings + judge(data)
 
 
 def _log_remarks(written: Sequence[Written]) -> None:
@@ -174,11 +173,11 @@ def _outcomes(
 ) -> Generator[tuple[str, Outcome], None, None]:
     """Patients with their index entry or error, as they are done; one worker is this process."""
     if workers == 1:
-        yield from ((patient, _prepare_patient(source, patient, cfg, aside)) for patient in patients)
+        yield from ((patient, prepare_patient(source, patient, cfg, aside)) for patient in patients)
         return
     with process_pool(workers, "data.workers=1") as pool:
         jobs: dict[Future[Outcome], str] = {
-            pool.submit(_prepare_patient, source, patient, cfg, aside): patient for patient in patients
+            pool.submit(prepare_patient, source, patient, cfg, aside): patient for patient in patients
         }
         try:
             for job in as_completed(jobs):
@@ -190,41 +189,6 @@ def _outcomes(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) -> Outcome:
-    """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
-    try:
-        volume, mask_shw = read_with_mask(source, patient)
-        volume = one_range(fill_missing(volume, source.contrasts, cfg.missing, where=f"patient {patient}"))
-        prepared = preprocess(volume.image_shwc, mask_shw, cfg.image_size, where=f"patient {patient}")
-    except DataError as error:
-        return str(error)
-    first, last = prepared.geometry.box[0]
-    entry = StoredPatient(
-        patient=patient,
-        institution=source.institution(patient),
-        areas=tuple(int(area) for area in is_lesion(prepared.mask_shw).sum(axis=(1, 2), dtype=np.int64)),
-        slice_numbers=volume.slice_numbers[first:last],
-        geometry=prepared.geometry,
-        missing_channels=missing_contrasts(volume.image_shwc) if source.contrasts == LGG_CONTRASTS else volume.absent,
-        unlabelled=tuple(np.flatnonzero((prepared.mask_shw == IGNORED).all(axis=(1, 2))).tolist()),
-        spacing_mm=volume.spacing_mm,
-    )
-    sizes = {
-        "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
-        "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
-    }
-    return Written(entry, sizes, _slice_hashes(volume.image_shwc), volume.remarks)
-
-
-def _slice_hashes(image_shwc: Pixels) -> list[str]:
-    """A hash of every slice that is not constant: equal ones under two patients are one patient twice."""
-    return [
-        hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()
-        for plane in image_shwc
-        if plane.max() > plane.min()
-    ]
 
 
 def _refuse_shared_pixels(written: Sequence[Written]) -> None:
@@ -257,6 +221,7 @@ def summary(store: Store) -> list[tuple[str, str]]:
         ("lesion voxels", f"{voxels.min()} to {voxels.max()} a patient, median {np.median(voxels):.0f}"),
         ("missing contrast", ", ".join(f"{name}: {missing[name]}" for name in replaceable)),
         ("institutions", ", ".join(f"{name} {count}" for name, count in sorted(institutions.items()))),
+        ("patients without lesion", str((voxels == 0).sum())),
         ("left out", str(len(store.skipped))),
         ("size", f"{store.size_px} px, {megabytes:.0f} MiB in {store.path}"),
     ]

@@ -20,7 +20,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
-from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
+from segtrain.data.geometry import Geometry
+from segtrain.data.preprocess import VERSIONS
 from segtrain.data.sources import Source, make_source
 from segtrain.errors import DAMAGED, DataError
 from segtrain.runtime import files, machine
@@ -51,7 +52,8 @@ class StoredPatient:
     """A patient's entry in the index.
 
     areas: per prepared slice the pixels of any region; unlabelled: slices of which no voxel is known; spacing_mm: in
-    the source, between slices, rows and columns.
+    the source, between slices, rows and columns; label_voxels, region_voxels: in the source, of each value of the
+    mask's files, and of each region.
     """
 
     patient: str
@@ -62,6 +64,8 @@ class StoredPatient:
     missing_channels: tuple[str, ...]
     unlabelled: tuple[int, ...] = ()
     spacing_mm: tuple[float, float, float] | None = None
+    label_voxels: Mapping[int, int] = field(default_factory=dict)
+    region_voxels: tuple[int, ...] = ()
 
     @property
     def slices(self) -> int:
@@ -76,7 +80,8 @@ class StoredPatient:
 class Store:
     """A built store, opened: the index in memory, the arrays read on demand.
 
-    regions: the labels of each region; None where the source's masks are black and white.
+    regions: the labels of each region; None where the source's masks are black and white. warnings: what looked wrong
+    when the data were prepared.
     """
 
     path: Path
@@ -87,6 +92,8 @@ class Store:
     contrasts: tuple[str, ...] = LGG_CONTRASTS
     regions: Mapping[str, tuple[int, ...]] | None = None
     ignore: tuple[int, ...] = ()
+    remap: Mapping[int, int] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def layout(self) -> MaskLayout:
@@ -177,7 +184,7 @@ def stores_like(cfg: DataConfig) -> list[Path]:
 
 
 def _settings(cfg: DataConfig) -> str:
-    settings = repr((FORMAT, PREPROCESS_VERSION, cfg.image_size, cfg.skip_bad))
+    settings = repr((FORMAT, VERSIONS[cfg.protocol], cfg.image_size, cfg.skip_bad))
     if set(cfg.regions or ()) == {LESION}:
         assert cfg.regions is not None
         settings += f" lesion {sorted(set(cfg.regions[LESION]))}"
@@ -208,7 +215,7 @@ def open_store(path: Path) -> Store:
         raise DataError(
             f"{path}: damaged store ({' '.join(str(error).split())}); rename it and it is built again"
         ) from error
-    regions = index.get("regions")
+    regions, remap = index.get("regions"), index.get("remap")
     return Store(
         path=path,
         label=index["label"],
@@ -218,6 +225,8 @@ def open_store(path: Path) -> Store:
         contrasts=tuple(index.get("contrasts", LGG_CONTRASTS)),
         regions=regions and {name: tuple(labels) for name, labels in regions.items()},
         ignore=tuple(index.get("ignore", ())),
+        remap=remap and {int(label): target for label, target in remap.items()},
+        warnings=tuple(index.get("warnings", ())),
     )
 
 

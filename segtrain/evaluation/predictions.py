@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -32,8 +32,8 @@ from PIL import Image
 
 from segtrain.config import DataConfig
 from segtrain.data.masks import regions_of
-from segtrain.data.preprocess import preprocess
-from segtrain.data.sources import Pixels, Source, Volume, fill_missing, stand_in_of
+from segtrain.data.preprocess import Preparation, preprocess
+from segtrain.data.sources import Source, Volume, fill_missing, stand_in_of
 from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError, RunError
 from segtrain.evaluation.bars import Bar, chart
@@ -246,10 +246,11 @@ def _predict_patient(predictor: "Predictor", writer: Writer, patient: str, rule:
     """Write a patient; a row of scores a region, none without a mask. A function of its own, to free its arrays."""
     source, cfg = writer.source, writer.cfg
     stand_in = stand_in_of(cfg, source.contrasts)
-    volume = one_range(fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}"))
+    volume = fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}")
     for remark in volume.remarks:
         log.info("patient %s: %s", patient, remark)
-    prediction = predict_volume(predictor, volume.image_shwc, cfg.image_size, where=f"patient {patient}")
+    prediction = predict_volume(predictor, volume, Preparation.of(cfg), where=f"patient {patient}")
+    volume = one_range(volume)  # as pictures show it
     writer.add(patient, prediction, volume)
     if volume.mask_shw is None:
         return []
@@ -270,10 +271,11 @@ def _predict_patient(predictor: "Predictor", writer: Writer, patient: str, rule:
     return rows
 
 
-def predict_volume(predictor: "Predictor", image_shwc: Pixels, size_px: int, where: str) -> Prediction:
+def predict_volume(predictor: "Predictor", volume: Volume, preparation: Preparation, where: str) -> Prediction:
     """The prediction for a source's volume, prepared as for training and taken back to the source's geometry."""
-    everywhere = np.ones(image_shwc.shape[:3], np.uint8)  # preparation refuses an empty mask; the result is not used
-    prepared = preprocess(image_shwc, everywhere, size_px, where)
+    prepared = preprocess(replace(volume, mask_shw=None), preparation, where)
+    for remark in prepared.remarks:
+        log.info("%s: %s", where, remark)
     as_stored_shwc = prepared.image_shwc.astype(np.float16)
     probability_rshw = predictor.probability(as_stored_shwc, prepared.mask_shw)
     kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw))

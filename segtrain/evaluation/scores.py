@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import EvaluateConfig, MaskLayout
+from segtrain.data.geometry import Geometry, to_source
 from segtrain.data.masks import regions_of
-from segtrain.data.preprocess import Geometry, to_source
 from segtrain.data.sources import Source, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError

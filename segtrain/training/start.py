@@ -14,6 +14,7 @@ import torch
 
 from segtrain.config import LGG_CONTRASTS, Config, DataConfig
 from segtrain.data.augment.trial import Tried
+from segtrain.data.label_table import log_labels
 from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
@@ -119,6 +120,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
             store = ensure_store(cfg, keep_in_step)
             if world.is_main:
                 log_left_out(cfg, store)
+                log_labels(store)
         except (DataError, LaunchError) as error:
             failure = error
     while in_step(busy=False, error=failure):

@@ -4,6 +4,7 @@ Legend: s slice, h height, w width, c channel.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,12 +102,15 @@ class SliceSource(ABC):
         library = LibraryRemarks()
         image_slices: list[Pixels] = []
         mask_slices = []
+        label_voxels: Counter[int] = Counter()
         for path in files.images:
             with library.on(path):
                 image_slices.append(read_slice(path, channels=3))
         for path in files.masks:
             with library.on(path):
-                mask_slices.append(read_mask(path, self.rules))
+                mask = read_mask(path, self.rules)
+            mask_slices.append(mask.bits)
+            label_voxels.update(mask.voxels)
         _refuse_other_sizes([*files.images, *files.masks], [*image_slices, *mask_slices])
         _refuse_other_types(files.images, image_slices)
         return Volume(
@@ -115,6 +119,7 @@ class SliceSource(ABC):
             slice_names=tuple(path.stem for path in files.images),
             slice_numbers=files.numbers,
             remarks=library.lines(),
+            label_voxels=dict(sorted(label_voxels.items())),
         )
 
     def takes(self, name: str) -> bool:

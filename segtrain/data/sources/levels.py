@@ -51,7 +51,7 @@ def grey_levels(contrast_xyz: NDArray[Any]) -> tuple[NDArray[np.uint16], list[st
         return np.zeros(values.shape, np.uint16), []
     remarks = _fill_padding(values)
     darkest = values.min()
-    background = _background(values)
+    background = background_of(values)
     is_rest = np.full(values.shape, True) if background is None else values != background
     low = _low(values[is_rest], background)
     above = values[is_rest & (values > low)]
@@ -87,7 +87,7 @@ def _fill_padding(values: NDArray[np.floating]) -> list[str]:
     return [f"{darkest:g}, far below all others, is set to black (voxels: {is_padding.sum()})"]
 
 
-def _background(values_xyz: NDArray[np.floating]) -> float | None:
+def background_of(values_xyz: NDArray[np.floating]) -> float | None:
     """The value that most voxels at the volume's twelve edges have, where slices show no head; None without such."""
     edges = [values_xyz[place] for place in _edges()]
     found, counts = np.unique(np.concatenate(edges), return_counts=True)

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from segtrain.data.sources.base import Pixels, first_few
 from segtrain.data.sources.kinds import colours_of, refuse_other_kinds, sample_type_of
-from segtrain.data.sources.labels import BINARISE, LabelRules
+from segtrain.data.sources.labels import BINARISE, LabelRules, ReadMask
 from segtrain.data.sources.listing import readable, refuse_absent
 from segtrain.errors import LEAVE_OUT, DataError
 
@@ -61,9 +61,9 @@ def read_slice(path: Path, channels: int) -> Pixels:
     return array
 
 
-def read_mask(path: Path, rules: LabelRules) -> NDArray[np.uint8]:
-    """uint8 bits of regions [h, w]. Raises DataError."""
-    return rules.bits(path, read_slice(path, channels=1))
+def read_mask(path: Path, rules: LabelRules) -> ReadMask:
+    """[h, w] of a mask's file. Raises DataError."""
+    return rules.read(path, read_slice(path, channels=1))
 
 
 def _decoded(path: Path, handle: BinaryIO, kind: str, channels: int) -> Pixels:

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
-from segtrain.data.sources.base import TRUTH, Check, Volume, no_check, plain_slice_names
+from segtrain.data.sources.base import TRUTH, Check, Volume, first_few, no_check, plain_slice_names
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.grids import Grid, brought_onto, differences, grid_of
 from segtrain.data.sources.headers import doubt_of_orientation, open_volume, size_of, voxels_of
-from segtrain.data.sources.labels import LabelRules, any_label
+from segtrain.data.sources.labels import LabelRules, ReadMask
 from segtrain.data.sources.listing import digest_of_contents, digest_of_states
 from segtrain.data.sources.naming import stem_of
 from segtrain.data.sources.remarks import LibraryRemarks
@@ -117,9 +117,10 @@ class VolumeSource(ABC):
         mask_shw = None
         label_voxels: Mapping[int, int] = {}
         if case.truth is not None:
-            mask_xyz, label_voxels, of_labels = self._mask(case.truth)
-            mask_shw = grid.to_slices(mask_xyz)
-            remarks += of_labels
+            truth = self._mask(case.truth)
+            label_voxels = truth.voxels
+            mask_shw = grid.to_slices(truth.bits)
+            remarks += truth.remarks
         elif case.doubt:
             remarks.append(f"without truth: {case.doubt}")
         doubts = [doubt for path in case.files if (doubt := doubt_of_orientation(path))]
@@ -226,19 +227,14 @@ class VolumeSource(ABC):
                 contrasts[contrast] = voxels_xyz if is_there else brought_onto(voxels_xyz, own, grid)
         return contrasts, remarks
 
-    def _mask(self, path: Path) -> tuple[NDArray[np.uint8], dict[int, int], list[str]]:
-        """The bits of a truth's file [x, y, z], the voxels of each of its whole labels, and remarks."""
+    def _mask(self, path: Path) -> ReadMask:
+        """A truth's file, [x, y, z]. Raises DataError for labels that nothing names."""
         grid, _ = grid_of(path)
-        values = voxels_of(path).reshape(grid.shape)
-        labels, counts = np.unique(values, return_counts=True)
-        label_voxels = {int(label): int(count) for label, count in zip(labels, counts, strict=True) if label % 1 == 0}
-        if self.rules != LabelRules():
-            return self.rules.bits(path, values), label_voxels, []
-        mask, remarks = any_label(path, values)
-        if self.for_training and len(labels[labels > 0]) > 1:
-            named = ", ".join(f"{label:g}" for label in labels[labels > 0])
+        truth = self.rules.read_any(path, voxels_of(path).reshape(grid.shape))
+        labels = self.rules.lesion_labels(truth.voxels)
+        if self.for_training and self.rules.regions is None and len(labels) > 1:
             raise DataError(
-                f"{path}: mask has labels {named}; say which are what in data.regions, as in "
-                "data.regions='{lesion: [1, 2]}'"
+                f"{path}: mask has labels {first_few(labels)}; say which are what in data.regions, as in "
+                f"data.regions='{{lesion: {labels}}}'"
             )
-        return mask, label_voxels, list(remarks)
+        return truth

@@ -1,0 +1,95 @@
+"""One patient read, prepared and written into a store that is being built. No torch is imported."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segtrain.config import IGNORED, LGG_CONTRASTS, DataConfig, MaskLayout
+from segtrain.data.building import write_array
+from segtrain.data.label_table import refuse_unnamed_labels
+from segtrain.data.masks import in_region, is_lesion
+from segtrain.data.measured import Measured, measure
+from segtrain.data.preprocess import Preparation, preprocess
+from segtrain.data.sources import (
+    LggSource,
+    PhantomSource,
+    Pixels,
+    Source,
+    fill_missing,
+    missing_contrasts,
+    read_with_mask,
+)
+from segtrain.data.store import StoredPatient
+from segtrain.errors import DataError
+
+
+@dataclass(frozen=True)
+class Written:
+    """A patient whose files are written.
+
+    Its entry in the index, the files' bytes by folder, hashes of its slices, what was remarked when it was read, and
+    figures by which traps are seen.
+    """
+
+    entry: StoredPatient
+    file_bytes: dict[str, int]
+    slice_hashes: list[str]
+    remarks: tuple[str, ...]
+    measured: Measured
+
+
+# A patient's files, or the reason why the patient cannot be used.
+Outcome = Written | str
+
+
+def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) -> Outcome:
+    """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
+    # All patients of the published data and all phantoms have lesions: one without is broken there.
+    keeps_empty = not isinstance(source, (LggSource, PhantomSource))
+    try:
+        volume, mask_shw = read_with_mask(source, patient)
+        refuse_unnamed_labels(source.rules, volume.label_voxels, f"patient {patient}")
+        volume = fill_missing(volume, source.contrasts, cfg.missing, where=f"patient {patient}")
+        prepared = preprocess(volume, Preparation.of(cfg, keeps_empty), where=f"patient {patient}")
+    except DataError as error:
+        return str(error)
+    first, last = prepared.geometry.box[0]
+    entry = StoredPatient(
+        patient=patient,
+        institution=source.institution(patient),
+        areas=tuple(int(area) for area in is_lesion(prepared.mask_shw).sum(axis=(1, 2), dtype=np.int64)),
+        slice_numbers=volume.slice_numbers[first:last],
+        geometry=prepared.geometry,
+        missing_channels=missing_contrasts(volume.image_shwc) if source.contrasts == LGG_CONTRASTS else volume.absent,
+        unlabelled=tuple(np.flatnonzero((prepared.mask_shw == IGNORED).all(axis=(1, 2))).tolist()),
+        spacing_mm=volume.spacing_mm,
+        label_voxels=dict(volume.label_voxels),
+        region_voxels=_region_voxels(mask_shw, source.rules.layout),
+    )
+    sizes = {
+        "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
+        "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
+    }
+    return Written(
+        entry,
+        sizes,
+        slice_hashes=_slice_hashes(volume.image_shwc),
+        remarks=volume.remarks + prepared.remarks,
+        measured=measure(volume, prepared, source.contrasts, source.rules.layout),
+    )
+
+
+def _region_voxels(mask_shw: NDArray[np.uint8], layout: MaskLayout) -> tuple[int, ...]:
+    return tuple(int(np.count_nonzero(in_region(mask_shw, number))) for number in range(len(layout.regions)))
+
+
+def _slice_hashes(image_shwc: Pixels) -> list[str]:
+    """A hash of every slice that is not constant: equal ones under two patients are one patient twice."""
+    return [
+        hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()
+        for plane in image_shwc
+        if plane.max() > plane.min()
+    ]
