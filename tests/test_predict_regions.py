@@ -19,7 +19,7 @@ from predictions import IMAGE, MASK, read, table
 from region_stores import REGIONS, logits, nested
 
 from segtrain.commands.predict import command
-from segtrain.config import IGNORED, DataConfig, EvaluateConfig, MaskLayout
+from segtrain.config import IGNORED, DataConfig, EvaluateConfig, MaskLayout, PhantomConfig
 from segtrain.data.masks import bits_of, regions_of
 from segtrain.data.sources.base import Volume, plain_slice_names
 from segtrain.data.sources.labels import LabelRules
@@ -60,7 +60,7 @@ def test_a_voxel_has_the_label_all_of_whose_regions_are_predicted() -> None:
 class Labelled(PhantomSource):
     """Two patients with labels; one person's in their ids. Writes maps of labels as NIfTI volumes do."""
 
-    config: Any = None
+    config: PhantomConfig = field(default_factory=PhantomConfig)
     written: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def patients(self) -> list[str]:
