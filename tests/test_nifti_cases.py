@@ -74,6 +74,7 @@ def test_patients_without_truth_are_left_out_and_counted(tmp_path: Path, caplog:
     save(root / "P3/P3_seg.nii.gz", MASK)
     caplog.set_level(logging.INFO, "segtrain")
     store = ensure_store(config(root))
+    assert "automatic masks alone are no truth: 1 patients (P2); data.rater takes them by name" in caplog.messages
     assert list(store.patients) == ["P0", "P3"]
     assert list(store.skipped) == ["P1", "P2"]
     assert store.contrasts == ("t1", "flair")
@@ -83,8 +84,8 @@ def test_patients_without_truth_are_left_out_and_counted(tmp_path: Path, caplog:
     assert source(root, contrasts=("adc",), missing="zeros").left_out()["P0"] == (
         "patient P0: none of the contrasts adc among its files"
     )
-    with pytest.raises(DataError, match=r"new: 0 of 1 patients have a truth; add <patient>_seg.nii.gz"):
-        source(save_set(tmp_path / "new", "P1_flair")).patients()
+    with pytest.raises(DataError, match=r"new: 0 of 1 patients have a truth \(unknown files: Q_gt.nii.gz\); add"):
+        source(save_set(tmp_path / "new", "P1_flair", "Q_gt")).patients()
 
 
 def test_voxels_that_nobody_knows_are_ignored(tmp_path: Path) -> None:

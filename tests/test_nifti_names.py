@@ -264,3 +264,22 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path) -> No
     (root / "p/loop").symlink_to(root)
     assert list(taken(root)) == ["p"]
     save(root / "q/q_flair.nii.gz", source(root).read("p").image_shwc[..., 0])
+
+
+def test_scans_on_several_days_are_of_one_person(tmp_path: Path) -> None:
+    names = [f"pat{n}/2010-0{month}-01/{name}" for n in (1, 2) for month in (1, 2) for name in ("flair", "mask")]
+    people = people_of(source(save_set(tmp_path / "in", *names)).patients(), None)
+    assert people["pat1_2010-01-01"] == people["pat1_2010-02-01"] == "pat1"
+    assert len(set(people.values())) == 2
+
+
+@pytest.mark.law("L12")
+def test_slabs_of_one_person_need_a_file_that_says_whose_they_are(tmp_path: Path) -> None:
+    root = save_set(
+        tmp_path / "in", *(f"case_1/SMIR.Brain.XX.O.{name}/SMIR.Brain.XX.O.{name}" for name in ("CT_CBF.1", "OT.2"))
+    )
+    with pytest.raises(DataError, match=r"in: 0 patients with t1, t1ce, t2, flair \(ct_cbf: 1, unknown: 1\); name the"):
+        source(root).patients()
+    with pytest.raises(DataError, match=r"CT_CBF.1.nii.gz: of ISLES 2018, .*; say who is who .* data.groups=FILE"):
+        source(root, contrasts=("ct_cbf",)).patients()
+    assert source(root, contrasts=("ct_cbf",), groups="people.csv").patients() == ["case_1"]

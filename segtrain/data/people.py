@@ -24,6 +24,7 @@ PATTERNS = tuple(
         r"(?P<person>(?:training|test)\d{2})_\d{2}",  # ISBI 2015: time points
         r"(?P<person>sub-[A-Za-z0-9]+)(?:_.*)?",  # BIDS
         r"(?P<person>.+?)[-_](?:ses|session|time|timepoint|tp|visit|followup|fu|study)[-_]?\d+d?",
+        r"(?P<person>.*\d.*?)[-_](?:19|20)\d\d(?P<sep>[-_.]?)\d\d(?P=sep)\d\d",  # the date of a study
         r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
     )
 )

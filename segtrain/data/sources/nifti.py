@@ -15,9 +15,11 @@ from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.listing import escaped, refuse_odd_names
 from segtrain.data.sources.placed import VOLUME, placed_cases
-from segtrain.data.sources.truths import choose_truth, is_consensus_of_several
+from segtrain.data.sources.truths import choose_truth, is_automatic_alone, is_consensus_of_several
 from segtrain.data.sources.volumes import VolumeSource
 from segtrain.errors import DataError
+
+SLABS = "SMIR.Brain"  # how names of ISLES 2018 begin
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,16 @@ class NiftiSource(VolumeSource):
                 f"{whole[0]}: a file without a contrast in its name; if it holds several contrasts, name them in their "
                 "order, as in data.contrasts='[flair, t1, t1ce, t2]'"
             )
+        if not patients:
+            there = ", ".join(f"{reason}: {len(paths)}" for reason, paths in self._findings.passed_over.items())
+            raise DataError(
+                f"{self.root}: 0 patients with {', '.join(SPELLINGS)} ({there or 'no files'}); name the contrasts that "
+                "there are in data.contrasts, or say where files are in data.files"
+            )
         there = ", ".join(f"{contrast} {count}" for contrast, count in counts.items())
         raise DataError(
-            f"{self.root}: no contrast that all {patients} patients have ({there or 'none has any'}); name some in "
-            "data.contrasts, and in data.missing what stands in for missing ones"
+            f"{self.root}: no contrast that all {patients} patients have ({there}); name some in data.contrasts, and "
+            "in data.missing what stands in for missing ones"
         )
 
     @cached_property
@@ -83,13 +91,25 @@ class NiftiSource(VolumeSource):
                 "or say where files are in data.files"
             )
         refuse_odd_names(self.cases, self.root)
+        slab = next((path for path in self.files if path.name.startswith(SLABS)), None)
+        if slab and self.for_training and self.cfg.groups is None:
+            raise DataError(
+                f"{slab}: of ISLES 2018, where two slabs of one person are two cases; say who is who in a file of "
+                "lines patient,person, data.groups=FILE"
+            )
         without = self._without_truth
         if len(without) == len(self.cases):
+            unknown = [path.name for path in self._unknown]
+            aside = f" (unknown files: {first_few(unknown)})" if unknown else ""
             raise DataError(
-                f"{self.root}: 0 of {len(without)} patients have a truth; add <patient>_seg.nii.gz, or say where "
-                "truths are in data.files"
+                f"{self.root}: 0 of {len(without)} patients have a truth{aside}; add <patient>_seg.nii.gz, or say "
+                "where truths are in data.files"
             )
         return [patient for patient in self.cases if patient not in without]
+
+    @property
+    def _unknown(self) -> list[Path]:
+        return [] if self.cfg.files else self._findings.passed_over.get("unknown", [])
 
     @property
     def _without_truth(self) -> set[str]:
@@ -143,6 +163,12 @@ class NiftiSource(VolumeSource):
         several = [p for p, of in self._findings.patients.items() if is_consensus_of_several(of, self.cfg.rater)]
         if several:
             remarks.append(f"of several masks the consensus is taken: {len(several)} patients ({first_few(several)})")
+        automatic = [patient for patient, of in self._findings.patients.items() if is_automatic_alone(of)]
+        if automatic and self.cfg.rater is None:
+            remarks.append(
+                f"automatic masks alone are no truth: {len(automatic)} patients ({first_few(automatic)}); data.rater "
+                "takes them by name"
+            )
         return (*remarks, *super().remarks())
 
     @cached_property
@@ -195,7 +221,7 @@ class NiftiSource(VolumeSource):
         return placed_cases(self.root, named, needs_truth=self.for_training)
 
 
-def _meant(files: "list[VolumeFile] | tuple[()]", candidates: Candidates) -> list[VolumeFile]:
+def _meant(files: Sequence[VolumeFile], candidates: Candidates) -> list[VolumeFile]:
     """Of several files of one contrast those that are meant: plain names before 3D ones, in the truth's space."""
     best = [file for file in files if file.name.rank == min(other.name.rank for other in files)]
     spaces = {truth.name.space for truth in candidates.truths}

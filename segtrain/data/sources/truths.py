@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segtrain.data.sources.base import first_few
 from segtrain.data.sources.candidates import Candidates, VolumeFile
-from segtrain.data.sources.naming import Role, is_rater
+from segtrain.data.sources.naming import Role, is_rater, stem_of
 
 ELSEWHERE = "say which in data.files, as in data.files='{truth: \"{patient}/*_seg.nii.gz\", ..}'"
 
@@ -28,9 +28,11 @@ def choose_truth(patient: str, candidates: Candidates, rater: str | None) -> tup
             f"{raters[0].name.what}"
         )
     if len(candidates.odd) == 1 and not candidates.truths:
+        odd = candidates.odd[0]
+        ending = odd.name[len(stem_of(odd)) :]
         return None, (
-            f"{candidates.odd[0]}: may be the truth of patient {patient}, which has none by name; rename it to "
-            f"{patient}_seg.nii.gz, or {ELSEWHERE}"
+            f"{odd}: may be the truth of patient {patient}, which has none by name; rename it to "
+            f"{patient}_seg{ending}, or {ELSEWHERE}"
         )
     return None, ""
 
@@ -39,6 +41,11 @@ def is_consensus_of_several(candidates: Candidates, rater: str | None) -> bool:
     """Whether the truth is a consensus with other masks beside it."""
     best = _best(candidates.truths)
     return rater is None and len(best) == 1 and best[0].name.rank == 0 and len(candidates.truths) > 1
+
+
+def is_automatic_alone(candidates: Candidates) -> bool:
+    """Whether all masks are by programs."""
+    return {file.name.role for file in candidates.truths} == {Role.AUTOMATIC}
 
 
 def _best(truths: Sequence[VolumeFile]) -> list[VolumeFile]:

@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.config import DataConfig
+from segtrain.config import DataConfig, canonical
 from segtrain.data.sources.base import TRUTH, Check, Volume, first_few, no_check, plain_slice_names
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.grids import Grid, brought_onto, differences, grid_of
@@ -177,7 +177,7 @@ class VolumeSource(ABC):
         if self.cfg.resample and case.truth:
             return case.truth
         in_order = [case.images[name] for name in (WHOLE, *self.contrasts) if name in case.images]
-        flair = next((path for name, path in case.images.items() if name.lower() == "flair"), None)
+        flair = next((path for name, path in case.images.items() if canonical(name) == "flair"), None)
         return in_order[0] if self.cfg.resample or flair is None else flair
 
     def _grid(self, case: Case) -> Grid:
