@@ -64,7 +64,7 @@ def command(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(table, indent=1))
     elif table:
-        _show(table)
+        standard_output().print(status_table(table))
     else:
         print(f"{arguments.runs_dir}: no runs")
     return EXIT_FINISHED
@@ -292,10 +292,6 @@ def _epochs(run: Run) -> int | None:
         return int(run.config_tree()["train"]["epochs"])
     except (RunError, ValueError, KeyError, TypeError):
         return None
-
-
-def _show(table: Sequence[Mapping[str, Any]]) -> None:
-    standard_output().print(status_table(table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real browser for tests, and a page of it that is watched; `context` and `watched` are fixtures of conftest.py.
+"""A real browser for tests, and a page of it that is watched.
 
 It is Debian's chromium, which `.ci/run` installs: apt-get install --no-install-recommends chromium
 """
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
@@ -42,13 +41,15 @@ class Watched:
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, page: Page) -> Self:
-        """That page, from now on."""
-        one = cls(page)
-        page.on("console", lambda message: one.said.append(message.text))
-        page.on("pageerror", lambda error: one.said.append(str(error)))
-        page.on("dialog", lambda dialog: one.said.append(dialog.message))
-        page.on("request", lambda request: one.asked.append(request.url))
-        page.set_default_timeout(TIMEOUT_MS)
-        return one
+
+@contextmanager
+def watching(browser: BrowserContext) -> Iterator[Watched]:
+    """A new page of the browser, until the block ends."""
+    one = Watched(browser.new_page())
+    one.page.on("console", lambda message: one.said.append(message.text))
+    one.page.on("pageerror", lambda error: one.said.append(str(error)))
+    one.page.on("dialog", lambda dialog: one.said.append(dialog.message))
+    one.page.on("request", lambda request: one.asked.append(request.url))
+    one.page.set_default_timeout(TIMEOUT_MS)
+    yield one
+    one.page.close()

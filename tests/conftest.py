@@ -285,25 +285,6 @@ def night(tmp_path: Path, trained_run: Run) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real browser."""
-    from browsers import chromium  # only its tests need it
-
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def watched(context: Any) -> Iterator[Any]:
-    """A new page of the browser, which is watched."""
-    from browsers import Watched
-
-    one = Watched.of(context.new_page())
-    yield one
-    one.page.close()
-
-
 @pytest.fixture
 def ablation(tmp_path: Path) -> Path:
     folder = tmp_path / "loss"

@@ -3,17 +3,18 @@
 import base64
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import Watched
+from browsers import Watched, chromium, watching
 from drawn_atlases import CONTRASTS, SIDE_PX, SLICES, ball, drawn_atlas, drawn_card
 from made_runs import REGIONS, SCANS, train
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page
 
 from segtrain.report import content, page
 from segtrain.report.atlas import Atlas, _fitting
@@ -70,6 +71,18 @@ def test_contrasts_are_left_out_before_patients_are() -> None:
         assert (len(fitting), list(unshown)) == expected
         assert sum(card.pictures.size for card in fitting) <= room
         assert all(("contrast0" in card.pictures.layers) is not bool(unshown) for card in fitting)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> Iterator[Watched]:
+    with watching(context) as one:
+        yield one
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import TIMEOUT_MS, Watched
+from browsers import TIMEOUT_MS, Watched, chromium, watching
 from made_runs import PATIENTS, train
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import BrowserContext, Locator, Page
 
 from segtrain.report import content, page
 from segtrain.report.atlas import Atlas, atlases
@@ -26,6 +27,18 @@ EVIL = (
     '"><script>window.hacked=1<',
     "</script><script>window.hacked=1</script>",
 )
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> Iterator[Watched]:
+    with watching(context) as page:
+        yield page
 
 
 @dataclass(frozen=True)
