@@ -36,6 +36,7 @@ Count = Annotated[int, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
 Labels = Annotated[tuple[Label, ...], Field(min_length=1)]
 Millimetres = Annotated[float, Field(gt=0)]
+Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]  # a number, too
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
@@ -45,13 +46,6 @@ def _check_source(name: Any) -> Any:
         hint = f" (did you mean {near!r}?)" if near else ""
         raise ValueError(f"no source is named {name!r}{hint}; there are {', '.join(SOURCES)} and FILE.py:NAME")
     return name
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) else value
-
-
-Name = Annotated[str, BeforeValidator(_number_as_text)]
 
 
 def _check_engine(name: Any) -> Any:
