@@ -69,7 +69,8 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
                 _build(cfg, source, aside, check)
     store = open_store(path)
     identity.remember()
-    return replace(store, label=source.label)  # it may be prepared from a copy elsewhere
+    # It may be prepared from a copy elsewhere, and its one region under another name.
+    return replace(store, label=source.label, regions=source.rules.regions)
 
 
 def log_left_out(cfg: DataConfig, store: Store) -> None:

@@ -185,9 +185,9 @@ def stores_like(cfg: DataConfig) -> list[Path]:
 
 def _settings(cfg: DataConfig) -> str:
     settings = repr((FORMAT, VERSIONS[cfg.protocol], cfg.image_size, cfg.skip_bad))
-    if set(cfg.regions or ()) == {LESION}:
-        assert cfg.regions is not None
-        settings += f" lesion {sorted(set(cfg.regions[LESION]))}"
+    if cfg.regions and len(cfg.regions) == 1:  # its name changes no voxel
+        (labels,) = cfg.regions.values()
+        settings += f" lesion {sorted(set(labels))}"
     elif cfg.regions:
         settings += f" regions {dict(cfg.regions)}"
     default = DataConfig()
