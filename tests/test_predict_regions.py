@@ -231,9 +231,10 @@ def test_the_command_tells_the_mean_with_its_parts(
         assert re.search(rf"{region}: mean DSC \d\.\d{{4}} \(n = 1,", said), "two scans, one person"
         (file,) = (out / "masks" / region).glob("P_T1_mask.nii.gz")
         assert voxels(file).shape == labels.T.shape
-    if (out / "labels").exists():
-        found = voxels(next((out / "labels").glob("P_T1*")))
-        assert set(np.unique(found)) <= {0, 1, 2, 3}
+    found = voxels(next((out / "labels").glob("P_T1*")))
+    assert {0} < set(np.unique(found)) <= {0, 1, 2, 3}
+    whole = voxels(next((out / "masks" / "whole").glob("P_T1*")))
+    assert not found[whole == 0].any(), "no label without whole"
     assert np.asarray(Image.open(out / "sheets/P_T1.png")).ndim == 3
 
 
