@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
+from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout, Reference, name_of
 from segtrain.data.preprocess import PREPROCESS_VERSION, Geometry
 from segtrain.data.sources import Source, make_source
 from segtrain.errors import DAMAGED, DataError
@@ -51,7 +52,7 @@ class StoredPatient:
     """A patient's entry in the index.
 
     areas: per prepared slice the pixels of any region; unlabelled: slices of which no voxel is known; spacing_mm: in
-    the source, between slices, rows and columns.
+    the source, between slices, rows and columns; person: where the source names whose scan it is.
     """
 
     patient: str
@@ -62,6 +63,7 @@ class StoredPatient:
     missing_channels: tuple[str, ...]
     unlabelled: tuple[int, ...] = ()
     spacing_mm: tuple[float, float, float] | None = None
+    person: str | None = None
 
     @property
     def slices(self) -> int:
@@ -76,7 +78,8 @@ class StoredPatient:
 class Store:
     """A built store, opened: the index in memory, the arrays read on demand.
 
-    regions: the labels of each region; None where the source's masks are black and white.
+    regions: the labels of each region; None where the source's masks are black and white; source: the layout that
+    `data.source=auto` found.
     """
 
     path: Path
@@ -87,6 +90,7 @@ class Store:
     contrasts: tuple[str, ...] = LGG_CONTRASTS
     regions: Mapping[str, tuple[int, ...]] | None = None
     ignore: tuple[int, ...] = ()
+    source: str | None = None
 
     @property
     def layout(self) -> MaskLayout:
@@ -95,6 +99,8 @@ class Store:
 
     def resolved(self, cfg: DataConfig) -> DataConfig:
         """The config with the contrasts, regions and ignored labels that came with the data where it was silent."""
+        if self.source and cfg.source == "auto":
+            cfg = replace(cfg, source=self.source)
         return _filled(cfg, self.contrasts, self.regions, self.ignore)
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
@@ -185,7 +191,13 @@ def _settings(cfg: DataConfig) -> str:
         settings += f" regions {dict(cfg.regions)}"
     default = DataConfig()
     settings += "".join(f" {key}={value}" for key in READING if (value := getattr(cfg, key)) != getattr(default, key))
-    return f"{cfg.source}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    return f"{_source_name(cfg)}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+
+def _source_name(cfg: DataConfig) -> str:
+    """The source's name in a folder's: a part of the user's own has a path, and options, which its fingerprint has."""
+    reference = Reference.parse(name_of(cfg.source))
+    return name_of(cfg.source) if reference is None else re.sub(r"\W", "_", reference.name)
 
 
 def is_built(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from segtrain.config import LGG_CONTRASTS, canonical
+from segtrain.config.regions import SPELLINGS
 from segtrain.data.sources.base import Check, digest, first_few, no_check
 from segtrain.data.sources.images import SliceFiles, SliceSource, add_file, refuse_unpaired
 from segtrain.data.sources.listing import (
@@ -100,7 +101,7 @@ class FolderSource(SliceSource):
     def contrasts(self) -> tuple[str, ...]:
         named = self.cfg.contrasts
         if len(self._names_contrasts) > 1:
-            return named or self._common_contrasts()
+            return named or (self._common_contrasts() if self.for_training else LGG_CONTRASTS)
         channels = self._channels
         if named and len(named) != channels:
             raise DataError(
@@ -116,10 +117,10 @@ class FolderSource(SliceSource):
         return tuple(f"channel_{number}" for number in range(1, channels + 1))
 
     def _common_contrasts(self) -> tuple[str, ...]:
-        """The contrasts that all patients have. Raises DataError: none."""
-        counts = self.contrast_counts
-        patients = sum(1 for files in self._by_patient.values() if files)
+        """Of the four usual contrasts, or else of others, those that all patients have. Raises DataError: none."""
+        counts, patients = self.contrast_counts, len(self._labelled)
         common = [name for name, count in counts.items() if count == patients]
+        common = [name for name in common if name in SPELLINGS] or common
         if not common:
             raise DataError(
                 f"{self.root}: no contrast that all {patients} patients have ({_counted(counts)}); say with "
@@ -131,9 +132,16 @@ class FolderSource(SliceSource):
     def contrast_counts(self) -> Mapping[str, int]:
         """The number of patients that have files of each contrast."""
         counts: Counter[str] = Counter()
-        for files in self._by_patient.values():
+        for patient in self._labelled:
+            files = self._by_patient[patient]
             counts.update({file.name.contrast for file in files if not file.name.is_mask and file.name.contrast})
         return {name: counts[name] for name in in_usual_order(counts)}
+
+    @property
+    def _labelled(self) -> list[str]:
+        """The patients that are not left out; all where that would be none."""
+        left_out = self.left_out()
+        return [patient for patient in self._by_patient if patient not in left_out] or list(self._by_patient)
 
     @cached_property
     def _channels(self) -> int:
@@ -150,9 +158,30 @@ class FolderSource(SliceSource):
         return COLOURS
 
     def patients(self) -> list[str]:
-        """Names of the volumes' folders, or of people, sorted. Raises DataError."""
+        """Names of the volumes' folders, or of people, sorted; for training without those that have no masks."""
         refuse_odd_names(self._by_patient, self.root)
-        return list(self._by_patient)
+        left_out = self.left_out()
+        if left_out and len(left_out) == len(self._by_patient):
+            raise DataError(
+                f"{self.root}: 0 of {len(left_out)} patients have masks; add <slice>_mask.png beside each slice, or a "
+                "folder masks beside the folder images"
+            )
+        return [patient for patient in self._by_patient if patient not in left_out]
+
+    def left_out(self) -> Mapping[str, str]:
+        """For training the patients with slices and without masks, each with the reason."""
+        if not self.for_training:
+            return {}
+        return {
+            patient: f"patient {patient}: no mask among its files"
+            for patient, files in self._by_patient.items()
+            if files and not any(file.name.is_mask for file in [*files, *self._lossy(patient)])
+        }
+
+    def _lossy(self, patient: str) -> list[SliceFile]:
+        """The patient's JPEG files; of slices in no patient's folder, everybody's."""
+        has_folder = bool(self.found.folders.get(patient))
+        return self.found.lossy.get(patient if has_folder else LOOSE, [])
 
     def folder(self, patient: str) -> Path:
         folders = self.found.folders
@@ -219,8 +248,7 @@ class FolderSource(SliceSource):
 
     def _refuse_jpeg_twin(self, patient: str, images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
         """Raises DataError where a slice's mask, or a mask's slice, is there as JPEG alone."""
-        has_folder = bool(self.found.folders.get(patient))
-        for file in self.found.lossy.get(patient if has_folder else LOOSE, []):
+        for file in self._lossy(patient):
             key, is_mask = self._key(file), file.name.is_mask
             if key in (images if is_mask else masks) and key not in (masks if is_mask else images):
                 what = "mask" if is_mask else "image"
