@@ -16,7 +16,10 @@ COMMANDS = {
     "evaluate": ("segtrain.commands.evaluate", "score a checkpoint, or an ensemble, patient by patient"),
     "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
     "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
-    "check": ("segtrain.commands.check", "try a loss, network, augmentation or optimiser of your own before it trains"),
+    "check": (
+        "segtrain.commands.check",
+        "try a loss, network, augmentation, optimiser or source of your own before it trains",
+    ),
     "doctor": ("segtrain.commands.doctor", "check this machine, and what a config needs, before the hours are spent"),
     "networks": ("segtrain.commands.networks", "list the networks: parameters, work an image, norm"),
     "augmentations": ("segtrain.commands.augmentations", "draw what augmentation does to some slices"),

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import cancel, history, node, rank, rendezvous, requeue, resources, sbatch, scheduler, status, submission
+from jobs.status_table import status_table
 from segtrain.config import Config
 from segtrain.errors import LaunchError, RunError, SegtrainError, Stopped, StopReason
 from segtrain.run import Outcome, Run
 from segtrain.runtime import launcher
+from segtrain.runtime.terminal import standard_output
 
 ASKED = resources.Resources()
 
@@ -262,7 +264,7 @@ def test_what_cannot_be_read_is_shown_with_its_trouble_and_hides_nothing(tmp_pat
         "old": "stopped", "good": "stopped", "torn": "stopped", "half": "unreadable", ".jobs/torn/001": "unreadable",
     }  # fmt: skip
     assert "job.json: cannot be read" in found[".jobs/torn/001"]["why"]
-    status._show(list(found.values()))
+    standard_output().print(status_table(list(found.values())))
     assert cancel.command(["old", "--runs-dir", str(runs_dir)]) == 0
     with pytest.raises(RunError, match="end its job with scancel, then move"):
         cancel.command(["torn", "--runs-dir", str(runs_dir)])

@@ -3,6 +3,8 @@
 Copy this file, change it, and name what is in it: loss=own_parts.py:power_loss. See docs/own_parts.md.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -86,3 +88,23 @@ class Lion(torch.optim.Optimizer):
 def halves(progress):
     """The learning rate's factor: 1, then a half, then a quarter."""
     return 0.5 ** int(3 * progress)
+
+
+class Archives:
+    """Patients in NumPy archives: <patient>.npz with `flair` and `t2` [s, h, w] and `labels` of the same shape."""
+
+    contrasts = ("flair", "t2")
+
+    def __init__(self, root, suffix=".npz"):
+        self.root = Path(root)
+        self.suffix = suffix
+
+    def patients(self):
+        return [file.stem for file in self.root.glob(f"*{self.suffix}")]
+
+    def read(self, patient):
+        with np.load(self.root / f"{patient}{self.suffix}") as arrays:
+            return [arrays["flair"], arrays["t2"]], arrays["labels"]
+
+    def person(self, patient):
+        return patient.partition("_")[0]

@@ -22,6 +22,7 @@ examples:
   segtrain check configs/ablation/own_parts.py:power_loss power=2 --as loss
   segtrain check configs/ablation/own_parts.py:DropoutUNet --config configs/lgg.yaml data.root=/data data.image_size=128
   segtrain check monai.losses:DiceLoss sigmoid=true
+  segtrain check configs/ablation/own_parts.py:Archives data.root=/data/mine
 """
 COLOURS: dict[Verdict, str] = {"holds": "green", "fails": "red", "warning": "yellow", "not tried": "dim"}
 
@@ -49,7 +50,10 @@ def command(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "segtrain check",
-        description="Try a loss, network, augmentation, optimiser or schedule of your own: it is run on made-up data.",
+        description=(
+            "Try a loss, network, augmentation, optimiser or schedule of your own, which is run on made-up data, or a "
+            "source of patients, of which it reads three."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -53,6 +53,7 @@ def command(argv: Sequence[str]) -> int:
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
     folder = _folder(arguments, checkpoints)
     cfg = checkpoints[0].cfg
+    checkpoints[0].say_own_source()
     store = ensure_store(cfg.data)
     patients = _patients(arguments.split, checkpoints, store)
     if not arguments.include_training:

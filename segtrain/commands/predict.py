@@ -25,11 +25,12 @@ examples:
 
 DIR holds one of
   the LGG layout   <patient>/<patient>_<k>.tif, three channels (pre-contrast, FLAIR, post-contrast), k from 1
-  slices           .tif or .png of three channels, 8 or 16 bits each: each folder is a volume, or DIR itself, in the
-                   order of their numbers
+  slices           .tif or .png of 8 or 16 bits, in the order of their numbers: each folder is a volume, or DIR itself;
+                   all contrasts in one file, or <slice>_flair.png, <slice>_t1.png, or a folder for each contrast
   NIfTI volumes    <patient>_pre, _flair, _post.nii.gz (or _t1, _flair, _t1ce), or one [x, y, z, 3] for each patient; in
                    DIR or in folders below it; turned to axial slices by the affine (needs nibabel)
-and beside them masks, if there are any: <slice>_mask.tif, <patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
+and beside them masks, if there are any: <slice>_mask.tif (or _seg, _segmentation, _gt, or folders images and masks),
+<patient>_mask.nii.gz (or _seg). Where pre- or post-contrast
 is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
 Masks of several labels are read as in training: a run with data.regions='{lesion: [1, 2, 4]}' knows these alone.
 A run of several regions writes masks of each, in a folder named for it, and for NIfTI volumes also one map of labels.
@@ -43,6 +44,8 @@ def command(argv: Sequence[str]) -> int:
     refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
     checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    if arguments.layout == "auto":
+        checkpoints[0].say_own_source()
     source = find_source(arguments.images, arguments.layout, checkpoints[0].cfg.data)
     refuse_folder(arguments.out, arguments.images)
     if ignored := not_taken(arguments.images, source):

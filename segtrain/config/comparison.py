@@ -93,6 +93,8 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
     What ours leaves to the data is theirs.
     """
     left_to_data = {key: getattr(theirs.data, key) for key in FROM_DATA if not getattr(ours.data, key)}
+    if ours.data.source == "auto":
+        left_to_data["source"] = theirs.data.source
     ours = replace(ours, data=replace(ours.data, **left_to_data))
     one, other = (dict(flatten(asdict(portable(cfg)))) for cfg in (ours, theirs))
     for key in [*one, *other]:

@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Collection
 from typing import Any, Literal
 
-Kind = Literal["loss", "model", "augment", "optim", "schedule"]
+Kind = Literal["loss", "model", "augment", "optim", "schedule", "source"]
 KEY_OF: dict[Kind, str] = {
     "loss": "loss",
     "model": "model.name",
     "augment": "data.augment",
     "optim": "optim.name",
     "schedule": "optim.schedule",
+    "source": "data.source",
 }
 # Parameters by which a kind is known, among those without a default or the first two.
 CHANNELS = {"in_channels", "input_channels", "in_ch", "in_chans", "img_ch", "n_channels", "n_classes", "num_classes"}
@@ -19,14 +20,17 @@ COMPARED = {"pred", "preds", "prediction", "predict", "y_pred", "output", "outpu
 COMPARED |= {"probs", "input", "inputs", "y_true", "target", "targets", "label", "labels", "true", "x", "y"}
 IMAGES = {"image", "img", "images", "sample", "data", "volume"}
 STEPS = {"step", "epoch", "progress", "total", "total_steps", "optimizer", "t", "it", "iteration"}
+ROOTS = {"root", "data_root", "folder"}
 PARAMETERS = {"params", "parameters", "param_groups", "network", "model", "net"}
-BY_FIRST: dict[Kind, set[str]] = {"augment": IMAGES, "schedule": STEPS, "optim": PARAMETERS}
+BY_FIRST: dict[Kind, set[str]] = {"augment": IMAGES, "schedule": STEPS, "optim": PARAMETERS, "source": ROOTS}
 # Attributes by which the transforms of libraries are known.
 TRANSFORM = ("set_random_seed", "set_random_state", "get_parameters", "data_keys", "apply_transform")
 
 
 def kind_of(part: Any) -> Kind | None:
     """The kind of a function, class or object; None where it cannot be told."""
+    if all(callable(getattr(part, method, None)) for method in ("patients", "read")):
+        return "source"
     bases = part.__mro__ if isinstance(part, type) else type(part).__mro__
     names = {f"{base.__module__}.{base.__qualname__}" for base in bases}
     if "torch.optim.optimizer.Optimizer" in names:

@@ -16,7 +16,8 @@ from segtrain.errors import ConfigError
 
 WHOLE = ("loss", "data.regions")  # mappings that are values: another takes their place
 YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
-CHOICES = ("loss", "model.name", "data.augment", "optim.name", "optim.schedule")  # keys that choose a part
+# Keys that choose a part.
+CHOICES = ("loss", "model.name", "data.augment", "data.source", "optim.name", "optim.schedule")
 # The keys of a section that a value in the section's place was probably meant for, the likeliest first.
 MAIN_KEYS = {
     "data": ("source", "root"),

@@ -20,7 +20,13 @@ from segtrain.errors import ConfigError
 CODE = "code"  # the folder beside a config that holds the files of its parts; see run/layout.py
 RANGE = "range"  # the option of data.augment that says which values an augmentation of the user's own expects
 RANGES = ("zscore", "unit", "uint8")  # as in the store; 0 to 1; 0 to 255
-KEYS = {"model": "model.name", "augment": "data.augment", "optim": "optim.name", "schedule": "optim.schedule"}
+KEYS = {
+    "model": "model.name",
+    "augment": "data.augment",
+    "optim": "optim.name",
+    "schedule": "optim.schedule",
+    "source": "data.source",
+}
 # Options that segtrain reads, unless the part has a parameter of that name: whether a schedule counts steps or epochs,
 # how a loss is called.
 RESERVED = {"optim.schedule": ("unit",), "loss": (TAKES,)}
@@ -127,7 +133,11 @@ def moved(cfg: Config, places: Mapping[str, Path]) -> Config:
         cfg,
         loss=loss,
         model=replace(cfg.model, name=elsewhere("model", cfg.model.name)),
-        data=replace(cfg.data, augment=elsewhere("augment", cfg.data.augment)),
+        data=replace(
+            cfg.data,
+            augment=elsewhere("augment", cfg.data.augment),
+            source=elsewhere("source", cfg.data.source),
+        ),
         optim=replace(
             cfg.optim,
             name=elsewhere("optim", cfg.optim.name),

@@ -59,7 +59,7 @@ def _data(data: DataConfig) -> Checks:
         "data.source=lgg needs the data's folder; add data.root=.../kaggle_3m",
     )
     yield (
-        data.source not in ("lgg", "phantom") and data.root is None,
+        data.source not in ("lgg", "phantom") and not Reference.parse(name_of(data.source)) and data.root is None,
         f"data.source={data.source} needs the data's folder; add data.root=FOLDER",
     )
     yield (

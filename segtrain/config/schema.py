@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 from segtrain.config.choice import PART, Choice, check_choice, choice_of, name_of
 from segtrain.config.loss_terms import LossConfig
 from segtrain.config.networks import NETWORKS, NetworkPart, NormName, OutputName, network_part
-from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES
-from segtrain.config.reference import SMP_PREFIX, Reference
+from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.reference import SMP_PREFIX
 from segtrain.config.regions import BRATS_REGIONS, LESION, LGG_CONTRASTS, SPELLINGS, MaskLayout, canonical
 from segtrain.config.tree import nearest
 
@@ -40,12 +40,10 @@ Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 
 
-def _check_source(name: Any) -> Any:
-    if name not in SOURCES and not Reference.parse(str(name)):
-        near = nearest(str(name), SOURCES)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise ValueError(f"no source is named {name!r}{hint}; there are {', '.join(SOURCES)} and FILE.py:NAME")
-    return name
+def _check_source(choice: Any) -> Choice:
+    if isinstance(choice, Mapping) and choice.get(PART) in SOURCES and len(choice) > 1:
+        raise ValueError(f"source {choice[PART]} has no options of its own; set the keys of data")
+    return check_choice("source", choice, {name: Part("", "") for name in SOURCES})
 
 
 def _check_engine(name: Any) -> Any:
@@ -100,7 +98,7 @@ class PhantomConfig:
 class DataConfig:
     """The source of patients, their preparation, split, sampling and augmentation."""
 
-    source: Annotated[str, BeforeValidator(_check_source)] = "phantom"  # made-up patients; auto: by looking at root
+    source: Annotated[Choice, BeforeValidator(_check_source)] = "phantom"  # made-up patients; auto: by looking at root
     root: str | None = None  # the folder of the data
     files: dict[str, str] | None = None  # where files are, source=nifti: {flair: '{patient}/*_FLAIR.nii.gz', truth: ..}
     store: str = "prepared"  # parent folder of prepared stores; share it between runs

@@ -12,6 +12,7 @@ store.py        the prepared data set on disk
 building.py     a store while it is built: one builder, others wait
 prepare.py      a store built from a source, by several processes
 patient.py      one patient read, prepared and written
+survey.py       what of a source is taken for what, without preparing it
 people.py       the person whom each patient id is a scan of
 splits.py       the patients that train and those that validate
 order.py        the slice at each position of a run

@@ -22,6 +22,7 @@ from segtrain.data.sources import (
     missing_contrasts,
     read_with_mask,
 )
+from segtrain.data.sources.base import KnowsPeople
 from segtrain.data.store import StoredPatient
 from segtrain.errors import DataError
 
@@ -67,6 +68,7 @@ def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) 
         unlabelled=tuple(np.flatnonzero((prepared.mask_shw == IGNORED).all(axis=(1, 2))).tolist()),
         spacing_mm=volume.spacing_mm,
         label_voxels=dict(volume.label_voxels),
+        person=source.person(patient) if isinstance(source, KnowsPeople) else None,
         region_voxels=_region_voxels(mask_shw, source.rules.layout),
     )
     sizes = {

@@ -48,14 +48,17 @@ def _plain(person: str) -> str:
     return person
 
 
-def people_of(patients: Collection[str], groups: Path | None) -> dict[str, str]:
-    """The person of each patient: by `groups`, else by its id. Raises DataError: a file that is not of that form."""
-    named = {} if groups is None else _read(groups)
+def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The person of each patient: by `groups`, else as the source names it (`known`), else by its id.
+
+    Raises DataError: a file that is not of that form.
+    """
+    named = {**(known or {}), **({} if groups is None else read_groups(groups))}
     return {patient: named.get(patient) or person_of(patient) for patient in patients}
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Lines `patient,person`, with or without a heading."""
+def read_groups(path: Path) -> dict[str, str]:
+    """The person of each patient: lines `patient,person`, with or without a heading. Raises DataError."""
     remedy = "write a line patient,person for each patient"
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))

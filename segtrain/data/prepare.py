@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segtrain.config import LGG_CONTRASTS, DataConfig
+from segtrain.config import LGG_CONTRASTS, DataConfig, name_of
 from segtrain.data.building import building
 from segtrain.data.label_table import refuse_mixed_labels
 from segtrain.data.patient import Outcome, Written, prepare_patient
@@ -28,8 +28,9 @@ from segtrain.data.sources import (
     first_few,
     make_source,
     not_taken,
+    with_layout,
 )
-from segtrain.data.sources.base import Check, LeavesOut, Remarks, no_check
+from segtrain.data.sources.base import Check, LeavesOut, ListsFiles, no_check
 from segtrain.data.sources.identity import identify
 from segtrain.data.store import (
     INDEX,
@@ -41,6 +42,7 @@ from segtrain.data.store import (
     store_path,
     stores_like,
 )
+from segtrain.data.survey import overview
 from segtrain.data.tissues import DataSet
 from segtrain.data.traps import judge
 from segtrain.errors import DataError
@@ -57,6 +59,7 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`), for pixels that two
     patients share, and when the disk is full; nothing is left half-built. `check` is called now and then and may raise.
     """
+    original, cfg = cfg, with_layout(cfg)
     source = make_source(cfg)
     identity = identify(Path(cfg.store).expanduser(), source, check)
     cfg = resolved_by_source(cfg, source)  # a run's config, which says what came with the data, has the same store
@@ -66,11 +69,20 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
         with building(path, check) as aside:
             if aside is not None:
                 log.info("preparing %s into %s", source.label, path)
+                _log_overview(original, source)
                 _build(cfg, source, aside, check)
     store = open_store(path)
     identity.remember()
     # It may be prepared from a copy elsewhere, and its one region under another name.
-    return replace(store, label=source.label, regions=source.rules.regions)
+    layout = name_of(cfg.source) if original != cfg else None
+    return replace(store, label=source.label, regions=source.rules.regions, source=layout)
+
+
+def _log_overview(cfg: DataConfig, source: Source) -> None:
+    """Log what of the files is taken for what."""
+    if isinstance(source, ListsFiles) or cfg.source == "auto":
+        for line in overview(cfg, source).lines():
+            log.info("%s", line)
 
 
 def log_left_out(cfg: DataConfig, store: Store) -> None:
@@ -94,9 +106,6 @@ def _warn_if_changed(cfg: DataConfig, label: str) -> None:
 
 
 def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
-    if isinstance(source, Remarks):
-        for remark in source.remarks():
-            log.info("%s", remark)
     outcomes = _prepare_all(cfg, source, aside, check)
     skipped = {patient: outcome for patient, outcome in sorted(outcomes.items()) if isinstance(outcome, str)}
     if skipped and not cfg.skip_bad:
@@ -204,19 +213,23 @@ def _refuse_shared_pixels(written: Sequence[Written]) -> None:
                 )
 
 
-def summary(store: Store) -> list[tuple[str, str]]:
-    """What the store holds, as rows (name, value) of a table."""
+def summary(store: Store, groups: str | None = None) -> list[tuple[str, str]]:
+    """What the store holds, as rows (name, value) of a table. groups: the file that says who is who."""
     patients = list(store.patients.values())
     areas = np.array([area for patient in patients for area in patient.areas])
     voxels = np.array([patient.lesion_voxels for patient in patients])
     slices = np.array([patient.slices for patient in patients])
     institutions = Counter(patient.institution for patient in patients)
     missing = Counter(name for patient in patients for name in patient.missing_channels)
-    replaceable = [name for c, name in enumerate(LGG_CONTRASTS) if c != FLAIR]
+    replaceable = [name for name in store.contrasts if store.contrasts != LGG_CONTRASTS or name != LGG_CONTRASTS[FLAIR]]
+    known = {patient.patient: patient.person for patient in patients if patient.person}
+    people = set(people_of(store.patients, Path(groups).expanduser() if groups else None, known).values())
+    of_people = f" of {len(people)} people" if len(people) < len(patients) else ""
     megabytes = sum(file.stat().st_size for file in store.path.rglob("*.npy")) / 2**20
     return [
         ("data", store.label),
-        ("patients", str(len(patients))),
+        ("patients", f"{len(patients)}{of_people}"),
+        ("contrasts", ", ".join(store.contrasts)),
         ("slices", f"{slices.sum()} ({slices.min()} to {slices.max()} a patient, median {np.median(slices):.0f})"),
         ("slices without lesion", f"{(areas == 0).sum()} ({(areas == 0).mean():.0%})"),
         ("lesion voxels", f"{voxels.min()} to {voxels.max()} a patient, median {np.median(voxels):.0f}"),

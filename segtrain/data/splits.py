@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,15 @@ class Split:
 
 def make_split(cfg: DataConfig, store: Store) -> Split:
     """The split that `data.split` names; the patients of one person stay together. Raises DataError."""
-    people = people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None)
+    known = {patient: stored.person for patient, stored in store.patients.items() if stored.person}
+    people = people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None, known)
     if cfg.split == "file":
         assert cfg.split_file is not None, "loading checks it"
         sides = _from_file(Path(cfg.split_file), store, cfg.fold)
         refuse_parted((("train", sides[0]), ("validation", sides[1])), people, cfg.split_file)
     else:
         groups = groups_of(store.patients, people)
+        refuse_too_few(cfg, groups)
         if cfg.split == "reference":
             validating = _reference(groups, cfg.validation_patients, cfg.split_seed)
         else:
@@ -75,24 +77,29 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
     return Split(*sides, several({patient: people[patient] for side in sides for patient in side}))
 
 
+def refuse_too_few(cfg: DataConfig, groups: Sequence[Group]) -> None:
+    """Raise DataError where there are too few people for the split."""
+    validation, folds = cfg.validation_patients, cfg.folds
+    if cfg.split == "reference" and len(groups) <= validation:
+        raise DataError(
+            f"split: {_count(groups)} are too few for data.validation_patients={validation} and at least one "
+            f"to train on; set data.validation_patients={max(1, len(groups) // 5)} or add patients"
+        )
+    if cfg.split == "kfold" and len(groups) < folds:
+        raise DataError(f"split: {_count(groups)} cannot make data.folds={folds}; set data.folds={max(2, len(groups))}")
+
+
 def _reference(groups: list[Group], validation: int, seed: int) -> set[str]:
     """The draw of the public reference program: `random.Random(42).sample(sorted(patients), 10)`.
 
     Of people instead, each by the first patient, which is the same where nobody has two.
     """
-    if len(groups) <= validation:
-        raise DataError(
-            f"split: {_count(groups)} are too few for data.validation_patients={validation} and at least one "
-            f"to train on; set data.validation_patients={max(1, len(groups) // 5)} or add patients"
-        )
     by_first = {group[0]: group for group in groups}
     return {patient for first in random.Random(seed).sample(list(by_first), validation) for patient in by_first[first]}
 
 
 def _kfold(groups: list[Group], patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: int) -> set[str]:
     """Fold `fold` validates. Neighbours in order of institution and lesion volume are dealt to different folds."""
-    if len(groups) < folds:
-        raise DataError(f"split: {_count(groups)} cannot make data.folds={folds}; set data.folds={max(2, len(groups))}")
     alike = sorted(groups, key=lambda g: (patients[g[0]].institution, sum(patients[p].lesion_voxels for p in g), g[0]))
     rng = np.random.Generator(np.random.Philox(seed))
     validating: set[str] = set()
@@ -103,7 +110,7 @@ def _kfold(groups: list[Group], patients: Mapping[str, StoredPatient], folds: in
     return validating
 
 
-def _count(groups: list[Group]) -> str:
+def _count(groups: Sequence[Group]) -> str:
     patients = sum(map(len, groups))
     return f"{patients} patients" + (f" of {len(groups)} people" if len(groups) < patients else "")
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout
+from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout, Reference, name_of
 from segtrain.data.geometry import Geometry
 from segtrain.data.preprocess import VERSIONS
 from segtrain.data.sources import Source, make_source
@@ -53,7 +54,7 @@ class StoredPatient:
 
     areas: per prepared slice the pixels of any region; unlabelled: slices of which no voxel is known; spacing_mm: in
     the source, between slices, rows and columns; label_voxels, region_voxels: in the source, of each value of the
-    mask's files, and of each region.
+    mask's files, and of each region; person: where the source names whose scan it is.
     """
 
     patient: str
@@ -66,6 +67,7 @@ class StoredPatient:
     spacing_mm: tuple[float, float, float] | None = None
     label_voxels: Mapping[int, int] = field(default_factory=dict)
     region_voxels: tuple[int, ...] = ()
+    person: str | None = None
 
     @property
     def slices(self) -> int:
@@ -81,7 +83,7 @@ class Store:
     """A built store, opened: the index in memory, the arrays read on demand.
 
     regions: the labels of each region; None where the source's masks are black and white. warnings: what looked wrong
-    when the data were prepared.
+    when the data were prepared. source: the layout that `data.source=auto` found.
     """
 
     path: Path
@@ -94,6 +96,7 @@ class Store:
     ignore: tuple[int, ...] = ()
     remap: Mapping[int, int] | None = None
     warnings: tuple[str, ...] = ()
+    source: str | None = None
 
     @property
     def layout(self) -> MaskLayout:
@@ -102,6 +105,8 @@ class Store:
 
     def resolved(self, cfg: DataConfig) -> DataConfig:
         """The config with the contrasts, regions and ignored labels that came with the data where it was silent."""
+        if self.source and cfg.source == "auto":
+            cfg = replace(cfg, source=self.source)
         return _filled(cfg, self.contrasts, self.regions, self.ignore)
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
@@ -192,7 +197,13 @@ def _settings(cfg: DataConfig) -> str:
         settings += f" regions {dict(cfg.regions)}"
     default = DataConfig()
     settings += "".join(f" {key}={value}" for key in READING if (value := getattr(cfg, key)) != getattr(default, key))
-    return f"{cfg.source}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    return f"{_source_name(cfg)}-{cfg.image_size}px-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+
+def _source_name(cfg: DataConfig) -> str:
+    """The source's name in a folder's: a part of the user's own has a path, and options, which its fingerprint has."""
+    reference = Reference.parse(name_of(cfg.source))
+    return name_of(cfg.source) if reference is None else re.sub(r"\W", "_", reference.name)
 
 
 def is_built(path: Path) -> bool:

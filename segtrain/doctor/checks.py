@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segtrain.config import Config, DataConfig
 from segtrain.data.order import plan_order
-from segtrain.data.sources import Source, make_source, read_with_mask
+from segtrain.data.sources import Source, make_source, read_with_mask, with_layout
 from segtrain.data.sources.identity import identify
 from segtrain.data.store import Store, is_built, open_store, resolved_by_source, store_path, stores_like
 from segtrain.doctor import cluster, disk, forecast, limits, software, talk
@@ -41,9 +41,10 @@ def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> It
 def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
     """Whether the data can be read and shared by the ranks; how much work it is; bytes that are still to prepare."""
     try:
-        source = make_source(cfg.data)
+        prepared_as = with_layout(cfg.data)
+        source = make_source(prepared_as)
         patients = source.patients()
-        if store := _prepared(cfg.data, source):
+        if store := _prepared(prepared_as, source):
             split, _ = plan_order(cfg, store, ranks)
             train, validation = (
                 sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)

@@ -7,12 +7,13 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtrain.config import ENGINES, Config, Reference, load_config, name_of
+from segtrain.config.own_parts import portable
 from segtrain.data.people import person_of
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, RunError
@@ -73,6 +74,16 @@ class TrainedCheckpoint:
         return Reference.parse(name_of(self.cfg.model.name))
 
     @property
+    def own_source(self) -> Reference | None:
+        """The source of its data, where it is code of the user's own that reading them runs."""
+        return Reference.parse(name_of(self.cfg.data.source))
+
+    def say_own_source(self) -> None:
+        """Log that code of the run is about to be run, where its data have a source of the user's own."""
+        if part := self.own_source:
+            log.info("%s: reads its data by %s, the run's copy of its own source", self.run.root, part)
+
+    @property
     def is_best(self) -> bool:
         """Whether its epoch was selected by the scores of the run's validation patients."""
         pointer = self.run.best_pointer
@@ -90,14 +101,20 @@ def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str
     for place, checkpoint in enumerate(checkpoints[1:], start=1):
         if folders[place] in folders[:place]:
             raise ConfigError(f"{checkpoint.run.root}: is listed twice; list it once")
-        for key in SHARED:
-            our_value, their_value = (_in_order(attrgetter(key)(one.cfg)) for one in (checkpoint, first))
+        for key in (*SHARED, "code"):
+            our_value, their_value = (_in_order(attrgetter(key)(_compared(one.cfg))) for one in (checkpoint, first))
             if our_value != their_value:
                 raise ConfigError(
                     f"{checkpoint.run.root}: {key}={our_value}, but {first.run.root} has {their_value}; the runs of an "
                     "ensemble must agree in what their networks see and how they are scored"
                 )
     return checkpoints
+
+
+def _compared(cfg: Config) -> Config:
+    """The config as its copy of own parts may lie anywhere, with the code of its source alone."""
+    code = {name: digest for name, digest in cfg.code.items() if name.startswith("source/")}
+    return replace(portable(cfg), code=code)
 
 
 def _in_order(value: Any) -> Any:

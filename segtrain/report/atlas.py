@@ -85,11 +85,12 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names) ->
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
     checkpoint = select_checkpoints([run.run.root], str(run.last.step), overrides)[0]
-    if part := checkpoint.own_network:
-        raise RunError(
-            f"{run.run.root}: its network {part.short} is code of the user's own, which a report does not run; "
-            f"segtrain predict {run.run.root} --images DIR draws it"
-        )
+    for what, part in (("network", checkpoint.own_network), ("source", checkpoint.own_source)):
+        if part is not None:
+            raise RunError(
+                f"{run.run.root}: its {what} {part.short} is code of the user's own, which a report does not run; "
+                f"segtrain predict {run.run.root} --images DIR draws it"
+            )
     dsc_by_patient = run.last.by_patient
     if seen := sorted(trained_on(dsc_by_patient, [checkpoint])):
         raise RunError(f"{run.run.root}: patient {seen[0]} is on both sides of its split; none of its scores is valid")

@@ -25,7 +25,7 @@ def data_table(runs: Sequence[Collected], say: Say) -> Table | None:
     if not keys:
         return None
     lines = [
-        [word(variant), word(cfg.source), *(word(_text(getattr(cfg, key))) for key in keys)]
+        [word(variant), word(_text(cfg.source)), *(word(_text(getattr(cfg, key))) for key in keys)]
         for variant, cfg in configs.items()
     ]
     return Table("data", [say("variant"), say("data_source"), *(say(f"data_{key}") for key in keys)], lines)

@@ -6,6 +6,7 @@ from segtrain.config import Config, Reference, loss_terms, name_of
 from segtrain.config.kinds import Kind
 from segtrain.config.trial import Check
 from segtrain.data.augment.trial import tried as try_augmentation
+from segtrain.data.sources.own_trial import checks_of as try_source
 from segtrain.data.store import resolved_by_source
 from segtrain.engines.optim_trial import try_optimizer
 from segtrain.engines.schedules import make_schedule
@@ -51,6 +52,8 @@ def tried(cfg: Config, kind: Kind) -> tuple[str, list[Check]]:
             return checks_of(cfg.model, data.channels, data.image_size, len(data.layout.regions))
         trials = try_augmentation(data.augment, cfg.seed, data.channels, data.image_size, data.layout)
         return trials.description, list(trials.checks)
+    if kind == "source":
+        return try_source(cfg.data)
     if kind == "optim":
         return try_optimizer(cfg.optim, cfg.deepspeed.zero if cfg.engine == "deepspeed" else None)
     try:

@@ -21,7 +21,7 @@ from segtrain.data.splits import Split
 from segtrain.data.store import Store
 from segtrain.engines.engine import Engine
 from segtrain.engines.schedules import Schedule, make_schedule
-from segtrain.errors import DataError, LaunchError, SegtrainError, Stopped, StopReason
+from segtrain.errors import ConfigError, DataError, LaunchError, SegtrainError, Stopped, StopReason
 from segtrain.losses.loss import Loss
 from segtrain.run import Run
 from segtrain.runtime.stop import Stop
@@ -121,7 +121,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
             if world.is_main:
                 log_left_out(cfg, store)
                 log_labels(store)
-        except (DataError, LaunchError) as error:
+        except (ConfigError, DataError, LaunchError) as error:
             failure = error
     while in_step(busy=False, error=failure):
         pass

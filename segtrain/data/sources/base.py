@@ -134,6 +134,14 @@ class Remarks(Protocol):
         """What was taken for what, where there was a choice. Raises DataError."""
 
 
+@runtime_checkable
+class KnowsPeople(Protocol):
+    """A source that knows whose scan a patient is."""
+
+    def person(self, patient: str) -> str | None:
+        """The person; None where only the patient's id says it."""
+
+
 def read_with_mask(source: Source, patient: str) -> tuple[Volume, NDArray[np.uint8]]:
     """The patient's volume and its mask, which training and scoring cannot do without. Raises DataError."""
     volume = source.read(patient)

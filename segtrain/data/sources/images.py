@@ -3,6 +3,7 @@
 Legend: s slice, h height, w width, c channel.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.config import LGG_CONTRASTS, DataConfig
-from segtrain.data.sources.base import Check, Pixels, Volume, no_check
-from segtrain.data.sources.labels import LabelRules
+from segtrain.data.sources.base import TRUTH, Check, Pixels, Volume, no_check
+from segtrain.data.sources.labels import LabelRules, ReadMask
 from segtrain.data.sources.listing import digest_of_content, digest_of_times
 from segtrain.data.sources.pixels import read_mask, read_slice
 from segtrain.data.sources.remarks import LibraryRemarks
+from segtrain.data.sources.slice_folders import SUFFIXES
 from segtrain.errors import DataError
 
-SUFFIXES = (".tif", ".tiff", ".png")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 Key = TypeVar("Key", int, str)  # what identifies a slice within its patient
@@ -51,11 +52,28 @@ def refuse_unpaired(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> No
 
 @dataclass(frozen=True)
 class SliceFiles:
-    """A patient's files in the order of the slices, and the slices' numbers; `masks` is empty where there are none."""
+    """A patient's files in the order of the slices, and the slices' numbers; `masks` is empty where there are none.
+
+    by_contrast: a file a slice for each contrast that the patient has, `images` being those of the first; empty where a
+    file of `images` holds all contrasts. names: of the slices where their files' names are not these.
+    """
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     numbers: tuple[int, ...]
+    by_contrast: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """For the slices' pictures."""
+        return self.names or tuple(path.stem for path in self.images)
+
+    @property
+    def by_role(self) -> dict[str, tuple[Path, ...]]:
+        """The files of each contrast, or the images, and of the truth where there is one."""
+        roles = dict(self.by_contrast) or {"image": self.images}
+        return {**roles, TRUTH: self.masks} if self.masks else roles
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,9 @@ class SliceSource(ABC):
         """Where the patient's files are."""
         return self.root / patient
 
+    def files_of(self, patient: str) -> Mapping[str, tuple[Path, ...]]:
+        return self.files(patient).by_role
+
     def slices(self, patient: str) -> int:
         return len(self.files(patient).images)
 
@@ -100,34 +121,49 @@ class SliceSource(ABC):
     def read(self, patient: str) -> Volume:
         files = self.files(patient)
         library = LibraryRemarks()
-        image_slices: list[Pixels] = []
+        image_shwc, absent = self._image(files, library)
         mask_slices = []
         label_voxels: Counter[int] = Counter()
-        for path in files.images:
-            with library.on(path):
-                image_slices.append(read_slice(path, channels=3))
         for path in files.masks:
             with library.on(path):
                 mask = read_mask(path, self.rules)
+            _refuse_other_size(path, mask.bits.shape, image_shwc.shape[1:3])
             mask_slices.append(mask.bits)
-            label_voxels.update(mask.voxels)
-        _refuse_other_sizes([*files.images, *files.masks], [*image_slices, *mask_slices])
-        _refuse_other_types(files.images, image_slices)
+            _refuse_other_white(path, mask, label_voxels, self.rules)
         return Volume(
-            image_shwc=np.stack(image_slices),
+            image_shwc=image_shwc,
             mask_shw=np.stack(mask_slices) if mask_slices else None,
-            slice_names=tuple(path.stem for path in files.images),
+            slice_names=files.slice_names,
             slice_numbers=files.numbers,
             remarks=library.lines(),
+            has_one_range=not files.by_contrast,
+            absent=absent,
             label_voxels=dict(sorted(label_voxels.items())),
         )
+
+    def _image(self, files: SliceFiles, library: LibraryRemarks) -> tuple[Pixels, tuple[str, ...]]:
+        """[s, h, w, c] of all slices, and the contrasts that the patient lacks, which are 0 in it. Raises DataError."""
+        if not files.by_contrast:
+            volume = _stacked(files.images, len(self.contrasts), library)
+            return (volume[..., None] if volume.ndim == 3 else volume), ()
+        by_contrast = {name: _stacked(paths, 1, library) for name, paths in files.by_contrast.items()}
+        first = next(iter(by_contrast.values()))
+        for name, paths in files.by_contrast.items():
+            _refuse_other_size(paths[0], by_contrast[name].shape[1:3], first.shape[1:3])
+        if any(volume.dtype == np.uint16 for volume in by_contrast.values()):
+            by_contrast = {name: _of_16_bits(volume) for name, volume in by_contrast.items()}
+            first = next(iter(by_contrast.values()))
+        channels = [by_contrast.get(name, np.zeros_like(first)) for name in self.contrasts]
+        return np.stack(channels, axis=-1), tuple(name for name in self.contrasts if name not in by_contrast)
 
     def takes(self, name: str) -> bool:
         """Whether a file of this name is one of a slice or mask."""
         return name.lower().endswith(SUFFIXES)
 
     def institution(self, patient: str) -> str:
-        return "unknown"
+        """The second word of an id like TCGA_DU_5849_19950405."""
+        parts = re.split("[-_]", patient)
+        return parts[1] if len(parts) > 2 and parts[0] == "TCGA" else "unknown"
 
     def write_mask(self, patient: str, mask_shw: NDArray[np.bool_], folder: Path) -> list[Path]:
         """An image of 0 and 255 for each slice, in the slice's own format."""
@@ -154,25 +190,42 @@ def write_pages(volume_shw: NDArray[np.float32], path: Path) -> Path:
     return path
 
 
-def _refuse_other_types(paths: Sequence[Path], slices: Sequence[Pixels]) -> None:
-    """Raises DataError for the first slice with another number of bits: its grey levels mean something else."""
-    for path, array in zip(paths, slices, strict=True):
-        if array.dtype != slices[0].dtype:
+def _stacked(paths: Sequence[Path], channels: int, library: LibraryRemarks) -> Pixels:
+    """The slices of the files, [s, h, w] of one channel, else [s, h, w, c]. Raises DataError where they differ."""
+    slices: list[Pixels] = []
+    for path in paths:
+        with library.on(path):
+            slices.append(read_slice(path, channels, is_mask=False))
+        _refuse_other_size(path, slices[-1].shape, slices[0].shape)
+        if slices[-1].dtype != slices[0].dtype:  # its grey levels mean something else
             raise DataError(
-                f"{path}: pixels are {array.dtype}, but those of the patient's first slice are {slices[0].dtype}; "
+                f"{path}: pixels are {slices[-1].dtype}, but those of the patient's first slice are {slices[0].dtype}; "
                 "export the patient's slices alike"
             )
+    return np.stack(slices)
 
 
-def _refuse_other_sizes(paths: Sequence[Path], slices: Sequence[Pixels]) -> None:
-    """Raises DataError for the patient's first file of another size than its first slice."""
-    for path, array in zip(paths, slices, strict=True):
-        if array.shape[:2] != slices[0].shape[:2]:
-            raise DataError(
-                f"{path}: size {_size(array)}, but the patient's first slice has {_size(slices[0])}; "
-                "export the patient's slices at one size"
-            )
+def _of_16_bits(volume: Pixels) -> Pixels:
+    """White stays white."""
+    return volume if volume.dtype == np.uint16 else volume.astype(np.uint16) * np.uint16(257)
 
 
-def _size(array: Pixels) -> str:
-    return f"{array.shape[0]}x{array.shape[1]}"
+def _refuse_other_size(path: Path, shape: Sequence[int], first: Sequence[int]) -> None:
+    """Raises DataError for a file of another size than the patient's first slice."""
+    if tuple(shape[:2]) != tuple(first[:2]):
+        raise DataError(
+            f"{path}: size {shape[0]}x{shape[1]}, but the patient's first slice has {first[0]}x{first[1]}; "
+            "export the patient's slices at one size"
+        )
+
+
+def _refuse_other_white(path: Path, mask: ReadMask, before: Counter[int], rules: LabelRules) -> None:
+    """Count the mask's values into `before`. Raises DataError where 1 is white here and 255 there."""
+    here = Counter(mask.voxels)
+    whites = {value for value in (*before, *here) if value > 0}
+    if rules.regions is None and len(whites) > 1:
+        raise DataError(
+            f"{path}: white is {max(here)}, but {next(v for v in before if v > 0)} in the patient's masks before it; "
+            "save all masks with 0 and 255"
+        )
+    before.update(here)

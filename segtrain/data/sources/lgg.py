@@ -50,11 +50,6 @@ class LggSource(SliceSource):
     def takes(self, name: str) -> bool:
         return name.lower().endswith(SUFFIXES)
 
-    def institution(self, patient: str) -> str:
-        """The second word of an id like TCGA_DU_5849_19950405."""
-        parts = patient.split("_")
-        return parts[1] if len(parts) > 2 and parts[0] == "TCGA" else "unknown"
-
     def files(self, patient: str) -> SliceFiles:
         """The patient's files: numbered from 1 without gaps, each with a mask, or none with one. Raises DataError."""
         folder = self.folder(patient)

@@ -1,29 +1,29 @@
 """The one way to a source: by config for training, by what is in the folder for prediction."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from segtrain.config import DataConfig
+from segtrain.config import DataConfig, Reference, name_of
+from segtrain.config.label_names import DATASET_JSON
 from segtrain.data.sources.base import ListsRest, Source
 from segtrain.data.sources.candidates import has_volumes
 from segtrain.data.sources.dataset_json import is_nnunet
-from segtrain.data.sources.images import NIFTI_SUFFIXES, SUFFIXES
-from segtrain.data.sources.lgg import LggSource, has_slices
+from segtrain.data.sources.detection import Detected, LayoutName, detect, holds_data
+from segtrain.data.sources.lgg import LggSource
 from segtrain.data.sources.listing import (
-    deeper_root,
     entries_of,
     escaped,
     folders_of,
     is_broken_link,
     is_folder,
     require_folder,
-    with_suffix,
 )
+from segtrain.data.sources.own import OwnSource
 from segtrain.data.sources.phantom import PhantomSource
+from segtrain.data.sources.slice_folders import SUFFIXES
 from segtrain.data.sources.slices import FolderSource
 from segtrain.errors import ConfigError, DataError
 
-LayoutName = Literal["auto", "lgg", "slices", "nifti", "nnunet"]
 LAYOUTS: dict[LayoutName, str] = {
     "auto": "by what lies in the folder",
     "lgg": "<patient>/<patient>_<k>.tif",
@@ -31,39 +31,65 @@ LAYOUTS: dict[LayoutName, str] = {
     "nifti": ".nii or .nii.gz volumes",
     "nnunet": "nnU-Net's raw layout with dataset.json, or a folder like its imagesTs",
 }
-LAYOUT_OF: dict[str, LayoutName] = {"auto": "auto", "slices": "slices", "nifti": "nifti", "nnunet": "nnunet"}
+LAYOUT_OF: dict[str, LayoutName] = {name: name for name in LAYOUTS}
 
 
 def make_source(cfg: DataConfig) -> Source:
-    """The source that `data.source` names."""
-    if cfg.source == "phantom":
+    """The source that `data.source` names, for training. Raises DataError; ConfigError: an own part, no nibabel."""
+    name = name_of(cfg.source)
+    if Reference.parse(name):
+        return OwnSource(cfg)
+    if name == "phantom":
         return PhantomSource(cfg.phantom)
+    if name == "auto":
+        return make_source(with_layout(cfg))
     assert cfg.root is not None, "loading checks it"
     root = Path(cfg.root).expanduser()
-    if cfg.source == "lgg":
-        return LggSource(root, cfg)
-    return find_source(root, LAYOUT_OF[cfg.source], cfg, for_training=True)
+    if name != "lgg":
+        require_folder(root, "set data.root to the folder that holds the patients")
+    return _source(root, LAYOUT_OF[name], cfg, for_training=True)
+
+
+def detected(cfg: DataConfig) -> Detected | None:
+    """The layout that `data.source=auto` finds; None where the source is named. Raises DataError."""
+    if cfg.source != "auto":
+        return None
+    assert cfg.root is not None, "loading checks it"
+    root = Path(cfg.root).expanduser()
+    require_folder(root, "set data.root to the folder that holds the patients")
+    return detect(root, "data.root")
+
+
+def with_layout(cfg: DataConfig) -> DataConfig:
+    """The config with the layout that `data.source=auto` finds, so that the store is the same as by its name."""
+    layout = detected(cfg)
+    return cfg if layout is None else replace(cfg, source=layout.layout)
 
 
 def find_source(root: Path, layout: LayoutName, cfg: DataConfig | None = None, for_training: bool = False) -> Source:
     """The source in the folder `root`, in a layout by name or by its files; `cfg` names contrasts and labels.
 
-    Raises DataError; ConfigError without nibabel.
+    `auto` is the source of the user's own, where the run has one. Raises DataError; ConfigError without nibabel.
     """
     cfg = cfg or DataConfig()
     require_folder(root, "set --images to the folder that holds the patients")
     if layout == "auto":
-        layout = "nnunet" if is_nnunet(root, cfg) else _layout_of(root)
+        if Reference.parse(name_of(cfg.source)):
+            return OwnSource(replace(cfg, root=str(root)))
+        is_of_images = not (root / DATASET_JSON).is_file() and is_nnunet(root, cfg)
+        layout = "nnunet" if is_of_images else detect(root, "--images").layout
     elif layout != "nnunet":
-        has_data = has_volumes(root) if layout == "nifti" else _has(root, SUFFIXES)
+        has_data = has_volumes(root) if layout == "nifti" else holds_data(root, SUFFIXES, levels=3)
         if not has_data:
             raise DataError(f"{root}: nothing in it for --layout {layout} ({LAYOUTS[layout]}); choose another")
-    if layout in ("nifti", "nnunet"):
-        return _volume_source(layout, root, cfg, for_training)
-    return LggSource(root, cfg) if layout == "lgg" else FolderSource(root, cfg)
+    return _source(root, layout, cfg, for_training)
 
 
-def _volume_source(layout: str, root: Path, cfg: DataConfig, for_training: bool) -> Source:
+def _source(root: Path, layout: LayoutName, cfg: DataConfig, for_training: bool) -> Source:
+    if layout == "lgg":
+        return LggSource(root, cfg)
+    if layout == "slices":
+        return FolderSource(root, cfg, for_training)
     try:
         from segtrain.data.sources.nifti import NiftiSource
         from segtrain.data.sources.nnunet import NnunetSource
@@ -71,24 +97,6 @@ def _volume_source(layout: str, root: Path, cfg: DataConfig, for_training: bool)
         raise ConfigError(f"{root}: NIfTI volumes need nibabel; pip install nibabel") from error
     kind = NnunetSource if layout == "nnunet" else NiftiSource
     return kind(root, cfg, for_training)
-
-
-def _layout_of(root: Path) -> LayoutName:
-    """One name of the LGG layout makes the whole folder that layout; files that do not fit it are then an error."""
-    folders = folders_of(root)
-    if any(with_suffix(folder, NIFTI_SUFFIXES) for folder in (root, *folders)):
-        return "nifti"
-    if not _has(root, SUFFIXES):
-        deeper = deeper_root(root, lambda folder: _has(folder, (*NIFTI_SUFFIXES, *SUFFIXES)))
-        raise DataError(
-            f"{root}: 0 patient folders, slices (.tif, .png) or NIfTI volumes (.nii, .nii.gz) in it; set --images to "
-            + (str(deeper) if deeper else "the folder that holds them")
-        )
-    return "lgg" if any(map(has_slices, folders)) else "slices"
-
-
-def _has(root: Path, suffixes: tuple[str, ...]) -> bool:
-    return any(with_suffix(folder, suffixes) for folder in (root, *folders_of(root)))
 
 
 def not_taken(root: Path, source: Source) -> list[str]:

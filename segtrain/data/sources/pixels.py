@@ -25,8 +25,10 @@ PNG_BITS = 24  # where the header has them
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
-def read_slice(path: Path, channels: int) -> Pixels:
-    """[h, w, 3] of an image, [h, w] of a mask, exactly as the file shows it. Raises DataError for the rest.
+def read_slice(path: Path, channels: int, is_mask: bool = True) -> Pixels:
+    """[h, w, 3], or [h, w] of one channel, exactly as the file shows it. Raises DataError for the rest.
+
+    is_mask: whether one channel is a mask's.
 
     uint8, or uint16 where the file has 16 bits a sample. A PNG where the name says so, else a TIFF. Palettes are read
     through their colours.
@@ -54,6 +56,8 @@ def read_slice(path: Path, channels: int) -> Pixels:
     if channels == 1 and array.ndim == 3:  # a palette's colours
         if (array != array[..., :1]).any():
             colours = np.unique(array.reshape(-1, 3), axis=0).tolist()
+            if not is_mask:
+                raise DataError(f"{path}: has colours {first_few(colours)}, but grey is needed; export it again")
             raise DataError(
                 f"{path}: mask has colours {first_few(colours)}, but only black and white are taken; {BINARISE}"
             )
