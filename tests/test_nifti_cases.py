@@ -104,7 +104,7 @@ def test_several_labels_are_named_for_training(tmp_path: Path) -> None:
     labels = MASK * np.uint8(2)
     labels[5, 6, 2] = 4
     save(root / "P_seg.nii.gz", labels)
-    with pytest.raises(DataError, match=r"labels 2, 4; .*data.regions='{lesion: \[1, 2\]}'"):
+    with pytest.raises(DataError, match=r"labels 2, 4; .*data.regions='{lesion: \[2, 4\]}'"):
         source(root).read("P")
     volume = source(root, regions={"core": (4,), "whole": (2, 4)}).read("P")
     assert np.bincount(masked(volume).ravel(), minlength=4)[1:].tolist() == [0, int(MASK.sum()) - 1, 1]
