@@ -18,7 +18,7 @@ from segtrain.config import IGNORED, DataConfig, ProtocolName
 from segtrain.data.geometry import Box, Geometry, centred, resize, resize_mask, square_padding
 from segtrain.data.masks import is_lesion
 from segtrain.data.sources import Pixels, Volume
-from segtrain.data.sources.levels import one_range
+from segtrain.data.sources.levels import fewest_bits, one_range
 from segtrain.data.zscore import ZSCORE_VERSION, head_of, z_scored
 from segtrain.errors import LEAVE_OUT, DataError
 
@@ -74,7 +74,7 @@ def preprocess(volume: Volume, preparation: Preparation, where: str) -> Prepared
     if preparation.protocol == "reference":
         compared = one_range(volume)
         doubts = compared.remarks[len(volume.remarks) :]
-        image, box = _reference_crop(compared.image_shwc, where)
+        image, box = _reference_crop(fewest_bits(compared.image_shwc), where)
     else:
         image, head_shw, box = _head_crop(volume.image_shwc, present, where)
     geometry = _geometry(volume, box, preparation, where)

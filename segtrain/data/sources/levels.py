@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.data.sources.base import Volume
+from segtrain.data.sources.base import Pixels, Volume
 
 BRIGHTEST_PERCENTILE = 99.9  # of a contrast's voxels above its darkest: white
 DARKEST_PERCENTILES = (0.1, 1.0)  # voxels below it are outliers; the second where the first is far below it
@@ -36,6 +36,13 @@ def one_range(volume: Volume) -> Volume:
         scaled[..., c], doubts = grey_levels(image_shwc[..., c])
         remarks += [f"contrast {c + 1}: {doubt}" for doubt in doubts]
     return replace(volume, image_shwc=scaled, has_one_range=True, remarks=(*volume.remarks, *remarks))
+
+
+def fewest_bits(image_shwc: Pixels) -> Pixels:
+    """8 bits of an image in 16 that was made of 8 (v * 257), so that both are prepared to the same last bit."""
+    if image_shwc.dtype != np.uint16 or (image_shwc % np.uint16(257)).any():
+        return image_shwc
+    return (image_shwc // np.uint16(257)).astype(np.uint8)
 
 
 def grey_levels(contrast_xyz: NDArray[Any]) -> tuple[NDArray[np.uint16], list[str]]:
