@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from golden_patients import GOLDEN_PATIENTS
 from PIL import Image
 from slice_sets import SLICES, config, mask, numbered, pixels, save, write_twins
 
 from segtrain.data.prepare import ensure_store
-from segtrain.data.sources import make_source
+from segtrain.data.sources import find_source, make_source
 from segtrain.data.sources.slice_people import by_leading_id
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError
@@ -227,3 +228,27 @@ def test_lgg_patients_rewritten_as_16_bit_slices_give_the_same_store(lgg_root: P
         np.testing.assert_array_equal(mask_shw, expected_mask)
         np.testing.assert_allclose(image, expected, rtol=2**-10, atol=2**-12)
         assert (image == expected).mean() > 0.99
+
+
+IMAGEJ = "ImageJ=1.54f\nunit=mm\nspacing=5.0\n"
+
+
+@pytest.mark.parametrize(
+    ("description", "resolution", "spacing"),
+    [
+        (IMAGEJ, (2.0, 4.0), (5.0, 0.25, 0.5)),
+        (IMAGEJ.replace("mm", "inch"), (2.0, 4.0), None),
+        (IMAGEJ.replace("spacing=5.0\n", ""), (2.0, 4.0), None),
+        ("", (72.0, 72.0), None),
+    ],
+)
+def test_the_spacing_of_slices_is_kept_where_a_tiff_has_it_in_mm(
+    tmp_path: Path, description: str, resolution: tuple[float, float], spacing: tuple[float, float, float] | None
+) -> None:
+    for number in range(3):
+        file = tmp_path / "P1" / f"s_{number}.tif"
+        file.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(
+            file, np.full((8, 8), number, np.uint8), resolution=resolution, description=description or None
+        )
+    assert find_source(tmp_path, "slices").read("P1").spacing_mm == spacing

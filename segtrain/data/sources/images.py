@@ -17,6 +17,7 @@ from PIL import Image
 
 from segtrain.config import LGG_CONTRASTS, DataConfig
 from segtrain.data.sources.base import TRUTH, Check, Pixels, Volume, no_check
+from segtrain.data.sources.kinds import spacing_of
 from segtrain.data.sources.labels import LabelRules, ReadMask
 from segtrain.data.sources.listing import digest_of_content, digest_of_times
 from segtrain.data.sources.pixels import read_mask, read_slice
@@ -138,6 +139,7 @@ class SliceSource(ABC):
             remarks=library.lines(),
             has_one_range=not files.by_contrast,
             absent=absent,
+            spacing_mm=spacing_of(files.images[0]),
             label_voxels=dict(sorted(label_voxels.items())),
         )
 

@@ -3,6 +3,7 @@
 Legend: h height, w width, c channel.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ TIFF_BITS, TIFF_DESCRIPTION, TIFF_SAMPLES, TIFF_COLOURS, TIFF_SAMPLE_FORMAT = 25
 TIFF_PHOTOMETRIC, TIFF_PLANAR = 262, 284
 WHITE_IS_ZERO, BY_PLANES = 0, 2  # values of these two tags
 COLOUR_SPACES = {4: "transparency mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab", 32844: "LogL"}
+TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION = 282, 283
+IMAGEJ_SPACING = re.compile(r"^spacing=(?P<mm>[0-9.eE+-]+)$", re.MULTILINE)
+IMAGEJ_MILLIMETRES = re.compile(r"^unit=(mm|millimet(er|re)s?)$", re.MULTILINE | re.IGNORECASE)
 IMAGEJ_PAGES = re.compile(r"ImageJ=.*^images=(\d+)", re.DOTALL | re.MULTILINE)
 
 
@@ -99,3 +103,25 @@ def colours_of(path: Path, image: Image.Image) -> NDArray[np.uint8]:
         )
     colours_hwc: NDArray[np.uint8] = palette[indices_hw]
     return colours_hwc
+
+
+def spacing_of(path: Path) -> tuple[float, float, float] | None:
+    """mm between slices, rows and columns, where a TIFF says so as ImageJ and converters of DICOM do; else None.
+
+    The resolution alone, which most programs write, is one of printing.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with Image.open(path) as image:
+        tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+    description = str(tags.get(TIFF_DESCRIPTION, ""))
+    between_slices = IMAGEJ_SPACING.search(description)
+    if between_slices is None or not IMAGEJ_MILLIMETRES.search(description):
+        return None
+    try:
+        slice_mm = abs(float(between_slices["mm"]))
+        row_mm, column_mm = (1 / float(tags[tag]) for tag in (TIFF_Y_RESOLUTION, TIFF_X_RESOLUTION))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    is_true = all(0 < size_mm < math.inf for size_mm in (slice_mm, row_mm, column_mm))
+    return (slice_mm, row_mm, column_mm) if is_true else None
