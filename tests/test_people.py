@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_splits import COHORT, store_of
 
 from segtrain.config import DataConfig
-from segtrain.data.people import people_of, person_of
+from segtrain.data.people import may_be_same, people_of, person_of
 from segtrain.data.splits import make_split
 from segtrain.errors import DataError
 
@@ -96,3 +96,12 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: s
         people_of(["P000"], tmp_path / "groups.csv")
     with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read .*; set data\.groups"):
         people_of(["P000"], tmp_path / "nowhere.csv")
+
+
+def test_the_public_lgg_patients_are_known_to_be_in_brats_2021() -> None:
+    lgg, others = ["TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405"], ["BraTS2021_00002", "P7"]
+    brats = ["BraTS2021_01476", "BraTS-GLI-01776-000"]
+    assert may_be_same([*brats, *others], lgg) == sorted(brats)
+    assert may_be_same([*lgg, *others], brats) == lgg
+    assert may_be_same(lgg, lgg) == may_be_same(brats, brats) == may_be_same(others, [*lgg, *brats]) == []
+    assert sum(bool(may_be_same([f"BraTS2021_{number:05d}"], lgg)) for number in range(2040)) == 108

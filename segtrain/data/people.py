@@ -30,6 +30,11 @@ PATTERNS = tuple(
 )
 COLUMNS = ("patient", "person")
 
+# Cases of BraTS 2021, and of BraTS 2023 GLI under the same numbers, that are TCGA-LGG patients under another name: 95 of
+# them are among the 110 of the public LGG set. Who is who is in BraTS2021_MappingToTCIA.xlsx of TCIA.
+BRATS_2021 = re.compile(r"(?:BraTS2021_|BraTS-GLI-)(?P<number>\d{5})(?:-\d{3})?", re.IGNORECASE)
+TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
+
 
 def person_of(patient: str) -> str:
     """The person of a patient id, by the patterns of public sets; the id itself where none matches."""
@@ -46,6 +51,24 @@ def _plain(person: str) -> str:
     if match := re.fullmatch(r"(UCSF-PDGM)-(\d+)", person, re.IGNORECASE):
         return f"{match[1].upper()}-{int(match[2]):04d}"
     return person
+
+
+def may_be_same(patients: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of the patients that are TCGA-LGG patients under a number of BraTS 2021, where the others have TCGA ids.
+
+    And the other way round. Which of them it is cannot be known from the ids.
+    """
+    mine, theirs = sorted(patients), list(others)
+    names = {patient for patient in mine if person_of(patient).startswith("TCGA-")}
+    numbers = {patient for patient in mine if _is_tcga_lgg(patient)}
+    have_names = any(person_of(other).startswith("TCGA-") for other in theirs)
+    have_numbers = any(map(_is_tcga_lgg, theirs))
+    return [p for p in mine if (have_names and p in numbers) or (have_numbers and p in names)]
+
+
+def _is_tcga_lgg(patient: str) -> bool:
+    match = BRATS_2021.fullmatch(patient)
+    return match is not None and any(int(match["number"]) in numbers for numbers in TCGA_LGG)
 
 
 def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from segtrain.config import ENGINES, Config, Reference, load_config, name_of
 from segtrain.config.own_parts import portable
-from segtrain.data.people import person_of
+from segtrain.data.people import may_be_same, person_of
+from segtrain.data.sources import first_few
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
@@ -140,6 +141,13 @@ def trained_on(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoin
     """Those of the patients that any of the checkpoints was trained on, itself or another scan of the person (L1)."""
     train = frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
     people = people_of_patients({*patients, *train}, checkpoints)
+    if doubtful := may_be_same(patients, train):
+        log.warning(
+            "%d of these patients (%s) may be people that the run was trained on: both are TCGA-LGG patients, whom "
+            "BraTS 2021 has under other names; look them up in BraTS2021_MappingToTCIA.xlsx of TCIA, and leave them out",
+            len(doubtful),
+            first_few(doubtful),
+        )
     seen = {people[patient] for patient in train}
     return frozenset(patient for patient in patients if people[patient] in seen)
 
