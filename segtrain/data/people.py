@@ -30,8 +30,8 @@ PATTERNS = tuple(
 )
 COLUMNS = ("patient", "person")
 
-# Cases of BraTS 2021, and of BraTS 2023 GLI under the same numbers, that are TCGA-LGG patients under another name: 95 of
-# them are among the 110 of the public LGG set. Who is who is in BraTS2021_MappingToTCIA.xlsx of TCIA.
+# Cases of BraTS 2021, and of BraTS 2023 GLI under the same numbers, that are TCGA-LGG patients under another name: 95
+# of them are among the 110 of the public LGG set. Who is who is in BraTS2021_MappingToTCIA.xlsx of TCIA.
 BRATS_2021 = re.compile(r"(?:BraTS2021_|BraTS-GLI-)(?P<number>\d{5})(?:-\d{3})?", re.IGNORECASE)
 TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
 

@@ -144,7 +144,7 @@ def trained_on(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoin
     if doubtful := may_be_same(patients, train):
         log.warning(
             "%d of these patients (%s) may be people that the run was trained on: both are TCGA-LGG patients, whom "
-            "BraTS 2021 has under other names; look them up in BraTS2021_MappingToTCIA.xlsx of TCIA, and leave them out",
+            "BraTS 2021 has under other names; look them up in TCIA's BraTS2021_MappingToTCIA.xlsx, and leave them out",
             len(doubtful),
             first_few(doubtful),
         )
