@@ -7,6 +7,7 @@
     reference.py  references to parts of the user's own, and the file of each
     signature.py  the options of a part, read from its source
     loss_terms.py the loss: one, or a weighted sum
+    phantoms.py   made-up patients
     regions.py    contrasts and regions by name, bits of masks
     label_names.py labels by their names in nnU-Net's dataset.json
     own_parts.py  the parts of the user's own that a config names
@@ -37,6 +38,7 @@ from segtrain.config.loss_terms import LossConfig, LossTerm, Ramp, loss_terms
 from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, OutputName, network_part, width_problem
 from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.phantoms import PhantomConfig
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
 from segtrain.config.rules import problems
@@ -51,7 +53,6 @@ from segtrain.config.schema import (
     ModelConfig,
     OnOom,
     OptimConfig,
-    PhantomConfig,
     Postprocessing,
     Precision,
     ProtocolName,

@@ -19,7 +19,7 @@ from segtrain.data.sources import Volume
 from segtrain.data.sources.levels import BRIGHTEST_PERCENTILE, background_of
 
 SIDE = 16  # of a thumbnail
-FLUID_PERCENTILE = 98  # of T2: above it is mostly fluid
+FLUID_PERCENTILE = 98  # of T2: from it on is mostly fluid
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _dark_fluid(
     t2, flair = t2_shw[healthy_shw], flair_shw[healthy_shw]
     if not len(t2) or t2.max() == t2.min():
         return None
-    return float((flair[t2 > np.percentile(t2, FLUID_PERCENTILE)] < np.median(flair)).mean())
+    return float((flair[t2 >= np.percentile(t2, FLUID_PERCENTILE)] < np.median(flair)).mean())
 
 
 def _ranges(volume: Volume, contrasts: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
