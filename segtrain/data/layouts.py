@@ -71,9 +71,8 @@ def write_phantoms(layout: str, out: Path, settings: Settings) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: has something in it already; name an empty or new folder with --out")
     LAYOUTS[layout].write(out, settings)
-    (out / README).write_text(
-        f"{MADE_UP}\nLayout: {layout}, {settings.patients} scans, seed {settings.phantom.seed}.\n"
-    )
+    what = f"Layout: {layout}, {settings.patients} scans, seed {settings.phantom.seed}."
+    (out / README).write_text(f"{MADE_UP}\n{what}\n", encoding="utf-8")
 
 
 def _drawn(settings: Settings, more: int = 0) -> Iterator[tuple[int, Phantom]]:
@@ -160,7 +159,7 @@ def _write_bids(out: Path, settings: Settings) -> None:
     if suffix == "dseg":
         rows = [f"{label}\t{name}" for label, name in _names_of_labels(settings).items()]
         legend = out / "derivatives" / "lesions" / "dseg.tsv"
-        legend.write_text("\n".join(["index\tname", *rows]) + "\n")
+        legend.write_text("\n".join(["index\tname", *rows]) + "\n", encoding="utf-8")
 
 
 def _write_nnunet(out: Path, settings: Settings) -> None:
@@ -230,7 +229,7 @@ def _save_volume(path: Path, volume_shw: NDArray[Any], settings: Settings, to_ri
 
 def _write_json(path: Path, tree: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree, indent=2) + "\n")
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
 LAYOUTS = {
