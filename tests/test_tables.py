@@ -11,9 +11,10 @@ from rich.console import Console
 from jobs import ablate
 from jobs.queue.diagnosis import Diagnosis
 from jobs.status_table import NUMBERS, status_table
+from segtrain.run.index import OF_SEVERAL
 from segtrain.runtime.terminal import show_table
 
-ROW: dict[str, Any] = dict.fromkeys([*NUMBERS, "best_dsc", "last_dsc", "eta_s", "trouble", "job", "why"])
+ROW: dict[str, Any] = dict.fromkeys([*NUMBERS, *OF_SEVERAL, "best_dsc", "last_dsc", "eta_s", "trouble", "job", "why"])
 ROW |= {"state": "failed", "restarts": 0, "epoch": 1, "epochs": 2, "step": 3}
 WORDS = ("[/pytorch/x.cc:81] Timed out", "[enforce fail at alloc_cpu.cpp:117]", "[bold]")
 
