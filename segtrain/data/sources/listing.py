@@ -71,8 +71,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def refuse_odd_names(names: Iterable[str], folder: Path) -> None:
-    """Raises DataError for a name that tables cannot hold or that leaves no room for a suffix."""
+    """Raises DataError for a name that tables or file systems cannot hold, or that leaves no room for a suffix."""
     for name in names:
+        if "/" in name or name in (".", ".."):
+            raise DataError(f"{folder}: the name {escaped(name)!r}, but files are named by it; rename it, without /")
         if any(unicodedata.category(letter) in NOT_IN_A_LINE for letter in name):
             raise DataError(
                 f"{folder}/{escaped(name)}: a name with control characters, or not in UTF-8, which tables cannot "
