@@ -39,7 +39,7 @@ from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
-from segtrain.config.rules import problems
+from segtrain.config.rules import problems, refuse_unknown_regions
 from segtrain.config.schema import (
     AllocatorName,
     CheckpointConfig,
@@ -127,6 +127,7 @@ __all__ = [
     "part_of",
     "problems",
     "read_yaml",
+    "refuse_unknown_regions",
     "to_yaml",
     "width_problem",
 ]
