@@ -142,11 +142,12 @@ def _checked(cfg: DataConfig, source: Source, written: Sequence[Written]) -> lis
     label_voxels = {one.entry.patient: one.entry.label_voxels for one in written}
     warnings = refuse_mixed_labels(source.rules, label_voxels, takes_any_white=isinstance(source, LggSource))
     groups = Path(cfg.groups).expanduser() if cfg.groups else None
+    known = {one.entry.patient: one.entry.person for one in written if one.entry.person}
     data = DataSet(
         patients=[(one.entry, one.measured) for one in written],
         contrasts=source.contrasts,
         rules=source.rules,
-        people=people_of([one.entry.patient for one in written], groups),
+        people=people_of([one.entry.patient for one in written], groups, known),
         is_resampled=cfg.spacing_mm is not None,
     )
     return warnings + judge(data)
