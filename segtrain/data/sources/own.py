@@ -174,7 +174,7 @@ class OwnSource:
         slices = len(image_shwc)
         return Volume(
             image_shwc=image_shwc,
-            mask_shw=labels and labels.bits,
+            mask_shw=None if labels is None else labels.bits,
             slice_names=plain_slice_names(slices),
             slice_numbers=tuple(range(1, slices + 1)),
             remarks=labels.remarks if labels else (),
