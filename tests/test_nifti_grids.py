@@ -1,5 +1,6 @@
 """Grids of NIfTI volumes: turned to axial slices, compared, and brought onto the truth's."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from volumes import AFFINE, MASK, as_slices, image, masked, save, save_set, sour
 
 from segtrain.config import DataConfig
 from segtrain.data.sources import find_source
+from segtrain.data.sources.grids import Grid
 from segtrain.errors import DataError
 
 DWI_AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
@@ -72,6 +74,13 @@ def test_images_that_are_shifted_come_to_lie_on_the_truth(tmp_path: Path, shift_
     volume = source(tmp_path / "in", resample="truth").read("P")
     inside = volume.image_shwc[2:-2, 3:-3, 3:-3, 0]
     np.testing.assert_allclose(inside, as_slices(ramp)[2:-2, 3:-3, 3:-3], atol=1e-3)
+
+
+def test_a_spacing_that_is_slightly_off_adds_up_over_the_voxels() -> None:
+    one, other = (Grid(Path(f"{mm}.nii"), (240, 240, 155), np.diag([mm, mm, mm, 1.0])) for mm in (1.0, 1.009))
+    assert not one.is_same(other)
+    assert one.apart(other) == "240x240x155 voxels, but apart by up to 2.1 voxels or 3.3 mm"
+    assert one.is_same(replace(other, affine=np.diag([1.001, 1.0, 1.0, 1.0])))
 
 
 @pytest.mark.law("L12")

@@ -239,8 +239,20 @@ BAD: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "no labels": (lambda root: about(root, labels=None), "has no labels", False),
     "spacing": (lambda root: moved(root, 2, 0), "not on the grid of PHANTOM_0002_0003.nii.gz", True),
     "not JSON": (lambda root: (root / "dataset.json").write_text("{"), "mend it", False),
+    "many labels": (
+        lambda root: about(root, labels={"background": 0} | {f"l{label}": label for label in range(1, 9)}),
+        "names 8 labels besides background, but from 1 to 7",
+        False,
+    ),
     "people": (people, r"P1_1, P1_2 may be scans of one person.*data.groups=FILE", False),
 }
+
+
+@pytest.mark.law("L12")
+def test_a_region_has_no_label_that_dataset_json_ignores(root: Path) -> None:
+    about(root, labels={"background": 0, "edema": 1, "core": 2, "ignore": 3})
+    with pytest.raises(DataError, match=r"label 3 is ignore, but data.regions has it in all"):
+        source_of(root, regions={"all": (1, 2, 3)}).rules  # noqa: B018
 
 
 @pytest.mark.law("L12")
@@ -250,7 +262,7 @@ def test_what_does_not_fit_is_named(name: str, root: Path) -> None:
     damage(root)
     source = source_of(root)
     with pytest.raises(DataError, match=words) as caught:
-        source.read("PHANTOM_0002") if is_patients else source.patients()
+        source.read("PHANTOM_0002") if is_patients else (source.patients(), source.rules)
     assert "\n" not in str(caught.value)
 
 

@@ -158,6 +158,13 @@ def test_what_it_must_not_do_is_refused_in_one_line(fault: str, words: str) -> N
     assert "sources.py:Made" in str(caught.value)
 
 
+@pytest.mark.law("L12")
+def test_fractions_are_counted_as_what_they_are_read_as_and_told() -> None:
+    volume = make_source(made("soft", "data.soft_above=0.5")).read("A")
+    assert volume.label_voxels == {0: 6 * 16 * 16 - 50, 1: 50}
+    assert "soft mask, lesion where it is above 0.5" in volume.remarks[0]
+
+
 def test_contrasts_are_chosen_by_name() -> None:
     source = make_source(made("", "data.contrasts=[FLAIR]"))
     assert source.contrasts == ("FLAIR",)

@@ -29,6 +29,8 @@ from segtrain.errors import DataError
         (["training01_01", "training01_02", "training02_01"], 2),
         (["sub-01_ses-1", "sub-01_ses-2", "sub-02"], 2),
         (["P1_T1", "P1_T2", "P2_T1"], 2),
+        (["ses-1_P001", "ses-2_P001", "P002_baseline", "P002_followup", "baseline_P003", "follow-up_P003"], 3),
+        (["in_BraTS-GLI-00001-000", "out_BraTS-GLI-00001-001", "HGG_TCGA_CS_4941", "LGG_TCGA_CS_4941"], 2),
         (["anna_visit1", "anna_visit-2", "bert_fu12", "bert"], 2),
         (["P_001", "P_002", "BraTS20_Training_001", "BraTS20_Training_002", "BraTS2021_00000", "013", "patient01"], 7),
     ],

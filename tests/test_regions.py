@@ -14,11 +14,12 @@ from made_sources import volume_of
 from region_stores import LAYOUT, REGIONS, logits, nested, store_of_regions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segtrain.config import IGNORED, Config, EvaluateConfig, MaskLayout
+from segtrain.config import IGNORED, Config, DataConfig, EvaluateConfig, MaskLayout, refuse_unknown_regions
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.base import Volume, plain_slice_names
 from segtrain.data.sources.phantom import PhantomSource, phantom_patient
 from segtrain.data.store import Store
+from segtrain.errors import ConfigError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.evaluate import Evaluation, evaluate
 from segtrain.evaluation.metrics import among_known, count, largest_component, summarise
@@ -51,6 +52,13 @@ class WholeAlone:
 
     def value(self, sums: torch.Tensor, progress: float) -> torch.Tensor:
         return self.dice.value(sums, progress)
+
+
+@pytest.mark.law("L12")
+def test_a_value_for_a_region_that_is_not_there_is_refused() -> None:
+    cfg = Config(data=DataConfig(regions={"whole": (1, 2), "core": (2,)}), evaluate=CFG)
+    with pytest.raises(ConfigError, match=r"evaluate.largest_component has a value for enhancing, but the regions are"):
+        refuse_unknown_regions(cfg)
 
 
 @pytest.fixture(scope="module")

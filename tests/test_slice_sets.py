@@ -52,6 +52,24 @@ def test_masks_lie_beside_in_a_twin_folder_of_each_patient(tmp_path: Path) -> No
     assert volume.slice_names == tuple("123456")
 
 
+def test_an_ignored_label_is_no_second_white(tmp_path: Path) -> None:
+    write_twins(tmp_path / "in", numbered(PEOPLE))
+    for number, path in enumerate(sorted((tmp_path / "in" / "masks").iterdir())):
+        labels = mask(3, white=1)
+        labels[:4] = 2 if number % 2 else 0
+        save(path, labels)
+    volume = make_source(config(tmp_path / "in", "data.ignore=[2]").data).read("P01")
+    assert set(volume.label_voxels) == {0, 1, 2}
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    write_twins(tmp_path / "in", numbered(PEOPLE))
+    lines = [f"{name},site/{name[:3]}" for name in numbered(PEOPLE)]
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"the name 'site/P01', but files are named by it"):
+        make_source(config(tmp_path / "in", f"data.groups={tmp_path / 'people.csv'}").data).patients()
+
+
 @pytest.mark.law("L12")
 @pytest.mark.parametrize(
     ("fault", "words"),

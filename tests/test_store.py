@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from predictions import IMAGE, MASK, write_patient
 from trainings import gone
 
 from segtrain.config import DataConfig, PhantomConfig
+from segtrain.data import prepare as preparing
 from segtrain.data.prepare import ensure_store, summary
+from segtrain.data.sources import PhantomSource
 from segtrain.data.store import open_store
 from segtrain.errors import DataError
 
@@ -54,6 +57,24 @@ def test_of_many_that_ask_at_once_one_builds(tmp_path: Path) -> None:
     assert sum("preparing" in err for _, err in outputs) == 1
     assert len(leftovers(tmp_path)) == 1
     assert all("patients" in out for out, _ in outputs)
+
+
+class Sent(PhantomSource):
+    """A source that counts how often it is sent to another process."""
+
+    times = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        Sent.times += 1
+        return PhantomSource, (self.config,)
+
+
+def test_a_source_is_sent_to_each_worker_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows the files of all patients, which takes seconds to send where there are many."""
+    monkeypatch.setattr(preparing, "make_source", lambda cfg: Sent(cfg.phantom))
+    phantom = PhantomConfig(patients=5, size_px=64)
+    assert len(ensure_store(replace(SMALL, store=str(tmp_path), workers=2, phantom=phantom)).patients) == 5
+    assert Sent.times == 2
 
 
 def being_built(folder: Path) -> int:

@@ -41,7 +41,7 @@ from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SC
 from segtrain.config.phantoms import PhantomConfig
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
-from segtrain.config.rules import problems
+from segtrain.config.rules import problems, refuse_unknown_regions
 from segtrain.config.schema import (
     AllocatorName,
     CheckpointConfig,
@@ -128,6 +128,7 @@ __all__ = [
     "part_of",
     "problems",
     "read_yaml",
+    "refuse_unknown_regions",
     "to_yaml",
     "width_problem",
 ]

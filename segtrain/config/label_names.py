@@ -56,7 +56,7 @@ def with_label_numbers(tree: Any) -> Any:
 def _names_below(root: Path) -> dict[str, tuple[int, ...]]:
     path = root / DATASET_JSON
     try:
-        return labels_of(json.loads(path.read_text(encoding="utf-8")))
+        return labels_of(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: labels have no names to look up ({reason}); use numbers in the config") from error

@@ -11,6 +11,7 @@ from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
 from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.config.tree import flatten
+from segtrain.errors import ConfigError
 
 # Keys of DeepSpeed's JSON that are made from ours, and from which of ours.
 OWNED = {
@@ -43,6 +44,18 @@ def problems(cfg: Config) -> Iterator[str]:
     checks = (*_folders(cfg), *_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
     yield from (message for wrong, message in checks if wrong)
     yield from _extra(cfg.deepspeed.extra)
+
+
+def refuse_unknown_regions(cfg: Config) -> None:
+    """Raises ConfigError where `evaluate` has a value for a region that the data, now known, do not have."""
+    regions = cfg.data.layout.regions
+    for key in ("threshold", "largest_component", "min_component_voxels"):
+        value = getattr(cfg.evaluate, key)
+        if unknown := [name for name in value if name not in regions] if isinstance(value, Mapping) else []:
+            raise ConfigError(
+                f"evaluate.{key} has a value for {unknown[0]}, but the regions are {', '.join(regions)}; name one of "
+                "these"
+            )
 
 
 def _folders(cfg: Config) -> Checks:

@@ -46,6 +46,19 @@ class Written:
 Outcome = Written | str
 
 
+_used: list[Source] = []  # of this process, where it is a worker
+
+
+def use_source(source: Source) -> None:
+    """Let `prepare_of_used` read this source in this process."""
+    _used[:] = [source]
+
+
+def prepare_of_used(patient: str, cfg: DataConfig, aside: Path) -> Outcome:
+    """`prepare_patient` of the source of `use_source`."""
+    return prepare_patient(_used[0], patient, cfg, aside)
+
+
 def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) -> Outcome:
     """Read, prepare and write one patient: its index entry, or the reason why it cannot be used."""
     # All patients of the published data and all phantoms have lesions: one without is broken there.

@@ -16,14 +16,17 @@ from segtrain.errors import DataError
 PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"(?P<person>BraTS-[A-Z]+(?:-RT)?-\d{4,5})-\d{1,3}",  # BraTS 2023 and later: -000, -001 are exams
-        r"(?P<person>TCGA[-_]\w{2}[-_]\w{4})(?:[-_].*)?",  # the date of the study follows
-        r"(?P<person>UPENN-GBM-\d{5})_\d{2}",  # _11 before treatment, _21 follow-up
-        r"(?P<person>UCSF-PDGM-\d{3,4})(?:_FU\d+d)?(?:_nifti)?",
-        r"(?P<person>RHUH-\d{4})_\d",  # before, within 72 hours after surgery, follow-up
+        # An id that lies in several folders has these before it.
+        r"(?:.*_)?(?P<person>BraTS-[A-Z]+(?:-RT)?-\d{4,5})-\d{1,3}",  # BraTS 2023 and later: -000, -001 are exams
+        r"(?:.*_)?(?P<person>TCGA[-_]\w{2}[-_]\w{4})(?:[-_].*)?",  # the date of the study follows
+        r"(?:.*_)?(?P<person>UPENN-GBM-\d{5})_\d{2}",  # _11 before treatment, _21 follow-up
+        r"(?:.*_)?(?P<person>UCSF-PDGM-\d{3,4})(?:_FU\d+d)?(?:_nifti)?",
+        r"(?:.*_)?(?P<person>RHUH-\d{4})_\d",  # before, within 72 hours after surgery, follow-up
         r"(?P<person>(?:training|test)\d{2})_\d{2}",  # ISBI 2015: time points
         r"(?P<person>sub-[A-Za-z0-9]+)(?:_.*)?",  # BIDS
         r"(?P<person>.+?)[-_](?:ses|session|time|timepoint|tp|visit|followup|fu|study)[-_]?\d+d?",
+        r"(?:(?:ses|session|time|timepoint|tp|visit|followup|fu|t)[-_]?\d+|baseline|follow-?up)_(?P<person>.*\d.*)",
+        r"(?P<person>.+?)[-_](?:baseline|follow-?up)",
         r"(?P<person>.*\d.*?)[-_](?:19|20)\d\d(?P<sep>[-_.]?)\d\d(?P=sep)\d\d",  # the date of a study
         r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
     )

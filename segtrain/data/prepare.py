@@ -11,6 +11,7 @@ from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from segtrain.config import LGG_CONTRASTS, DataConfig, name_of
 from segtrain.data.building import building
 from segtrain.data.label_table import refuse_mixed_labels
-from segtrain.data.patient import Outcome, Written, prepare_patient
+from segtrain.data.patient import Outcome, Written, prepare_of_used, prepare_patient, use_source
 from segtrain.data.people import people_of
 from segtrain.data.sources import (
     FLAIR,
@@ -142,11 +143,12 @@ def _checked(cfg: DataConfig, source: Source, written: Sequence[Written]) -> lis
     label_voxels = {one.entry.patient: one.entry.label_voxels for one in written}
     warnings = refuse_mixed_labels(source.rules, label_voxels, takes_any_white=isinstance(source, LggSource))
     groups = Path(cfg.groups).expanduser() if cfg.groups else None
+    known = {one.entry.patient: one.entry.person for one in written if one.entry.person}
     data = DataSet(
         patients=[(one.entry, one.measured) for one in written],
         contrasts=source.contrasts,
         rules=source.rules,
-        people=people_of([one.entry.patient for one in written], groups),
+        people=people_of([one.entry.patient for one in written], groups, known),
         is_resampled=cfg.spacing_mm is not None,
     )
     return warnings + judge(data)
@@ -185,9 +187,10 @@ def _outcomes(
     if workers == 1:
         yield from ((patient, prepare_patient(source, patient, cfg, aside)) for patient in patients)
         return
-    with process_pool(workers, "data.workers=1") as pool:
+    # A source knows all patients' files, so it is not sent with each patient.
+    with process_pool(workers, "data.workers=1", partial(use_source, source)) as pool:
         jobs: dict[Future[Outcome], str] = {
-            pool.submit(prepare_patient, source, patient, cfg, aside): patient for patient in patients
+            pool.submit(prepare_of_used, patient, cfg, aside): patient for patient in patients
         }
         try:
             for job in as_completed(jobs):

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.config import ENGINES, Config, Reference, load_config, name_of
+from segtrain.config import ENGINES, Config, Reference, load_config, name_of, refuse_unknown_regions
 from segtrain.config.own_parts import portable
 from segtrain.data.people import may_be_same, person_of
 from segtrain.data.sources import first_few
@@ -239,6 +239,7 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
     if isinstance(tree.get("model"), dict):
         tree["model"]["weights"] = None  # the file that training started from may be gone
     cfg = with_own_code(run, load_config(None, overrides, tree, where=str(run.root), stored=True))
+    refuse_unknown_regions(cfg)
     sides = run.split()
     return TrainedCheckpoint(
         run=run,

@@ -31,20 +31,21 @@ AHEAD = 2  # tasks per worker that may wait, so that tasks made faster than they
 
 
 @contextmanager
-def process_pool(workers: int, remedy: str) -> Iterator[ProcessPoolExecutor]:
+def process_pool(workers: int, remedy: str, set_up: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
     """A pool of new processes with one thread each. Raises LaunchError where the machine allows none.
 
-    `remedy`: what asks for one worker, which needs no pool.
+    `remedy`: what asks for one worker, which needs no pool. set_up: called in each process before its first task; what
+    it holds is sent there once.
     """
-    with _one_thread_each(), _started(workers, remedy) as pool:
+    with _one_thread_each(), _started(workers, remedy, set_up) as pool:
         yield pool
 
 
-def _started(workers: int, remedy: str) -> ProcessPoolExecutor:
+def _started(workers: int, remedy: str, set_up: Callable[[], None] | None) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     try:
-        pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(), set_up))
         with _signals_held():
             for _ in range(workers):
                 pool.submit(int)  # starts a process, while none is idle yet
@@ -146,6 +147,12 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int, set_up: Callable[[], None] | None) -> None:
+    _die_with_parent(parent)
+    if set_up is not None:
+        set_up()
 
 
 def _die_with_parent(parent: int) -> None:

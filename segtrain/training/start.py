@@ -115,6 +115,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
         in_step(busy=True)
 
     failure: SegtrainError | None = None
+    store: Store | None = None
     if world.local_rank == 0:
         try:
             store = ensure_store(cfg, keep_in_step)
@@ -125,7 +126,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
             failure = error
     while in_step(busy=False, error=failure):
         pass
-    return ensure_store(cfg)
+    return store or ensure_store(cfg)  # not listed twice by one process
 
 
 def stopped(reason: StopReason, where: str) -> Stopped:

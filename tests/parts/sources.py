@@ -63,6 +63,8 @@ class Made:
             raise KeyError("no such scan")
         if self.fault == "infinite":
             image[0, 0, 0, 0] = np.inf
+        if self.fault == "soft":
+            labels = labels * 0.6
         if self.fault == "value":
             labels[2, 4, 4] = 7
         spaced = {"image": [image[..., 0], image[..., 1]], "labels": labels, "spacing_mm": (3, 1, 1)}

@@ -86,10 +86,11 @@ def _walk(
     if (state.st_dev, state.st_ino) in seen:  # a link to a folder above
         return
     seen.add((state.st_dev, state.st_ino))
-    volumes, below = with_suffix(folder, NIFTI_SUFFIXES), folders_of(folder)
+    entries = entries_of(folder)  # once: a network file system takes its time for each listing
+    volumes, below = with_suffix(folder, NIFTI_SUFFIXES, entries), folders_of(folder, entries)
     yield from ((path, folders, stem_of(path)) for path in volumes)
     read = {path.name for path in (*volumes, *below)}
-    if rest := [folder / entry.name for entry in entries_of(folder) if entry.name not in read]:
+    if rest := [folder / entry.name for entry in entries if entry.name not in read]:
         passed_over["no NIfTI volumes"] += rest
     has_training = any(FOR_TRAINING.fullmatch(path.name) for path in below)
     for path in below:

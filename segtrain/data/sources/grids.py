@@ -23,6 +23,7 @@ from segtrain.errors import DataError
 AXES = ("S", "P", "L")  # the directions of [s, h, w]: superior, posterior, left
 NOT_SQUARE = 0.05  # difference of a pixel's sides, relative
 OBLIQUE_DEGREES = 1.0
+NOT_SAME_VOXELS = 0.5
 FAR_SPACING = 10  # times the usual one
 
 Shape = tuple[int, ...]
@@ -64,20 +65,27 @@ class Grid:
         return np.asarray(apply_orientation(volume_shw, turn))
 
     def is_same(self, other: "Grid") -> bool:
-        """Whether both have one size, and no voxel is apart by more than SAME_GRID_MM in any direction."""
-        if self.shape != other.shape:
+        """Whether both have one size, affines that differ by SAME_GRID_MM at most, and no voxels half a voxel apart.
+
+        A spacing that differs by less than SAME_GRID_MM puts the far end of an axis two voxels off.
+        """
+        if self.shape != other.shape or not np.allclose(self.affine, other.affine, rtol=0, atol=SAME_GRID_MM):
             return False
-        return bool(np.allclose(self.affine, other.affine, rtol=0, atol=SAME_GRID_MM))
+        return self._offset(other)[0] < NOT_SAME_VOXELS
 
     def apart(self, other: "Grid") -> str:
         """What differs, for messages: both sizes, or the offset of another grid of the same size."""
         if self.shape != other.shape:
             return f"{size_of(self.shape)} and {size_of(other.shape)} voxels"
+        offset_voxels, offset_mm = self._offset(other)
+        return f"{size_of(self.shape)} voxels, but apart by up to {offset_voxels:.2g} voxels or {offset_mm:.2g} mm"
+
+    def _offset(self, other: "Grid") -> tuple[float, float]:
+        """By how many voxels, and mm, a voxel is at most apart from the one at its place in a grid of the same size."""
         corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in self.shape))], float).T
         offset_mm = float(np.linalg.norm(((self.affine - other.affine) @ corners)[:3], axis=0).max())
         there = np.linalg.inv(other.affine) @ self.affine @ corners
-        offset_voxels = float(np.abs((there - corners)[:3]).max())
-        return f"{size_of(self.shape)} voxels, but apart by up to {offset_voxels:.2g} voxels or {offset_mm:.2g} mm"
+        return float(np.abs((there - corners)[:3]).max()), offset_mm
 
     def doubts(self) -> list[str]:
         """Remarks on how slices lie: oblique ones, pixels that are not square."""

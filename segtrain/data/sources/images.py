@@ -223,11 +223,10 @@ def _refuse_other_size(path: Path, shape: Sequence[int], first: Sequence[int]) -
 
 def _refuse_other_white(path: Path, mask: ReadMask, before: Counter[int], rules: LabelRules) -> None:
     """Count the mask's values into `before`. Raises DataError where 1 is white here and 255 there."""
-    here = Counter(mask.voxels)
-    whites = {value for value in (*before, *here) if value > 0}
-    if rules.regions is None and len(whites) > 1:
+    whites, whites_before = rules.lesion_labels(mask.voxels), rules.lesion_labels(before)
+    if rules.regions is None and len({*whites, *whites_before}) > 1:
         raise DataError(
-            f"{path}: white is {max(here)}, but {next(v for v in before if v > 0)} in the patient's masks before it; "
-            "save all masks with 0 and 255"
+            f"{path}: white is {whites[0]}, but {whites_before[0]} in the patient's masks before it; save all masks "
+            "with 0 and 255"
         )
-    before.update(here)
+    before.update(mask.voxels)

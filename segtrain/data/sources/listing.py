@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,9 +55,13 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in SYSTEM_NAMES]
 
 
-def folders_of(root: Path) -> list[Path]:
-    """The folders in `root`, sorted, and links that were to folders, as far as names can tell. Raises DataError."""
-    return [root / entry.name for entry in entries_of(root) if is_folder(entry) or _is_link_to_lost_folder(entry)]
+def folders_of(root: Path, entries: Sequence[os.DirEntry[str]] | None = None) -> list[Path]:
+    """The folders in `root`, sorted, and links that were to folders, as far as names can tell. Raises DataError.
+
+    entries: what lies in `root`, where that is known.
+    """
+    entries = entries_of(root) if entries is None else entries
+    return [root / entry.name for entry in entries if is_folder(entry) or _is_link_to_lost_folder(entry)]
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -71,8 +75,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def refuse_odd_names(names: Iterable[str], folder: Path) -> None:
-    """Raises DataError for a name that tables cannot hold or that leaves no room for a suffix."""
+    """Raises DataError for a name that tables or file systems cannot hold, or that leaves no room for a suffix."""
     for name in names:
+        if "/" in name or name in (".", ".."):
+            raise DataError(f"{folder}: the name {escaped(name)!r}, but files are named by it; rename it, without /")
         if any(unicodedata.category(letter) in NOT_IN_A_LINE for letter in name):
             raise DataError(
                 f"{folder}/{escaped(name)}: a name with control characters, or not in UTF-8, which tables cannot "
@@ -91,14 +97,18 @@ def escaped(name: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in NOT_IN_A_LINE else c for c in text)
 
 
-def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def with_suffix(
+    folder: Path, suffixes: tuple[str, ...], entries: Sequence[os.DirEntry[str]] | None = None
+) -> list[Path]:
     """The files in `folder` with one of the suffixes, sorted, links without content among them. Raises DataError.
 
-    None where the folder itself is such a link: reading its patient names it.
+    None where the folder itself is such a link: reading its patient names it. entries: what lies in it, where known.
     """
-    if is_broken_link(folder):
-        return []
-    entries = [entry for entry in entries_of(folder) if entry.name.lower().endswith(suffixes)]
+    if entries is None:
+        if is_broken_link(folder):
+            return []
+        entries = entries_of(folder)
+    entries = [entry for entry in entries if entry.name.lower().endswith(suffixes)]
     with readable(folder):
         return [folder / e.name for e in entries if _is_broken(e) or e.is_file()]
 

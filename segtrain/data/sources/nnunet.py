@@ -13,7 +13,8 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from segtrain.config import canonical
-from segtrain.config.label_names import DATASET_JSON
+from segtrain.config.label_names import DATASET_JSON, IGNORE
+from segtrain.config.regions import MOST_REGIONS
 from segtrain.data.people import person_of
 from segtrain.data.sources.base import Volume, first_few
 from segtrain.data.sources.cases import WHOLE, Case
@@ -88,7 +89,18 @@ class NnunetSource(VolumeSource):
     def rules(self) -> LabelRules:
         """Those of the config; where it is silent, a region for each name in dataset.json."""
         rules = LabelRules.of(self.cfg)
-        return replace(rules, regions=rules.regions or self.about.regions, ignore=rules.ignore or self.about.ignore)
+        regions, ignore = rules.regions or self.about.regions, rules.ignore or self.about.ignore
+        if not 1 <= len(regions) <= MOST_REGIONS:
+            raise DataError(
+                f"{self.about.path}: names {len(regions)} labels besides background, but from 1 to {MOST_REGIONS} "
+                "regions can be trained together; say which labels make which, as in data.regions='{lesion: [1, 2]}'"
+            )
+        if both := [(label, name) for name, labels in regions.items() for label in labels if label in ignore]:
+            raise DataError(
+                f"{self.about.path}: label {both[0][0]} is {IGNORE}, but data.regions has it in {both[0][1]}; leave it "
+                "out of the region"
+            )
+        return replace(rules, regions=regions, ignore=ignore)
 
     @cached_property
     def _found(self) -> dict[str, Files]:

@@ -168,21 +168,19 @@ class OwnSource:
         raw = self.raw(patient)
         channels = self._channels()
         image_shwc = raw.image_shwc if channels is None else np.ascontiguousarray(raw.image_shwc[..., channels])
-        mask_shw = None
-        counts: Mapping[int, int] = {}
+        labels = None
         if raw.labels_shw is not None:
-            mask_shw = self.rules.bits(Path(f"{self.reference.short}: labels of {patient}"), raw.labels_shw)
-            values, voxels = np.unique(raw.labels_shw, return_counts=True)
-            counts = {int(value): int(count) for value, count in zip(values, voxels, strict=True)}
+            labels = self.rules.read(Path(f"{self.reference.short}: labels of {patient}"), raw.labels_shw)
         slices = len(image_shwc)
         return Volume(
             image_shwc=image_shwc,
-            mask_shw=mask_shw,
+            mask_shw=None if labels is None else labels.bits,
             slice_names=plain_slice_names(slices),
             slice_numbers=tuple(range(1, slices + 1)),
+            remarks=labels.remarks if labels else (),
             has_one_range=bool(getattr(self.mine, "has_one_range", False)),
             spacing_mm=raw.spacing_mm,
-            label_voxels=counts,
+            label_voxels=labels.voxels if labels else {},
         )
 
     def slices(self, patient: str) -> int:
