@@ -58,8 +58,11 @@ class Start:
     def data_hash(self) -> str:
         """What decides which slice stands at which position, besides the config: patients and lesion areas."""
         parts = [self.split.hash, self.order.areas]
-        if self.store.contrasts != LGG_CONTRASTS or self.store.regions:
-            parts += [self.store.contrasts, self.store.layout.regions]
+        regions = self.store.layout.regions
+        if self.store.contrasts != LGG_CONTRASTS or len(regions) > 1:
+            parts += [self.store.contrasts, regions]
+        if len(regions) > 1:  # labels may be drawn anew within one area
+            parts.append([self.store.patients[patient].region_voxels for patient in self.split.train])
         if self.order.known is not None:
             parts.append(self.order.known)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
