@@ -32,6 +32,7 @@ from segtrain.errors import DataError
         (["ses-1_P001", "ses-2_P001", "P002_baseline", "P002_followup", "baseline_P003", "follow-up_P003"], 3),
         (["in_BraTS-GLI-00001-000", "out_BraTS-GLI-00001-001", "HGG_TCGA_CS_4941", "LGG_TCGA_CS_4941"], 2),
         (["anna_visit1", "anna_visit-2", "bert_fu12", "bert"], 2),
+        (["pat_03_20230412", "pat_03_20240101", "pat_04_baseline", "pat_04_followup", "pat_05_preop"], 3),
         (["P_001", "P_002", "BraTS20_Training_001", "BraTS20_Training_002", "BraTS2021_00000", "013", "patient01"], 7),
     ],
 )  # fmt: skip

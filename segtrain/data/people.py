@@ -26,7 +26,7 @@ PATTERNS = tuple(
         r"(?P<person>sub-[A-Za-z0-9]+)(?:_.*)?",  # BIDS
         r"(?P<person>.+?)[-_](?:ses|session|time|timepoint|tp|visit|followup|fu|study)[-_]?\d+d?",
         r"(?:(?:ses|session|time|timepoint|tp|visit|followup|fu|t)[-_]?\d+|baseline|follow-?up)_(?P<person>.*\d.*)",
-        r"(?P<person>.+?)[-_](?:baseline|follow-?up)",
+        r"(?P<person>.+?)[-_](?:baseline|bl|follow[-_]?up|fu|pre[-_]?op|post[-_]?op)",
         r"(?P<person>.*\d.*?)[-_](?:19|20)\d\d(?P<sep>[-_.]?)\d\d(?P=sep)\d\d",  # the date of a study
         r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
     )

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from segtrain.data.sources.images import NIFTI_SUFFIXES
 from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, readable, with_suffix
-from segtrain.data.sources.naming import BIDS, NEVER_FOLDERS, SERIES, FileName, Role, is_time_point, read_name, stem_of
+from segtrain.data.sources.naming import (
+    BIDS,
+    NEVER_FOLDERS,
+    SERIES,
+    FileName,
+    Role,
+    is_time_point,
+    is_visit,
+    read_name,
+    stem_of,
+)
 from segtrain.errors import DataError
 
 # Folders that sort a patient's files and name no patient.
@@ -27,6 +37,9 @@ OF_RATER = re.compile(r"observer_o?\d+", re.IGNORECASE)
 # Beside a folder for training these are not for training.
 FOR_TRAINING = re.compile(r"train.*|imagestr", re.IGNORECASE)
 FOR_TESTS = re.compile(r"test.*|valid.*|imagests|labelsts", re.IGNORECASE)
+# The T1 of T1_gado and the T2 of T2_FLAIR, which are no part of the patient's name, by the contrasts that follow them.
+WEIGHTED = re.compile(r"(?:(?P<patient>.+)[_.\- ])?(?P<weighting>T[12])", re.IGNORECASE)
+CONTINUED = {"t1": ("t1", "t1ce"), "t2": ("flair",)}
 
 Home = tuple[str, ...]  # folders below the root, without those that only sort
 
@@ -68,7 +81,7 @@ def find_candidates(root: Path, wanted: tuple[str, ...]) -> Findings:
             lost[path.name] = Candidates(lost=path)
         else:
             files.append(_volume_file(path, folders, stem, wanted))
-    patients = _grouped(files, root, passed_over) | lost
+    patients = _grouped(_weighted(files), root, passed_over) | lost
     return Findings(dict(sorted(patients.items())), passed_over)
 
 
@@ -125,6 +138,31 @@ def _volume_file(path: Path, folders: Home, stem: str, wanted: tuple[str, ...]) 
     return VolumeFile(path, tuple(folder for folder in folders if not SORTING.fullmatch(folder)), name)
 
 
+def _weighted(files: Sequence[VolumeFile]) -> list[VolumeFile]:
+    """The files, with the T1 of `pat_T1_gado` and the T2 of `pat_T2_FLAIR` taken for part of the contrast.
+
+    They are time points where other contrasts, or a truth, have them before their names, as in P1_T2_T1 of MSLesSeg.
+    """
+    of_patient: dict[tuple[Home, str], list[bool]] = defaultdict(list)
+    for file in files:
+        if match := WEIGHTED.fullmatch(file.name.patient):
+            of_patient[file.home, match["patient"] or ""].append(_continues(file, match["weighting"].lower()))
+    parted = []
+    for file in files:
+        match = WEIGHTED.fullmatch(file.name.patient)
+        if match and all(of_patient[file.home, match["patient"] or ""]):
+            file = replace(file, name=replace(file.name, patient=match["patient"] or ""))
+        parted.append(file)
+    return parted
+
+
+def _continues(file: VolumeFile, weighting: str) -> bool:
+    """Whether the file is of a contrast that T1 or T2 is often written before, as another word."""
+    word = stem_of(file.path)[len(file.name.patient) + 1 :].lower()
+    is_contrast = file.name.role is Role.CONTRAST and file.name.what in CONTINUED[weighting]
+    return is_contrast and not word.startswith(weighting)
+
+
 def _grouped(files: Sequence[VolumeFile], root: Path, passed_over: dict[str, list[Path]]) -> dict[str, Candidates]:
     images = [file for file in files if file.name.role is Role.CONTRAST]
     case_folders = {file.home for file in images if not file.name.patient}
@@ -174,7 +212,7 @@ class _Names:
             if not home:
                 return self._root
             return "_".join(home[self._common :] or home[-1:]) if self._are_folders_told else home[-1]
-        if patient not in self._recurring or not home:
+        if not home or not (patient in self._recurring or is_visit(patient)):
             return patient
         return "_".join(home) if home in self._of_one else "_".join((*home, patient))
 

@@ -36,7 +36,10 @@ PLAIN = (
     "tumou?r_segmentation", "segmentations?", "seg", r"lesion[_-]mask", r"lesion[_-]msk", "t1lesion_mask", "mask",
     "msk", "labels?", "gtv", "gt", "wmh", "dseg", "probseg", "ot",
 )  # fmt: skip
-RATERS = (r"ground_truth_expert_?\d+", r"expert_?\d+", r"manualsegmentation_?\d+", r"mask_?\d+", r"observer_o?\d+")
+RATERS = (
+    r"ground_truth_expert_?\d+", r"expert_?\d+", r"manualsegmentation_?\d+", r"mask_?\d+", r"observer_o?\d+",
+    r"(?:lesions?[_-])?(?:rater|reader|annotator)[_-]?(?:\d+|[a-z])",
+)  # fmt: skip
 AUTOMATIC = (r"automated\w*", "glistrboost")
 NEVER_TRUTH = (
     "brain_?mask", r"(?:brain_)?parenchyma(?:_segmentation)?", "brain_segmentation", r"(?:desc|label)-brain\w*_mask",
@@ -49,6 +52,8 @@ BIDS = re.compile(r"(?:^|_)(?P<patient>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?
 SPACE = re.compile(r"_space-([A-Za-z0-9]+)(?=_|$)")
 AGENT = re.compile(r"_ce-[A-Za-z0-9]+(?=_|$)")  # of BIDS: with a contrast agent
 TIME_POINT = re.compile(r"(?:ses|session|time|timepoint|tp|visit|study|followup|fu|t)[-_]?\d+", re.IGNORECASE)
+VISIT = re.compile(r"baseline|bl|follow[-_]?up|fu|pre[-_]?op|post[-_]?op", re.IGNORECASE)
+DATE = re.compile(r"(?:19|20)\d\d([-_.]?)\d\d\1\d\d")
 SERIES = re.compile(r"^(?:VSD|SMIR)\.Brain\w*\.(?P<what>.+?)\.\d+$", re.IGNORECASE)  # ISLES 2015, 2018
 INPAINTING = re.compile(r"^BraTS-.+-mask$", re.IGNORECASE)  # where its images have a hole
 BEFORE = r"^(?:(?P<patient>.+?)[_.\- ])??"
@@ -148,6 +153,11 @@ def _ending(spellings: tuple[str, ...]) -> re.Pattern[str]:
 def is_time_point(word: str) -> bool:
     """Whether a word, such as `ses-01` or `T1`, may be a time at which a patient was scanned."""
     return TIME_POINT.fullmatch(word) is not None
+
+
+def is_visit(word: str) -> bool:
+    """Whether a word names one of a patient's scans, and no patient: a time point, or the date of a study."""
+    return is_time_point(word) or any(pattern.fullmatch(word) for pattern in (VISIT, DATE))
 
 
 def is_rater(truth: FileName, rater: str) -> bool:

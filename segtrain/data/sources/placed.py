@@ -3,7 +3,7 @@
     {flair: '{patient}/anat/*_FLAIR.nii.gz', truth: 'derivatives/{patient}/*_mask.nii.gz'}
 
 `*` stands for part of a name, `**` for any folders, `{patient}` for part of a name, the same wherever it is. A patient
-of the same name in several folders that wildcards stand for is several patients.
+of the same name in several folders that wildcards stand for is several patients; a date is a scan of its folder's.
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 from segtrain.data.sources.base import TRUTH
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.listing import entries_of, is_broken_link, is_folder
+from segtrain.data.sources.naming import is_visit
 from segtrain.errors import DataError
 
 VOLUME = "volume"  # the key of 4-D files of all contrasts
@@ -40,7 +41,9 @@ def placed_cases(root: Path, files: Mapping[str, str], needs_truth: bool) -> dic
     for key in keys:
         above, patient = key
         is_only = len(of_patient[patient]) == 1
-        name = patient if is_only else "_".join((*above.strip("/").split("/"), patient))
+        folders = [folder for folder in above.split("/") if folder]
+        # A date alone would not say that it is another scan of the same person.
+        name = patient if is_only and not is_visit(patient) else "_".join((*folders, patient))
         truths = by_role.get(TRUTH, {})
         truth = truths.get(key) or (_only(truths, patient) if is_only else None)
         cases[name] = Case(
@@ -81,7 +84,8 @@ def _matches(root: Path, role: str, pattern: str, paths: list[str]) -> dict[Key,
             if key in places:
                 raise DataError(
                     f"{root / path}: a second {role} of patient {key[1]}, beside {places[key]}; make data.files' "
-                    f"{pattern!r} match one of them"
+                    f"{pattern!r} match one of them, or where both are scans of one person put {PATIENT} where their "
+                    f"names differ, as in '*/{PATIENT}_FLAIR.nii.gz'"
                 )
             places[key] = root / path
     return places
