@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from folders import write_patient
 from slice_sets import config, mask, numbered, pixels, save, write_twins
+from volumes import save_set
 
 from segtrain.commands import prepare
 from segtrain.data.prepare import ensure_store
@@ -64,9 +65,25 @@ def test_contrasts_in_files_of_their_own_and_a_patient_without_masks(tmp_path: P
     assert code == 2
     assert "contrasts t1: 1 of 2 patients, such as A/1_T1w.png and 5 more" in shown
     assert error.endswith(
-        "1 patients have no t1 (B); leave it out of data.contrasts, or say what stands in, as in data.missing=zeros"
+        "1 patient has no t1 (B); leave it out of data.contrasts, or say what stands in, as in data.missing=zeros"
     )
     assert dry_run(root, capsys, "data.contrasts=[t1, flair]", "data.missing=zeros")[0] == 0
+
+
+@pytest.mark.law("L12")
+def test_a_question_that_many_patients_raise_is_asked_once(tmp_path: Path, capsys: Capture) -> None:
+    """Of the masks of raters alone; and patients whose mask is missing are counted."""
+    root = save_set(tmp_path / "in", *(f"p{n}/{name}" for n in range(8) for name in ("FLAIR", "lesion_rater1")))
+    code, shown, error = dry_run(root, capsys)
+    assert code == 2
+    question = (
+        f"{root}/p0/lesion_rater1.nii.gz: patient p0 has masks of raters alone (lesion_rater1); name one, as in "
+        "data.rater=lesion_rater1 (and likewise for 7 more: p1, p2, p3, p4, p5, p6 and 1 more)"
+    )
+    assert error == f"segtrain: error: {question}"
+    assert shown.count("would be refused") == 1
+    assert "has no mask" not in shown
+    assert dry_run(root, capsys, "data.rater=1")[0] == 0
 
 
 @pytest.mark.law("L12")

@@ -12,7 +12,7 @@ from pathlib import Path
 from segtrain.config import DataConfig, name_of
 from segtrain.data.people import groups_of, people_of
 from segtrain.data.sources import Source, Volume, first_few, make_source, not_taken, read_with_mask
-from segtrain.data.sources.base import TRUTH, KnowsPeople, LeavesOut, ListsFiles, ListsRest, Remarks
+from segtrain.data.sources.base import TRUTH, AsksForTruths, KnowsPeople, LeavesOut, ListsFiles, ListsRest, Remarks
 from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.open import detected
 from segtrain.data.splits import refuse_too_few
@@ -28,7 +28,8 @@ class Overview:
     """A source by names and headers.
 
     people: the person of each patient; files: of the patients whose files fit together, by role; broken: the reasons of
-    the others; left_out: the reasons of patients that are not trained on; passed_over: names by reason.
+    the others; left_out: the reasons of patients that are not trained on; passed_over: names by reason; doubts: of
+    patients of whom it has to be asked which file is the truth, the questions.
     """
 
     layout: str
@@ -39,6 +40,7 @@ class Overview:
     broken: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    doubts: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
 
     def rows(self) -> list[Row]:
@@ -58,23 +60,39 @@ class Overview:
     def refusals(self, cfg: DataConfig) -> list[str]:
         """What preparing the data would refuse, by names alone."""
         reasons = [] if cfg.skip_bad else list(self.broken.values())
+        reasons += [] if cfg.skip_bad else self._without_truth()
         lacking: dict[str, list[str]] = {}
         for patient, files in self.files.items():
-            if TRUTH not in files and not cfg.skip_bad:
-                reasons.append(f"patient {patient}: has no mask in {self.label}; add its masks or {LEAVE_OUT}")
-            if IMAGE not in files:
-                for contrast in self.contrasts:
-                    if contrast not in files:
-                        lacking.setdefault(contrast, []).append(patient)
+            for contrast in () if IMAGE in files else self.contrasts:
+                if contrast not in files:
+                    lacking.setdefault(contrast, []).append(patient)
         for contrast, patients in lacking.items() if cfg.missing is None else ():
+            have = "1 patient has" if len(patients) == 1 else f"{len(patients)} patients have"
             reasons.append(
-                f"{len(patients)} patients have no {contrast} ({first_few(patients)}); leave it out of data.contrasts, "
-                "or say what stands in, as in data.missing=zeros"
+                f"{have} no {contrast} ({first_few(patients)}); leave it out of data.contrasts, or say what stands in, "
+                "as in data.missing=zeros"
             )
         try:
             refuse_too_few(cfg, groups_of(self.people, self.people))
         except DataError as error:
             reasons.append(str(error))
+        return reasons
+
+    def _without_truth(self) -> list[str]:
+        """A reason for the patients without a mask, and the question on those whose mask is not clear."""
+        patients = [patient for patient, files in self.files.items() if TRUTH not in files]
+        reasons = []
+        if asked := [patient for patient in patients if patient in self.doubts]:
+            others = f" (and likewise for {len(asked) - 1} more: {first_few(asked[1:])})" if asked[1:] else ""
+            reasons.append(f"{self.doubts[asked[0]]}{others}")
+        lacking = [patient for patient in patients if patient not in self.doubts]
+        if len(lacking) == 1:
+            reasons.append(f"patient {lacking[0]}: has no mask in {self.label}; add its masks or {LEAVE_OUT}")
+        elif lacking:
+            reasons.append(
+                f"{len(lacking)} patients have no mask in {self.label} ({first_few(lacking)}); add their masks, or "
+                "leave them out by data.skip_bad=true"
+            )
         return reasons
 
     def lines(self) -> list[str]:
@@ -138,6 +156,7 @@ def overview(cfg: DataConfig, source: Source) -> Overview:
         broken=broken,
         left_out=source.left_out() if isinstance(source, LeavesOut) else {},
         passed_over=_passed_over(cfg, source),
+        doubts=source.doubts() if isinstance(source, AsksForTruths) else {},
         remarks=source.remarks() if isinstance(source, Remarks) else (),
     )
 
@@ -201,7 +220,7 @@ def survey(cfg: DataConfig) -> Survey:
     seen = overview(cfg, source)
     samples: dict[str, Volume] = {}
     unreadable = []
-    readable = [patient for patient in seen.people if patient not in seen.broken]
+    readable = [patient for patient in seen.people if patient not in seen.broken and patient not in seen.doubts]
     for patient in readable[:SAMPLED]:
         try:
             samples[patient], _ = read_with_mask(source, patient)

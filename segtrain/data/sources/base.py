@@ -127,6 +127,14 @@ class LeavesOut(Protocol):
 
 
 @runtime_checkable
+class AsksForTruths(Protocol):
+    """A source that cannot always know which file is a patient's truth."""
+
+    def doubts(self) -> Mapping[str, str]:
+        """The patients whose truth has to be asked for, each with the question. Raises DataError."""
+
+
+@runtime_checkable
 class Remarks(Protocol):
     """A source that has remarks on its data as a whole."""
 

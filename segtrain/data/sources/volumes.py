@@ -83,6 +83,12 @@ class VolumeSource(ABC):
     def slices(self, patient: str) -> int:
         return self._grid(self._case(patient)).slices
 
+    def doubts(self) -> Mapping[str, str]:
+        """The patients of whom training has to ask which file is the truth, each with the question."""
+        if not self.for_training:
+            return {}
+        return {patient: case.doubt for patient, case in self.cases.items() if case.doubt and not case.problem}
+
     def fingerprint(self, check: Check = no_check) -> str:
         return digest_of_contents(self.root, self.files, check)
 
