@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from folders import write_patient
 from slice_sets import config, mask, numbered, pixels, save, write_twins
-from volumes import save_set
+from volumes import MASK, save_set
+from volumes import save as save_volume
 
 from segtrain.commands import prepare
 from segtrain.data.prepare import ensure_store
@@ -83,6 +84,8 @@ def test_a_question_that_many_patients_raise_is_asked_once(tmp_path: Path, capsy
     assert error == f"segtrain: error: {question}"
     assert shown.count("would be refused") == 1
     assert "has no mask" not in shown
+    for path in root.rglob("*_rater1*"):
+        save_volume(path, MASK)
     assert dry_run(root, capsys, "data.rater=1")[0] == 0
 
 

@@ -19,7 +19,7 @@ from segtrain.data.geometry import Box, Geometry, centred, resize, resize_mask, 
 from segtrain.data.masks import is_lesion
 from segtrain.data.sources import Pixels, Volume
 from segtrain.data.sources.levels import fewest_bits, one_range
-from segtrain.data.zscore import ZSCORE_VERSION, head_of, z_scored
+from segtrain.data.zscore import INSTEAD_OF_CONSTANT, ZSCORE_VERSION, head_of, z_scored
 from segtrain.errors import LEAVE_OUT, DataError
 
 # Raise it when `preprocess` by the reference protocol gives other slices, voxels or geometry for any volume that it
@@ -224,7 +224,7 @@ def _normalise(
         inner_shw = inner_cshw[channel]
         mean, std = inner_shw.mean(dtype=np.float64), inner_shw.std(dtype=np.float64)
         if std == 0:
-            raise DataError(f"{where}: channel {channel} is constant; export it again or {LEAVE_OUT}")
+            raise DataError(f"{where}: channel {channel} is constant; {INSTEAD_OF_CONSTANT}")
         plane -= np.float32(mean)
         plane /= np.float32(std)
     return image_cshw

@@ -18,6 +18,7 @@ from segtrain.errors import LEAVE_OUT, DataError
 # Raise it when `head_of` or `z_scored` gives anything else for any volume; see PREPROCESS_VERSION.
 ZSCORE_VERSION = 1
 
+INSTEAD_OF_CONSTANT = f"export it again, say what stands in for it, as in data.missing=zeros, or {LEAVE_OUT}"
 ENDS = (0.5, 99.5)  # percentiles inside the head, to which a contrast is clipped
 BRIGHTEST_PERCENTILE = 99.9
 DARKEST_PERCENTILE = 0.1
@@ -43,8 +44,7 @@ def z_scored(image_shwc: NDArray[Any], head_shw: NDArray[np.bool_], present: lis
         low, high = np.percentile(inside, ENDS)
         if high <= low:
             raise DataError(
-                f"{where}: channel {c} is constant inside the head (between percentiles {ENDS}); export it again or "
-                f"{LEAVE_OUT}"
+                f"{where}: channel {c} is constant inside the head (between percentiles {ENDS}); {INSTEAD_OF_CONSTANT}"
             )
         inside = (inside.clip(low, high) - low) / (high - low)
         scored[c][head_shw] = (inside - inside.mean(dtype=np.float64)) / inside.std(dtype=np.float64)

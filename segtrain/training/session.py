@@ -119,6 +119,6 @@ def _introduce(start: Start) -> None:
         len(start.split.validation),
     )
     if start.split.people:
-        log.info("%d of these patients are scans of %d people who have several", *start.split.counts_of_people)
+        log.info("%d of these patients are the scans of %d person(s) with several", *start.split.counts_of_people)
     for line in described(start):
         log.info("%s", line)
