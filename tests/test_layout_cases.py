@@ -7,7 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from volumes import config, image, save, save_set, source
+from volumes import config, image, save, save_set, source, taken
 
 from segtrain.config import PhantomConfig
 from segtrain.data.layouts import Settings, write_phantoms
@@ -56,7 +56,7 @@ def test_contrasts_under_each_other_s_names_are_told(brats: Path, tmp_path: Path
 def test_a_mask_of_the_head_is_no_lesion(brats: Path, tmp_path: Path) -> None:
     """Trap 5."""
     for path in brats.rglob("*-t2f.nii.gz"):
-        flair: Any = nibabel.load(path)  # type: ignore[attr-defined]
+        flair: Any = nibabel.load(path)
         save(tmp_path / "in" / path.parent.name / path.name, np.asanyarray(flair.dataobj), flair.affine)
         head = (np.asanyarray(flair.dataobj) > 0).astype(np.uint8)
         save(tmp_path / "in" / path.parent.name / path.name.replace("t2f", "seg"), head, flair.affine)
@@ -95,3 +95,55 @@ def test_a_person_of_two_public_sets_is_one(tmp_path: Path) -> None:
     people = people_of(source(root).patients(), None)
     assert len(people) == 3
     assert sorted(set(people.values())) == ["TCGA-CS-4942", "TCGA-CS-4943"]
+
+
+@pytest.mark.law("L1")
+@pytest.mark.parametrize("dates", [("20230412", "20240101"), ("baseline", "followup"), ("visit1", "visit2")])
+def test_scans_in_one_folder_are_of_one_person(tmp_path: Path, dates: tuple[str, str]) -> None:
+    """Also where nobody else was scanned on that day."""
+    names = ["pat_1/20230412", f"pat_2/{dates[0]}", f"pat_2/{dates[1]}"]
+    root = save_set(tmp_path / "in", *(f"{name}_{what}" for name in names for what in ("FLAIR", "seg")))
+    files = {"flair": "*/{patient}_FLAIR.nii.gz", "truth": "*/{patient}_seg.nii.gz"}
+    for ids in (source(root).patients(), source(root, files=files).patients()):
+        people = people_of(ids, None)
+        assert people.pop(f"pat_2_{dates[0]}") == people.pop(f"pat_2_{dates[1]}") == "pat_2"
+        assert list(people.values()) == ["pat_1"]
+
+
+T1, T1CE, T2, FLAIR, TRUTH = "t1", "t1ce", "t2", "flair", "truth"
+OF_LABS: dict[str, tuple[list[str], dict[str, dict[str, str]]]] = {
+    "files named by the date of the scan": (
+        [
+            *(f"pat_{n}/{date}_{c}" for n, date in ((1, "20230412"), (2, "2023-05-03")) for c in ("FLAIR", "seg")),
+            *(f"pat_3/{date}_{c}" for date in ("20230412", "20240101") for c in ("FLAIR", "seg")),
+        ],
+        {
+            "pat_1": {FLAIR: "pat_1/20230412_FLAIR", TRUTH: "pat_1/20230412_seg"},
+            "pat_2": {FLAIR: "pat_2/2023-05-03_FLAIR", TRUTH: "pat_2/2023-05-03_seg"},
+            **{
+                f"pat_3_{date}": {FLAIR: f"pat_3/{date}_FLAIR", TRUTH: f"pat_3/{date}_seg"}
+                for date in ("20230412", "20240101")
+            },
+        },
+    ),
+    "contrasts of two words": (
+        [
+            *(f"a/a_{name}" for name in ("T1", "T1_gado", "T2", "T2_FLAIR", "seg")),
+            *(f"b/{name}" for name in ("T1_pre", "T1_post", "T2", "T2-FLAIR", "seg")),
+        ],
+        {
+            "a": {T1: "a/a_T1", T1CE: "a/a_T1_gado", T2: "a/a_T2", FLAIR: "a/a_T2_FLAIR", TRUTH: "a/a_seg"},
+            "b": {T1: "b/T1_pre", T1CE: "b/T1_post", T2: "b/T2", FLAIR: "b/T2-FLAIR", TRUTH: "b/seg"},
+        },
+    ),
+    "time points in front of one contrast": (
+        ["P1_T1_FLAIR", "P1_T1_MASK", "P1_T2_FLAIR", "P1_T2_MASK"],
+        {f"P1_{t}": {FLAIR: f"P1_{t}_FLAIR", TRUTH: f"P1_{t}_MASK"} for t in ("T1", "T2")},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OF_LABS)
+def test_sets_of_labs_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
+    names, expected = OF_LABS[kind]
+    assert taken(save_set(tmp_path / "in", *names)) == expected

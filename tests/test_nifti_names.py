@@ -136,34 +136,6 @@ SETS: dict[str, tuple[list[str], dict[str, dict[str, str]]]] = {
         ["FLAIR/a_FLAIR", "T1/a_T1", "masks/a_mask", "FLAIR/b_FLAIR", "T1/b_T1", "masks/b_mask"],
         {p: {T1: f"T1/{p}_T1", FLAIR: f"FLAIR/{p}_FLAIR", TRUTH: f"masks/{p}_mask"} for p in "ab"},
     ),
-    "files named by the date of the scan": (
-        [
-            *(f"pat_{n}/{date}_{c}" for n, date in ((1, "20230412"), (2, "2023-05-03")) for c in ("FLAIR", "seg")),
-            *(f"pat_3/{date}_{c}" for date in ("20230412", "20240101") for c in ("FLAIR", "seg")),
-        ],
-        {
-            "pat_1": {FLAIR: "pat_1/20230412_FLAIR", TRUTH: "pat_1/20230412_seg"},
-            "pat_2": {FLAIR: "pat_2/2023-05-03_FLAIR", TRUTH: "pat_2/2023-05-03_seg"},
-            **{
-                f"pat_3_{date}": {FLAIR: f"pat_3/{date}_FLAIR", TRUTH: f"pat_3/{date}_seg"}
-                for date in ("20230412", "20240101")
-            },
-        },
-    ),
-    "contrasts of two words": (
-        [
-            *(f"a/a_{name}" for name in ("T1", "T1_gado", "T2", "T2_FLAIR", "seg")),
-            *(f"b/{name}" for name in ("T1_pre", "T1_post", "T2", "T2-FLAIR", "seg")),
-        ],
-        {
-            "a": {T1: "a/a_T1", T1CE: "a/a_T1_gado", T2: "a/a_T2", FLAIR: "a/a_T2_FLAIR", TRUTH: "a/a_seg"},
-            "b": {T1: "b/T1_pre", T1CE: "b/T1_post", T2: "b/T2", FLAIR: "b/T2-FLAIR", TRUTH: "b/seg"},
-        },
-    ),
-    "time points in front of one contrast": (
-        ["P1_T1_FLAIR", "P1_T1_MASK", "P1_T2_FLAIR", "P1_T2_MASK"],
-        {f"P1_{t}": {FLAIR: f"P1_{t}_FLAIR", TRUTH: f"P1_{t}_MASK"} for t in ("T1", "T2")},
-    ),
     "a folder for tests beside": (
         ["train/p1/p1_flair", "train/p1/p1_seg", "test/p2/p2_flair", "test/p2/p2_seg"],
         {"p1": {FLAIR: "train/p1/p1_flair", TRUTH: "train/p1/p1_seg"}},
@@ -287,19 +259,6 @@ def test_a_patient_of_the_same_name_in_two_folders_is_two(tmp_path: Path) -> Non
     root = save_set(tmp_path / "in", *(f"{site}/1/{name}" for site in ("A", "B") for name in ("fl", "seg")))
     files = {"flair": "*/{patient}/fl.nii.gz", "truth": "*/{patient}/seg.nii.gz"}
     assert taken(root, files=files)["B_1"] == {FLAIR: "B/1/fl", TRUTH: "B/1/seg"}
-
-
-@pytest.mark.law("L1")
-@pytest.mark.parametrize("dates", [("20230412", "20240101"), ("baseline", "followup"), ("visit1", "visit2")])
-def test_scans_in_one_folder_are_of_one_person(tmp_path: Path, dates: tuple[str, str]) -> None:
-    """Also where nobody else was scanned on that day."""
-    names = ["pat_1/20230412", f"pat_2/{dates[0]}", f"pat_2/{dates[1]}"]
-    root = save_set(tmp_path / "in", *(f"{name}_{what}" for name in names for what in ("FLAIR", "seg")))
-    files = {"flair": "*/{patient}_FLAIR.nii.gz", "truth": "*/{patient}_seg.nii.gz"}
-    for ids in (source(root).patients(), source(root, files=files).patients()):
-        people = people_of(ids, None)
-        assert people.pop(f"pat_2_{dates[0]}") == people.pop(f"pat_2_{dates[1]}") == "pat_2"
-        assert list(people.values()) == ["pat_1"]
 
 
 def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path) -> None:
