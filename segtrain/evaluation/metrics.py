@@ -80,7 +80,7 @@ def _select(
     prediction_shw: NDArray[np.bool_], choice: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
     """The components for which `choice`, of all their sizes, is true."""
-    box = _occupied(prediction_shw)
+    box = occupied(prediction_shw)
     inside = prediction_shw[box]
     labels, components = ndimage.label(inside)
     if not components:
@@ -91,7 +91,7 @@ def _select(
     return keep
 
 
-def _occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+def occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """The smallest box around all predicted voxels; labelling it is much faster than labelling the whole volume."""
     plane = np.asarray(volume_shw.any(axis=0))
     occupied = (volume_shw.reshape(len(volume_shw), -1).any(axis=1), plane.any(axis=1), plane.any(axis=0))
