@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import checkpoint, data, engines, loop, step
+from benchmarks import checkpoint, data, engines, loop, metrics, step
 from benchmarks.harness import Line, Options, machine
 from benchmarks.publish import HEADINGS, cells
 
@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[Options], list[Line]]] = {
     "step": step.step,
     "train": loop.train,
     "evaluate": loop.evaluate,
+    "metrics": metrics.metrics,
     "checkpoint": checkpoint.checkpoint,
     "scale": step.scale,
     "memory": step.memory,

@@ -12,7 +12,7 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
-from benchmarks import gpu, publish, reference
+from benchmarks import gpu, metrics, publish, reference
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
 from segtrain.data.preprocess import Preparation, preprocess
@@ -58,6 +58,17 @@ def test_the_plain_step_has_the_same_losses() -> None:
     mask = (image[:, :1] > 0.5).float()
     for _ in range(3):
         assert engine.step(image, mask, 1e-4).item() == pytest.approx(plain.step(image, mask), abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI's, of itself
+@pytest.mark.parametrize("scene", metrics.SCENES)
+def test_the_other_libraries_give_the_same_scores(scene: str) -> None:
+    volumes = metrics.volumes(metrics.SCENES[scene], tiny=True)
+    ours, monais, medpys = metrics.ours(*volumes), metrics.monais(*volumes), metrics.medpys(*volumes)
+    assert monais.keys() < ours.keys()
+    assert medpys.keys() - ours.keys() == {"pooled_hd95_mm"}, "medpy's percentile is of both directions together"
+    assert metrics.disagreement(ours, monais) < 1e-5
+    assert metrics.disagreement(ours, medpys) < 1e-5
 
 
 def test_the_documents_show_the_figures_that_were_measured() -> None:

@@ -3,7 +3,11 @@
 evaluate.py      validation in training: each patient whole, by one rank, once
 predictor.py     a network as a function from a prepared volume to probabilities
 metrics.py       counts, DSC, means with their interval, components
-surface.py       distances between surfaces
+surface.py       distances between surfaces, in mm where the spacing is known
+lesions.py       lesions matched and scored, by overlap or by BraTS's rules
+lesion_table.py  a row for each lesion; recall by size
+volumes.py       lesion volumes and their agreement; agreement_figure.py: its plot
+units.py         mm and ml of voxels
 scores.py        a row a patient, in the prepared and the original geometry, by several processes
 summary.py       the means of the rows, with intervals, strata and rules
 tta.py           probabilities averaged over flips and small rotations

@@ -1,0 +1,32 @@
+"""docs/metrics.md names every column of scores, and every rule."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segtrain.evaluation.lesion_table import RESULTS, lesion_table
+from segtrain.evaluation.lesions import RULES, lesion_scores, match
+from segtrain.evaluation.scores import METRICS
+from segtrain.evaluation.surface import surface_scores
+from segtrain.evaluation.volumes import volume_scores
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
+
+
+@pytest.mark.parametrize("spacing_mm", [None, (5.0, 1.0, 1.0)])
+def test_the_page_names_every_column(spacing_mm: Any) -> None:
+    some = np.ones((2, 3, 3), bool)
+    matching = match(some, some, spacing_mm=spacing_mm)
+    columns = {*METRICS, *surface_scores(some, some, spacing_mm), *lesion_scores(matching)}
+    columns |= {*volume_scores(some, some, spacing_mm), *lesion_table(matching)[0]}
+    assert {name for name in columns if f"`{name}`" not in PAGE} == set()
+
+
+def test_the_page_names_every_rule() -> None:
+    for name, rule in RULES.items():
+        assert f"| `{name}`" in PAGE
+        assert not rule.steps or f"grown by {rule.steps} step" in PAGE
+        assert not rule.small_mm3 or f"up to {rule.small_mm3:g} mm³" in PAGE
+    assert all(f"`{result}`" in PAGE for result in RESULTS)
