@@ -76,7 +76,8 @@ def medpys(predicted: Any, true: Any) -> Scores:
 
 def disagreement(one: Scores, other: Scores) -> float:
     """The largest relative difference of the scores that both have."""
-    return max(abs(one[name] - other[name]) / max(1e-3, abs(other[name])) for name in one.keys() & other.keys())
+    shared = one.keys() & other.keys()
+    return max(float(abs(one[name] - other[name]) / max(1e-3, abs(other[name]))) for name in shared)
 
 
 def _work(world: object, score: Callable[[Any, Any], Scores], specks: float, tiny: bool) -> Work:
