@@ -8,7 +8,7 @@ import pytest
 
 from segtrain.evaluation.lesion_table import RESULTS, lesion_table
 from segtrain.evaluation.lesions import RULES, lesion_scores, match
-from segtrain.evaluation.scores import METRICS
+from segtrain.evaluation.region_scores import metrics
 from segtrain.evaluation.surface import surface_scores
 from segtrain.evaluation.volumes import volume_scores
 
@@ -19,7 +19,7 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_tex
 def test_the_page_names_every_column(spacing_mm: Any) -> None:
     some = np.ones((2, 3, 3), bool)
     matching = match(some, some, spacing_mm=spacing_mm)
-    columns = {*METRICS, *surface_scores(some, some, spacing_mm), *lesion_scores(matching)}
+    columns = {*metrics(spacing_mm), *surface_scores(some, some, spacing_mm), *lesion_scores(matching)}
     columns |= {*volume_scores(some, some, spacing_mm), *lesion_table(matching)[0]}
     assert {name for name in columns if f"`{name}`" not in PAGE} == set()
 

@@ -24,8 +24,10 @@ from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.evaluate import Evaluation, evaluate
 from segtrain.evaluation.metrics import among_known, count, largest_component, summarise
 from segtrain.evaluation.predictor import Predictor
-from segtrain.evaluation.scores import Rules, Task, rows_of
-from segtrain.evaluation.summary import show, summary_of
+from segtrain.evaluation.region_scores import Rules
+from segtrain.evaluation.scores import Scores, Task, scores_of
+from segtrain.evaluation.show import show
+from segtrain.evaluation.summary import summary_of
 from segtrain.losses.loss import make_loss
 from segtrain.run import Run
 from segtrain.run.events import EvaluationEvent, from_lines, to_line
@@ -173,7 +175,7 @@ def task(tiny: Config, predicted: Any = None) -> Task:
 
 def test_segtrain_evaluate_has_a_row_for_each_patient_and_region(tiny: Config) -> None:
     made = task(tiny)
-    rows = rows_of(made)
+    rows = scores_of(made).marked({})
     assert [row["region"] for row in rows] == list(REGIONS)
     original = nested(phantom_patient(0, 2, 64)[1])
     known = made.mask_shw != IGNORED
@@ -192,7 +194,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def rows_by_hand(dsc: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
     """dsc: by patient and region; other numbers are those of a real row."""
-    real = rows_of(task_of_one())[0]
+    real = scores_of(task_of_one()).marked({})[0]
     return [
         {"patient": patient, "region": region, **{k: v for k, v in real.items() if k != "patient"}, "dsc": value,
          "voxels": 100 * place, "institution": "X", "trained_on": "no"}
@@ -218,7 +220,7 @@ def test_a_summary_of_regions_has_each_ones_means_and_the_mean_over_them(
         "C": {"whole": 0.7, "core": 0.2},
         "D": {"whole": 0.8, "core": 0.6},
     }
-    summary = summary_of(rows_by_hand(dsc), checkpoints, tiny_store, Rules())
+    summary = summary_of(Scores(rows_by_hand(dsc)), checkpoints, tiny_store, Rules())
     whole, core = (summary["regions"][name]["not_trained_on"]["dsc"] for name in ("whole", "core"))
     assert (whole["n"], whole["patients"]) == (3, 4)
     assert whole["mean"] == pytest.approx((0.9 + 0.6 + 0.8) / 3)
@@ -244,7 +246,7 @@ def test_a_mean_over_regions_of_which_one_has_no_value_has_no_interval(trained_r
         "A": {"whole": 0.9, "core": None}, "B": {"whole": 0.5, "core": 0.4}, "C": {"whole": 0.7, "core": 0.2},
     }  # fmt: skip
     checkpoints = select_checkpoints([trained_run.root], "last", [])
-    both = summary_of(rows_by_hand(dsc), checkpoints, tiny_store, Rules())["not_trained_on"]["dsc"]
+    both = summary_of(Scores(rows_by_hand(dsc)), checkpoints, tiny_store, Rules())["not_trained_on"]["dsc"]
     assert both["mean"] == pytest.approx((0.7 + 0.3) / 2)
     assert (both["ci_low"], both["median"]) == (None, None)
 

@@ -17,7 +17,7 @@ from segtrain.commands.evaluate import PATIENTS_A_WORKER, _workers
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.phantom import phantom_patient
 from segtrain.errors import ConfigError
-from segtrain.evaluation.scores import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
+from segtrain.evaluation.region_scores import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
 from segtrain.evaluation.surface import NAMES
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
@@ -147,7 +147,7 @@ def killed(number: int) -> int:
 def test_a_worker_that_is_killed_is_named(
     trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("segtrain.evaluation.scores.rows_of", killed)
+    monkeypatch.setattr("segtrain.evaluation.scores.scores_of", killed)
     arguments = [str(trained_run.root), "--workers", "2", "--out", str(tmp_path / "out")]
     assert run_command(evaluate.command, arguments) == 2
     assert "--workers 1" in capsys.readouterr().err.splitlines()[-1]

@@ -12,10 +12,21 @@ from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_par
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError, RunError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints, trained_on
-from segtrain.evaluation.scores import MASK_RULES, SURFACE_RULES, GeometryName, Row, Rules, score
-from segtrain.evaluation.summary import settings_of, show, summary_of
-from segtrain.run import foreign_file, read_evaluation, write_evaluation
+from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
+from segtrain.evaluation.lesion_summary import lesion_rows, volumes_figure
+from segtrain.evaluation.region_scores import (
+    LESION_RULES,
+    MASK_RULES,
+    NO_LESIONS,
+    SURFACE_RULES,
+    GeometryName,
+    Row,
+    Rules,
+)
+from segtrain.evaluation.scores import Scores, score
+from segtrain.evaluation.show import show
+from segtrain.evaluation.summary import LESIONS, settings_of, summary_of
+from segtrain.run import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 
@@ -28,8 +39,12 @@ examples:
   segtrain evaluate runs/a runs/b runs/c --out scores-ensemble
   segtrain evaluate runs/lgg --split all --include-training
 
-One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in voxels of the
-geometry that the column is of: prepared, or original_...
+One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in mm and volumes in
+ml where the spacing of all patients is known (hd95_mm, true_ml), in voxels else (hd95_px, true_voxels), in the geometry
+that the column is of: prepared, or original_...
+
+lesions.csv has a line for each lesion, found, missed or false; volumes.svg and .png plot predicted against true volume.
+docs/metrics.md defines every column.
 
 Of several regions, the table has a row for each patient and region, and the summary the means of each region and over
 them; evaluate.threshold='{whole: 0.5, core: 0.4}' sets one for each. Voxels that data.ignore names are in no count.
@@ -58,12 +73,13 @@ def command(argv: Sequence[str]) -> int:
     patients = _patients(arguments.split, checkpoints, store)
     if not arguments.include_training:
         _refuse_training_patients(patients, trained_on(patients, checkpoints))
-    rules = Rules(GEOMETRIES[arguments.geometry], arguments.empty_masks, arguments.empty_surfaces)
+    geometries = GEOMETRIES[arguments.geometry]
+    rules = Rules(geometries, arguments.empty_masks, arguments.empty_surfaces, arguments.lesions)
     workers = _workers(arguments.workers, len(patients))
     _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))
-    rows = score(checkpoints, store, patients, rules, workers)
-    summary = summary_of(rows, checkpoints, store, rules)
-    write_evaluation(folder, [_cells(row) for row in rows], summary)
+    scores = score(checkpoints, store, patients, rules, workers)
+    summary = summary_of(scores, checkpoints, store, rules)
+    write_evaluation(folder, _files(scores, summary, checkpoints, rules))
     show(summary)
     log.info("scores: %s", folder.resolve())
     return 0
@@ -88,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_choice(parser, "--empty-masks", MASK_RULES)
     add_choice(parser, "--empty-surfaces", SURFACE_RULES)
+    add_choice(parser, "--lesions", LESION_RULES)
     add(
         "--workers",
         type=int,
@@ -159,6 +176,8 @@ def _refuse_other_scores(
     try:
         rows, summary = read_evaluation(folder)
         before = {row["patient"] for row in rows}
+        # Of an earlier version: no scores of lesions could be lost.
+        summary.setdefault(LESIONS, settings[LESIONS])
         settings_before = {key: summary[key] for key in settings}
         settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
         runs = [one["run"] for one in summary["runs"]]
@@ -186,6 +205,22 @@ def _refuse_training_patients(patients: Sequence[str], seen: frozenset[str]) -> 
             f"{len(both)} of the {len(patients)} patients were trained on ({both[0]}...), so their scores say nothing "
             "about new ones; use --split validation, or --split all --include-training, which marks them"
         )
+
+
+def _files(
+    scores: Scores, summary: Mapping[str, Any], checkpoints: Sequence[TrainedCheckpoint], rules: Rules
+) -> EvaluationFiles:
+    people = people_of_patients({row["patient"] for row in scores.rows}, checkpoints)
+    columns, lesions = lesion_rows(scores)
+    figure = volumes_figure(scores, rules.geometries[-1], people)  # the original geometry, where it was scored
+    drawing, picture = figure or (None, None)
+    return EvaluationFiles(
+        rows=[_cells(row) for row in scores.rows],
+        summary=summary,
+        lesions=None if rules.lesions == NO_LESIONS else (columns, [_cells(row) for row in lesions]),
+        volumes_svg=str(drawing.svg) if drawing else None,
+        volumes_picture=picture,
+    )
 
 
 def _cells(row: Row) -> Row:

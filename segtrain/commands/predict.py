@@ -12,7 +12,7 @@ from segtrain.errors import DataError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
-from segtrain.evaluation.scores import MASK_RULES
+from segtrain.evaluation.region_scores import MASK_RULES
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 

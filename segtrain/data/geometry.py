@@ -16,6 +16,7 @@ from scipy import ndimage
 
 Span = tuple[int, int]
 Box = tuple[Span, Span, Span]
+Spacing = tuple[float, float, float]  # in mm: between slices, rows, columns
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,18 @@ class Geometry:
             return slice(None), slice(None)
         (top, _), (left, _) = self.pad
         return slice(top, top + self.resampled_px[0]), slice(left, left + self.resampled_px[1])
+
+    def prepared_spacing(self, source_mm: Spacing) -> Spacing:
+        """Between slices, rows and columns of the prepared volume, of a source with this spacing in mm."""
+        between_slices, between_rows, between_columns = source_mm
+        (y0, y1), (x0, x1) = self.box[1:]
+        if self.resampled_px is None:
+            source_px = y1 - y0 + sum(self.pad[0])
+            shrink = source_px / self.size_px
+            return between_slices, between_rows * shrink, between_columns * shrink
+        # Within half a pixel over the box this is data.spacing_mm: resampling gives whole pixels.
+        rows, columns = self.resampled_px
+        return between_slices, between_rows * (y1 - y0) / rows, between_columns * (x1 - x0) / columns
 
 
 def to_source(prepared_shw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

@@ -38,7 +38,7 @@ def agreement_figure(title: str, predicted: Sequence[float], true: Sequence[floa
         parts.append(line(LEFT, y(estimate.value), RIGHT, y(estimate.value), RED, 1.5, DASHES[name]))
     parts += [_square(x(mean), y(error)) for mean, error in zip(means, errors, strict=True)]
     below = BOTTOM + 64
-    for note in _notes(result.n, drawn, unit):
+    for note in (title, *_notes(result.n, drawn, unit)):
         parts.append(text(12, below, note))
         below += 18
     return svg(title, below - 6, parts)

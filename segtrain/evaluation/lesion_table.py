@@ -21,6 +21,7 @@ Row = dict[str, Any]
 # Of a true lesion: found, missed, or small (not counted, by rules that drop small ones); of a predicted one: false.
 RESULTS = ("found", "missed", "small", "false")
 PLACE = ("slice", "row", "column", "first_slice", "last_slice")
+COLUMNS = ("lesion", "result", "voxels", "ml", *PLACE, "overlap_voxels", "predicted_voxels", "dsc")
 
 
 @dataclass(frozen=True)

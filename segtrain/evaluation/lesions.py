@@ -67,6 +67,17 @@ RULES: Mapping[str, MatchingRule] = {
     "brats2023_metastases": MatchingRule(1, 2, "BraTS 2023: metastases", _BRATS_CODE),
 }
 DEFAULT_RULE = "overlap"
+# Without the columns that name their unit.
+NAMES = (
+    "lesions",
+    "lesions_found",
+    "lesions_predicted",
+    "lesions_false",
+    "lesion_recall",
+    "lesion_precision",
+    "lesion_f1",
+    "lesion_dsc",
+)
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,12 @@ def lesion_scores(matching: Matching) -> Scores:
     false_voxels = int(matching.predicted_voxels[matching.is_false].sum())
     scores[f"false_lesion_{unit(matching.spacing_mm)}"] = in_unit(false_voxels, matching.spacing_mm)
     return scores | _recall_by_size(matching)
+
+
+def names(spacing_mm: Spacing | None) -> tuple[str, ...]:
+    """The columns of `lesion_scores`."""
+    sizes = (f"lesion_recall_{size}" for size in size_classes(spacing_mm))
+    return (*NAMES, f"false_lesion_{unit(spacing_mm)}", *sizes)
 
 
 def size_classes(spacing_mm: Spacing | None) -> dict[str, tuple[float, float]]:

@@ -41,7 +41,8 @@ from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, people_of_pa
 from segtrain.evaluation.label_map import label_map
 from segtrain.evaluation.metrics import among_known, count
 from segtrain.evaluation.overlays import drawn, legend_of, sheet, shown_contrast
-from segtrain.evaluation.scores import MASK_RULES, EmptyMasks, Row, in_source
+from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
+from segtrain.evaluation.scores import in_source
 from segtrain.runtime import files
 from segtrain.runtime.terminal import Progress
 

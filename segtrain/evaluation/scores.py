@@ -6,12 +6,12 @@ changes nothing.
 Legend: r region, s slice, h height, w width.
 """
 
-import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,54 +19,39 @@ from numpy.typing import NDArray
 from segtrain.config import EvaluateConfig, MaskLayout
 from segtrain.data.geometry import Geometry, to_source
 from segtrain.data.masks import regions_of
-from segtrain.data.sources import Source, make_source, read_with_mask
+from segtrain.data.sources import Source, first_few, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
-from segtrain.evaluation.metrics import EMPTY_RULE, among_known, count, kept_components
-from segtrain.evaluation.surface import NAMES, surface_scores
+from segtrain.evaluation.metrics import among_known, kept_components
+from segtrain.evaluation.region_scores import (
+    MOST_LESIONS,
+    GeometryName,
+    LesionsOfRegion,
+    Mask,
+    Row,
+    Rules,
+    further_numbers,
+    lesions_of,
+    matched,
+    numbers,
+)
+from segtrain.evaluation.units import Spacing, usable
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import in_order
 
 if TYPE_CHECKING:
     from segtrain.evaluation.predictor import Predictor
 
-Row = dict[str, Any]  # a line of scores.csv: values by column, None for an empty cell
-Mask = NDArray[np.bool_]
-GeometryName = Literal["prepared", "original"]
-EmptyMasks = Literal["score", "leave_out"]
-EmptySurfaces = Literal["leave_out", "worst"]
-
-# The columns of `numbers` that have a mean; those before them are `Counts.columns`.
-METRICS = ("dsc", "dsc_all_components", "iou", "sensitivity", "precision", *NAMES, "false_positive_slices")
-# These sentences are in every summary.json, and `segtrain evaluate` compares them before it replaces scores: after a
-# change of words, earlier scores would count as scores by another rule.
-MASK_RULES: dict[EmptyMasks, str] = {
-    "score": EMPTY_RULE,
-    "leave_out": "mask empty: the patient is in no mean; prediction alone empty: DSC 0",
-}
-SURFACE_RULES: dict[EmptySurfaces, str] = {
-    "leave_out": "mask or prediction empty: no surface, the cell stays empty and the patient is not in the mean",
-    "worst": "mask or prediction empty: the volume's diagonal and surface Dice 0; both empty: 0 and surface Dice 1",
-}
-# By any rule these ratios have no value there; by `leave_out` a patient without lesion is in no mean at all.
-RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The geometries to score in, and the scores of a patient without lesion or without prediction."""
-
-    geometries: tuple[GeometryName, ...] = ("prepared",)
-    masks: EmptyMasks = "score"
-    surfaces: EmptySurfaces = "leave_out"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Task:
     """One patient's prediction with all its components, bool [r, s, h, w], and its mask, in the prepared geometry.
 
-    `source` has the mask in the original geometry; it is read only for that.
+    `source` has the mask in the original geometry; it is read only for that. spacing_mm: in the source; None where
+    distances and volumes are to be in voxels.
     """
 
     patient: str
@@ -77,34 +62,107 @@ class Task:
     source: Source
     cfg: EvaluateConfig
     rules: Rules
+    spacing_mm: Spacing | None = None
+
+
+@dataclass(frozen=True)
+class PatientScores:
+    """A row for each region; the scores of lesions and volumes, which are columns behind all others; the lesions."""
+
+    rows: Sequence[Row]
+    further: Sequence[Row]
+    lesions: Sequence[LesionsOfRegion]
+
+    def marked(self, marks: Row) -> list[Row]:
+        """The whole rows, with what is known of the patient in the middle."""
+        return [row | marks | further for row, further in zip(self.rows, self.further, strict=True)]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A row for each patient and region, and the patients' lesions.
+
+    units: the reason for voxels, or the units; in_mm: whether distances are in mm and volumes in ml.
+    """
+
+    rows: Sequence[Row]
+    lesions: Sequence[LesionsOfRegion] = ()
+    in_mm: bool = False
+    units: str = ""
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Of several, in their order; none where there is one."""
+        return tuple(dict.fromkeys(row["region"] for row in self.rows if "region" in row))
+
+    @property
+    def unseen(self) -> "Scores":
+        """Those of the patients that were not trained on."""
+        return self._part({row["patient"] for row in self.rows if row["trained_on"] == "no"}, self.regions)
+
+    def of(self, region: str) -> "Scores":
+        """Those of one of several regions."""
+        return self._part({row["patient"] for row in self.rows}, (region,))
+
+    def _part(self, patients: Collection[str], regions: Sequence[str]) -> "Scores":
+        return replace(
+            self,
+            rows=[r for r in self.rows if r["patient"] in patients and (not regions or r["region"] in regions)],
+            lesions=[one for one in self.lesions if one.patient in patients and (not regions or one.region in regions)],
+        )
 
 
 def score(
     checkpoints: Sequence[TrainedCheckpoint], store: Store, patients: Sequence[str], rules: Rules, workers: int = 1
-) -> list[Row]:
+) -> Scores:
     """A row for each patient and region, predicted and scored by the functions that score in training.
 
     Raises DataError: source not readable; LaunchError: started under torchrun, or a worker was killed.
     """
     source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints)
+    spacings, units = _spacings(store, patients)
     rows: list[Row] = []
+    lesions: list[LesionsOfRegion] = []
     total = sum(store.patients[patient].slices for patient in patients)
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
-        tasks = _predicted(predictor, store, patients, source, rules)
+        tasks = _predicted(predictor, store, spacings, source, rules)
         with closing(_scored(tasks, workers)) as scored:
-            for rows_of_patient in scored:
-                stored = store.patients[rows_of_patient[0]["patient"]]
+            for scores in scored:
+                stored = store.patients[scores.rows[0]["patient"]]
                 marks = {"institution": stored.institution, "trained_on": "yes" if stored.patient in seen else "no"}
-                rows += [row | marks for row in rows_of_patient]
+                rows += scores.marked(marks)
+                lesions += scores.lesions
                 bar.advance(stored.slices, patient=stored.patient)
-    return rows
+    for one in lesions:
+        if one.of_all > len(one.table):
+            what = " ".join(filter(None, (one.region, one.geometry)))
+            log.warning(
+                "patient %s (%s): %d lesions; the table has the largest %d", one.patient, what, one.of_all, MOST_LESIONS
+            )
+    return Scores(rows, lesions, any(spacings.values()), units)
+
+
+def _spacings(store: Store, patients: Sequence[str]) -> tuple[dict[str, Spacing | None], str]:
+    """The spacing of each patient, None of all where it is not known of some; and the units, with the reason.
+
+    A mean over millimetres and voxels would say nothing.
+    """
+    spacings = {patient: usable(store.patients[patient].spacing_mm) for patient in patients}
+    unknown = [patient for patient, spacing_mm in spacings.items() if spacing_mm is None]
+    if not unknown:
+        return spacings, "distances in mm, volumes in ml"
+    reason = "the data do not have their spacing"
+    if len(unknown) < len(patients):
+        reason = f"the spacing of {len(unknown)} of {len(patients)} patients ({first_few(unknown)}) is not known"
+    units = f"distances and volumes in voxels: {reason}"
+    return dict.fromkeys(patients), units
 
 
 def _predicted(
-    predictor: "Predictor", store: Store, patients: Sequence[str], source: Source, rules: Rules
+    predictor: "Predictor", store: Store, spacings: Mapping[str, Spacing | None], source: Source, rules: Rules
 ) -> Iterator[Task]:
     """Each patient, predicted on demand."""
-    for patient in patients:
+    for patient, spacing_mm in spacings.items():
         image_shwc, mask_shw = store.volume(patient)
         yield Task(
             patient=patient,
@@ -115,34 +173,46 @@ def _predicted(
             source=source,
             cfg=predictor.cfg,
             rules=rules,
+            spacing_mm=spacing_mm,
         )
 
 
-def _scored(tasks: Iterable[Task], workers: int) -> Generator[list[Row], None, None]:
+def _scored(tasks: Iterable[Task], workers: int) -> Generator[PatientScores, None, None]:
     try:
-        yield from in_order(rows_of, tasks, workers, "--workers 1")
+        yield from in_order(scores_of, tasks, workers, "--workers 1")
     except BrokenProcessPool as error:
         raise LaunchError(
             "a process that scored patients was killed, probably out of memory; try --workers 1"
         ) from error
 
 
-def rows_of(task: Task) -> list[Row]:
+def scores_of(task: Task) -> PatientScores:
     """A row a region: patient, region where there are several, then the numbers in each geometry."""
     regions = task.layout.regions
     rows: list[Row] = [{"patient": task.patient, **({"region": name} if len(regions) > 1 else {})} for name in regions]
+    further: list[Row] = [{} for _ in regions]
+    lesions: list[LesionsOfRegion] = []
     prepared_rshw = kept_components(task.predicted_rshw, regions, task.cfg), task.predicted_rshw
     for geometry in task.rules.geometries:
-        predictions, mask_shw = prepared_rshw, task.mask_shw
+        predictions, mask_shw, spacing_mm = prepared_rshw, task.mask_shw, task.spacing_mm
+        if geometry == "prepared" and spacing_mm is not None:
+            spacing_mm = task.geometry.prepared_spacing(spacing_mm)
         if geometry == "original":
             predictions = in_source(predictions[0], task.geometry), in_source(predictions[1], task.geometry)
             mask_shw = _original_mask(task)
         kept_rshw, predicted_rshw = (among_known(each, mask_shw, task.layout) for each in predictions)
         true_rshw = regions_of(mask_shw, task.layout)
-        for row, kept, predicted, true in zip(rows, kept_rshw, predicted_rshw, true_rshw, strict=True):
-            for name, value in numbers(kept, predicted, true, task.rules).items():
-                row[column(name, geometry)] = value
-    return rows
+        for number, (kept, predicted, true) in enumerate(zip(kept_rshw, predicted_rshw, true_rshw, strict=True)):
+            rows[number] |= _named(numbers(kept, predicted, true, task.rules, spacing_mm), geometry)
+            matching = matched(kept, true, task.rules, spacing_mm)
+            further[number] |= _named(further_numbers(kept, true, matching, task.rules, spacing_mm), geometry)
+            if matching is not None:
+                lesions.append(lesions_of(task.patient, rows[number].get("region", ""), geometry, matching))
+    return PatientScores(rows, further, lesions)
+
+
+def _named(row: Row, geometry: GeometryName) -> Row:
+    return {column(name, geometry): value for name, value in row.items()}
 
 
 def in_source(volumes_rshw: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
@@ -163,33 +233,3 @@ def _original_mask(task: Task) -> NDArray[np.uint8]:
             f"{task.geometry.source_shape}; do not change the data while it is scored, and start again"
         )
     return mask_shw
-
-
-def numbers(kept_shw: Mask, all_components_shw: Mask, true_shw: Mask, rules: Rules) -> Row:
-    """Counts and METRICS of one volume, in its own voxels; None where a number has no value."""
-    counts, everything = count(kept_shw, true_shw), count(all_components_shw, true_shw)
-    lesion, predicted = counts.tp + counts.fn, counts.tp + counts.fp
-    union = lesion + counts.fp
-    row: Row = {**counts.columns(len(true_shw)), **dict.fromkeys(METRICS)}
-    if lesion > 0 or rules.masks == "score":
-        row["dsc"] = counts.dsc
-        row["dsc_all_components"] = everything.dsc
-        row["iou"] = counts.tp / union if union else 1.0
-        row["precision"] = counts.tp / predicted if predicted else None
-        row["false_positive_slices"] = int((kept_shw.any((1, 2)) & ~true_shw.any((1, 2))).sum())
-    if lesion > 0:
-        row["sensitivity"] = counts.tp / lesion
-    return row | _distances(kept_shw, true_shw, rules)
-
-
-def _distances(kept_shw: Mask, true_shw: Mask, rules: Rules) -> dict[str, float | None]:
-    nothing_predicted, no_lesion = not kept_shw.any(), not true_shw.any()
-    if rules.surfaces == "leave_out" or not (nothing_predicted or no_lesion):
-        return surface_scores(kept_shw, true_shw)
-    if no_lesion and rules.masks == "leave_out":
-        return dict.fromkeys(NAMES)
-    if nothing_predicted and no_lesion:
-        distance, surface_dice = 0.0, 1.0
-    else:
-        distance, surface_dice = math.hypot(*true_shw.shape), 0.0
-    return {name: surface_dice if name.startswith("nsd") else distance for name in NAMES}

@@ -1,6 +1,5 @@
-"""The summary of an evaluation: means with n, intervals, strata and rules (L10), as JSON and as tables."""
+"""The summary of an evaluation: means with n, intervals, strata and rules (L10), as JSON."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,19 +11,33 @@ from segtrain.config import Config
 from segtrain.data.people import groups_of, values_by_person
 from segtrain.data.store import Store
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
+from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
+from segtrain.evaluation.lesions import EMPTY_RULE, RULES
 from segtrain.evaluation.metrics import summarise
-from segtrain.evaluation.scores import MASK_RULES, METRICS, RATIO_RULE, SURFACE_RULES, GeometryName, Row, Rules, column
+from segtrain.evaluation.region_scores import (
+    LESION_RULES,
+    MASK_RULES,
+    MOST_LESIONS,
+    NO_LESIONS,
+    RATIO_RULE,
+    SURFACE_RULES,
+    GeometryName,
+    Row,
+    Rules,
+    further_metrics,
+    metrics,
+)
+from segtrain.evaluation.scores import Scores, column
 from segtrain.evaluation.surface import SOURCE
-from segtrain.runtime.terminal import show_table
-
-log = logging.getLogger(__name__)
+from segtrain.evaluation.units import SOME_SPACING
 
 TERTILES = ("small", "medium", "large")
-HEADER = ("", "n", "mean", "95% CI", "median", "quartiles")
+RECALL, AGREEMENT = "lesion_recall_by_size", "volume_agreement"  # blocks of one geometry
 PEOPLE_RULE = "n is of people: the scans of one person count as one, with their mean; the scans are `patients`"
 
+LESIONS = "lesions"  # the setting that summaries of earlier versions do not have
+
 Mean = dict[str, Any]  # a mean with its n, interval and quartiles, as in summary.json
-People = Mapping[str, str]  # the person of each patient
 
 
 def settings_of(cfg: Config, rules: Rules) -> dict[str, Any]:
@@ -34,22 +47,23 @@ def settings_of(cfg: Config, rules: Rules) -> dict[str, Any]:
         "settings": {key: value for key, value in asdict(cfg.evaluate).items() if key not in irrelevant},
         "empty_masks": MASK_RULES[rules.masks],
         "empty_surfaces": SURFACE_RULES[rules.surfaces],
+        LESIONS: f"{rules.lesions}: {LESION_RULES[rules.lesions]}",
     }
 
 
-def summary_of(
-    rows: Sequence[Row], checkpoints: Sequence[TrainedCheckpoint], store: Store, rules: Rules
-) -> dict[str, Any]:
+def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: Store, rules: Rules) -> dict[str, Any]:
     """summary.json. Patients that were trained on have means of their own, and are in no stratum.
 
     Of several regions each has these means, and beside them are the means over the regions.
     """
+    rows = scores.rows
     people = people_of_patients({row["patient"] for row in rows}, checkpoints)
     cfg = checkpoints[0].cfg
     places: dict[GeometryName, str] = {
         "prepared": f"cropped, padded and resized to {cfg.data.image_size} px, as the network sees it",
         "original": "the slices as they lie in the source; columns original_...",
     }
+    unit = "mm" if scores.in_mm else "voxels"
     summary = {
         "data": store.label,
         "image_size": cfg.data.image_size,
@@ -58,30 +72,53 @@ def summary_of(
         **settings_of(cfg, rules),
         "empty_ratios": RATIO_RULE,
         "chosen_on": _optimism([row for row in rows if row["trained_on"] == "no"], checkpoints),
-        "surface_distances": f"{SOURCE}, whole volumes, in voxels of the geometry that the row is of",
+        "surface_distances": f"{SOURCE}, whole volumes, in {unit} of the geometry that the row is of",
+        "units": scores.units,
+        **_lesion_rules(scores, rules),
     }
     if len(set(people.values())) < len(people):
         summary["people"] = PEOPLE_RULE
-    regions = list(dict.fromkeys(row["region"] for row in rows if "region" in row))
-    if not regions:
-        return summary | _blocks(rows, rules, people)
-    by_region = {region: [row for row in rows if row["region"] == region] for region in regions}
+    if not (regions := scores.regions):
+        return summary | _blocks(scores, rules, people)
     return summary | {
-        **_sides(rows, rules, lambda part, name: _mean_of_regions(part, name, regions, people)),
-        "regions": {region: _blocks(of_region, rules, people) for region, of_region in by_region.items()},
+        **_sides(scores, rules, lambda part, name: _mean_of_regions(part, name, regions, people)),
+        "regions": {region: _blocks(scores.of(region), rules, people) for region in regions},
     }
 
 
-def _blocks(rows: Sequence[Row], rules: Rules, people: People) -> dict[str, Any]:
-    """The means of one region: of all columns, and of the DSC by stratum."""
-    blocks = _sides(rows, rules, lambda part, name: _mean(part, name, people))
-    unseen = [row for row in rows if row["trained_on"] == "no"]
-    return blocks | {column("dsc_by", geometry): _by_stratum(unseen, geometry, people) for geometry in rules.geometries}
+def _lesion_rules(scores: Scores, rules: Rules) -> dict[str, str]:
+    if rules.lesions == NO_LESIONS:
+        return {}
+    left_out = sum(one.of_all - len(one.table) for one in scores.lesions)
+    return {
+        "empty_lesions": EMPTY_RULE,
+        "lesion_matching": RULES[rules.lesions].source,
+        **({"lesions_not_in_table": f"{left_out}; of a patient it has the largest {MOST_LESIONS}"} if left_out else {}),
+    }
 
 
-def _sides(rows: Sequence[Row], rules: Rules, mean: Callable[[Sequence[Row], str], Mean]) -> dict[str, Any]:
+def _blocks(scores: Scores, rules: Rules, people: People) -> dict[str, Any]:
+    """Of one region: the means of all columns, of the DSC by stratum, recall by lesion size, agreement of volumes."""
+    blocks = _sides(scores, rules, lambda part, name: _mean(part, name, people))
+    unseen = scores.unseen.rows
+    for geometry in rules.geometries:
+        blocks[column("dsc_by", geometry)] = _by_stratum(unseen, geometry, people)
+    for geometry in rules.geometries:
+        if rules.lesions != NO_LESIONS:
+            blocks[column(RECALL, geometry)] = recall_by_size_block(scores, geometry, people)
+        blocks[column(AGREEMENT, geometry)] = agreement_block(scores, geometry, people)
+    return blocks
+
+
+def _sides(scores: Scores, rules: Rules, mean: Callable[[Sequence[Row], str], Mean]) -> dict[str, Any]:
     """Each column's mean over the patients that were not trained on, and over those that were."""
-    names = [column(name, geometry) for geometry in rules.geometries for name in METRICS]
+    rows, spacing_mm = scores.rows, SOME_SPACING if scores.in_mm else None
+    names = [
+        column(name, geometry)
+        for group in (metrics(spacing_mm), further_metrics(rules, spacing_mm))
+        for geometry in rules.geometries
+        for name in group
+    ]
     unseen, seen = ([row for row in rows if row["trained_on"] == side] for side in ("no", "yes"))
     return {
         "not_trained_on": {name: mean(unseen, name) for name in names},
@@ -166,60 +203,3 @@ def _strata(rows: Sequence[Row], voxels: str, people: People) -> Iterator[tuple[
     by_volume = sorted(zip(volumes, groups, strict=True))
     for name, part in zip(TERTILES, np.array_split(np.arange(len(groups)), 3), strict=True):
         yield "lesion", name, [by_patient[patient] for i in part for patient in by_volume[i][1]]
-
-
-def show(summary: dict[str, Any]) -> None:
-    """Print tables of the means, for each geometry, and log the rules."""
-    what = f"{summary['data']}, {', '.join(run['checkpoint'] for run in summary['runs'])}"
-    regions = summary.get("regions", {})
-    for geometry, place in summary["geometries"].items():
-        where = f"{geometry} geometry ({place})"
-        _show_means(summary, geometry, f"{where}, mean over regions" if regions else where, what, tuple(regions))
-        if not regions:
-            _show_strata(summary, geometry, f"{geometry} geometry")
-        for region, blocks in regions.items():
-            _show_means(blocks, geometry, f"{where}, region {region}", what)
-            _show_strata(blocks, geometry, f"{geometry} geometry, region {region}")
-    for key in ("people", "empty_masks", "empty_ratios", "empty_surfaces", "surface_distances"):
-        if key in summary:
-            log.info("%s: %s", key.replace("_", " "), summary[key])
-    if summary["chosen_on"]:
-        log.warning("%s", summary["chosen_on"])
-
-
-def _show_means(
-    blocks: dict[str, Any], geometry: GeometryName, where: str, what: str, regions: Sequence[str] = ()
-) -> None:
-    """The means of all columns; of the mean over `regions` each one's mean beside it."""
-    labels = {column(name, geometry): name for name in METRICS}
-    header = (*HEADER, *regions)
-    if blocks["not_trained_on"][column("dsc", geometry)]["n"]:
-        show_table(f"Scores in the {where}: {what}", _lines(blocks["not_trained_on"], labels, regions), header)
-    if blocks["trained_on"]:
-        title = f"Trained on, so no measure of new patients, {where}: {what}"
-        show_table(title, _lines(blocks["trained_on"], labels, regions), header)
-
-
-def _show_strata(blocks: dict[str, Any], geometry: GeometryName, where: str) -> None:
-    if blocks["not_trained_on"][column("dsc", geometry)]["n"]:
-        strata = blocks[column("dsc_by", geometry)]
-        title = f"DSC by institution and by lesion volume, {where}"
-        show_table(title, _lines(strata, {name: name for name in strata}), HEADER)
-
-
-def _lines(means: dict[str, Mean], labels: dict[str, str], regions: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    return [_line(label, means[name], regions) for name, label in labels.items()]
-
-
-def _line(label: str, mean: Mean, regions: Sequence[str]) -> tuple[str, ...]:
-    if not mean["n"]:
-        return label, "0", *[""] * (len(HEADER) - 2 + len(regions))
-    parts = [mean["parts"][region] for region in regions]
-    n = f"{mean['n']} ({mean['patients']} patients)" if "patients" in mean else str(mean["n"])
-    interval = "" if mean["ci_low"] is None else f"{mean['ci_low']:#.3g} to {mean['ci_high']:#.3g}"
-    quartiles = "" if mean["quartile_1"] is None else f"{mean['quartile_1']:#.3g} to {mean['quartile_3']:#.3g}"
-    return label, n, _cell(mean["mean"]), interval, _cell(mean["median"]), quartiles, *map(_cell, parts)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -34,6 +34,19 @@ def svg(title: str, height: float, parts: Sequence[Markup], width: float = WIDTH
     return Figure(title, drawing)
 
 
+def stacked(figures: Sequence[Figure]) -> Figure:
+    """The figures, one below the other."""
+    if len(figures) == 1:
+        return figures[0]
+    parts, top = [], 0.0
+    for figure in figures:
+        width, height = ElementTree.fromstring(figure.svg).attrib["viewBox"].split()[2:]
+        place = Markup('<svg y="{}" width="{}" height="{}" ').format(top, width, height)
+        parts.append(place + Markup(figure.svg.removeprefix("<svg ")))
+        top += float(height)
+    return svg("; ".join(figure.title for figure in figures), top, parts)
+
+
 def line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dash: str = "none") -> Markup:
     """A line."""
     form = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" stroke-width="{}" stroke-dasharray="{}"/>'

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 Spacing = tuple[float, float, float]
 
 MM3_PER_ML = 1000
+SOME_SPACING: Spacing = (1.0, 1.0, 1.0)  # for names of columns, which only ask whether there is one
 
 
 def usable(spacing_mm: Sequence[float] | None) -> Spacing | None:

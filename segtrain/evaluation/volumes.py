@@ -21,6 +21,12 @@ SOURCE = (
 LIMIT = 1.96  # standard deviations from the bias to a limit; 95% of differences lie between, if they are normal
 
 
+def names(spacing_mm: Spacing | None) -> tuple[str, ...]:
+    """The columns of `volume_scores`."""
+    word = unit(spacing_mm)
+    return (f"true_{word}", f"predicted_{word}", f"volume_error_{word}", "volume_error_percent")
+
+
 def volume_scores(
     predicted_shw: NDArray[np.bool_], true_shw: NDArray[np.bool_], spacing_mm: Spacing | None = None
 ) -> dict[str, float | None]:

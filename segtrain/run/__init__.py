@@ -19,7 +19,7 @@ All but those marked import without torch.
 
 from segtrain.run.ablation import Member, Name, Spec, differences, expand, missing, write_results
 from segtrain.run.environment import Environment
-from segtrain.run.evaluation import foreign_file, read_evaluation, write_evaluation
+from segtrain.run.evaluation import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.run.index import COLUMNS, QueueLine, ResultsLine, read_queue, read_results, write_queue
 from segtrain.run.layout import RunLayout
 from segtrain.run.outcome import Outcome
@@ -29,6 +29,7 @@ from segtrain.run.writer import Run
 __all__ = [
     "COLUMNS",
     "Environment",
+    "EvaluationFiles",
     "Member",
     "Name",
     "Outcome",

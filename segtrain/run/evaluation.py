@@ -1,24 +1,65 @@
-"""The scores of `segtrain evaluate` in their folder: scores.csv and summary.json."""
+"""The scores of `segtrain evaluate` in their folder: scores.csv, summary.json, lesions.csv and the plot of volumes."""
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segtrain.errors import RunError
-from segtrain.run.layout import SCORES, SUMMARY
+from segtrain.run.layout import LESION_TABLE, SCORES, SUMMARY, VOLUMES, VOLUMES_PICTURE
 from segtrain.runtime import files
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def write_evaluation(folder: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Write the table and the summary. Raises RunError when the folder cannot be written."""
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """The contents; None of lesions, volumes_svg or volumes_picture: no such file.
+
+    lesions: the columns and rows of its table; volumes_picture: uint8 [height, width, 3].
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
+    lesions: tuple[Sequence[str], Sequence[Mapping[str, Any]]] | None = None
+    volumes_svg: str | None = None
+    volumes_picture: "NDArray[np.uint8] | None" = None
+
+
+def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
+    """Write the files, the summary last. Raises RunError when the folder cannot be written."""
     try:
         files.make_folder(folder)
-        files.write_text(folder / SCORES, files.csv_text(rows))
-        files.write_json(folder / SUMMARY, summary)
+        files.write_text(folder / SCORES, files.csv_text(contents.rows))
+        if contents.lesions is None:
+            (folder / LESION_TABLE).unlink(missing_ok=True)
+        else:
+            columns, rows = contents.lesions
+            files.write_text(folder / LESION_TABLE, files.csv_text(rows, columns))
+        if contents.volumes_svg is None or contents.volumes_picture is None:
+            (folder / VOLUMES).unlink(missing_ok=True)
+            (folder / VOLUMES_PICTURE).unlink(missing_ok=True)
+        else:
+            files.write_text(folder / VOLUMES, contents.volumes_svg)
+            _write_picture(folder / VOLUMES_PICTURE, contents.volumes_picture)
+        files.write_json(folder / SUMMARY, contents.summary)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+
+
+def _write_picture(path: Path, picture_hwc: "NDArray[np.uint8]") -> None:
+    from PIL import Image  # slow to import
+
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.unlink(missing_ok=True)
+    Image.fromarray(picture_hwc).save(aside, format="PNG", optimize=True)
+    files.share(aside)
+    files.sync_file(aside)
+    files.rename(aside, path)
 
 
 def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
@@ -29,16 +70,27 @@ def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]
 
 
 def foreign_file(folder: Path) -> Path | None:
-    """The scores.csv or summary.json in the folder that `segtrain evaluate` did not write; None where there is none."""
-    scores, summary = folder / SCORES, folder / SUMMARY
+    """The file of such a name in the folder that `segtrain evaluate` did not write; None where there is none."""
+    scores, lesions = folder / SCORES, folder / LESION_TABLE
     if scores.exists() and "false_positive_slices" not in _first_line(scores):  # a column of no other table
         return scores
+    if lesions.exists() and "overlap_voxels" not in _first_line(lesions):
+        return lesions
     try:
-        if not summary.exists() or "chosen_on" in json.loads(summary.read_text(encoding="utf-8")):
-            return None
+        summary = _summary(folder)
     except (OSError, ValueError, TypeError):
-        pass
-    return summary
+        return folder / SUMMARY
+    if summary and "chosen_on" not in summary:
+        return folder / SUMMARY
+    pictures = [folder / name for name in (VOLUMES, VOLUMES_PICTURE) if (folder / name).exists()]
+    return pictures[0] if pictures and "units" not in summary else None  # an earlier version drew none
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """An empty one where there is no file."""
+    if not (folder / SUMMARY).exists():
+        return {}
+    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
 
 
 def _first_line(path: Path) -> str:

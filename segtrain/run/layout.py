@@ -10,7 +10,8 @@ runs/<name>/
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
   checkpoints/       step-00001000/, LATEST, BEST; bad-step-...: damaged, kept
   validation/        epoch-0012.csv and .png
-  evaluation/        <patients>-<checkpoint>/scores.csv and summary.json, by `segtrain evaluate`
+  evaluation/        <patients>-<checkpoint>/: scores.csv, summary.json, lesions.csv, volumes.svg and .png,
+                     by `segtrain evaluate`
   memory.json        the micro-batch for the next start, after a start that ran out of memory
   ranks/             resources and progress of each rank; its stacks when it stalls
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
@@ -40,6 +41,9 @@ MANIFEST = "manifest.json"
 # In an evaluation's folder.
 SCORES = "scores.csv"
 SUMMARY = "summary.json"
+LESION_TABLE = "lesions.csv"
+VOLUMES = "volumes.svg"
+VOLUMES_PICTURE = "volumes.png"
 # Beside runs.
 RESULTS = "results.csv"
 QUEUE = "queue.csv"

@@ -145,10 +145,10 @@ def append_line(path: Path, line: str) -> None:
     share(path)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV whose columns are the keys of its first row; None is an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """A CSV of these columns, or of the keys of its first row; None is an empty cell."""
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(text, fieldnames=list(columns or rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()
