@@ -52,7 +52,7 @@ def _show_means(
 ) -> None:
     """The means of all columns; of the mean over `regions` each one's mean beside it."""
     names = (*metrics(), *metrics(SOME_SPACING))
-    labels = {column(name, geometry): name for name in dict.fromkeys(names)}
+    labels = {column(name, geometry): name for name in names}
     header = (*HEADER, *regions)
     if blocks["not_trained_on"][column("dsc", geometry)]["n"]:
         show_table(f"Scores in the {where}: {what}", _lines(blocks["not_trained_on"], labels, regions), header)
@@ -67,7 +67,7 @@ def _show_lesions(blocks: dict[str, Any], geometry: GeometryName, where: str) ->
     if not means[column("dsc", geometry)]["n"]:
         return
     names = (*further_metrics(Rules()), *further_metrics(Rules(), SOME_SPACING))
-    labels = {column(name, geometry): name for name in dict.fromkeys(names) if not name.startswith("lesion_recall_")}
+    labels = {column(name, geometry): name for name in names if not name.startswith("lesion_recall_")}
     lines = _lines(means, labels)
     for size, recall in blocks.get(column(RECALL, geometry), {}).items():
         n = f"{recall['lesions']} lesions of {recall['n']}"
@@ -92,8 +92,8 @@ def _show_strata(blocks: dict[str, Any], geometry: GeometryName, where: str) -> 
 
 
 def _lines(means: dict[str, Mean], labels: dict[str, str], regions: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """Of the columns that there are: those of the other unit are not."""
-    return [_line(label, means[name], regions) for name, label in labels.items() if name in means]
+    """Of the columns that there are, in their order: those of the other unit are not there."""
+    return [_line(labels[name], mean, regions) for name, mean in means.items() if name in labels]
 
 
 def _line(label: str, mean: Mean, regions: Sequence[str]) -> tuple[str, ...]:
