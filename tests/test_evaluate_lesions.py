@@ -71,7 +71,7 @@ def test_the_lesions_by_hand() -> None:
     assert [(row["result"], row["voxels"]) for row in lesions.table] == [("found", 16), ("missed", 4), ("false", 8)]
     assert lesions.sizes == pytest.approx([0.16, 0.04]) or lesions.sizes == pytest.approx([0.04, 0.16])
     assert scores_of(task(SPACING_MM, Rules(lesions=NO_LESIONS))).lesions == []
-    by_brats = scores_of(task(SPACING_MM, Rules(lesions="brats2023"))).lesions[0]
+    by_brats = scores_of(task(SPACING_MM, Rules(lesions="brats2023_meningioma"))).lesions[0]
     assert [row["result"] for row in by_brats.table] == ["found", "small", "false"], "0.04 ml are 40 mm3"
 
 
