@@ -18,6 +18,7 @@ import pytest
 import torch
 import workers
 from bad_folders import FOLDER, Folder
+from folders import Shared
 from golden_patients import GOLDEN_PATIENTS
 from hypothesis import HealthCheck, settings
 from made_runs import train
@@ -89,9 +90,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{law:<4} {counts:<24} {text}")
         for name in sorted({node.split("[")[0] for node in RESULTS[law]}):
             terminalreporter.write_line(f"       {name}")
-
-
-Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Small patients in the published layout, and a config to prepare them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ import tifffile
 from PIL import Image
 
 from segtrain.config import Config, load_config
+
+# Of the fixture `shared`: makes what has a name once in a session of all workers; the folder.
+Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 def write_patient(folder: Path, seed: int, slices: int = 6) -> None:

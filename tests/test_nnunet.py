@@ -9,7 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from conftest import Shared
+from folders import Shared
 
 from segtrain.config import IGNORED, DataConfig, PhantomConfig, load_config
 from segtrain.data.layouts import Settings, write_phantoms

@@ -7,7 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from conftest import Shared
+from folders import Shared
 from predictions import predict
 from trainings import run_to_end
 

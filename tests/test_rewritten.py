@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Shared
+from folders import Shared
 from rewritten import as_nifti, as_nnunet, as_slices_of_16_bits
 from trainings import run_to_end, state_of
 

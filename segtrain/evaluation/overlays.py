@@ -41,17 +41,19 @@ def shown_contrast(contrasts: Sequence[str]) -> int:
     return names.index("flair") if "flair" in names else 0
 
 
-def legend_of(regions: Sequence[str]) -> Legend:
+def legend_of(regions: Sequence[str], has_truth: bool = True) -> Legend:
     """The line above a sheet of several regions."""
-    return [("prediction left, truth right:", None), *zip(regions, REGION_COLOURS, strict=False)]
+    panes = "prediction left, truth right:" if has_truth else "prediction:"
+    return [(panes, None), *zip(regions, REGION_COLOURS, strict=False)]
 
 
-def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: NDArray[np.bool_]) -> Picture:
-    """uint8 [height, width, 3]: one region as `overlay`; of several the prediction left and the truth right."""
+def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: NDArray[np.bool_] | None) -> Picture:
+    """uint8 [height, width, 3]: one region as `overlay`; of several the prediction left and the truth right, if any."""
     if len(predicted_rhw) == 1:
-        return overlay(plane_hw, predicted_rhw[0], true_rhw[0])
+        return overlay(plane_hw, predicted_rhw[0], np.zeros_like(predicted_rhw[0]) if true_rhw is None else true_rhw[0])
     grey, factor = _grey(plane_hw)
-    return np.concatenate([_outlined(grey, masks_rhw, factor) for masks_rhw in (predicted_rhw, true_rhw)], axis=1)
+    panes = (predicted_rhw,) if true_rhw is None else (predicted_rhw, true_rhw)
+    return np.concatenate([_outlined(grey, masks_rhw, factor) for masks_rhw in panes], axis=1)
 
 
 def _outlined(grey_hwc: Picture, masks_rhw: NDArray[np.bool_], factor: int) -> Picture:

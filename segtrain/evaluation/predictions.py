@@ -110,18 +110,19 @@ class Writer:
         self._draw_slices(patient, prediction, volume)
 
     def _draw_slices(self, patient: str, prediction: Prediction, volume: Volume) -> None:
-        true_rshw = np.zeros_like(prediction.mask_rshw)
-        if volume.mask_shw is not None:
-            true_rshw = regions_of(volume.mask_shw, self.cfg.layout)
+        layout, has_truth = self.cfg.layout, volume.mask_shw is not None
+        true_rshw = None if volume.mask_shw is None else regions_of(volume.mask_shw, layout)
         contrast = shown_contrast(self.source.contrasts)
         pictures = []
         for place, (name, number) in enumerate(zip(volume.slice_names, volume.slice_numbers, strict=True)):
             plane_hw = volume.image_shwc[place, ..., contrast]
-            picture = drawn(plane_hw, prediction.mask_rshw[:, place], true_rshw[:, place])
+            true_rhw = None if true_rshw is None else true_rshw[:, place]
+            picture = drawn(plane_hw, prediction.mask_rshw[:, place], true_rhw)
             pictures.append((f"slice {number}", picture))
             self._draw(f"overlays/{patient}/{name}.png", picture)
-        legend = legend_of(self.cfg.layout.regions) if len(true_rshw) > 1 else None
-        self._draw(f"sheets/{patient}.png", sheet(pictures, SHEET_COLUMNS // (2 if legend else 1), legend))
+        legend = legend_of(layout.regions, has_truth) if len(layout.regions) > 1 else None
+        columns = SHEET_COLUMNS // 2 if legend and has_truth else SHEET_COLUMNS
+        self._draw(f"sheets/{patient}.png", sheet(pictures, columns, legend))
 
     def add_scores(self, rows: Sequence[Row], rule: str, people: Mapping[str, str]) -> None:
         """scores.csv, and dsc.png of the patients that have a DSC; `rule` is that for patients without lesion."""
