@@ -59,10 +59,9 @@ def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
         lab.until_step(lasting.name, step)
         lab.call("scancel", "--signal=USR2", job)
     lab.ends_the_same(lasting, job, left_alone)
-    *earlier, last = [entry["how"] for entry in lab.history(lasting.name) if entry["event"] == "end"]
-    assert last == "finished"
-    assert set(earlier) == {"requeued"}
-    assert len(earlier) >= 3, "the limit may come again on a slow machine"
+    assert [entry["how"] for entry in lab.history(lasting.name) if entry["event"] == "end"] == [
+        "requeued", "requeued", "requeued", "finished",
+    ]  # fmt: skip
 
 
 @pytest.mark.law("L6")
