@@ -47,15 +47,15 @@ class Measured:
 def measure(volume: Volume, prepared: Prepared, contrasts: Sequence[str], layout: MaskLayout) -> Measured:
     """The figures of a patient."""
     known = [canonical(contrast) for contrast in contrasts]
-    chosen = ((np.arange(SIDE) + 0.5) * len(prepared.mask_shw) / SIDE).astype(int)
-    lesion_shw = is_lesion(prepared.mask_shw[chosen])
+    slices = ((np.arange(SIDE) + 0.5) * len(prepared.mask_shw) / SIDE).astype(int)
+    lesion_shw = is_lesion(prepared.mask_shw[slices])
     shown = known.index("flair") if "flair" in known else 0
-    sample_shw = np.ascontiguousarray(prepared.image_shwc[chosen, ..., shown])
+    sample_shw = np.ascontiguousarray(prepared.image_shwc[slices, ..., shown])
     # By the protocol zscore all outside the head is 0, by the reference it is what the lowest tenth is clipped to.
     head_shw = sample_shw != (0 if (sample_shw == 0).any() else sample_shw.min())
     fluid = None
     if {"t2", "flair"} <= set(known):
-        t2_shw = np.ascontiguousarray(prepared.image_shwc[chosen, ..., known.index("t2")])
+        t2_shw = np.ascontiguousarray(prepared.image_shwc[slices, ..., known.index("t2")])
         fluid = _dark_fluid(t2_shw, sample_shw, head_shw & ~lesion_shw)
     brightest, darkest = _ranges(volume, contrasts)
     return Measured(

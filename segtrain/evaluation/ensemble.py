@@ -7,16 +7,17 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.config import ENGINES, Config, Reference, load_config, name_of, refuse_unknown_regions
+from segtrain.config import ENGINES, Config, PhantomConfig, Reference, load_config, name_of, refuse_unknown_regions
 from segtrain.config.own_parts import portable
 from segtrain.data.people import may_be_same, person_of
 from segtrain.data.sources import first_few
 from segtrain.data.splits import hash_of
+from segtrain.data.store import READING
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
 from segtrain.run.code import with_own_code
@@ -34,23 +35,12 @@ log = logging.getLogger(__name__)
 SHARED = (
     "data.source",
     "data.root",
-    "data.files",
-    "data.contrasts",
-    "data.missing",
     "data.regions",
-    "data.ignore",
-    "data.remap",
-    "data.soft_above",
-    "data.rater",
-    "data.resample",
-    "data.protocol",
-    "data.spacing_mm",
+    *(f"data.{key}" for key in READING),
     "data.image_size",
     "data.neighbours",
     "data.skip_bad",
-    "data.phantom.patients",
-    "data.phantom.seed",
-    "data.phantom.size_px",
+    *(f"data.phantom.{key.name}" for key in fields(PhantomConfig)),
     "evaluate.threshold",
     "evaluate.tta",
     "evaluate.largest_component",

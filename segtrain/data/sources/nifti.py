@@ -126,9 +126,9 @@ class NiftiSource(VolumeSource):
         """The patients of which training has no use, each with the reason."""
         if not self.for_training:
             return {}
-        found = set() if self.cfg.files else self._findings.patients.keys() - self.cases.keys()
+        without_contrast = set() if self.cfg.files else self._findings.patients.keys() - self.cases.keys()
         none = f"none of the contrasts {', '.join(self.contrasts)} among its files"
-        reasons = dict.fromkeys(self._without_truth, "no truth among its files") | dict.fromkeys(found, none)
+        reasons = dict.fromkeys(self._without_truth, "no truth among its files") | dict.fromkeys(without_contrast, none)
         return {patient: f"patient {patient}: {reason}" for patient, reason in sorted(reasons.items())}
 
     def passed_over(self) -> Mapping[str, Sequence[str]]:

@@ -110,16 +110,16 @@ class NnunetSource(VolumeSource):
         labels = self.root / "labelsTr" if self.is_data_set else _labels_beside(self.root)
         if self.is_data_set and about.listed:
             in_folder = {} if all(files.images for files in about.listed.values()) else self._in_folder(images)
-            found = {case: _listed(case, files, in_folder) for case, files in about.listed.items()}
+            cases = {case: _listed(case, files, in_folder) for case, files in about.listed.items()}
         else:
-            found = self._in_folder(images)
-            found = {case: replace(files, label=self._label(labels, case)) for case, files in found.items()}
-        if self.for_training and about.count not in (None, len(found)):
+            cases = self._in_folder(images)
+            cases = {case: replace(files, label=self._label(labels, case)) for case, files in cases.items()}
+        if self.for_training and about.count not in (None, len(cases)):
             raise DataError(
-                f"{about.path}: numTraining is {about.count}, but {len(found)} cases are there "
-                f"({first_few(sorted(found))}); restore the others, or correct it"
+                f"{about.path}: numTraining is {about.count}, but {len(cases)} cases are there "
+                f"({first_few(sorted(cases))}); restore the others, or correct it"
             )
-        return dict(sorted(found.items()))
+        return dict(sorted(cases.items()))
 
     def _in_folder(self, folder: Path) -> dict[str, Files]:
         """The cases of a folder of images, without their labels. Raises DataError for other names."""
