@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from trainings import run_to_end
 
 from segtrain.commands.evaluate import command
@@ -204,6 +205,22 @@ def test_another_split_than_the_checkpoint_was_trained_by_is_refused(
     swapped = {**sides, "train": [*sides["validation"], *sides["train"][2:]], "validation": sides["train"][:2]}
     (other.root / "split.json").write_text(json.dumps(swapped))
     assert "is not the split that step-" in refused(other.root)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("phantom", "scans", 2), ("phantom", "spacing_mm", [3.0, 1.0, 1.0]), ("data", "protocol", "zscore")],
+)
+def test_members_that_read_other_data_are_no_ensemble(
+    trained_run: Run, tmp_path: Path, refused: Any, section: str, key: str, value: Any
+) -> None:
+    other = Run(tmp_path / "other")
+    shutil.copytree(trained_run.root, other.root)
+    tree = yaml.safe_load(other.config_file.read_text())
+    (tree["data"] if section == "data" else tree["data"][section])[key] = value
+    other.config_file.write_text(yaml.safe_dump(tree))
+    assert f"{key}=" in refused(trained_run.root, other.root)
 
 
 def edit(run: Run, old: str, new: str) -> None:
