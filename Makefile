@@ -12,6 +12,8 @@ ARGS   ?=
 
 .PHONY: help setup train quick test chaos check laws bench format slurm-up slurm-down
 .DEFAULT_GOAL := help
+# Else every process that a test starts would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
