@@ -12,9 +12,7 @@
 """
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from segtrain.config import Config, builtin_config, to_yaml
 from segtrain.errors import RunError
 from segtrain.run import Run
 from segtrain.run.code import copy_code
+from segtrain.run.environment import commit
 from segtrain.runtime import files
 
 HOME = Path(__file__).resolve().parent.parent  # the checkout, an earlier snapshot, or site-packages
@@ -142,16 +141,3 @@ def of_name(runs_dir: Path, name: str) -> dict[str, tuple[str, Submission]]:
         if submission.root.parent.name == name:
             jobs |= {run: (job, submission) for run, job in submission.record["runs"].items()}
     return jobs
-
-
-def commit() -> str | None:
-    """The commit of the checkout, marked when files differ; in an image, what its build noted; else None."""
-    if noted := os.environ.get("SEGTRAIN_COMMIT"):
-        return noted
-    if not (HOME / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
-        return None
-    command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
-        return None

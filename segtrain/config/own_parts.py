@@ -5,7 +5,6 @@ Nothing of them is run. Imports no torch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +166,6 @@ def _value(cfg: Config, key: str) -> Choice:
     section, name = key.split(".")
     value: Choice = getattr(getattr(cfg, section), name)
     return value
-
-
-def packages_of(cfg: Config) -> list[str]:
-    """The distributions of own parts that come from installed packages: their versions identify these parts."""
-    modules = [p.reference.where.partition(".")[0] for p in own_parts(cfg) if p.reference.is_installed()]
-    if not modules:
-        return []
-    distributions = metadata.packages_distributions()
-    return sorted({name for module in modules for name in distributions.get(module, [module])})
 
 
 def files_of(part: OwnPart) -> list[tuple[str, Path]]:

@@ -1,50 +1,76 @@
-"""The packages, device and commit that a start of a run uses: an entry of environment.json."""
+"""The packages, device, code, data and command of a start of a run: an entry of environment.json (L15)."""
 
+import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from segtrain import __version__
 from segtrain.runtime.launcher import job_id
 
-PACKAGES = ("torch", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tensorboard")
-CHECKOUT = Path(__file__).resolve().parent.parent.parent  # of a wheel: site-packages
+PACKAGE = Path(__file__).resolve().parent.parent
+CHECKOUT = PACKAGE.parent  # of a wheel: site-packages
+DECISIVE = ("torch", "numpy", "scipy", "deepspeed")  # other versions may compute other last digits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What one start used. A field that an entry lacks has its default."""
+    """What one start used. A field that an entry lacks has its default.
+
+    packages: the version of every installed distribution. libraries: CUDA, cuDNN, NCCL and driver, where there is a
+    GPU. code_sha256: of segtrain's own Python files. git_commit: of segtrain's checkout, with -dirty where tracked
+    files differ from it; None where it is not known. store: the folder of the prepared data, whose name ends in their
+    fingerprint.
+    """
 
     time: str = ""  # ISO 8601
     job: str | None = None
+    command: str | None = None
     python: str | None = None
     platform: str | None = None
     packages: Mapping[str, str | None] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
     world_size: int | None = None
     device: str | None = None
+    device_name: str | None = None
     cores: int | None = None
     git_commit: str | None = None
+    code_sha256: str | None = None
+    store: str | None = None
 
     @classmethod
-    def now(cls, world_size: int, device: str, packages: Iterable[str] = ()) -> Self:
-        """That of this process; `packages` are those of own parts, which no hash identifies."""
+    def now(
+        cls,
+        world_size: int,
+        device: str,
+        device_name: str | None = None,
+        libraries: Mapping[str, str] | None = None,
+        store: str | None = None,
+    ) -> Self:
+        """That of this process."""
         return cls(
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             job=job_id(),
+            command=shlex.join(sys.orig_argv),
             python=platform.python_version(),
             platform=platform.platform(),
-            packages={"segtrain": __version__} | {name: _version(name) for name in (*PACKAGES, *packages)},
+            packages=_packages(),
+            libraries=dict(libraries or {}),
             world_size=world_size,
             device=device,
+            device_name=device_name,
             cores=len(os.sched_getaffinity(0)),
-            git_commit=_commit(),
+            git_commit=commit(),
+            code_sha256=code_sha256(),
+            store=store,
         )
 
     @classmethod
@@ -58,21 +84,57 @@ class Environment:
         return datetime.fromisoformat(self.time).timestamp()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def commit(checkout: Path = CHECKOUT) -> str | None:
+    """The commit of this code, with -dirty where tracked files differ from it; None where it is not known.
 
-
-def _commit() -> str | None:
-    """The commit of this code: from SEGTRAIN_COMMIT, which a submission's snapshot sets, or from the checkout."""
-    if commit := os.environ.get("SEGTRAIN_COMMIT"):
-        return commit
-    if not (CHECKOUT / "pyproject.toml").is_file():  # a wheel, in a virtual environment that another project may track
+    SEGTRAIN_COMMIT, which a submission's snapshot and an image set, comes first. A wheel in a virtual environment, or
+    sources unpacked within another project, are tracked by nobody: the other project's commit is not this code's.
+    """
+    if noted := os.environ.get("SEGTRAIN_COMMIT"):
+        return noted
+    if not (checkout / "pyproject.toml").is_file():
         return None
-    command = ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(checkout.parent)  # git looks no further up for a repository
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except OSError:
         return None
+    return done.stdout.strip() or None
+
+
+def code_sha256(package: Path = PACKAGE) -> str:
+    """SHA-256 of the package's Python files, by their paths and contents: 11 ms."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(package).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def changed_since(starts: Sequence[Environment]) -> Iterator[str]:
+    """What the last start uses otherwise than the one before: segtrain's code, Python, DECISIVE packages, libraries."""
+    if len(starts) < 2:
+        return
+    before, now = starts[-2:]
+    if before.code_sha256 and before.code_sha256 != now.code_sha256:
+        commits = f"commit {before.git_commit or 'unknown'} then, {now.git_commit or 'unknown'} now"
+        yield f"segtrain's own code has changed since this run's last start ({commits})"
+    pairs = [("Python", before.python, now.python)]
+    pairs += [(name, before.packages.get(name), now.packages.get(name)) for name in DECISIVE]
+    pairs += [(name, before.libraries.get(name), now.libraries.get(name)) for name in ("cuda", "cudnn", "nccl")]
+    for name, earlier, later in pairs:
+        if earlier and later and earlier != later:
+            yield f"{name} was {earlier} at this run's last start and is {later}"
+
+
+def _packages() -> dict[str, str | None]:
+    """Every installed distribution and its version, by lower-case names."""
+    versions: dict[str, str | None] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # what an interrupted pip leaves has none
+            versions.setdefault(name.lower(), distribution.version)  # the first on the path is what is imported
+    return dict(sorted(versions.items()))

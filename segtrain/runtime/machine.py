@@ -1,15 +1,41 @@
-"""What a machine may lack: semaphores, open files, processes, space, a name, a compiler. Imports no torch."""
+"""A machine: its processor and driver; what it may lack: semaphores, files, processes, space, a name, a compiler.
+
+Imports no torch.
+"""
 
 import errno
 import multiprocessing
 import os
+import platform
 import pwd
+import re
 import resource
 import shutil
+from contextlib import suppress
+from pathlib import Path
 
 SHARED_MEMORY = "/dev/shm"
 CPU_COMPILERS = ("g++",)  # for which torch looks where CXX names none
 CUDA_COMPILERS = ("gcc", "clang")  # for which Triton looks where CC names none
+CPU_INFO = Path("/proc/cpuinfo")
+NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
+
+
+def processor(info: Path = CPU_INFO) -> str:
+    """The model of the processor, or its architecture where the system names no model."""
+    with suppress(OSError):
+        if model := re.search(r"^model name\s*:\s*(\S.*)$", info.read_text(encoding="utf-8"), re.MULTILINE):
+            return model[1].strip()
+    return platform.machine()
+
+
+def nvidia_driver(file: Path = NVIDIA_VERSION) -> str | None:
+    """The version of the NVIDIA driver that the kernel has loaded; None where there is none."""
+    with suppress(OSError):
+        # NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024
+        if version := re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", file.read_text(encoding="utf-8")):
+            return version[0]
+    return None
 
 
 def shortage(error: BaseException) -> str | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segtrain.config import DeviceName
 from segtrain.errors import LaunchError, SegtrainError, StopReason
+from segtrain.runtime import machine
 from segtrain.runtime.launcher import env_int
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,25 @@ class World:
         if self.device.type != "cuda":
             return None
         return f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+
+    @property
+    def device_name(self) -> str:
+        """The model of this rank's GPU, or of the processor."""
+        return machine.processor() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """The versions of CUDA, cuDNN, NCCL and the driver, where the device is a GPU."""
+        if self.device.type == "cpu":
+            return {}
+        nccl = ".".join(map(str, torch.cuda.nccl.version())) if dist.is_nccl_available() else None
+        versions = {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "nccl": nccl,
+            "driver": machine.nvidia_driver(),
+        }
+        return {name: str(version) for name, version in versions.items() if version}
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over ranks, on every rank; not differentiable. Collective."""

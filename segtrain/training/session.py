@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from segtrain.config import Config
-from segtrain.config.own_parts import packages_of
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
+from segtrain.run.environment import changed_since
 from segtrain.run.outcome import State
 from segtrain.runtime.outbox import Outbox
 from segtrain.runtime.process import start_logging
@@ -28,20 +28,13 @@ def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: St
     Raises a SegtrainError; rank 0 has then written down how the run ended.
     """
     start = prepare(cfg, run, stop, world, fresh)
-    device = str(world.device)
-    world.on_main(
-        lambda: run.open(
-            start.cfg,
-            start.split.to_json(),
-            arguments,
-            Environment.now(world.size, device, packages_of(start.cfg)),
-            fresh,
-        )
-    )
+    world.on_main(lambda: run.open(start.cfg, start.split.to_json(), arguments, _environment(start), fresh))
     start_logging(run.log_file, world.rank)
     refuse_disagreement(start)
     if world.is_main:
         _introduce(start)
+        for difference in changed_since(run.starts()):
+            log.warning("%s; from here on the run may not be what it would have been", difference)
     position = resume(start)
     memory = guard(cfg.train, run, start.engine, world, position.memory)
     saver = checkpoint.Saver(run, cfg.checkpoint.keep) if world.is_main else None
@@ -101,6 +94,11 @@ def _conclude(outbox: Outbox, run: Run, outcome: Outcome) -> None:
     elif failure := outbox.drain():
         log.error("%s: %s", run.root, failure)
     outbox.close()
+
+
+def _environment(start: Start) -> Environment:
+    world = start.world
+    return Environment.now(world.size, str(world.device), world.device_name, world.libraries, start.store.path.name)
 
 
 def _introduce(start: Start) -> None:
