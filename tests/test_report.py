@@ -73,7 +73,8 @@ def test_the_table_of_an_ablation(ablation: Path, tmp_path: Path) -> None:
 
 def cells(report: str, table: str, row: str) -> dict[str, str]:
     """A line of a table of the Markdown report, by its heads."""
-    lines = [[cell.strip() for cell in line.split(" | ")] for line in report.split(f"## {table}\n")[1].splitlines()]
+    section = report.split(f"## {table}\n")[1].split("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split(" | ")] for line in section.splitlines()]
     heads = next(line for line in lines if len(line) > 1)
     (found,) = [line for line in lines if line[0] == f"| {row}"]
     return dict(zip([head.lstrip("| ") for head in heads], found, strict=True))

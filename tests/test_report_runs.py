@@ -28,7 +28,7 @@ def test_what_a_run_costs() -> None:
     ]
     ten = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
     events = [replace(train_event(1), time=ten + 3600 * hours) for hours in (0.5, 1.0, 2.25, 2.5, 3.75)]
-    assert cost(starts, events) == Cost(hours=1.0 + 0.5 + 0.75, gpu_hours=4 * 1.0 + 2 * 0.5)
+    assert cost(starts, events) == Cost(1.0 + 0.5 + 0.75, 4 * 1.0 + 2 * 0.5, None, events[-1].time)
     assert cost(starts, []) == Cost(0.0, 0.0)
 
 

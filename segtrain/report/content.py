@@ -25,7 +25,7 @@ from segtrain.report.tables import (
     verdict,
 )
 from segtrain.report.texts import Say
-from segtrain.report.trained import data_table
+from segtrain.report.trained import trained_tables
 from segtrain.report.variants import mean_of_variant
 
 CurveName = Literal["loss", "val_loss", "val_dsc"]
@@ -54,14 +54,14 @@ def sections(
 ) -> list[Section]:
     """The whole report. `groups` and `rows` hold the runs that count, by variant, the baseline first."""
     parts = [_result(runs, groups, rows, say)]
+    if tables := trained_tables(runs, say):
+        parts.append(Section("trained", say("trained"), [say("trained_notes")], tables=tables))
     if groups:
         parts.append(_patients(groups, [atlas for atlas in atlases if atlas.cards], say))
     parts.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:
         parts.append(Section("dropped", say("dropped"), tables=[dropped_table(dropped, say)]))
     parts.append(Section("runs", say("runs"), tables=[runs_table(runs, say)]))
-    if trained_on := data_table(runs, say):
-        parts.append(Section("trained", say("trained"), tables=[trained_on]))
     parts.append(_method(runs, rows, say))
     if atlases:
         parts.append(_atlas(atlases, say))

@@ -1,43 +1,51 @@
-"""The data that the runs were trained on, as a table: what their configs say beyond the defaults."""
+"""What was trained, as tables: the facts that all variants share, then those in which they differ (L15)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
 
-from segtrain.config import DataConfig
 from segtrain.report.collect import Collected
+from segtrain.report.facts import Facts, facts_of, together
 from segtrain.report.tables import Table, word
 from segtrain.report.texts import Say
 
-KEYS = (
-    "contrasts", "missing", "regions", "ignore", "remap", "soft_above", "rater", "protocol", "spacing_mm", "resample",
-    "groups",
-)  # fmt: skip
+TO_THE_MINUTE = 16  # characters of an ISO time
 
 
-def data_table(runs: Sequence[Collected], say: Say) -> Table | None:
-    """A row per variant, of its first run; None where all have the defaults."""
-    configs: dict[str, DataConfig] = {}
+def trained_tables(runs: Sequence[Collected], say: Say) -> list[Table]:
+    """A line for each shared fact, with the dates and cost of all runs; then a row for each variant."""
+    by_variant: dict[str, list[Facts]] = {}
     for run in runs:
         if run.config:
-            configs.setdefault(run.variant, run.config.data)
-    default = DataConfig()
-    keys = [key for key in KEYS if any(getattr(cfg, key) != getattr(default, key) for cfg in configs.values())]
-    if not keys:
-        return None
-    lines = [
-        [word(variant), word(_text(cfg.source)), *(word(_text(getattr(cfg, key))) for key in keys)]
-        for variant, cfg in configs.items()
-    ]
-    return Table("data", [say("variant"), say("data_source"), *(say(f"data_{key}") for key in keys)], lines)
+            by_variant.setdefault(run.variant, []).append(facts_of(run, run.config, say))
+    variants = {variant: _of_variant(of_runs) for variant, of_runs in by_variant.items()}
+    keys = list(dict.fromkeys(key for facts in variants.values() for key in facts))
+    different = [key for key in keys if len({facts.get(key, "") for facts in variants.values()}) > 1]
+    shared = {key: facts[key] for facts in variants.values() for key in keys if key not in different and key in facts}
+    lines = {**shared, **_dates_and_cost(runs)}
+    rows = [[word(say(key)), word(value)] for key, value in lines.items() if value]
+    tables = [Table("trained", [say("fact"), say("value")], rows)] if variants else []
+    if different:
+        rows = [[word(name), *(word(facts.get(key, "")) for key in different)] for name, facts in variants.items()]
+        tables.append(Table("trained_differing", [say("variant"), *(say(key) for key in different)], rows))
+    return tables
 
 
-def _text(value: Any) -> str:
-    """A setting in words: `whole: 1 2 3; core: 1 3`."""
-    if value is None:
-        return ""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_text(below)}" for key, below in value.items())
-    if isinstance(value, tuple):
-        joint = ", " if any(isinstance(one, str) for one in value) else " "
-        return joint.join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _of_variant(of_runs: Sequence[Facts]) -> Facts:
+    keys = dict.fromkeys(key for facts in of_runs for key in facts)
+    return {key: together(facts.get(key, "") for facts in of_runs) for key in keys}
+
+
+def _dates_and_cost(runs: Sequence[Collected]) -> Facts:
+    """When the first run began and the last event was written; the sums of hours and energy."""
+    costs = [run.cost for run in runs if run.cost]
+    begun = min((run.begun for run in runs if run.begun), default="")
+    ended_s = max((cost.ended_s for cost in costs), default=0.0)
+    ended = datetime.fromtimestamp(ended_s).astimezone().isoformat() if ended_s else ""
+    dates = [date[:TO_THE_MINUTE].replace("T", " ") for date in (begun, ended) if date]
+    known = [cost.gpu_kwh for cost in costs if cost.gpu_kwh is not None]
+    return {
+        "fact_dates": " / ".join(dates),
+        "hours": f"{sum(cost.hours for cost in costs):.2f}" if costs else "",
+        "gpu_hours": f"{sum(cost.gpu_hours for cost in costs):.2f}" if costs else "",
+        "gpu_kwh": f"{sum(known):.2f}" if known else "",
+    }
