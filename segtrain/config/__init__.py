@@ -18,6 +18,7 @@
     comparison.py whether two configs are the same run
     rules.py      values that do not fit together
     tree.py       nested mappings by dotted keys, the nearest right name
+    views.py      flips at test time, and those of the training
 
 Imports no torch: login nodes and job scripts load configurations in milliseconds.
 """
@@ -64,6 +65,7 @@ from segtrain.config.schema import (
     WatchConfig,
 )
 from segtrain.config.tree import flatten, nearest
+from segtrain.config.views import untrained_views
 
 __all__ = [
     "AUGMENTATIONS",
@@ -130,5 +132,6 @@ __all__ = [
     "read_yaml",
     "refuse_unknown_regions",
     "to_yaml",
+    "untrained_views",
     "width_problem",
 ]

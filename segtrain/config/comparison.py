@@ -29,6 +29,7 @@ NEWER_KEYS = frozenset(
         "data.resample",
         "data.protocol",
         "data.spacing_mm",
+        "data.lesion_free",
         "data.phantom.contrasts",
         "data.phantom.regions",
         "data.phantom.spacing_mm",

@@ -19,6 +19,7 @@ from segtrain.config.own_parts import beside, with_code
 from segtrain.config.rules import problems
 from segtrain.config.schema import Config
 from segtrain.config.tree import flatten, nearest
+from segtrain.config.views import with_trained_views
 from segtrain.errors import ConfigError
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
             raise ConfigError(f"{section}={tree[section]!r}: {not_a_section(section, tree[section])}")
     tree = with_label_numbers(tree)
     cfg = _checked(Config, tree, [*leaves, *MAIN_KEYS, "data.phantom"], help_text="--help lists the keys")
+    cfg = with_trained_views(cfg)
     if stored:
         return cfg
     for problem in problems(cfg):

@@ -92,6 +92,11 @@ def _data(data: DataConfig) -> Checks:
         data.split == "kfold" and data.fold >= data.folds,
         f"data.fold={data.fold} does not exist with data.folds={data.folds}; folds count from 0",
     )
+    yield (
+        data.sampling == "uniform" and data.lesion_free != DataConfig.lesion_free,
+        f"data.lesion_free={data.lesion_free} is of data.sampling=lesion, but data.sampling=uniform draws every slice "
+        "alike; leave one of the two out",
+    )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
     yield from _labels(data)
 

@@ -25,7 +25,7 @@ SOURCES = ("auto", "phantom", "lgg", "slices", "nifti", "nnunet")
 ProtocolName = Literal["reference", "zscore"]
 SplitName = Literal["reference", "kfold", "file"]
 SamplingName = Literal["lesion", "uniform"]
-TtaName = Literal["none", "flips", "all"]
+TtaName = Literal["none", "trained", "left_right", "up_down", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
@@ -87,6 +87,7 @@ class DataConfig:
     split_file: str | None = None  # split=file: a run's split.json, or nnU-Net's splits_final.json
     groups: str | None = None  # a CSV of patient,person: the scans of one person stay on one side
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion
+    lesion_free: float = Field(default=0.1, ge=0)  # sampling=lesion: draws from any slice for one by lesion area
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
     augment_workers: int | None = Field(default=None, ge=0)  # processes of an own augmentation; default: spare cores
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
@@ -164,7 +165,7 @@ class EvaluateConfig:
     threshold: Share | dict[str, Share] = 0.5  # a voxel of a higher probability is lesion
     largest_component: bool | dict[str, bool] = True  # keep the largest component of the prediction alone
     min_component_voxels: Count | dict[str, Count] = 0  # smaller components of the prediction are dropped
-    tta: TtaName = "none"  # probabilities averaged over flips, or over flips and small rotations and scales
+    tta: TtaName = "none"  # views averaged; trained: the flips of data.augment; all: turns and scales too
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
     def of(self, region: str) -> "Postprocessing":

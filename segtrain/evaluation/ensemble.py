@@ -12,7 +12,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.config import ENGINES, Config, PhantomConfig, Reference, load_config, name_of, refuse_unknown_regions
+from segtrain.config import (
+    ENGINES,
+    Config,
+    PhantomConfig,
+    Reference,
+    load_config,
+    name_of,
+    refuse_unknown_regions,
+    untrained_views,
+)
 from segtrain.config.own_parts import portable
 from segtrain.data.people import may_be_same, person_of
 from segtrain.data.sources import first_few
@@ -230,6 +239,8 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
         tree["model"]["weights"] = None  # the file that training started from may be gone
     cfg = with_own_code(run, load_config(None, overrides, tree, where=str(run.root), stored=True))
     refuse_unknown_regions(cfg)
+    if message := untrained_views(cfg):
+        log.warning("%s: %s", run.root, message)
     sides = run.split()
     return TrainedCheckpoint(
         run=run,

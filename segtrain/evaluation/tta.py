@@ -45,7 +45,13 @@ class View:
 
 FLIPS = (View(flip=(3,)), View(flip=(2,)), View(flip=(2, 3)))
 TURNS = (View(angle_degrees=10), View(angle_degrees=-10), View(scale=1.1), View(scale=0.9))
-VIEWS: dict[TtaName, tuple[View, ...]] = {"none": (), "flips": FLIPS, "all": FLIPS + TURNS}
+VIEWS: dict[TtaName, tuple[View, ...]] = {  # `trained` is one of these once a config is loaded
+    "none": (),
+    "left_right": FLIPS[:1],
+    "up_down": FLIPS[1:2],
+    "flips": FLIPS,
+    "all": FLIPS + TURNS,
+}
 
 
 def mean_probability(logits: Callable[[Tensor], Tensor], image_bchw: Tensor, plain: Tensor, tta: TtaName) -> Tensor:

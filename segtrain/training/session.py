@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from segtrain.config import Config
+from segtrain.config import Config, untrained_views
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.environment import changed_since
@@ -118,5 +118,7 @@ def _introduce(start: Start) -> None:
     )
     if start.split.people:
         log.info("%d of these patients are the scans of %d person(s) with several", *start.split.counts_of_people)
+    if message := untrained_views(start.cfg):
+        log.warning("%s", message)
     for line in described(start):
         log.info("%s", line)
