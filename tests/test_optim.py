@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from segtrain.config import ModelConfig, OptimConfig
+from segtrain.engines.average import Average, reached_at
 from segtrain.engines.optim import make_optimizer
 from segtrain.engines.schedules import make_schedule
 from segtrain.models.make import make_model
+from segtrain.training.parts import average_line
 
 
 def test_constant() -> None:
@@ -50,3 +52,26 @@ def test_weight_decay_spares_norms_and_biases(decay_all: bool) -> None:
     for name, parameter in network.named_parameters():
         spared = not decay_all and ("norm" in name or name.endswith("bias"))
         assert torch.allclose(parameter, before[name] * (1.0 if spared else 0.95)), name
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.5, 0.9, 0.99, 0.999])
+def test_the_step_from_which_an_average_decays_as_asked(decay: float) -> None:
+    """Against the average itself, of a weight that jumps from 0 to 1: it keeps `decay` of the 0 in that step."""
+    weight = torch.zeros(1)
+    reached = reached_at(decay)
+    for step, asked in ((reached, True), (reached - 1, reached == 1)):
+        average = Average(lambda: {"weight": weight}, None, decay)
+        average.take({"weight": torch.zeros(1)}, max(step, 1) - 1)
+        weight.fill_(1.0)
+        average.update()
+        kept = 1 - float(average.values()["weight"])
+        weight.zero_()
+        assert (kept == pytest.approx(decay, abs=1e-7)) == asked
+
+
+def test_an_average_that_is_reached_late_or_never_is_said() -> None:
+    (never,) = average_line(0.999, 2000)
+    assert "is reached at step 8990, but the training ends at step 2000, with a decay of 0.9955" in never
+    (late,) = average_line(0.99, 1000)
+    assert "is reached at step 890 of 1000" in late
+    assert not list(average_line(0.99, 10_000))

@@ -1,5 +1,6 @@
 """The weights that are scored and saved, where they are not the ones that train."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -66,6 +67,11 @@ class Average:
         held = self.held()
         for name, value in values.items():
             held[name].copy_(value)
+
+
+def reached_at(decay: float) -> int:
+    """The step from which an average has this decay; before it the decay rises as (1 + t) / (10 + t)."""
+    return max(1, math.ceil((10 * decay - 1) / (1 - decay) - 1e-9))
 
 
 def live(network: nn.Module) -> dict[str, Tensor]:

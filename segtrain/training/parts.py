@@ -8,6 +8,7 @@ from segtrain.config.trial import Check
 from segtrain.data.augment.trial import tried as try_augmentation
 from segtrain.data.sources.own_trial import checks_of as try_source
 from segtrain.data.store import resolved_by_source
+from segtrain.engines.average import reached_at
 from segtrain.engines.optim_trial import try_optimizer
 from segtrain.engines.schedules import make_schedule
 from segtrain.errors import ConfigError
@@ -33,9 +34,23 @@ def described(start: Start) -> Iterator[str]:
     if Reference.parse(name_of(cfg.optim.name)):
         zero = cfg.deepspeed.zero if cfg.engine == "deepspeed" else None
         yield f"optimiser: {try_optimizer(cfg.optim, zero, start.engine.network)[0]}"
+    if cfg.optim.ema:
+        yield from average_line(cfg.optim.ema, start.total_steps)
     if start.schedule.description:
         yield f"schedule: {start.schedule.description}"
         yield from (f"schedule: {check.message}" for check in start.schedule.checks if check.verdict == "warning")
+
+
+def average_line(decay: float, steps: int) -> Iterator[str]:
+    """What becomes of `optim.ema` in so many steps, where it is reached late or never."""
+    reached = reached_at(decay)
+    if reached > steps:
+        yield (
+            f"optim.ema={decay} is reached at step {reached}, but the training ends at step {steps}, with a decay of "
+            f"{(1 + steps) / (10 + steps):.4f}: the decay rises as (1 + step) / (10 + step)"
+        )
+    elif 2 * reached > steps:
+        yield f"optim.ema={decay} is reached at step {reached} of {steps}; until then it is (1 + step) / (10 + step)"
 
 
 def tried(cfg: Config, kind: Kind) -> tuple[str, list[Check]]:
