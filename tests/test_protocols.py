@@ -11,6 +11,7 @@ from projections import projections
 
 from segtrain.config import DataConfig
 from segtrain.data.geometry import Geometry, to_source
+from segtrain.data.order import Order
 from segtrain.data.preprocess import Preparation, preprocess, slice_weights
 from segtrain.data.sources import LabelRules
 from segtrain.data.store import store_path
@@ -189,3 +190,18 @@ def test_a_store_of_zscore_keeps_its_geometry(tmp_path: Any, monkeypatch: pytest
 
 def test_slices_of_a_patient_without_lesion_are_drawn_alike() -> None:
     np.testing.assert_array_equal(slice_weights(np.zeros(4, np.int64)), [0.25] * 4)
+
+
+@given(
+    st.lists(st.integers(0, 10_000), min_size=1, max_size=40).filter(any),
+    st.sampled_from([0.0, 0.1, 1.0, 3.0]),
+)
+def test_of_draws_by_lesion_area_some_are_from_any_slice(areas: list[int], lesion_free: float) -> None:
+    """`lesion_free` of them for each one by area, so that lesion-free slices share in these alone."""
+    weights = slice_weights(np.array(areas), lesion_free)
+    expected = [(area / sum(areas) + lesion_free / len(areas)) / (1 + lesion_free) for area in areas]
+    np.testing.assert_allclose(weights, expected, atol=1e-12)
+    order = Order([areas, areas], "lesion", 2, 1, lesion_free=lesion_free)
+    if lesion_free == 0:
+        drawn = order.plan(0).slice
+        assert all(areas[number] for number in drawn.ravel().tolist())

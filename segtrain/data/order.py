@@ -42,7 +42,7 @@ class Order:
     """The order of a run's samples. `areas`: lesion pixels per slice, for each training patient (sorted by id).
 
     Only slices that are known in part are drawn, and only these are in `areas`. `known`: their numbers among all of a
-    patient's slices; None: they are all.
+    patient's slices; None: they are all. `lesion_free`: see `slice_weights`.
     """
 
     areas: Sequence[Sequence[int]]
@@ -50,6 +50,7 @@ class Order:
     global_batch: int
     seed: int
     known: Sequence[Sequence[int]] | None = None
+    lesion_free: float = 0.1
 
     @cached_property
     def slices(self) -> NDArray[np.int64]:
@@ -136,7 +137,7 @@ class Order:
 
     @cached_property
     def _cumulative_weights(self) -> list[NDArray[np.float64]]:
-        return [np.cumsum(slice_weights(np.asarray(a, dtype=np.int64))) for a in self.areas]
+        return [np.cumsum(slice_weights(np.asarray(a, dtype=np.int64), self.lesion_free)) for a in self.areas]
 
     def _draw_uniform(self, rng: np.random.Generator) -> EpochPlan:
         """Each slice at most once; a lane with too many slices drops some at random."""
@@ -190,6 +191,7 @@ def make_order(cfg: Config, store: Store, split: Split) -> Order:
         cfg.train.global_batch,
         cfg.seed,
         known if any(one.unlabelled for one in patients) else None,
+        cfg.data.lesion_free,
     )
     slices = int(order.slices.sum())
     for key in ("copy_paste", "mixup"):

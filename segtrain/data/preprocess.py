@@ -92,15 +92,15 @@ def preprocess(volume: Volume, preparation: Preparation, where: str) -> Prepared
     return Prepared(np.ascontiguousarray(image_cshw.transpose(1, 2, 3, 0)), resized_mask, geometry, doubts)
 
 
-def slice_weights(areas: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The reference's probability of each slice of a patient: by lesion area, with a tenth of it spread evenly.
+def slice_weights(areas: NDArray[np.int64], lesion_free: float = 0.1) -> NDArray[np.float64]:
+    """The probability of each slice of a patient: by lesion area, with `lesion_free` times their sum spread evenly.
 
-    Without a lesion all are alike.
+    The reference spreads a tenth. Without a lesion all are alike.
     """
     total = areas.sum()
     if total == 0:
         return np.full(len(areas), 1 / len(areas))
-    weights: NDArray[np.float64] = (areas + 0.1 * total / len(areas)) / (1.1 * total)
+    weights: NDArray[np.float64] = (areas + lesion_free * total / len(areas)) / ((1 + lesion_free) * total)
     return weights
 
 
