@@ -226,7 +226,7 @@ def _curves(runs: Sequence[Collected], first: Iterable[str], say: Say) -> Sectio
             title = f"{region}: {say(name)}"
             series = list(_series(own, variants))
             drawings[f"{name}_region{number}"] = figures.lines(title, series, say("epoch"), unit=True)
-    return Section("curves", say("curves"), [say("thin")], figures=drawings)
+    return Section("curves", say("curves"), [say("thin"), say("loss_mixtures")], figures=drawings)
 
 
 def _curves_of_run(curves: Curves, say: Say) -> Section:
@@ -239,7 +239,7 @@ def _curves_of_run(curves: Curves, say: Say) -> Section:
         "losses": figures.lines(say("losses"), [training, validation], say("epoch")),
         "val_dsc": figures.lines(say("val_dsc"), dsc, say("epoch"), unit=True),
     }
-    return Section("curves", say("curves"), figures=drawings)
+    return Section("curves", say("curves"), [say("loss_mixtures")], figures=drawings)
 
 
 def _series(runs: Sequence[tuple[str, Sequence[Point]]], variants: Sequence[str]) -> Iterator[Series]:

@@ -56,6 +56,8 @@ TEXTS: dict[Language, dict[str, str]] = {
         "loss": "Training loss", "val_loss": "Validation loss", "val_dsc": "Validation mean DSC",
         "losses": "Loss of training and validation", "of_training": "training", "of_validation": "validation",
         "thin": "Thin lines: single runs. Thick lines: the mean of a variant's runs, over the epochs that all of them have.",
+        "loss_mixtures": "Training and validation losses are over different mixtures of slices, and their levels are not comparable: training draws augmented slices, most of them with"
+        " lesion unless data.sampling=uniform; validation scores every slice of its patients as it is. Their trends are comparable.",
         "picture": "{run}, epoch {epoch} ({which}): prediction red, truth green, yellow where they agree",
         "no_room": "{run}: the pictures are left out, since the page would exceed {limit_mb} MB.",
         "atlas": "Atlas",
@@ -145,6 +147,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "loss": "训练损失", "val_loss": "验证损失", "val_dsc": "验证平均 DSC",
         "losses": "训练与验证损失", "of_training": "训练", "of_validation": "验证",
         "thin": "细线：单次训练。粗线：同一方案各次训练在共有轮次上的平均值。",
+        "loss_mixtures": "训练损失与验证损失所用的切片组成不同，数值高低不可直接比较：训练抽取增强后的切片，除非 data.sampling=uniform，大多含有病灶；验证则对患者的每张原始切片评分。二者的走势可以比较。",
         "picture": "{run}，第 {epoch} 轮（{which}）：红色为预测，绿色为真值，黄色为二者重合",
         "no_room": "{run}：图像已省略，否则页面会超过 {limit_mb} MB。",
         "atlas": "图集",
