@@ -1,5 +1,7 @@
 """Lesions matched and scored: ten cases by hand, naive loops, medpy's objects, BraTS's rules as written."""
 
+import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lesion_cases import components, naive_scores, volume
 from medpy.metric.binary import dc, obj_fpr, obj_tpr
+from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 
-from segtrain.evaluation.lesions import DEFAULT_RULE, RULES, lesion_scores, match, size_classes
+from segtrain.evaluation.lesion_table import lesion_table
+from segtrain.evaluation.lesions import DEFAULT_RULE, RULES, lesion_scores, match, names, size_classes
+from segtrain.evaluation.surfels import areas_of_codes
 
 NAMES = (
     "lesions",
@@ -135,8 +140,56 @@ def test_any_volumes_score_as_naive_loops_say(
     volumes = rng.random((4, 11, 13)) < predicted, rng.random((4, 11, 13)) < true
     scores = lesion_scores(match(*volumes, rule, spacing_mm))
     chosen = RULES[rule]
-    naive = naive_scores(*volumes, chosen.steps, chosen.small_mm3, float(np.prod(spacing_mm or 1.0)))
+    naive = naive_scores(*volumes, chosen.steps, chosen.small_mm3, spacing_mm or (1.0, 1.0, 1.0))
+    low, high = naive.pop("hd95")
     assert {name: scores[name] for name in NAMES} == {name: about(value) for name, value in naive.items()}
+    assert tuple(scores) == names(spacing_mm, rule)
+    if rule != "overlap":
+        hd95 = scores["lesion_hd95_mm" if spacing_mm else "lesion_hd95_px"]
+        assert hd95 is not None
+        assert low - 1e-6 <= hd95 <= high + 1e-6
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (5.0, 0.9, 0.9), (3.0, 0.45, 0.9)])
+def test_every_pattern_of_eight_voxels_has_the_area_that_monai_has(spacing_mm: Any) -> None:
+    """Of DeepMind's table, too; ours has a row for those that are no rotation or reflection of another."""
+    theirs, _ = create_table_neighbour_code_to_surface_area(spacing_mm)  # type: ignore[no-untyped-call]
+    assert areas_of_codes(spacing_mm) == pytest.approx(theirs.numpy(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "spacing_mm", "hd95"),
+    [
+        ([], [], None, 0.0),
+        ([A], [], None, 374.0),
+        ([], [A], (5.0, 1.0, 1.0), 374.0),
+        ([FLAT], [FLAT], None, 0.0),
+        # Moved by two columns: the edge beyond, a third of the surface, is two columns away.
+        ([FLAT_MOVED], [FLAT], None, 2.0),
+        ([FLAT_MOVED], [FLAT], (5.0, 1.0, 0.5), 1.0),
+        # Found exactly, and a false one far away; a missed one as well.
+        ([FLAT, FAR], [FLAT], None, 374 / 2),
+        ([FLAT, FAR], [FLAT, ((1, 3), (4, 8), (18, 22))], None, 2 * 374 / 3),
+    ],
+)
+def test_brats_lesion_wise_hd95_by_hand(predicted: Any, true: Any, spacing_mm: Any, hd95: float) -> None:
+    scores = lesion_scores(match(volume(*predicted), volume(*true), "brats2023_metastases", spacing_mm))
+    assert scores["lesion_hd95_mm" if spacing_mm else "lesion_hd95_px"] == pytest.approx(hd95)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_thousand_lesions_are_scored_in_a_moment(rule: str) -> None:
+    """Each found by a prediction of its own: nothing costs a look at the whole volume per lesion."""
+    true = np.zeros((48, 192, 192), bool)
+    for place in itertools.product(range(4), repeat=3):
+        true[tuple(slice(4 + first, None, 12) for first in place)] = True
+    started = time.process_time()
+    matching = match(np.roll(true, 1, 2), true, rule)
+    scores = lesion_scores(matching)
+    rows = lesion_table(matching)
+    assert time.process_time() - started < 10, "a loop over whole volumes takes minutes"
+    assert scores["lesions"] == scores["lesions_found"] == len(rows) == 1024
+    assert rule == "overlap" or scores["lesion_hd95_px"] == 1.0
 
 
 def lesions_in_cells(seed: int) -> tuple[Any, Any]:

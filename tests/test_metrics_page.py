@@ -20,6 +20,7 @@ def test_the_page_names_every_column(spacing_mm: Any) -> None:
     some = np.ones((2, 3, 3), bool)
     matching = match(some, some, spacing_mm=spacing_mm)
     columns = {*metrics(spacing_mm), *surface_scores(some, some, spacing_mm), *lesion_scores(matching)}
+    columns |= set(lesion_scores(match(some, some, "brats2023", spacing_mm)))
     columns |= {*volume_scores(some, some, spacing_mm), *lesion_table(matching)[0]}
     assert {name for name in columns if f"`{name}`" not in PAGE} == set()
 

@@ -4,6 +4,7 @@ evaluate.py      validation in training: each patient whole, by one rank, once
 predictor.py     a network as a function from a prepared volume to probabilities
 metrics.py       counts, DSC, means with their interval, components
 surface.py       distances between surfaces, in mm where the spacing is known
+surfels.py       HD95 of single lesions, on surfaces weighted by area, as BraTS 2023 has it
 lesions.py       lesions matched and scored, by overlap or by BraTS's rules
 lesion_table.py  a row for each lesion; recall by size
 volumes.py       lesion volumes and their agreement; agreement_figure.py: its plot

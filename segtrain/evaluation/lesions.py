@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segtrain.evaluation.metrics import occupied
+from segtrain.evaluation.surfels import hd95_by_lesion
 from segtrain.evaluation.units import Spacing, in_unit, unit
 
 Mask = NDArray[np.bool_]
@@ -35,6 +36,7 @@ EMPTY_RULE = (
     "no true lesion: no lesion recall; no predicted one: no lesion precision; neither: lesion F1 and lesion-wise Dice "
     "1; only one of them: both 0"
 )
+EMPTY_HD95_RULE = "neither: lesion-wise HD95 0; only one of them: 374"  # by BraTS's rules
 NEIGHBOURS_26 = ndimage.generate_binary_structure(3, 3)
 NEIGHBOURS_18 = ndimage.generate_binary_structure(3, 2)
 # Between the size classes of recall. Powers of ten: the challenges agree on no classes.
@@ -43,7 +45,8 @@ SIZE_STEPS = {"ml": (0.1, 1.0, 10.0), "voxels": (10, 100, 1000)}
 
 @dataclass(frozen=True)
 class MatchingRule:
-    """`steps`: true lesions grow by so many steps through faces and edges; `small_mm3`: up to it they do not count.
+    """`steps`: true lesions grow by so many steps through faces and edges; `small_mm3`: up to it they do not count;
+    `missed_hd95`: the HD95 of a missed or false lesion, in mm; None: there is no lesion-wise HD95.
 
     Where the spacing is not known, a voxel counts as 1 mm3, as BraTS's have.
     """
@@ -52,9 +55,11 @@ class MatchingRule:
     small_mm3: float
     about: str
     source: str
+    missed_hd95: float | None = None
 
 
 _BRATS_CODE = "github.com/rachitsaluja/BraTS-2023-Metrics, metrics.py (commit 43c9052)"
+_BRATS_MISSED = 374.0  # about the diagonal of BraTS's volumes, 240 x 240 x 155 mm
 RULES: Mapping[str, MatchingRule] = {
     "overlap": MatchingRule(
         0,
@@ -62,9 +67,11 @@ RULES: Mapping[str, MatchingRule] = {
         "any common voxel",
         "WMH Segmentation Challenge 2017 (Kuijf et al., IEEE TMI 2019; github.com/hjkuijf/wmhchallenge, evaluation.py)",
     ),
-    "brats2023": MatchingRule(3, 50, "BraTS 2023: glioma, Sub-Saharan Africa, paediatric tumours", _BRATS_CODE),
-    "brats2023_meningioma": MatchingRule(1, 50, "BraTS 2023: meningioma", _BRATS_CODE),
-    "brats2023_metastases": MatchingRule(1, 2, "BraTS 2023: metastases", _BRATS_CODE),
+    "brats2023": MatchingRule(
+        3, 50, "BraTS 2023: glioma, Sub-Saharan Africa, paediatric tumours", _BRATS_CODE, _BRATS_MISSED
+    ),
+    "brats2023_meningioma": MatchingRule(1, 50, "BraTS 2023: meningioma", _BRATS_CODE, _BRATS_MISSED),
+    "brats2023_metastases": MatchingRule(1, 2, "BraTS 2023: metastases", _BRATS_CODE, _BRATS_MISSED),
 }
 DEFAULT_RULE = "overlap"
 # Without the columns that name their unit.
@@ -135,6 +142,16 @@ class Matching:
         """Of each true lesion and the predicted ones that match it; 0 if it is missed."""
         return np.asarray(2 * self.overlap_voxels / (self.true_voxels + self.matched_voxels))
 
+    def hd95(self) -> NDArray[np.float64]:
+        """Of each true lesion and the predicted ones that match it, as surfels.py has it; infinite if it is missed or
+        does not count.
+        """
+        true, predicted = self.matches
+        ends = np.cumsum(np.bincount(true, minlength=len(self.true_voxels)))
+        matches = [tuple(numbers.tolist()) for numbers in np.split(predicted, ends)[:-1]]
+        counted = [() if small else numbers for numbers, small in zip(matches, self.is_small, strict=True)]
+        return hd95_by_lesion(self.true_shw, self.predicted_shw, counted, self.spacing_mm)
+
 
 def match(predicted_shw: Mask, true_shw: Mask, rule: str = DEFAULT_RULE, spacing_mm: Spacing | None = None) -> Matching:
     """The lesions of a prediction and its truth, matched by a rule of RULES.
@@ -170,6 +187,7 @@ def lesion_scores(matching: Matching) -> Scores:
     found. lesion_precision: the share of predicted ones that are not false. lesion_f1: their harmonic mean, as in the
     WMH challenge (ISLES 2022 has found lesions in both places: where one prediction covers two, or two cover one, it
     differs). lesion_dsc: the sum of true lesions' Dice, missed ones 0, divided by true plus false lesions (BraTS 2023).
+    lesion_hd95_mm or _px, by BraTS's rules: the mean HD95 of these (surfels.py), 374 for a missed or a false one.
     false_lesion_ml or _voxels: the volume of false lesions. lesion_recall_...: by size of the true lesion.
     """
     counts = ~matching.is_small
@@ -188,15 +206,24 @@ def lesion_scores(matching: Matching) -> Scores:
         "lesion_f1": 2 * recall * precision / (recall + precision) if recall and precision else float(nothing),
         "lesion_dsc": float(matching.dsc[counts].sum()) / (true + false) if true + false else 1.0,
     }
+    if (missed := matching.rule.missed_hd95) is not None:
+        of_true = matching.hd95()[counts]
+        together = float(np.where(np.isfinite(of_true), of_true, missed).sum()) + false * missed
+        scores[_hd95_name(matching.spacing_mm)] = together / (true + false) if true + false else 0.0
     false_voxels = int(matching.predicted_voxels[matching.is_false].sum())
     scores[f"false_lesion_{unit(matching.spacing_mm)}"] = in_unit(false_voxels, matching.spacing_mm)
     return scores | _recall_by_size(matching)
 
 
-def names(spacing_mm: Spacing | None) -> tuple[str, ...]:
-    """The columns of `lesion_scores`."""
+def names(spacing_mm: Spacing | None, rule: str = DEFAULT_RULE) -> tuple[str, ...]:
+    """The columns of `lesion_scores` by a rule of RULES."""
+    hd95 = () if RULES[rule].missed_hd95 is None else (_hd95_name(spacing_mm),)
     sizes = (f"lesion_recall_{size}" for size in size_classes(spacing_mm))
-    return (*NAMES, f"false_lesion_{unit(spacing_mm)}", *sizes)
+    return (*NAMES, *hd95, f"false_lesion_{unit(spacing_mm)}", *sizes)
+
+
+def _hd95_name(spacing_mm: Spacing | None) -> str:
+    return "lesion_hd95_px" if spacing_mm is None else "lesion_hd95_mm"
 
 
 def size_classes(spacing_mm: Spacing | None) -> dict[str, tuple[float, float]]:

@@ -78,7 +78,8 @@ def metrics(spacing_mm: Spacing | None = None) -> tuple[str, ...]:
 
 def further_metrics(rules: Rules, spacing_mm: Spacing | None = None) -> tuple[str, ...]:
     """The columns of `further_numbers`."""
-    return (*(lesions.names(spacing_mm) if rules.lesions != NO_LESIONS else ()), *volumes.names(spacing_mm))
+    of_lesions = () if rules.lesions == NO_LESIONS else lesions.names(spacing_mm, rules.lesions)
+    return (*of_lesions, *volumes.names(spacing_mm))
 
 
 def numbers(

@@ -12,7 +12,7 @@ from segtrain.data.people import groups_of, values_by_person
 from segtrain.data.store import Store
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
 from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
-from segtrain.evaluation.lesions import EMPTY_RULE, RULES
+from segtrain.evaluation.lesions import EMPTY_HD95_RULE, EMPTY_RULE, RULES
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.region_scores import (
     LESION_RULES,
@@ -91,7 +91,7 @@ def _lesion_rules(scores: Scores, rules: Rules) -> dict[str, str]:
         return {}
     left_out = sum(one.of_all - len(one.table) for one in scores.lesions)
     return {
-        "empty_lesions": EMPTY_RULE,
+        "empty_lesions": EMPTY_RULE if RULES[rules.lesions].missed_hd95 is None else f"{EMPTY_RULE}; {EMPTY_HD95_RULE}",
         "lesion_matching": RULES[rules.lesions].source,
         **({"lesions_not_in_table": f"{left_out}; of a patient it has the largest {MOST_LESIONS}"} if left_out else {}),
     }
