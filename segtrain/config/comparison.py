@@ -30,6 +30,7 @@ NEWER_KEYS = frozenset(
         "data.protocol",
         "data.spacing_mm",
         "data.lesion_free",
+        "data.neighbours_mm",
         "data.phantom.contrasts",
         "data.phantom.regions",
         "data.phantom.spacing_mm",

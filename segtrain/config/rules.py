@@ -85,6 +85,11 @@ def _data(data: DataConfig) -> Checks:
         f"data.regions={data.regions} has {len(data.regions or ())} regions, but from 1 to {MOST_REGIONS} can be "
         "trained together; name so many",
     )
+    yield (
+        data.neighbours_mm is not None and data.neighbours == 0,
+        f"data.neighbours_mm={data.neighbours_mm} is the distance of neighbours, and data.neighbours=0 takes none; set "
+        "data.neighbours=1",
+    )
     yield from _contrasts(data)
     if data.source == "phantom":
         yield from _phantom(data)

@@ -93,6 +93,7 @@ class DataConfig:
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
+    neighbours_mm: float | None = Field(default=None, gt=0)  # from one to the next; default: each slice is the next one
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
     @property

@@ -20,7 +20,7 @@ from segtrain.data.augment.batch import draw
 from segtrain.data.augment.draws import Contrasts, Draws
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.augment.own import Recipe
-from segtrain.data.neighbours import window
+from segtrain.data.neighbours import Neighbours, window
 from segtrain.data.order import AUGMENT_STREAM, PARTNER_STREAM, EpochPlan, Order
 from segtrain.data.store import Store
 
@@ -80,7 +80,8 @@ class Feed:
         self.pin = pin
         self.columns = order.columns(rank, world_size)
         self._contrasts = Contrasts(store.contrasts, cfg.missing)
-        self._own = Ahead(own, store, cfg.neighbours, cfg.augment_workers) if own else None
+        self._neighbours = Neighbours.of(cfg)
+        self._own = Ahead(own, store, self._neighbours, cfg.augment_workers) if own else None
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
         self._planned: tuple[int, EpochPlan] | None = None  # the current epoch
@@ -199,7 +200,7 @@ class Feed:
             patient, number = self.patients[plan.patient[row, column]], int(plan.slice[row, column])
             one = slice(place, place + 1)
             if self.cfg.neighbours:
-                image_bhwc[place], mask_bhw[place] = window(self.store, patient, number, self.cfg.neighbours)
+                image_bhwc[place], mask_bhw[place] = window(self.store, patient, number, self._neighbours)
             else:
                 self.store.read(patient, number, image_bhwc[one], mask_bhw[one])
         return image, mask

@@ -1,27 +1,79 @@
-"""Slices with those above and below them as channels (2.5D).
+"""Slices with those above and below them as channels (2.5D): the next ones, or those at a distance in mm.
+
+Where no slice lies at that distance, the nearest is taken, not a mean of two: every channel is a slice as it was
+acquired, with its noise and sharpness, and is at most half a slice off. (DeepLesion's programs interpolate linearly:
+github.com/rsummers11/CADLab, LesaNet/load_ct_img.py.)
 
 Legend: s slice, n slices of a window, h height, w width.
 """
 
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.config import DataConfig
 from segtrain.data.store import Store
+from segtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+HALFWAY = 1e-3  # in slices: spacings of float32 files differ in the last digits, and so would what is nearest
+
+Offsets = NDArray[np.int64]
 
 
-def window(store: Store, patient: str, number: int, neighbours: int) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """A slice with its neighbours as channels, and its mask: one read, since they are contiguous."""
-    numbers = neighbours_of(number, store.patients[patient].slices, neighbours)
-    first, size = int(numbers[0]), store.size_px
-    shape = int(numbers[-1]) - first + 1, size, size
+@dataclass(frozen=True)
+class Neighbours:
+    """Slices on each side of one: the next ones, or those nearest to multiples of `mm`."""
+
+    each_side: int = 0
+    mm: float | None = None
+
+    @classmethod
+    def of(cls, cfg: DataConfig) -> "Neighbours":
+        """Those of a config."""
+        return cls(cfg.neighbours, cfg.neighbours_mm)
+
+    def offsets(self, spacing_mm: Sequence[float] | None = None, where: str = "") -> Offsets:
+        """Numbers [2 * each_side + 1] of slices from a slice to its channels, from below to above.
+
+        Raises DataError: a distance in mm, and the spacing of `where` is not known.
+        """
+        if self.mm is None or not self.each_side:
+            return _offsets(self.each_side, 1.0)
+        if not _is_known(spacing_mm):
+            raise DataError(
+                f"{where}: the distance of its slices is not known, so data.neighbours_mm={self.mm:g} says nothing; "
+                "leave data.neighbours_mm out, and data.neighbours counts slices, or use data that have it (the "
+                "header of NIfTI, spacing_mm of a source of your own, data.phantom.spacing_mm)"
+            )
+        return _offsets(self.each_side, self.mm / spacing_mm[0])  # type: ignore[index]
+
+
+def window(
+    store: Store, patient: str, number: int, neighbours: Neighbours
+) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """A slice with its neighbours as channels, and its mask; slices that lie together are one read."""
+    stored, size = store.patients[patient], store.size_px
+    offsets = neighbours.offsets(stored.spacing_mm, f"patient {patient}")
+    numbers, place = np.unique(neighbours_of(number, stored.slices, offsets), return_inverse=True)
+    shape = len(numbers), size, size
     image_shwc, mask_shw = np.empty((*shape, len(store.contrasts)), np.float16), np.empty(shape, np.uint8)
-    store.read(patient, first, image_shwc, mask_shw)
-    return as_channels(image_shwc[numbers - first]), mask_shw[number - first]
+    ends = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
+    for first, end in pairwise(ends):
+        store.read(patient, int(numbers[first]), image_shwc[first:end], mask_shw[first:end])
+    return as_channels(image_shwc[place]), mask_shw[place[neighbours.each_side]]
 
 
-def neighbours_of(number: int, slices: int, neighbours: int) -> NDArray[np.int64]:
-    """Indices [2 * neighbours + 1] of the slices around slice `number`, from below to above; edges repeat."""
-    return np.clip(np.arange(number - neighbours, number + neighbours + 1), 0, slices - 1)
+def neighbours_of(number: int, slices: int, offsets: Offsets) -> NDArray[np.int64]:
+    """Indices of the slices around slice `number`, from below to above; edges repeat."""
+    return np.clip(number + offsets, 0, slices - 1)
 
 
 def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
@@ -30,9 +82,45 @@ def as_channels(window_nhwc: NDArray[np.float16]) -> NDArray[np.float16]:
     return np.moveaxis(window_nhwc, 0, 2).reshape(height, width, n * contrasts)
 
 
-def with_neighbours(volume_shwc: NDArray[np.float16], neighbours: int) -> NDArray[np.float16]:
-    """Each slice with those above and below it as channels (2.5D): [s, h, w, c * (2 * neighbours + 1)]."""
-    if neighbours == 0:
+def with_neighbours(volume_shwc: NDArray[np.float16], offsets: Offsets) -> NDArray[np.float16]:
+    """Each slice with those above and below it as channels (2.5D): [s, h, w, c * n]."""
+    if len(offsets) == 1:
         return volume_shwc
     slices = len(volume_shwc)
-    return np.stack([as_channels(volume_shwc[neighbours_of(z, slices, neighbours)]) for z in range(slices)])
+    return np.stack([as_channels(volume_shwc[neighbours_of(z, slices, offsets)]) for z in range(slices)])
+
+
+def refuse_unknown_distances(cfg: DataConfig, store: Store, patients: Iterable[str]) -> None:
+    """Raises DataError where neighbours are at a distance in mm, and it is not known of a patient."""
+    for patient in sorted(patients):
+        Neighbours.of(cfg).offsets(store.patients[patient].spacing_mm, f"patient {patient}")
+
+
+def log_distances(cfg: DataConfig, store: Store) -> None:
+    """Log how many slices away neighbours at a distance in mm are, and whose slices are too thick for it."""
+    between = [stored.spacing_mm[0] for stored in store.patients.values() if stored.spacing_mm is not None]
+    if cfg.neighbours_mm is None or not between:
+        return
+    steps = [int(_offsets(1, cfg.neighbours_mm / mm)[-1]) for mm in between]
+    log.info(
+        "data.neighbours_mm=%g: the first neighbour is %d to %d slices away (slices are %g to %g mm apart)",
+        cfg.neighbours_mm, min(steps), max(steps), min(between), max(between),
+    )  # fmt: skip
+    if thick := steps.count(0):
+        log.warning(
+            "data.neighbours_mm=%g: slices of %d patients are more than twice as far apart, so that a slice is its own "
+            "first neighbour there; a larger data.neighbours_mm reaches the next one",
+            cfg.neighbours_mm,
+            thick,
+        )
+
+
+def _is_known(spacing_mm: Sequence[float] | None) -> bool:
+    return spacing_mm is not None and math.isfinite(spacing_mm[0]) and spacing_mm[0] > 0
+
+
+@lru_cache(maxsize=1024)
+def _offsets(each_side: int, step: float) -> Offsets:
+    """The nearest slices to multiples of `step` slices; of two as near, the one nearer to the middle."""
+    number = np.arange(-each_side, each_side + 1)
+    return (np.sign(number) * np.ceil(np.abs(number) * step - 0.5 - HALFWAY)).astype(np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import Config, SamplingName
+from segtrain.data.neighbours import refuse_unknown_distances
 from segtrain.data.preprocess import slice_weights
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
@@ -207,6 +208,7 @@ def make_order(cfg: Config, store: Store, split: Split) -> Order:
 def plan_order(cfg: Config, store: Store, world_size: int) -> tuple[Split, Order]:
     """Split and order of a run. Raises DataError or ConfigError: what does not fit the data, or so many ranks."""
     split = make_split(cfg.data, store)
+    refuse_unknown_distances(cfg.data, store, (*split.train, *split.validation))
     order = make_order(cfg, store, split)
     order.columns(0, world_size)
     return split, order

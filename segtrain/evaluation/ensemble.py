@@ -23,6 +23,7 @@ from segtrain.config import (
     untrained_views,
 )
 from segtrain.config.own_parts import portable
+from segtrain.data.neighbours import Neighbours
 from segtrain.data.people import may_be_same, person_of
 from segtrain.data.sources import first_few
 from segtrain.data.splits import hash_of
@@ -48,6 +49,7 @@ SHARED = (
     *(f"data.{key}" for key in READING),
     "data.image_size",
     "data.neighbours",
+    "data.neighbours_mm",
     "data.skip_bad",
     *(f"data.phantom.{key.name}" for key in fields(PhantomConfig)),
     "evaluate.threshold",
@@ -164,7 +166,7 @@ def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
         logits = ensemble([member_logits(checkpoint, world.device) for checkpoint in checkpoints])
-        yield Predictor(logits, cfg.evaluate, world.device, cfg.data.neighbours, cfg.data.layout)
+        yield Predictor(logits, cfg.evaluate, world.device, Neighbours.of(cfg.data), cfg.data.layout)
 
 
 def ensemble(members: "Sequence[Logits]") -> "Logits":

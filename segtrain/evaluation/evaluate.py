@@ -169,7 +169,9 @@ def score_patient(
         elif loss is not None:
             sums.append(loss.sums(output, mask).double())
 
-    probability_rshw = predictor.probability(image_shwc, mask_shw, add_loss)
+    probability_rshw = predictor.probability(
+        image_shwc, mask_shw, add_loss, store.patients[patient].spacing_mm, f"patient {patient}"
+    )
     if loss is not None and volume:
         output, mask = (torch.cat(parts) for parts in zip(*volume, strict=True))
         sums.append(loss.sums(output, mask).double())

@@ -279,6 +279,8 @@ def predict_volume(predictor: "Predictor", volume: Volume, preparation: Preparat
     for remark in prepared.remarks:
         log.info("%s: %s", where, remark)
     as_stored_shwc = prepared.image_shwc.astype(np.float16)
-    probability_rshw = predictor.probability(as_stored_shwc, prepared.mask_shw)
+    probability_rshw = predictor.probability(
+        as_stored_shwc, prepared.mask_shw, spacing_mm=volume.spacing_mm, where=where
+    )
     kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw))
     return Prediction(in_source(probability_rshw, prepared.geometry), in_source(kept_rshw, prepared.geometry))

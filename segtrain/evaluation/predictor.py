@@ -3,7 +3,7 @@
 Legend: b batch, s slice, h height, w width, c channel, r region, p plane of a mask.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segtrain.config import EvaluateConfig, MaskLayout
 from segtrain.data.augment.batch import to_device
-from segtrain.data.neighbours import with_neighbours
+from segtrain.data.neighbours import Neighbours, with_neighbours
 from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.evaluation.metrics import kept_components
 from segtrain.evaluation.tta import mean_probability
@@ -32,7 +32,7 @@ class Predictor:
     logits: Logits
     cfg: EvaluateConfig
     device: torch.device
-    neighbours: int = 0
+    neighbours: Neighbours = field(default_factory=Neighbours)
     layout: MaskLayout = field(default_factory=MaskLayout)
 
     def probability(
@@ -40,12 +40,15 @@ class Predictor:
         image_shwc: NDArray[np.float16],
         mask_shw: NDArray[np.uint8],
         watch: Callable[[Tensor, Tensor], None] = _ignore,
+        spacing_mm: Sequence[float] | None = None,
+        where: str = "a patient",
     ) -> NDArray[np.float32]:
         """Probabilities [r, s, h, w] of a prepared volume.
 
-        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w].
+        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`. Raises
+        DataError: neighbours are at a distance in mm, and it is not known.
         """
-        channels_shwc = with_neighbours(image_shwc, self.neighbours)
+        channels_shwc = with_neighbours(image_shwc, self.neighbours.offsets(spacing_mm, where))
         probability_rshw = np.empty((len(self.layout.regions), *mask_shw.shape), np.float32)
         start, size = 0, self.cfg.batch
         while start < len(image_shwc):

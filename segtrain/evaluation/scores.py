@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from segtrain.config import EvaluateConfig, MaskLayout
 from segtrain.data.geometry import Geometry, to_source
 from segtrain.data.masks import regions_of
+from segtrain.data.neighbours import refuse_unknown_distances
 from segtrain.data.sources import Source, first_few, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
@@ -117,9 +118,11 @@ def score(
 ) -> Scores:
     """A row for each patient and region, predicted and scored by the functions that score in training.
 
-    Raises DataError: source not readable; LaunchError: started under torchrun, or a worker was killed.
+    Raises DataError: source not readable, or the distance of neighbours not known; LaunchError: started under torchrun,
+    or a worker was killed.
     """
     source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints)
+    refuse_unknown_distances(checkpoints[0].cfg.data, store, patients)
     spacings, units = _spacings(store, patients)
     rows: list[Row] = []
     lesions: list[LesionsOfRegion] = []
@@ -164,12 +167,16 @@ def _predicted(
     """Each patient, predicted on demand."""
     for patient, spacing_mm in spacings.items():
         image_shwc, mask_shw = store.volume(patient)
+        stored = store.patients[patient]
+        probability_rshw = predictor.probability(
+            image_shwc, mask_shw, spacing_mm=stored.spacing_mm, where=f"patient {patient}"
+        )
         yield Task(
             patient=patient,
-            predicted_rshw=predictor.over_threshold(predictor.probability(image_shwc, mask_shw)),
+            predicted_rshw=predictor.over_threshold(probability_rshw),
             mask_shw=mask_shw,
             layout=predictor.layout,
-            geometry=store.patients[patient].geometry,
+            geometry=stored.geometry,
             source=source,
             cfg=predictor.cfg,
             rules=rules,

@@ -13,6 +13,7 @@ from torch import Tensor
 from segtrain.config import MaskLayout
 from segtrain.data.augment.batch import to_device
 from segtrain.data.feed import Batch, Feed
+from segtrain.data.neighbours import Neighbours
 from segtrain.errors import Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
@@ -133,7 +134,7 @@ class Loop:
             return
         self.clock.begin()
         predictor = Predictor(
-            start.engine.logits, cfg.evaluate, start.world.device, cfg.data.neighbours, start.store.layout
+            start.engine.logits, cfg.evaluate, start.world.device, Neighbours.of(cfg.data), start.store.layout
         )
         with start.engine.averaged():
             result = evaluate(

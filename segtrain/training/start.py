@@ -15,6 +15,7 @@ import torch
 from segtrain.config import LGG_CONTRASTS, Config, DataConfig
 from segtrain.data.augment.trial import Tried
 from segtrain.data.label_table import log_labels
+from segtrain.data.neighbours import log_distances
 from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
@@ -125,6 +126,7 @@ def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
             if world.is_main:
                 log_left_out(cfg, store)
                 log_labels(store)
+                log_distances(cfg, store)
         except (ConfigError, DataError, LaunchError) as error:
             failure = error
     while in_step(busy=False, error=failure):

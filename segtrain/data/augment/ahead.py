@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segtrain.data.augment.forms import Mask, Plane
 from segtrain.data.augment.own import OwnAugmentation, Recipe
-from segtrain.data.neighbours import window
+from segtrain.data.neighbours import Neighbours, window
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError, SegtrainError
 from segtrain.runtime.launcher import env_int
@@ -74,7 +74,7 @@ class OneThread:
 class Ahead:
     """The augmentation of one rank's samples."""
 
-    def __init__(self, recipe: Recipe, store: Store, neighbours: int, workers: int | None) -> None:
+    def __init__(self, recipe: Recipe, store: Store, neighbours: Neighbours, workers: int | None) -> None:
         self.count = default_workers() if workers is None else workers
         self._recipe = recipe
         self._store = store
@@ -137,7 +137,7 @@ class Ahead:
         )
 
 
-def _serve(connection: Connection, recipe: Recipe, store: Store, neighbours: int) -> None:
+def _serve(connection: Connection, recipe: Recipe, store: Store, neighbours: Neighbours) -> None:
     """In a worker: augment the samples that are asked for until the connection ends."""
     warnings.simplefilter("ignore")  # the trials looked at what the user's code does
     torch.set_num_threads(1)
@@ -148,7 +148,7 @@ def _serve(connection: Connection, recipe: Recipe, store: Store, neighbours: int
         except EOFError:
             return
         shape = len(places), store.size_px, store.size_px
-        image = np.empty((*shape, len(store.contrasts) * (2 * neighbours + 1)), np.float32)
+        image = np.empty((*shape, len(store.contrasts) * (2 * neighbours.each_side + 1)), np.float32)
         mask = np.empty(shape, np.uint8)
         try:
             own = own or OwnAugmentation.of(recipe)
@@ -165,7 +165,7 @@ def _serve(connection: Connection, recipe: Recipe, store: Store, neighbours: int
 def _augment_all(
     own: OwnAugmentation,
     store: Store,
-    neighbours: int,
+    neighbours: Neighbours,
     places: Sequence[Place],
     image_khwc: NDArray[np.float32],
     mask_khw: NDArray[np.uint8],
