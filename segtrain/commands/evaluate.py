@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workers(requested: int | None, patients: int) -> int:
-    """A process takes seconds to start, which pays off with many patients."""
+    """A process takes as long to start as twenty patients to score, so it pays off with many."""
     if requested is not None and requested < 1:
         raise ConfigError(f"--workers {requested}: not a number of processes; give 1 or more")
     return requested or max(1, min(len(os.sched_getaffinity(0)), patients // PATIENTS_A_WORKER))
