@@ -15,6 +15,7 @@ summary.py       the means of the rows, with intervals, strata and rules; show.p
 lesion_summary.py  recall by lesion size and agreement of volumes over people; the table of lesions
 tta.py           probabilities averaged over flips and small rotations
 ensemble.py      checkpoints selected, verified and opened as one predictor
+out_of_fold.py   patients predicted by runs that did not train on them
 predictions.py   masks, pictures and scores of a folder of patients, written
 overlays.py      prediction and truth over a slice; sheets of them
 bars.py          a bar chart of DSC; svg.py: figures as SVG, and as pixels
