@@ -108,7 +108,8 @@ def _predicted(folds: Sequence[Fold], store: Store) -> Iterator[OutOfFold]:
 
 def _refuse_other_variant(one: TrainedCheckpoint, first: TrainedCheckpoint) -> None:
     """Raise RunError where two runs differ in more than fold and seed."""
-    ours, theirs = _without_fold(one.cfg), _without_fold(first.cfg)
+    theirs = first.cfg
+    ours = _as_fold_of(one.cfg, theirs)
     difference = first_difference(ours, theirs)
     if ours.train.epochs != theirs.train.epochs:
         difference = "train.epochs", ours.train.epochs, theirs.train.epochs
@@ -119,9 +120,11 @@ def _refuse_other_variant(one: TrainedCheckpoint, first: TrainedCheckpoint) -> N
         )
 
 
-def _without_fold(cfg: Config) -> Config:
+def _as_fold_of(cfg: Config, other: Config) -> Config:
+    """The config with the other's name, fold and seed."""
     # Each fold may have a split file of its own: what matters are the sides, which are compared.
-    return replace(cfg, name="", seed=0, data=replace(cfg.data, fold=0, split_file=None))
+    data = replace(cfg.data, fold=other.data.fold, split_file=other.data.split_file)
+    return replace(cfg, name=other.name, seed=other.seed, data=data)
 
 
 def _refuse_other_split(fold: Fold, folds: Sequence[Fold]) -> None:
