@@ -14,6 +14,10 @@ COMMANDS = {
     "prepare": ("segtrain.commands.prepare", "check the data and prepare it once for all runs"),
     "train": ("segtrain.commands.train", "train a network (under torchrun: -m segtrain.train)"),
     "evaluate": ("segtrain.commands.evaluate", "score a checkpoint, or an ensemble, patient by patient"),
+    "postprocess": (
+        "segtrain.commands.postprocess",
+        "choose thresholds and smallest lesions on out-of-fold predictions",
+    ),
     "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
     "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
     "check": (

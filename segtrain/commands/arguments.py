@@ -15,6 +15,7 @@ from segtrain.config import (
     LOSSES,
     NETWORKS,
     OPTIMIZERS,
+    POSTPROCESSING,
     SCHEDULES,
     SMP,
     SMP_PREFIX,
@@ -35,12 +36,11 @@ PARTS: dict[str, Mapping[str, Part]] = {
     "data.augment": AUGMENTATIONS,
     "engine": ENGINES,
 }
+POSTPROCESSING_KEYS = tuple(f"evaluate.{key}" for key in POSTPROCESSING)
 # Settings with which a trained network may be used other than those of its run.
 EVALUATION_KEYS = (
-    "evaluate.threshold",
+    *POSTPROCESSING_KEYS,
     "evaluate.tta",
-    "evaluate.largest_component",
-    "evaluate.min_component_voxels",
     "evaluate.batch",
     "device",
     "allocator",
@@ -85,17 +85,18 @@ def config_of(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, arguments.overrides)
 
 
-def runs_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """For a command on checkpoints: `RUN [RUN...] [--checkpoint best|last|STEP] [key=value ...]`."""
+def runs_parser(
+    prog: str, description: str, examples: str, keys: Sequence[str] = EVALUATION_KEYS
+) -> argparse.ArgumentParser:
+    """For a command on checkpoints: `RUN [RUN...] [--checkpoint best|last|STEP] [key=value ...]`, of these keys."""
     parser = argparse.ArgumentParser(
         prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    keys = ", ".join(EVALUATION_KEYS)
     parser.add_argument(
         "words",
         nargs="+",
         metavar="RUN|key=value",
-        help=f"run directories (several: their ensemble), and settings that differ from the run's: {keys}",
+        help=f"run directories (several: their ensemble), and settings that differ from the run's: {', '.join(keys)}",
     )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which weights (default: best)")
     return parser

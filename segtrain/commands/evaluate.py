@@ -12,6 +12,7 @@ from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_par
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, refuse_choosers, with_postprocessing
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
 from segtrain.evaluation.lesion_summary import lesion_rows, volumes_figure
 from segtrain.evaluation.region_scores import (
@@ -25,7 +26,7 @@ from segtrain.evaluation.region_scores import (
 )
 from segtrain.evaluation.scores import Scores, score
 from segtrain.evaluation.show import show
-from segtrain.evaluation.summary import LESIONS, settings_of, summary_of
+from segtrain.evaluation.summary import LESIONS, postprocessing_block, settings_of, summary_of
 from segtrain.run import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
@@ -38,6 +39,7 @@ examples:
   segtrain evaluate runs/lgg --checkpoint last evaluate.tta=flips --out scores-tta
   segtrain evaluate runs/a runs/b runs/c --out scores-ensemble
   segtrain evaluate runs/lgg --split all --include-training
+  segtrain evaluate runs/lgg --postprocessing configured
 
 One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in mm and volumes in
 ml where the spacing of all patients is known (hd95_mm, true_ml), in voxels else (hd95_px, true_voxels), in the geometry
@@ -49,6 +51,9 @@ docs/metrics.md defines every column.
 Of several regions, the table has a row for each patient and region, and the summary the means of each region and over
 them; evaluate.threshold='{whole: 0.5, core: 0.4}' sets one for each. Voxels that data.ignore names are in no count.
 Means are over people: the scans of one person (data.groups) count once.
+
+Where segtrain postprocess chose the run's settings, they are used, and dsc_as_configured and dsc_gain tell the DSC
+without them; --postprocessing configured, or a setting such as evaluate.threshold=0.4, leaves them aside.
 """
 PATIENTS_A_WORKER = 32
 SPLITS = ("validation", "train", "all")
@@ -65,20 +70,24 @@ def command(argv: Sequence[str]) -> int:
     start_logging()
     refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
-    checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    selected = select_checkpoints(runs, arguments.checkpoint, overrides)
+    postprocessed = with_postprocessing(selected, arguments.postprocessing, overrides)
+    checkpoints, chosen = postprocessed.checkpoints, postprocessed.chosen
     folder = _folder(arguments, checkpoints)
     cfg = checkpoints[0].cfg
     checkpoints[0].say_own_source()
     store = ensure_store(cfg.data)
     patients = _patients(arguments.split, checkpoints, store)
+    seen = trained_on(patients, checkpoints)
     if not arguments.include_training:
-        _refuse_training_patients(patients, trained_on(patients, checkpoints))
+        _refuse_training_patients(patients, seen)
+    refuse_choosers(chosen, patients, seen, checkpoints)
     geometries = GEOMETRIES[arguments.geometry]
     rules = Rules(geometries, arguments.empty_masks, arguments.empty_surfaces, arguments.lesions)
     workers = _workers(arguments.workers, len(patients))
     _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))
     scores = score(checkpoints, store, patients, rules, workers)
-    summary = summary_of(scores, checkpoints, store, rules)
+    summary = summary_of(scores, checkpoints, store, rules) | postprocessing_block(chosen)
     write_evaluation(folder, _files(scores, summary, checkpoints, rules))
     show(summary)
     log.info("scores: %s", folder.resolve())
@@ -95,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the patients to score; FILE: a JSON list, or the validation side of a split.json",
     )
     add("--include-training", action="store_true", help="also patients that the run trained on, marked")
-    add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/<split>-<checkpoint>")
+    add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/<split>-<checkpoint>[-postprocessed]")
     add(
         "--geometry",
         choices=GEOMETRIES,
@@ -105,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add_choice(parser, "--empty-masks", MASK_RULES)
     add_choice(parser, "--empty-surfaces", SURFACE_RULES)
     add_choice(parser, "--lesions", LESION_RULES)
+    add_choice(parser, "--postprocessing", POSTPROCESSING_SOURCES)
     add(
         "--workers",
         type=int,
@@ -129,7 +139,8 @@ def _folder(arguments: argparse.Namespace, checkpoints: Sequence[TrainedCheckpoi
     split = Path(arguments.split).stem
     if split in SPLITS and arguments.split not in SPLITS:
         split += "-file"  # a file of that name
-    return checkpoints[0].run.evaluation(split, arguments.checkpoint)
+    postprocessed = checkpoints[0].configured is not None
+    return checkpoints[0].run.evaluation(split, arguments.checkpoint, postprocessed)
 
 
 def _patients(split: str, checkpoints: Sequence[TrainedCheckpoint], store: Store) -> list[str]:
@@ -178,6 +189,7 @@ def _refuse_other_scores(
         before = {row["patient"] for row in rows}
         # Of an earlier version: no scores of lesions could be lost.
         summary.setdefault(LESIONS, settings[LESIONS])
+        summary["settings"].setdefault("min_component_ml", 0.0)
         settings_before = {key: summary[key] for key in settings}
         settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
         runs = [one["run"] for one in summary["runs"]]

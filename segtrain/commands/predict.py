@@ -9,6 +9,7 @@ from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_par
 from segtrain.data.people import values_by_person
 from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
+from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, with_postprocessing
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
@@ -43,7 +44,8 @@ def command(argv: Sequence[str]) -> int:
     start_logging()
     refuse_ranks()
     runs, overrides = runs_and_overrides(arguments.words)
-    checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    selected = select_checkpoints(runs, arguments.checkpoint, overrides)
+    checkpoints = with_postprocessing(selected, arguments.postprocessing, overrides).checkpoints
     if arguments.layout == "auto":
         checkpoints[0].say_own_source()
     source = find_source(arguments.images, arguments.layout, checkpoints[0].cfg.data)
@@ -86,4 +88,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--probabilities", action="store_true", help="also a probability map for each patient (float32)")
     add_choice(parser, "--layout", LAYOUTS)
     add_choice(parser, "--empty-masks", MASK_RULES)
+    add_choice(parser, "--postprocessing", POSTPROCESSING_SOURCES)
     return parser

@@ -44,6 +44,7 @@ from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
 from segtrain.config.rules import problems, refuse_unknown_regions
 from segtrain.config.schema import (
+    POSTPROCESSING,
     AllocatorName,
     CheckpointConfig,
     Config,
@@ -79,6 +80,7 @@ __all__ = [
     "NETWORKS",
     "OPTIMIZERS",
     "PART",
+    "POSTPROCESSING",
     "SCHEDULES",
     "SMP",
     "SMP_PREFIX",

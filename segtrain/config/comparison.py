@@ -38,6 +38,7 @@ NEWER_KEYS = frozenset(
         "data.phantom.unlabelled",
         "loss_regions",
         "model.output",
+        "evaluate.min_component_ml",
     }
 )
 

@@ -9,7 +9,7 @@ from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
-from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config.schema import POSTPROCESSING, Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.config.tree import flatten
 from segtrain.errors import ConfigError
 
@@ -49,7 +49,7 @@ def problems(cfg: Config) -> Iterator[str]:
 def refuse_unknown_regions(cfg: Config) -> None:
     """Raises ConfigError where `evaluate` has a value for a region that the data, now known, do not have."""
     regions = cfg.data.layout.regions
-    for key in ("threshold", "largest_component", "min_component_voxels"):
+    for key in POSTPROCESSING:
         value = getattr(cfg.evaluate, key)
         if unknown := [name for name in value if name not in regions] if isinstance(value, Mapping) else []:
             raise ConfigError(

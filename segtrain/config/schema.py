@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -32,6 +33,7 @@ OnOom = Literal["halve", "fail"]
 AllocatorName = Literal["keep", "system"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
+Volume = Annotated[float, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
 Labels = Annotated[tuple[Label, ...], Field(min_length=1)]
 Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]  # a number, too
@@ -162,17 +164,18 @@ class EvaluateConfig:
 
     every_epochs: int = Field(default=1, ge=1)  # epochs between two evaluations
     batch: int = Field(default=16, ge=1)  # slices predicted at once; changes no score
-    # The next three may differ by region, as in {whole: 0.5, core: 0.4}.
+    # The next four may differ by region, as in {whole: 0.5, core: 0.4}.
     threshold: Share | dict[str, Share] = 0.5  # a voxel of a higher probability is lesion
     largest_component: bool | dict[str, bool] = True  # keep the largest component of the prediction alone
     min_component_voxels: Count | dict[str, Count] = 0  # smaller components of the prediction are dropped
+    min_component_ml: Volume | dict[str, Volume] = 0.0  # likewise, where the spacing of voxels is known
     tta: TtaName = "none"  # views averaged; trained: the flips of data.augment; all: turns and scales too
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
     def of(self, region: str) -> "Postprocessing":
         """What makes a region's mask of its probabilities."""
         values = {}
-        for key in ("threshold", "largest_component", "min_component_voxels"):
+        for key in POSTPROCESSING:
             value, default = getattr(self, key), getattr(type(self), key)
             values[key] = value.get(region, default) if isinstance(value, Mapping) else value
         return Postprocessing(**values)
@@ -185,6 +188,18 @@ class Postprocessing:
     threshold: float
     largest_component: bool
     min_component_voxels: int
+    min_component_ml: float = 0.0
+
+    def smallest_voxels(self, voxel_ml: float | None) -> int:
+        """The size of the smallest component that is kept; voxel_ml: the volume of a voxel, where it is known."""
+        if not self.min_component_ml:
+            return self.min_component_voxels
+        assert voxel_ml is not None, "a size in ml is refused where voxels have none"
+        # A component of exactly that size is kept, whatever the rounding.
+        return max(self.min_component_voxels, math.ceil(self.min_component_ml / voxel_ml * (1 - 1e-9)))
+
+
+POSTPROCESSING = tuple(Postprocessing.__dataclass_fields__)  # keys of `evaluate`
 
 
 @dataclass(frozen=True, config=STRICT)

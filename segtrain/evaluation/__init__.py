@@ -16,6 +16,9 @@ lesion_summary.py  recall by lesion size and agreement of volumes over people; t
 tta.py           probabilities averaged over flips and small rotations
 ensemble.py      checkpoints selected, verified and opened as one predictor
 out_of_fold.py   patients predicted by runs that did not train on them
+candidates.py    candidates for post-processing, all counted at once in a patient
+postprocessing.py  the choice among them, and what it is worth; choice_by_fold.py: for the runs of an ablation
+chosen_settings.py  the chosen settings in place of the configured ones
 predictions.py   masks, pictures and scores of a folder of patients, written
 overlays.py      prediction and truth over a slice; sheets of them
 bars.py          a bar chart of DSC; svg.py: figures as SVG, and as pixels

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from segtrain.config import (
     ENGINES,
+    POSTPROCESSING,
     Config,
+    EvaluateConfig,
     PhantomConfig,
     Reference,
     load_config,
@@ -52,10 +54,8 @@ SHARED = (
     "data.neighbours_mm",
     "data.skip_bad",
     *(f"data.phantom.{key.name}" for key in fields(PhantomConfig)),
-    "evaluate.threshold",
     "evaluate.tta",
-    "evaluate.largest_component",
-    "evaluate.min_component_voxels",
+    *(f"evaluate.{key}" for key in POSTPROCESSING),
 )
 
 
@@ -69,6 +69,7 @@ class TrainedCheckpoint:
     train: frozenset[str]
     validation: frozenset[str]
     people: Mapping[str, str] = field(default_factory=dict)  # the person of each patient who has several ids
+    configured: EvaluateConfig | None = None  # the run's own settings, where `cfg` has chosen post-processing
 
     @property
     def own_network(self) -> Reference | None:

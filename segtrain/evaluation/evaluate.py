@@ -18,6 +18,7 @@ from segtrain.data.store import Store
 from segtrain.evaluation.metrics import Counts, Summary, among_known, count, summarise
 from segtrain.evaluation.overlays import Picture, drawn, shown_contrast
 from segtrain.evaluation.predictor import Predictor
+from segtrain.evaluation.units import prepared_voxel_ml
 from segtrain.losses.loss import Loss
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.world import World
@@ -177,7 +178,9 @@ def score_patient(
         sums.append(loss.sums(output, mask).double())
     layout, true_rshw = predictor.layout, regions_of(mask_shw, predictor.layout)
     predicted_rshw = predictor.over_threshold(probability_rshw)
-    kept_rshw = among_known(predictor.kept(predicted_rshw), mask_shw, layout)
+    stored = store.patients[patient]
+    voxel_ml = prepared_voxel_ml(stored.spacing_mm, stored.geometry)
+    kept_rshw = among_known(predictor.kept(predicted_rshw, voxel_ml), mask_shw, layout)
     predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
     score = PatientScore(
         patient=patient,

@@ -50,15 +50,16 @@ def among_known(volumes_rshw: NDArray[np.bool_], mask_shw: NDArray[np.uint8], la
 
 
 def kept_components(
-    predicted_rshw: NDArray[np.bool_], regions: Sequence[str], cfg: EvaluateConfig
+    predicted_rshw: NDArray[np.bool_], regions: Sequence[str], cfg: EvaluateConfig, voxel_ml: float | None = None
 ) -> NDArray[np.bool_]:
     """The components of each region's prediction that are scored, as the settings say."""
     pairs = zip(predicted_rshw, regions, strict=True)
-    return np.stack([_kept(predicted_shw, cfg.of(region)) for predicted_shw, region in pairs])
+    return np.stack([_kept(predicted_shw, cfg.of(region), voxel_ml) for predicted_shw, region in pairs])
 
 
-def _kept(predicted_shw: NDArray[np.bool_], rules: Postprocessing) -> NDArray[np.bool_]:
-    kept = drop_small(predicted_shw, rules.min_component_voxels) if rules.min_component_voxels > 1 else predicted_shw
+def _kept(predicted_shw: NDArray[np.bool_], rules: Postprocessing, voxel_ml: float | None) -> NDArray[np.bool_]:
+    smallest = rules.smallest_voxels(voxel_ml)
+    kept = drop_small(predicted_shw, smallest) if smallest > 1 else predicted_shw
     return largest_component(kept) if rules.largest_component else kept
 
 

@@ -43,6 +43,7 @@ from segtrain.evaluation.metrics import among_known, count
 from segtrain.evaluation.overlays import drawn, legend_of, sheet, shown_contrast
 from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
 from segtrain.evaluation.scores import in_source
+from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing
 from segtrain.runtime import files
 from segtrain.runtime.terminal import Progress
 
@@ -282,5 +283,7 @@ def predict_volume(predictor: "Predictor", volume: Volume, preparation: Preparat
     probability_rshw = predictor.probability(
         as_stored_shwc, prepared.mask_shw, spacing_mm=volume.spacing_mm, where=where
     )
-    kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw))
+    refuse_unknown_spacing(predictor.cfg, {where: volume.spacing_mm}, predictor.layout.regions)
+    voxel_ml = prepared_voxel_ml(volume.spacing_mm, prepared.geometry)
+    kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw), voxel_ml)
     return Prediction(in_source(probability_rshw, prepared.geometry), in_source(kept_rshw, prepared.geometry))

@@ -82,6 +82,6 @@ class Predictor:
             np.greater(probability_rshw[number], threshold, out=predicted_rshw[number])
         return predicted_rshw
 
-    def kept(self, predicted_rshw: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The components of these masks that are scored and delivered."""
-        return kept_components(predicted_rshw, self.layout.regions, self.cfg)
+    def kept(self, predicted_rshw: NDArray[np.bool_], voxel_ml: float | None) -> NDArray[np.bool_]:
+        """The components of these masks that are scored and delivered; voxel_ml: the volume of a voxel, if known."""
+        return kept_components(predicted_rshw, self.layout.regions, self.cfg, voxel_ml)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segtrain.evaluation import lesions, surface, volumes
 from segtrain.evaluation.lesion_table import lesion_table
-from segtrain.evaluation.metrics import EMPTY_RULE, count
+from segtrain.evaluation.metrics import EMPTY_RULE, Counts, count
 from segtrain.evaluation.units import Spacing, in_unit
 
 Row = dict[str, Any]  # a line of a table: values by column, None for an empty cell
@@ -39,6 +39,7 @@ LESION_RULES: dict[str, str] = {
 }
 # By any rule these ratios have no value there; by `leave_out` a patient without lesion is in no mean at all.
 RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
+WITH_AND_WITHOUT = ("dsc_as_configured", "dsc_gain")  # columns where chosen post-processing is in use
 # A map of specks has thousands of lesions; a table of them would be read by nobody.
 MOST_LESIONS = 1000
 
@@ -99,6 +100,15 @@ def numbers(
     if lesion > 0:
         row["sensitivity"] = counts.tp / lesion
     return row | _distances(kept_shw, true_shw, rules, spacing_mm)
+
+
+def with_and_without(dsc: float | None, as_configured: Counts) -> Row:
+    """WITH_AND_WITHOUT: DSC by the run's own settings, where others were chosen, and by how much theirs is higher.
+
+    dsc: by the chosen settings; None where a patient is in no mean.
+    """
+    values = (None, None) if dsc is None else (as_configured.dsc, dsc - as_configured.dsc)
+    return dict(zip(WITH_AND_WITHOUT, values, strict=True))
 
 
 def _distances(kept_shw: Mask, true_shw: Mask, rules: Rules, spacing_mm: Spacing | None) -> Row:

@@ -24,7 +24,7 @@ from segtrain.data.sources import Source, first_few, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
-from segtrain.evaluation.metrics import among_known, kept_components
+from segtrain.evaluation.metrics import among_known, count, kept_components
 from segtrain.evaluation.region_scores import (
     MOST_LESIONS,
     GeometryName,
@@ -36,8 +36,9 @@ from segtrain.evaluation.region_scores import (
     lesions_of,
     matched,
     numbers,
+    with_and_without,
 )
-from segtrain.evaluation.units import Spacing, usable
+from segtrain.evaluation.units import Spacing, prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import in_order
 
@@ -48,11 +49,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class AsConfigured:
+    """A prediction with all its components by the run's own settings, where others are in use, and these settings."""
+
+    predicted_rshw: Mask
+    cfg: EvaluateConfig
+
+
+@dataclass(frozen=True)
 class Task:
     """One patient's prediction with all its components, bool [r, s, h, w], and its mask, in the prepared geometry.
 
     `source` has the mask in the original geometry; it is read only for that. spacing_mm: in the source; None where
-    distances and volumes are to be in voxels.
+    distances and volumes are to be in voxels. voxel_ml: of the prepared geometry, where the spacing is known.
     """
 
     patient: str
@@ -64,6 +73,8 @@ class Task:
     cfg: EvaluateConfig
     rules: Rules
     spacing_mm: Spacing | None = None
+    voxel_ml: float | None = None
+    as_configured: AsConfigured | None = None
 
 
 @dataclass(frozen=True)
@@ -122,13 +133,17 @@ def score(
     or a worker was killed.
     """
     source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints)
-    refuse_unknown_distances(checkpoints[0].cfg.data, store, patients)
+    cfg = checkpoints[0].cfg
+    refuse_unknown_distances(cfg.data, store, patients)
+    refuse_unknown_spacing(
+        cfg.evaluate, {patient: store.patients[patient].spacing_mm for patient in patients}, cfg.data.layout.regions
+    )
     spacings, units = _spacings(store, patients)
     rows: list[Row] = []
     lesions: list[LesionsOfRegion] = []
     total = sum(store.patients[patient].slices for patient in patients)
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
-        tasks = _predicted(predictor, store, spacings, source, rules)
+        tasks = _predicted(predictor, store, spacings, source, rules, checkpoints[0].configured)
         with closing(_scored(tasks, workers)) as scored:
             for scores in scored:
                 stored = store.patients[scores.rows[0]["patient"]]
@@ -162,15 +177,24 @@ def _spacings(store: Store, patients: Sequence[str]) -> tuple[dict[str, Spacing 
 
 
 def _predicted(
-    predictor: "Predictor", store: Store, spacings: Mapping[str, Spacing | None], source: Source, rules: Rules
+    predictor: "Predictor",
+    store: Store,
+    spacings: Mapping[str, Spacing | None],
+    source: Source,
+    rules: Rules,
+    configured: EvaluateConfig | None,
 ) -> Iterator[Task]:
-    """Each patient, predicted on demand."""
+    """Each patient, predicted on demand; configured: the run's own settings, where others are in use."""
     for patient, spacing_mm in spacings.items():
         image_shwc, mask_shw = store.volume(patient)
         stored = store.patients[patient]
         probability_rshw = predictor.probability(
             image_shwc, mask_shw, spacing_mm=stored.spacing_mm, where=f"patient {patient}"
         )
+        as_configured = None
+        if configured is not None:
+            by_threshold = replace(predictor, cfg=configured).over_threshold(probability_rshw)
+            as_configured = AsConfigured(by_threshold, configured)
         yield Task(
             patient=patient,
             predicted_rshw=predictor.over_threshold(probability_rshw),
@@ -181,6 +205,8 @@ def _predicted(
             cfg=predictor.cfg,
             rules=rules,
             spacing_mm=spacing_mm,
+            voxel_ml=prepared_voxel_ml(stored.spacing_mm, stored.geometry),
+            as_configured=as_configured,
         )
 
 
@@ -199,7 +225,8 @@ def scores_of(task: Task) -> PatientScores:
     rows: list[Row] = [{"patient": task.patient, **({"region": name} if len(regions) > 1 else {})} for name in regions]
     further: list[Row] = [{} for _ in regions]
     lesions: list[LesionsOfRegion] = []
-    prepared_rshw = kept_components(task.predicted_rshw, regions, task.cfg), task.predicted_rshw
+    prepared_rshw = kept_components(task.predicted_rshw, regions, task.cfg, task.voxel_ml), task.predicted_rshw
+    as_configured_rshw = _as_configured(task)
     for geometry in task.rules.geometries:
         predictions, mask_shw, spacing_mm = prepared_rshw, task.mask_shw, task.spacing_mm
         if geometry == "prepared" and spacing_mm is not None:
@@ -215,7 +242,23 @@ def scores_of(task: Task) -> PatientScores:
             further[number] |= _named(further_numbers(kept, true, matching, task.rules, spacing_mm), geometry)
             if matching is not None:
                 lesions.append(lesions_of(task.patient, rows[number].get("region", ""), geometry, matching))
+        if as_configured_rshw is not None:
+            without_rshw = as_configured_rshw
+            if geometry == "original":
+                without_rshw = in_source(without_rshw, task.geometry)
+            without_rshw = among_known(without_rshw, mask_shw, task.layout)
+            for number, (without, true) in enumerate(zip(without_rshw, true_rshw, strict=True)):
+                dsc = rows[number][column("dsc", geometry)]
+                further[number] |= _named(with_and_without(dsc, count(without, true)), geometry)
     return PatientScores(rows, further, lesions)
+
+
+def _as_configured(task: Task) -> Mask | None:
+    """The components that the run's own settings keep, where others are in use."""
+    if task.as_configured is None:
+        return None
+    predicted_rshw, cfg = task.as_configured.predicted_rshw, task.as_configured.cfg
+    return kept_components(predicted_rshw, task.layout.regions, cfg, task.voxel_ml)
 
 
 def _named(row: Row, geometry: GeometryName) -> Row:

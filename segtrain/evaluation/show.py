@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segtrain.evaluation.region_scores import GeometryName, Rules, further_metrics, metrics
+from segtrain.evaluation.region_scores import WITH_AND_WITHOUT, GeometryName, Rules, further_metrics, metrics
 from segtrain.evaluation.scores import column
 from segtrain.evaluation.summary import AGREEMENT, RECALL, Mean
 from segtrain.evaluation.units import SOME_SPACING
@@ -51,7 +51,7 @@ def _show_means(
     blocks: dict[str, Any], geometry: GeometryName, where: str, what: str, regions: Sequence[str] = ()
 ) -> None:
     """The means of all columns; of the mean over `regions` each one's mean beside it."""
-    names = (*metrics(), *metrics(SOME_SPACING))
+    names = (*metrics(), *metrics(SOME_SPACING), *WITH_AND_WITHOUT)
     labels = {column(name, geometry): name for name in names}
     header = (*HEADER, *regions)
     if blocks["not_trained_on"][column("dsc", geometry)]["n"]:

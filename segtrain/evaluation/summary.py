@@ -21,6 +21,7 @@ from segtrain.evaluation.region_scores import (
     NO_LESIONS,
     RATIO_RULE,
     SURFACE_RULES,
+    WITH_AND_WITHOUT,
     GeometryName,
     Row,
     Rules,
@@ -30,6 +31,7 @@ from segtrain.evaluation.region_scores import (
 from segtrain.evaluation.scores import Scores, column
 from segtrain.evaluation.surface import SOURCE
 from segtrain.evaluation.units import SOME_SPACING
+from segtrain.run import ChosenPostprocessing
 
 TERTILES = ("small", "medium", "large")
 RECALL, AGREEMENT = "lesion_recall_by_size", "volume_agreement"  # blocks of one geometry
@@ -86,6 +88,21 @@ def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: 
     }
 
 
+def postprocessing_block(chosen: ChosenPostprocessing | None) -> dict[str, Any]:
+    """Where chosen settings are in use: who chose them, by what rule, with what evidence, and what is configured."""
+    if chosen is None:
+        return {}
+    block = {
+        "folds": chosen.folds,
+        "patients": len(chosen.patients),
+        "predicted_by": [asdict(member) for member in chosen.predictors],
+        "candidates": chosen.candidates,
+        "rule": chosen.rule,
+        "regions": {region: asdict(choice) for region, choice in chosen.regions.items()},
+    }
+    return {"postprocessing": block}
+
+
 def _lesion_rules(scores: Scores, rules: Rules) -> dict[str, str]:
     if rules.lesions == NO_LESIONS:
         return {}
@@ -115,9 +132,10 @@ def _sides(scores: Scores, rules: Rules, mean: Callable[[Sequence[Row], str], Me
     rows, spacing_mm = scores.rows, SOME_SPACING if scores.in_mm else None
     names = [
         column(name, geometry)
-        for group in (metrics(spacing_mm), further_metrics(rules, spacing_mm))
+        for group in (metrics(spacing_mm), further_metrics(rules, spacing_mm), WITH_AND_WITHOUT)
         for geometry in rules.geometries
         for name in group
+        if name not in WITH_AND_WITHOUT or column(name, geometry) in rows[0]
     ]
     unseen, seen = ([row for row in rows if row["trained_on"] == side] for side in ("no", "yes"))
     return {

@@ -4,7 +4,12 @@ A spacing is (slice, row, column) in mm: the distance from a voxel's centre to t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from segtrain.config import EvaluateConfig
+from segtrain.data.geometry import Geometry
+from segtrain.data.sources import first_few
+from segtrain.errors import DataError
 
 Spacing = tuple[float, float, float]
 
@@ -28,6 +33,26 @@ def usable(spacing_mm: Sequence[float] | None) -> Spacing | None:
 def voxel_ml(spacing_mm: Spacing) -> float:
     """The volume of a voxel in ml."""
     return math.prod(spacing_mm) / MM3_PER_ML
+
+
+def prepared_voxel_ml(spacing_mm: Sequence[float] | None, geometry: Geometry) -> float | None:
+    """The volume of a voxel of the prepared volume in ml; None where the source's spacing is not known."""
+    source_mm = usable(spacing_mm)
+    return None if source_mm is None else voxel_ml(geometry.prepared_spacing(source_mm))
+
+
+def refuse_unknown_spacing(
+    cfg: EvaluateConfig, spacings_mm: Mapping[str, Sequence[float] | None], regions: Sequence[str]
+) -> None:
+    """Raises DataError where components are dropped by ml, and the spacing of some of these patients is not known."""
+    smallest_ml = max(cfg.of(region).min_component_ml for region in regions)
+    unknown = [patient for patient, spacing_mm in spacings_mm.items() if usable(spacing_mm) is None]
+    if smallest_ml and unknown:
+        raise DataError(
+            f"evaluate.min_component_ml={smallest_ml:g}: the spacing of {len(unknown)} of {len(spacings_mm)} patients "
+            f"({first_few(unknown)}) is not known, so their components have no size in ml; use "
+            "evaluate.min_component_voxels, or --postprocessing configured where it was chosen"
+        )
 
 
 def unit(spacing_mm: Spacing | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from segtrain.config import LGG_CONTRASTS
+from segtrain.config import LGG_CONTRASTS, POSTPROCESSING
 from segtrain.data.prepare import ensure_store
 from segtrain.errors import RunError, SegtrainError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints, trained_on
@@ -22,7 +22,7 @@ from segtrain.runtime.terminal import Progress
 log = logging.getLogger(__name__)
 
 ATLAS_MB = 10  # of the page, as base64, for all atlases of a report together
-SETTINGS = ("threshold", "tta", "largest_component", "min_component_voxels")  # of `evaluate`, shown with an atlas
+SETTINGS = (*POSTPROCESSING, "tta")  # of `evaluate`, shown with an atlas
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@
     result.py        what a run has achieved so far, in numbers
     environment.py   what a start used: an entry of environment.json
     evaluation.py    the scores of `segtrain evaluate`
+    postprocessing.py  the settings of `segtrain postprocess`
     code.py          the user's own parts, copied into the run
     ablation.py      a spec of variants, folds and seeds becomes runs
     index.py         results.csv and queue.csv, which list runs
@@ -23,17 +24,30 @@ from segtrain.run.evaluation import EvaluationFiles, foreign_file, read_evaluati
 from segtrain.run.index import COLUMNS, QueueLine, ResultsLine, read_queue, read_results, write_queue
 from segtrain.run.layout import RunLayout
 from segtrain.run.outcome import Outcome
+from segtrain.run.postprocessing import (
+    ChosenPostprocessing,
+    Effect,
+    FoldMember,
+    RegionChoice,
+    read_effects,
+    read_postprocessing,
+    write_postprocessing,
+)
 from segtrain.run.result import Result
 from segtrain.run.writer import Run
 
 __all__ = [
     "COLUMNS",
+    "ChosenPostprocessing",
+    "Effect",
     "Environment",
     "EvaluationFiles",
+    "FoldMember",
     "Member",
     "Name",
     "Outcome",
     "QueueLine",
+    "RegionChoice",
     "Result",
     "ResultsLine",
     "Run",
@@ -43,10 +57,13 @@ __all__ = [
     "expand",
     "foreign_file",
     "missing",
+    "read_effects",
     "read_evaluation",
+    "read_postprocessing",
     "read_queue",
     "read_results",
     "write_evaluation",
+    "write_postprocessing",
     "write_queue",
     "write_results",
 ]

@@ -10,8 +10,9 @@ runs/<name>/
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays
   checkpoints/       step-00001000/, LATEST, BEST; bad-step-...: damaged, kept
   validation/        epoch-0012.csv and .png
-  evaluation/        <patients>-<checkpoint>/: scores.csv, summary.json, lesions.csv, volumes.svg and .png,
-                     by `segtrain evaluate`
+  evaluation/        <patients>-<checkpoint>[-postprocessed]/: scores.csv, summary.json, lesions.csv,
+                     volumes.svg and .png, by `segtrain evaluate`
+  postprocessing/    settings.json, all_folds.json, effect.csv, by `segtrain postprocess`
   memory.json        the micro-batch for the next start, after a start that ran out of memory
   ranks/             resources and progress of each rank; its stacks when it stalls
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
@@ -125,10 +126,29 @@ class RunLayout:
     def validation_picture(self, epoch: int) -> Path:
         return self.validation_table(epoch).with_suffix(".png")
 
-    def evaluation(self, patients: str, checkpoint: str) -> Path:
+    def evaluation(self, patients: str, checkpoint: str, postprocessed: bool = False) -> Path:
         """The folder for the scores of `segtrain evaluate`; `checkpoint` is best, last or a step."""
         name = f"step-{checkpoint}" if checkpoint.isdecimal() else checkpoint
-        return self.root / "evaluation" / f"{patients}-{name}"
+        return self.root / "evaluation" / f"{patients}-{name}{'-postprocessed' if postprocessed else ''}"
+
+    @property
+    def postprocessing(self) -> Path:
+        return self.root / "postprocessing"
+
+    @property
+    def postprocessing_settings(self) -> Path:
+        """Chosen without the patients of the run's own fold."""
+        return self.postprocessing / "settings.json"
+
+    @property
+    def postprocessing_of_all_folds(self) -> Path:
+        """Chosen on the patients of all folds, for the ensemble of several."""
+        return self.postprocessing / "all_folds.json"
+
+    @property
+    def postprocessing_effect(self) -> Path:
+        """The DSC of the run's own patients, with the chosen settings and without."""
+        return self.postprocessing / "effect.csv"
 
     @property
     def out_of_memory_file(self) -> Path:

@@ -23,6 +23,7 @@ from segtrain.data.store import Store
 from segtrain.engines.engine import Engine
 from segtrain.engines.schedules import Schedule, make_schedule
 from segtrain.errors import ConfigError, DataError, LaunchError, SegtrainError, Stopped, StopReason
+from segtrain.evaluation.units import refuse_unknown_spacing
 from segtrain.losses.loss import Loss
 from segtrain.run import Run
 from segtrain.runtime.stop import Stop
@@ -87,12 +88,19 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     store = _ensure_store_in_step(cfg.data, stop, world)
     cfg = replace(cfg, data=store.resolved(cfg.data))
     split, order = plan_order(cfg, store, world.size)
+    _refuse_unknown_spacing(cfg, store, split)
     begun = not fresh and world.on_main(run.saved_step) > 0
     augmentation = build.augmentation(cfg, world)
     loss, engine = build.build(cfg, world, begun)
     start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation)
     _ = start.schedule  # one of the user's own that does not fit is refused now
     return start
+
+
+def _refuse_unknown_spacing(cfg: Config, store: Store, split: Split) -> None:
+    """Raises DataError now rather than at the first evaluation."""
+    spacings_mm = {patient: store.patients[patient].spacing_mm for patient in split.validation}
+    refuse_unknown_spacing(cfg.evaluate, spacings_mm, store.layout.regions)
 
 
 def schedule_of(cfg: Config, order: Order) -> Schedule:
@@ -164,7 +172,8 @@ class Rehearsal:
         build.refuse_for_device(cfg, device.type)
         store = self._store(cfg.data)
         cfg = replace(cfg, data=store.resolved(cfg.data))
-        _, order = plan_order(cfg, store, self.ranks)
+        split, order = plan_order(cfg, store, self.ranks)
+        _refuse_unknown_spacing(cfg, store, split)
         schedule_of(cfg, order)
         self._build(cfg, device)
 
