@@ -96,6 +96,7 @@ def test_the_patients_of_a_fold_have_no_part_in_the_settings_of_its_run(
         every = read_postprocessing(Run(root).postprocessing_of_all_folds)
         assert every is not None
         assert set(every.patients) == everybody
+        assert {choice.best.threshold for choice in every.regions.values()} == {0.5}, "a mean is another scale"
     shutil.copytree(tiny_store.path, tmp_path / "store")
     for patient in Run(trained_folds[0]).split()["validation"]:
         path = tmp_path / "store" / "masks" / f"{patient}.npy"
@@ -187,14 +188,22 @@ def test_an_ensemble_of_folds_has_the_settings_of_all_folds(
 ) -> None:
     force(folds)
     members = select_checkpoints(folds, "best", [])
-    used = with_postprocessing(members, "auto", [])
+    assert with_postprocessing(members, "auto", []).chosen is None, "nobody is left who could test them"
+    assert "--postprocessing chosen uses what single networks" in caplog.text
+    used = with_postprocessing(members, "chosen", [])
     assert used.chosen is not None
     assert used.chosen.folds == (0, 1, 2)
     assert [one.cfg.evaluate.of("lesion") for one in used.checkpoints] == [SETTINGS] * FOLDS
-    assert with_postprocessing(members[1:], "auto", []).chosen == used.chosen
+    assert with_postprocessing(members[1:], "chosen", []).chosen == used.chosen
     force(folds[:1], replace(SETTINGS, threshold=0.7))
     assert with_postprocessing(members, "auto", []).chosen is None
     assert "did not choose it together" in caplog.text
+    two_seeds = [replace(member, fold=0) for member in used.chosen.members[:2]]
+    force(folds[:2], members=tuple(two_seeds))
+    assert with_postprocessing(members[:2], "auto", []).chosen is not None
+    caplog.clear()
+    assert with_postprocessing(members[:1], "auto", []).chosen is None
+    assert "chosen for the ensemble of 2 seeds" in caplog.text
     shutil.rmtree(Run(folds[2]).postprocessing)
     assert with_postprocessing(members, "auto", []).chosen is None
     assert f"{folds[2]} has none" in caplog.text

@@ -9,13 +9,25 @@ from pathlib import Path
 import pytest
 from made_runs import HOSTILE, PATIENTS, train, train_event
 
+from segtrain.config import Postprocessing
 from segtrain.errors import RunError
 from segtrain.report.collect import collect
 from segtrain.report.cost import Cost, cost
 from segtrain.report.statistics import compare
 from segtrain.report.variants import by_variant, scores
 from segtrain.report.write import make
-from segtrain.run import COLUMNS, Environment, QueueLine, Run, write_queue
+from segtrain.run import (
+    COLUMNS,
+    ChosenPostprocessing,
+    Effect,
+    Environment,
+    FoldMember,
+    QueueLine,
+    RegionChoice,
+    Run,
+    write_postprocessing,
+    write_queue,
+)
 from segtrain.runtime.files import csv_text
 
 
@@ -193,3 +205,27 @@ def test_a_run_whose_starts_cannot_be_read_is_listed_and_does_not_count(ablation
     assert len(runs) == 5
     assert (damaged.state, damaged.counts) == ("unreadable", False)
     assert "environment.json" in damaged.reason or content == "5"
+
+
+def test_post_processing_is_told_with_and_without(ablation: Path, tmp_path: Path) -> None:
+    """Settings, evidence, and the DSC of the run's own patients, who had no part in the choice."""
+    run = Run(ablation / "base-fold0-seed1")
+    configured, best = Postprocessing(0.5, True, 0), Postprocessing(0.4, False, 10)
+    choice = RegionChoice(best, configured, best, 12, 0.7, 0.75, 0.03, 0.01, 0.05)
+    member = FoldMember(run.root.name, 0, "step-00000030", "0")
+    chosen = ChosenPostprocessing(
+        (member,), (FoldMember("b", 1, "step-00000030", "1"),), ("q",), "none", 126, "best", {"lesion": choice}
+    )
+    effects = [Effect(PATIENTS[0], "lesion", 0.8, 0.7), Effect(PATIENTS[1], "lesion", 0.9, 0.9)]
+    write_postprocessing(run, chosen, chosen, effects)
+    make([ablation], tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text()
+    row = next(line for line in report.splitlines() if "above 0.4, from 10 voxels, all components" in line)
+    assert "above 0.5, largest component" in row
+    assert "12 people of folds 1" in row
+    assert r"+0.0300 \[+0.0100, +0.0500\]" in row
+    assert "| 2 | 0.8000 | 0.8500 | +0.0500" in row
+    assert "chosen with an earlier checkpoint" in row, "no checkpoint of this run is that one"
+    run.postprocessing_settings.write_text("{")
+    make([ablation], tmp_path / "out")
+    assert "Post-processing" not in (tmp_path / "out" / "report.md").read_text()

@@ -29,12 +29,15 @@ smallest size of components (ml where the spacing of all patients is known, voxe
 "largest" or "all" components are chosen by mean DSC over people:
 
   for the run of a fold             on the patients of the other folds, so that its own can still score
-  for the ensemble of several       on the patients of all folds
+  for the ensemble of several       on the patients of all folds, with the threshold as configured
+
+The mean probability of several networks is another scale than that of one, so no threshold of one holds for it; and no
+patient is left to test the others. They are used with --postprocessing chosen alone.
 
 Settings that differ from the configured ones are kept if choosing them gained DSC in folds that had no part in the
-choice. Three folds or more are needed; several seeds of a fold predict as their ensemble. The choice lies in the runs,
-in postprocessing/, and holds for these checkpoints and this evaluate.tta; segtrain evaluate and segtrain predict use it
-unless they are given --postprocessing configured.
+choice. Three folds or more are needed; several seeds of a fold predict, and choose, as their ensemble. The choice lies
+in postprocessing/ of the runs, and holds for these checkpoints and this evaluate.tta; segtrain evaluate and segtrain
+predict use that of a fold unless they are given --postprocessing configured.
 """
 KEYS = tuple(key for key in EVALUATION_KEYS if key not in POSTPROCESSING_KEYS)
 HEADER = ("fold", "n", "chosen on the other folds", "DSC as configured", "DSC as chosen", "gain")
@@ -58,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
     for region in all_folds.regions:
         _show(region, choices, all_folds, people)
     log.info("candidates: %d; chosen: %s", all_folds.candidates, all_folds.rule)
-    log.info("in postprocessing/ of each run; segtrain evaluate and segtrain predict use it from now on")
+    log.info("in postprocessing/ of each run; segtrain evaluate and segtrain predict use that of a fold from now on")
     return EXIT_FINISHED
 
 

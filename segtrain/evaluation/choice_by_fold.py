@@ -1,12 +1,13 @@
 """Post-processing chosen for each run of a k-fold ablation on the patients of the other folds, and for all together.
 
 What a fold's run gets, no patient of the fold had a part in. The settings of all folds are for the ensemble of several,
-which has no patients left that could score it.
+which has no patients left that could score it. Their threshold stays as configured: the mean probability of several
+networks is another scale than that of one, which is all that is known out of fold.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,15 +58,21 @@ def choose_by_fold(
     def chosen(without: int | None) -> ChosenPostprocessing:
         """On the patients of all folds but this one."""
         part = {region: [one for one in of_all if one.fold != without] for region, of_all in scored.items()}
+        grid = candidates
+        if without is None:
+            grid = {
+                region: [one for one in grid[region] if one.threshold == grid[region][0].threshold] for region in grid
+            }
+            part = {region: _only(grid[region], candidates[region], part[region]) for region in grid}
         everyone = [member for fold in folds for member in members[fold.number]]
         return ChosenPostprocessing(
             members=tuple(everyone) if without is None else members[without],
             predictors=tuple(member for member in everyone if member.fold != without),
             patients=tuple(sorted(one.patient for one in next(iter(part.values())))),
             tta=checkpoints[0].cfg.evaluate.tta,
-            candidates=max(map(len, candidates.values())),
+            candidates=max(map(len, grid.values())),
             rule=RULE,
-            regions={region: choose(part[region], candidates[region], people) for region in candidates},
+            regions={region: choose(part[region], grid[region], people) for region in grid},
         )
 
     choices = []
@@ -73,6 +80,12 @@ def choose_by_fold(
         own = chosen(fold.number)
         choices.append(FoldChoice(fold, own, _effects(fold, own, scored, candidates)))
     return choices, chosen(None)
+
+
+def _only(few: Sequence[Postprocessing], many: Sequence[Postprocessing], scored: Sequence[Scored]) -> list[Scored]:
+    """The scores of a few candidates alone."""
+    places = [many.index(one) for one in few]
+    return [replace(one, dsc=[one.dsc[place] for place in places]) for one in scored]
 
 
 def _candidates(first: TrainedCheckpoint, folds: Sequence[Fold], store: Store) -> Candidates:

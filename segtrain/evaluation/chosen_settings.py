@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 Source = Literal["auto", "chosen", "configured"]
 POSTPROCESSING_SOURCES: dict[Source, str] = {
-    "auto": "as segtrain postprocess chose it, where it did for these checkpoints, else as configured",
-    "chosen": "as chosen, or an error",
+    "auto": "as segtrain postprocess chose it for the fold of these checkpoints, where it did, else as configured",
+    "chosen": "as chosen, also on all folds for an ensemble of several, or an error",
     "configured": "as in the runs' configs",
 }
 REMEDY = "run segtrain postprocess on the runs of all folds, or leave --postprocessing out"
@@ -54,6 +54,12 @@ def with_postprocessing(
             raise RunError(f"{checkpoints[0].run.root}: {problem}; {REMEDY}")
         if any(one.run.postprocessing_settings.exists() for one in checkpoints):
             log.warning("post-processing as configured, not as chosen: %s", problem)
+        return as_they_are
+    if source == "auto" and len(chosen.folds_of_members) > 1:
+        log.info(
+            "post-processing as configured; --postprocessing chosen uses what single networks of all folds chose, "
+            "which nobody is left to test in their ensemble"
+        )
         return as_they_are
     if all(choice.settings == choice.configured for choice in chosen.regions.values()):
         log.info("post-processing as configured: segtrain postprocess found nothing better")
@@ -113,6 +119,11 @@ def _problem(chosen: ChosenPostprocessing, checkpoints: Sequence[TrainedCheckpoi
     """Why the choice does not hold for these checkpoints; "" where it does."""
     from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
 
+    if len(chosen.folds_of_members) == 1 < len(chosen.members) != len(checkpoints):
+        return (
+            f"{checkpoints[0].run.root}: it was chosen for the ensemble of {len(chosen.members)} seeds; name these "
+            "together, or give segtrain postprocess the runs of one seed"
+        )
     members = {(member.checkpoint, member.weights_sha256): member for member in chosen.members}
     for one in checkpoints:
         if (one.folder.name, weights_sha256(one.folder)) not in members:

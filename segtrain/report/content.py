@@ -12,6 +12,7 @@ from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
 from segtrain.report.figures import Interval, Series, Strip
+from segtrain.report.postprocessing import postprocessing_table
 from segtrain.report.statistics import ALPHA, Row, can_find
 from segtrain.report.tables import (
     Table,
@@ -62,6 +63,10 @@ def sections(
     if dropped := [run for run in runs if not run.counts]:
         parts.append(Section("dropped", say("dropped"), tables=[dropped_table(dropped, say)]))
     parts.append(Section("runs", say("runs"), tables=[runs_table(runs, say)]))
+    if postprocessing := postprocessing_table(runs, say):
+        parts.append(
+            Section("postprocessing", say("postprocessing"), [say("postprocessing_how")], tables=[postprocessing])
+        )
     parts.append(_method(runs, rows, say))
     if atlases:
         parts.append(_atlas(atlases, say))

@@ -87,6 +87,12 @@ TEXTS: dict[Language, dict[str, str]] = {
         "sort": "To sort a table, click on the head of a column, or press Enter on it.",
         "chosen_epoch": "The main result is that of the last epoch, which was fixed before training."
         " *The best epoch was selected on the same patients that score it, so its numbers are too high.",
+        "postprocessing": "Post-processing chosen out of fold", "as_configured": "as configured", "as_chosen": "as chosen",
+        "chosen_by": "chosen by", "chosen_by_folds": "{n} people of folds {folds}", "gain_held_out": "gain in folds left out of the choice [95% CI]",
+        "dsc_configured": "mean DSC as configured", "dsc_chosen": "mean DSC as chosen", "dsc_gain": "gain [95% CI]",
+        "older_choice": "{run} (chosen with an earlier checkpoint)",
+        "postprocessing_how": "segtrain postprocess chose threshold, smallest component and component rule on patients of other folds. The last columns"
+        " are of the run's own patients, who had no part in it. All other sections of this report score as configured.",
         "method_ci": "Intervals: 95%, percentile bootstrap over patients (seeded)."
         " They show how much the result varies with the patients, not with the training seed; for seeds see the table of runs.",
         "method_mean": "A patient's DSC is averaged over seeds, then over patients. Empty volumes: {rule}.",
@@ -175,6 +181,11 @@ TEXTS: dict[Language, dict[str, str]] = {
         "rank": "第 {place} 名，共 {n} 名",
         "sort": "点击表头，或在表头上按回车键，即可排序。",
         "chosen_epoch": "主要结果取自最后一轮，该轮在训练前已固定。*最佳轮是在评分所用的同一批患者上选出的，因此其数值偏高。",
+        "postprocessing": "折外选择的后处理", "as_configured": "配置的设置", "as_chosen": "选择的设置",
+        "chosen_by": "选择依据", "chosen_by_folds": "第 {folds} 折的 {n} 人", "gain_held_out": "未参与选择的折上的增益 [95% CI]",
+        "dsc_configured": "平均 DSC，配置的设置", "dsc_chosen": "平均 DSC，选择的设置", "dsc_gain": "增益 [95% CI]",
+        "older_choice": "{run}（用较早的检查点选择）",
+        "postprocessing_how": "segtrain postprocess 在其他折的患者上选择阈值、最小连通区域和连通区域规则。最后几列为本次训练自己的患者，他们未参与选择。本报告其余部分均按配置的设置评分。",
         "method_ci": "区间：95%，对患者做百分位自助法（固定种子）。它反映换一批患者的变化，不反映换一个训练种子的变化：种子见训练表。",
         "method_mean": "每名患者的 DSC 先对种子取平均，再对患者取平均。空体积规则：{rule}。",
         "empty_rule": "真值与预测均为空时 DSC 为 1；仅其中之一为空时 DSC 为 0",

@@ -66,6 +66,11 @@ class ChosenPostprocessing:
         """The folds whose patients took part."""
         return tuple(sorted({member.fold for member in self.predictors}))
 
+    @property
+    def folds_of_members(self) -> tuple[int, ...]:
+        """The folds whose runs it is for."""
+        return tuple(sorted({member.fold for member in self.members}))
+
 
 @dataclass(frozen=True)
 class Effect:
