@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = """\
 examples:
   segtrain postprocess runs/loss/dice-fold*-seed42
-  segtrain postprocess runs/loss/dice-fold*-seed42 evaluate.tta=flips
+  segtrain postprocess runs/loss/dice-fold*-seed42 evaluate.tta=trained
 
 The runs are folds of one variant. Each predicts the patients that it was not trained on; for each region a threshold, a
 smallest size of components (ml where the spacing of all patients is known, voxels of the prepared slices else) and
