@@ -285,5 +285,5 @@ def test_regions_have_settings_of_their_own_and_unknown_voxels_count_nowhere(
         ours = replace(predictor, cfg=with_settings(cfg.evaluate, settings))
         for patient in one.validation:
             score, *_ = score_patient(ours, None, store, patient, draw=False)
-            own = {effect.region: effect.dsc for effect in choice.effects if effect.patient == patient}
-            assert own == {region: counts.scored.dsc for region, counts in score.regions.items()}
+            as_chosen = {effect.region: effect.dsc for effect in choice.effects if effect.patient == patient}
+            assert as_chosen == {region: counts.scored.dsc for region, counts in score.regions.items()}

@@ -65,14 +65,9 @@ def _effect_cells(effects: Sequence[Effect], run: Collected) -> Iterator[Cell]:
     if not effects:
         yield from [word("")] * 4
         return
-    without, chosen, gain = (
-        _mean({effect.patient: value(effect) for effect in effects}, run)
-        for value in (
-            lambda effect: effect.dsc_as_configured,
-            lambda effect: effect.dsc,
-            lambda effect: effect.dsc - effect.dsc_as_configured,
-        )
-    )
+    without = _mean({effect.patient: effect.dsc_as_configured for effect in effects}, run)
+    chosen = _mean({effect.patient: effect.dsc for effect in effects}, run)
+    gain = _mean({effect.patient: effect.dsc - effect.dsc_as_configured for effect in effects}, run)
     yield from (number(gain.n, "d"), number(without.mean), number(chosen.mean))
     yield _with_interval(gain.mean, gain.ci_low, gain.ci_high)
 
