@@ -101,7 +101,12 @@ def _predicted(folds: Sequence[Fold], store: Store) -> Iterator[OutOfFold]:
                         run=fold.checkpoints[0].run.root,
                         image_shwc=image_shwc,
                         mask_shw=mask_shw,
-                        probability_rshw=predictor.probability(image_shwc, mask_shw),
+                        probability_rshw=predictor.probability(
+                            image_shwc,
+                            mask_shw,
+                            spacing_mm=store.patients[patient].spacing_mm,
+                            where=f"patient {patient}",
+                        ),
                     )
                     bar.advance(store.patients[patient].slices, patient=patient)
 
