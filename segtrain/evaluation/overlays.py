@@ -17,6 +17,8 @@ from scipy import ndimage
 from segtrain.config import canonical
 
 RED, GREEN, YELLOW = (255, 60, 60), (60, 220, 60), (255, 220, 60)
+# Of whole lesions. Okabe and Ito, "Color Universal Design", 2008: distinct with any colour vision.
+MISSED, FALSE = (86, 180, 233), (230, 159, 0)
 # Of regions, in their order: C. Wong, "Points of view: Color blindness", Nature Methods 8, 2011, the bright ones first.
 REGION_COLOURS = (
     (86, 180, 233),
@@ -42,9 +44,15 @@ def shown_contrast(contrasts: Sequence[str]) -> int:
 
 
 def legend_of(regions: Sequence[str], has_truth: bool = True) -> Legend:
-    """The line above a sheet of several regions."""
-    panes = "prediction left, truth right:" if has_truth else "prediction:"
-    return [(panes, None), *zip(regions, REGION_COLOURS, strict=False)]
+    """The line above a sheet."""
+    if len(regions) == 1:
+        colours = [("truth", GREEN), ("prediction", RED), ("both", YELLOW)]
+        wrong = [("M: missed lesion", MISSED), ("F: false lesion", FALSE)]
+        return [*colours, *wrong] if has_truth else colours[1:2]
+    if not has_truth:
+        return [("prediction:", None), *zip(regions, REGION_COLOURS, strict=False)]
+    letters = "F: false lesion, M: missed lesion"
+    return [("prediction left, truth right:", None), *zip(regions, REGION_COLOURS, strict=False), (letters, None)]
 
 
 def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: NDArray[np.bool_] | None) -> Picture:
@@ -75,7 +83,7 @@ def overlay(plane_hw: NDArray[Any], predicted_hw: NDArray[np.bool_], true_hw: ND
 
 def _grey(plane_hw: NDArray[Any]) -> tuple[Picture, int]:
     """The slice in grey, uint8 [height, width, 3], enlarged to SIDE_PX or more, and how many times."""
-    factor = max(1, math.ceil(SIDE_PX / plane_hw.shape[0]))
+    factor = enlargement(plane_hw.shape)
     plane_hw = plane_hw.astype(np.float32)
     low, high = np.percentile(plane_hw, (1, 99.5))
     span = high - low if high > low else 1e-6
@@ -103,6 +111,11 @@ def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3, legend: Leg
         draw.text((left + 4, y + 3), title, fill="white")
         canvas.paste(Image.fromarray(picture), (left, y + MARGIN_PX))
     return np.asarray(canvas)
+
+
+def enlargement(shape: Sequence[int]) -> int:
+    """How many times a slice [h, w] is enlarged in pictures."""
+    return max(1, math.ceil(SIDE_PX / shape[0]))
 
 
 def enlarge(plane: NDArray[np.generic], factor: int) -> NDArray[np.generic]:
