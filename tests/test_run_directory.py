@@ -28,7 +28,7 @@ ELSEWHERE = {
     "segtrain/doctor/forecast.py": {"config.yaml"},  # of a trial, in a temporary folder
     "segtrain/errors.py": {"STOP"},  # a message
     "segtrain/evaluation/ensemble.py": {"split.json"},  # a message
-    "segtrain/evaluation/predictions.py": {"scores.csv"},  # of `segtrain predict`, in its own folder
+    "segtrain/evaluation/prediction_files.py": {"scores.csv"},  # of `segtrain predict`, in its own folder
     "segtrain/report/page.py": {"results.csv"},  # the report's own
     "segtrain/report/texts.py": {"results.csv", "model.safetensors"},  # texts
     "jobs/ablate.py": {"results.csv", "STOP"},  # help

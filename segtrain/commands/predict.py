@@ -11,6 +11,7 @@ from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, with_postprocessing
 from segtrain.evaluation.ensemble import select_checkpoints
+from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
 from segtrain.evaluation.region_scores import MASK_RULES
@@ -53,7 +54,7 @@ def command(argv: Sequence[str]) -> int:
     if ignored := not_taken(arguments.images, source):
         log.warning("not predicted, no part of %s: %s", source.label, first_few(ignored))
     rule = arguments.empty_masks
-    outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule)
+    outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule, arguments.sort)
     _log_means(outcome, MASK_RULES[rule])
     log.info("predictions: %s", arguments.out.resolve())
     if broken := outcome.not_predicted:
@@ -89,4 +90,5 @@ def _parser() -> argparse.ArgumentParser:
     add_choice(parser, "--layout", LAYOUTS)
     add_choice(parser, "--empty-masks", MASK_RULES)
     add_choice(parser, "--postprocessing", POSTPROCESSING_SOURCES)
+    add_choice(parser, "--sort", SORTS)
     return parser

@@ -15,10 +15,12 @@ from torch import Tensor
 from segtrain.data.masks import regions_of
 from segtrain.data.people import values_by_person
 from segtrain.data.store import Store
+from segtrain.evaluation.lesion_marks import picture_of
+from segtrain.evaluation.lesion_places import caption, lesions_of_regions, worst_of
 from segtrain.evaluation.metrics import Counts, Summary, among_known, count, summarise
-from segtrain.evaluation.overlays import Picture, drawn, shown_contrast
+from segtrain.evaluation.overlays import Picture, shown_contrast
 from segtrain.evaluation.predictor import Predictor
-from segtrain.evaluation.units import prepared_voxel_ml
+from segtrain.evaluation.units import Spacing, prepared_spacing, prepared_voxel_ml
 from segtrain.losses.loss import Loss
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.world import World
@@ -34,13 +36,18 @@ class RegionScore:
 
 @dataclass(frozen=True)
 class PatientScore:
-    """One patient's counts by region, the sums of the loss, and a picture."""
+    """One patient's counts by region, the sums of the loss, and pictures.
+
+    worst_lesion: the slice of that, with its words, where it is not in `picture`; lesions: how many were found.
+    """
 
     patient: str
     slices: int
     regions: Mapping[str, RegionScore]
     loss_sums: tuple[float, ...]  # empty without a loss
     picture: Picture | None
+    worst_lesion: tuple[str, Picture] | None = None
+    lesions: str = ""
 
     @property
     def dsc(self) -> float:
@@ -182,6 +189,10 @@ def score_patient(
     voxel_ml = prepared_voxel_ml(stored.spacing_mm, stored.geometry)
     kept_rshw = among_known(predictor.kept(predicted_rshw, voxel_ml), mask_shw, layout)
     predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
+    pictures = _Pictures()
+    if draw:
+        spacing_mm = prepared_spacing(stored)
+        pictures = _pictures(image_shwc, store.contrasts, kept_rshw, true_rshw, layout.regions, spacing_mm)
     score = PatientScore(
         patient=patient,
         slices=len(mask_shw),
@@ -190,18 +201,35 @@ def score_patient(
             for name, kept, predicted, true in zip(layout.regions, kept_rshw, predicted_rshw, true_rshw, strict=True)
         },
         loss_sums=tuple(sum(sums[1:], start=sums[0]).tolist()) if sums else (),
-        picture=_picture(image_shwc, store.contrasts, kept_rshw, true_rshw) if draw else None,
+        picture=pictures.most,
+        worst_lesion=pictures.worst_lesion,
+        lesions=pictures.caption,
     )
     return score, kept_rshw, true_rshw
 
 
-def _picture(
+@dataclass(frozen=True)
+class _Pictures:
+    most: Picture | None = None
+    worst_lesion: tuple[str, Picture] | None = None
+    caption: str = ""
+
+
+def _pictures(
     image_shwc: NDArray[np.float16],
     contrasts: Sequence[str],
     predicted_rshw: NDArray[np.bool_],
     true_rshw: NDArray[np.bool_],
-) -> Picture:
-    """The slice with the most lesion."""
-    most = int(true_rshw.any(axis=0).sum(axis=(1, 2)).argmax())
-    plane_hw = image_shwc[most, ..., shown_contrast(contrasts)].astype(np.float32)
-    return drawn(plane_hw, predicted_rshw[:, most], true_rshw[:, most])
+    regions: Sequence[str],
+    spacing_mm: Spacing | None,
+) -> _Pictures:
+    """The slice with the most lesion, and where it is another one, that of the worst lesion."""
+    lesions = lesions_of_regions(predicted_rshw, true_rshw, regions, spacing_mm)
+
+    def picture(place: int) -> Picture:
+        plane_hw = image_shwc[place, ..., shown_contrast(contrasts)].astype(np.float32)
+        return picture_of(plane_hw, predicted_rshw[:, place], true_rshw[:, place], lesions, place)
+
+    most, worst = int(true_rshw.any(axis=0).sum(axis=(1, 2)).argmax()), worst_of(lesions)
+    other = (worst.words, picture(worst.place)) if worst and worst.place != most else None
+    return _Pictures(picture(most), other, caption(lesions))

@@ -68,9 +68,7 @@ def picture_of(
     return np.concatenate(panes, axis=1)
 
 
-def _wrong(
-    one: RegionLesions, place: int, factor: int, number: int, results: Sequence[str], several: bool
-) -> Wrong:
+def _wrong(one: RegionLesions, place: int, factor: int, number: int, results: Sequence[str], several: bool) -> Wrong:
     at, nothing = one.at(place), np.zeros(one.missed_shw.shape[1:], bool)
     missed_hw, false_hw = (
         enlarge(volume_shw[place] if result in results else nothing, factor).astype(bool)

@@ -48,6 +48,11 @@ class Lesion:
         return f"{amount:.3g} ml" if unit(self.spacing_mm) == "ml" else f"{amount} voxels"
 
     @property
+    def words(self) -> str:
+        """What it is, for a title."""
+        return f"{self.result} lesion {self.name}, {self.size}"
+
+    @property
     def rank(self) -> tuple[int, float]:
         """The smaller, the worse: missed ones by size, then false ones by size, then found ones by Dice."""
         if self.result == "found":

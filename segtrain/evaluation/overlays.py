@@ -7,11 +7,12 @@ Legend: r region, h height, w width, c channel.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from segtrain.config import canonical
@@ -30,7 +31,7 @@ REGION_COLOURS = (
     (0, 114, 178),
 )
 SIDE_PX = 256  # the least side of a picture on a sheet
-MARGIN_PX = 18
+MARGIN_PX, LINE_PX, SWATCH_PX = 18, 13, 10
 
 Colour = tuple[int, int, int]
 Legend = Sequence[tuple[str, Colour | None]]  # words, and the colour of the square before them
@@ -92,25 +93,68 @@ def _grey(plane_hw: NDArray[Any]) -> tuple[Picture, int]:
 
 
 def sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 3, legend: Legend | None = None) -> Picture:
-    """Pictures of one size in rows, each below its title, uint8 [height, width, 3]; the legend is a line above all."""
+    """Pictures of one size in rows, uint8 [height, width, 3], each below its title, which may have several lines.
+
+    The legend is above all, in as many lines as it needs.
+    """
     height, width = pictures[0][1].shape[:2]
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    top = MARGIN_PX if legend else 0
-    canvas = Image.new("RGB", (columns * width, top + rows * (height + MARGIN_PX)), "black")
+    titles = [_fitting(title, width) for title, _ in pictures]
+    above = MARGIN_PX + LINE_PX * (max(len(lines) for lines in titles) - 1)
+    places, top = _places(legend or (), columns * width)
+    canvas = Image.new("RGB", (columns * width, top + rows * (height + above)), "black")
     draw = ImageDraw.Draw(canvas)
-    x = 4
-    for words, colour in legend or ():
+    for (x, y), (words, colour) in zip(places, legend or (), strict=True):
         if colour:
-            draw.rectangle((x, 4, x + 9, 13), fill=colour)
-            x += 14
-        draw.text((x, 3), words, fill="white")
-        x += math.ceil(draw.textlength(words)) + 14
-    for place, (title, picture) in enumerate(pictures):
-        left, y = place % columns * width, top + place // columns * (height + MARGIN_PX)
-        draw.text((left + 4, y + 3), title, fill="white")
-        canvas.paste(Image.fromarray(picture), (left, y + MARGIN_PX))
+            _swatch(draw, x, y + 4, colour)
+        draw.text((x + (SWATCH_PX + 4 if colour else 0), y + 3), words, "white", _font())
+    for place, (lines, (_, picture)) in enumerate(zip(titles, pictures, strict=True)):
+        left, y = place % columns * width, top + place // columns * (height + above)
+        for number, line in enumerate(lines):
+            draw.text((left + 4, y + 3 + number * LINE_PX), line, "white", _font())
+        canvas.paste(Image.fromarray(picture), (left, y + above))
     return np.asarray(canvas)
+
+
+def _swatch(draw: ImageDraw.ImageDraw, x: int, y: int, colour: Colour) -> None:
+    """A square of the colour; that of missed lesions is dashed, as their outlines are."""
+    draw.rectangle((x, y, x + SWATCH_PX - 1, y + SWATCH_PX - 1), fill=colour)
+    if colour == MISSED:
+        draw.line((x, y + SWATCH_PX / 2, x + SWATCH_PX, y + SWATCH_PX / 2), "black", 3)
+
+
+def _places(legend: Legend, width: int) -> tuple[list[tuple[int, int]], int]:
+    """Where the parts of a legend go, and how high it is."""
+    places: list[tuple[int, int]] = []
+    x, y = 4, 0
+    for words, colour in legend:
+        length = (SWATCH_PX + 4 if colour else 0) + _length(words) + 14
+        if x > 4 and x + length > width:
+            x, y = 4, y + MARGIN_PX
+        places.append((x, y))
+        x += length
+    return places, y + MARGIN_PX if legend else 0
+
+
+def _fitting(title: str, width: int) -> list[str]:
+    """The lines of a title, each shortened to the width."""
+    lines = []
+    for line in title.split("\n"):
+        fitting = line
+        while len(fitting) > 1 and _length(fitting) > width - 8:
+            fitting = f"{fitting.removesuffix('…')[:-1]}…"
+        lines.append(fitting)
+    return lines
+
+
+def _length(words: str) -> int:
+    return math.ceil(_font().getlength(words))
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default()
 
 
 def enlargement(shape: Sequence[int]) -> int:

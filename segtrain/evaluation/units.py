@@ -5,11 +5,15 @@ A spacing is (slice, row, column) in mm: the distance from a voxel's centre to t
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from segtrain.config import EvaluateConfig
 from segtrain.data.geometry import Geometry
 from segtrain.data.sources import first_few
 from segtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from segtrain.data.store import StoredPatient
 
 Spacing = tuple[float, float, float]
 
@@ -28,6 +32,12 @@ def usable(spacing_mm: Sequence[float] | None) -> Spacing | None:
         return None
     between_slices, between_rows, between_columns = spacing_mm
     return float(between_slices), float(between_rows), float(between_columns)
+
+
+def prepared_spacing(stored: "StoredPatient") -> Spacing | None:
+    """Of a patient's prepared volume; None where the source's is not known."""
+    spacing_mm = usable(stored.spacing_mm)
+    return None if spacing_mm is None else stored.geometry.prepared_spacing(spacing_mm)
 
 
 def voxel_ml(spacing_mm: Spacing) -> float:

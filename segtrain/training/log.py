@@ -4,7 +4,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from segtrain.errors import Diverged
 from segtrain.evaluation.evaluate import Evaluation, PatientScore
 from segtrain.evaluation.metrics import EMPTY_RULE, Summary
-from segtrain.evaluation.overlays import legend_of, sheet
+from segtrain.evaluation.overlays import Picture, legend_of, sheet
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, parts_text, to_line
 from segtrain.run.tensorboard import Curves
 from segtrain.runtime.outbox import Appended, Outbox
@@ -106,10 +106,8 @@ class TrainingLog:
         assert self.outbox, "it is on rank 0"
         run, dsc = self.start.run, result.dsc
         several = len(result.regions) > 1
-        pictures = [(_title(score), score.picture) for score in result.scores if score.picture is not None]
-        if pictures:
-            legend = legend_of(tuple(result.regions)) if several else None
-            self._write_picture(epoch, sheet(pictures, legend=legend))
+        if pictures := [picture for score in result.scores for picture in _pictures(score)]:
+            self._write_picture(epoch, sheet(pictures, legend=legend_of(tuple(result.regions))))
         rows = [row for score in result.scores for row in score.rows()]
         self.outbox.put(f"the table of epoch {epoch}", partial(run.write_scores, epoch, rows))
         self._write(
@@ -158,6 +156,15 @@ def _memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _pictures(score: PatientScore) -> Iterator[tuple[str, Picture]]:
+    """A patient's pictures with their titles."""
+    if score.picture is not None:
+        yield f"{_title(score)}\n{score.lesions}", score.picture
+    if score.worst_lesion:
+        words, picture = score.worst_lesion
+        yield f"{score.patient}\n{words}", picture
 
 
 def _title(score: PatientScore) -> str:
