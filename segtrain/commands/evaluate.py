@@ -14,6 +14,7 @@ from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, refuse_choosers, with_postprocessing
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
+from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.lesion_summary import lesion_rows, volumes_figure
 from segtrain.evaluation.region_scores import (
     LESION_RULES,
@@ -45,7 +46,8 @@ One process predicts, others score (--workers); evaluate.batch=64 is faster on a
 ml where the spacing of all patients is known (hd95_mm, true_ml), in voxels else (hd95_px, true_voxels), in the geometry
 that the column is of: prepared, or original_...
 
-lesions.csv has a line for each lesion, found, missed or false; volumes.svg and .png plot predicted against true volume.
+lesions.csv has a line for each lesion, found, missed or false; volumes.svg and .png plot predicted against true volume;
+worst.png shows the worst lesion of each of the worst patients, by DSC or by that lesion (--sort).
 docs/metrics.md defines every column.
 
 Of several regions, the table has a row for each patient and region, and the summary the means of each region and over
@@ -86,7 +88,7 @@ def command(argv: Sequence[str]) -> int:
     rules = Rules(geometries, arguments.empty_masks, arguments.empty_surfaces, arguments.lesions)
     workers = _workers(arguments.workers, len(patients))
     _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))
-    scores = score(checkpoints, store, patients, rules, workers)
+    scores = score(checkpoints, store, patients, rules, workers, arguments.sort)
     summary = summary_of(scores, checkpoints, store, rules) | postprocessing_block(chosen)
     write_evaluation(folder, _files(scores, summary, checkpoints, rules))
     show(summary)
@@ -115,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_choice(parser, "--empty-surfaces", SURFACE_RULES)
     add_choice(parser, "--lesions", LESION_RULES)
     add_choice(parser, "--postprocessing", POSTPROCESSING_SOURCES)
+    add_choice(parser, "--sort", SORTS)
     add(
         "--workers",
         type=int,
@@ -232,6 +235,7 @@ def _files(
         lesions=None if rules.lesions == NO_LESIONS else (columns, [_cells(row) for row in lesions]),
         volumes_svg=str(drawing.svg) if drawing else None,
         volumes_picture=picture,
+        worst=scores.worst,
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from segtrain.commands.arguments import runs_and_overrides
+from segtrain.commands.arguments import add_choice, runs_and_overrides
 from segtrain.errors import EXIT_FINISHED
+from segtrain.evaluation.lesion_places import SORTS
 from segtrain.report.texts import Language
 from segtrain.report.write import make
 from segtrain.runtime.process import start_logging
@@ -38,7 +39,7 @@ def command(argv: Sequence[str]) -> int:
     if arguments.no_atlas and arguments.atlas:
         parser.error("--atlas and --no-atlas exclude each other")
     atlas_of = None if arguments.no_atlas else arguments.atlas
-    page = make(paths, arguments.out, arguments.lang, arguments.baseline, atlas_of, overrides)
+    page = make(paths, arguments.out, arguments.lang, arguments.baseline, atlas_of, overrides, arguments.sort)
     log.info("%s: %.2f MB, opens without network", page.resolve(), page.stat().st_size / 1e6)
     return EXIT_FINISHED
 
@@ -68,5 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="make the atlas of this run instead; may be repeated",
     )
+    add_choice(parser, "--sort", SORTS)
     add("--no-atlas", action="store_true", help="leave the atlas out; needs neither data nor torch")
     return parser

@@ -24,9 +24,13 @@ from segtrain.data.sources import Source, first_few, make_source, read_with_mask
 from segtrain.data.store import Store
 from segtrain.errors import DataError, LaunchError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
+from segtrain.evaluation.lesion_marks import picture_of
+from segtrain.evaluation.lesion_places import lesions_of_regions
 from segtrain.evaluation.metrics import among_known, count, kept_components
+from segtrain.evaluation.overlays import Picture, shown_contrast
 from segtrain.evaluation.region_scores import (
     MOST_LESIONS,
+    NO_LESIONS,
     GeometryName,
     LesionsOfRegion,
     Mask,
@@ -39,6 +43,7 @@ from segtrain.evaluation.region_scores import (
     with_and_without,
 )
 from segtrain.evaluation.units import Spacing, prepared_voxel_ml, refuse_unknown_spacing, usable
+from segtrain.evaluation.worst import WorstLesion, WorstPatients
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import in_order
 
@@ -62,6 +67,7 @@ class Task:
 
     `source` has the mask in the original geometry; it is read only for that. spacing_mm: in the source; None where
     distances and volumes are to be in voxels. voxel_ml: of the prepared geometry, where the spacing is known.
+    plane_shw: the contrast that pictures show; None: no picture.
     """
 
     patient: str
@@ -75,15 +81,20 @@ class Task:
     spacing_mm: Spacing | None = None
     voxel_ml: float | None = None
     as_configured: AsConfigured | None = None
+    plane_shw: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
 class PatientScores:
-    """A row for each region; the scores of lesions and volumes, which are columns behind all others; the lesions."""
+    """A row for each region; the scores of lesions and volumes, which are columns behind all others; the lesions.
+
+    worst: the patient's worst lesion and its picture, in the prepared geometry.
+    """
 
     rows: Sequence[Row]
     further: Sequence[Row]
     lesions: Sequence[LesionsOfRegion]
+    worst: tuple[WorstLesion, Picture] | None = None
 
     def marked(self, marks: Row) -> list[Row]:
         """The whole rows, with what is known of the patient in the middle."""
@@ -94,13 +105,15 @@ class PatientScores:
 class Scores:
     """A row for each patient and region, and the patients' lesions.
 
-    units: the reason for voxels, or the units; in_mm: whether distances are in mm and volumes in ml.
+    units: the reason for voxels, or the units; in_mm: whether distances are in mm and volumes in ml; worst: the sheet
+    of the worst patients.
     """
 
     rows: Sequence[Row]
     lesions: Sequence[LesionsOfRegion] = ()
     in_mm: bool = False
     units: str = ""
+    worst: Picture | None = None
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -125,9 +138,16 @@ class Scores:
 
 
 def score(
-    checkpoints: Sequence[TrainedCheckpoint], store: Store, patients: Sequence[str], rules: Rules, workers: int = 1
+    checkpoints: Sequence[TrainedCheckpoint],
+    store: Store,
+    patients: Sequence[str],
+    rules: Rules,
+    workers: int = 1,
+    sort: str = "dsc",
 ) -> Scores:
     """A row for each patient and region, predicted and scored by the functions that score in training.
+
+    `sort` (of SORTS) decides which patients are on the sheet of the worst, and in which order.
 
     Raises DataError: source not readable, or the distance of neighbours not known; LaunchError: started under torchrun,
     or a worker was killed.
@@ -141,6 +161,7 @@ def score(
     spacings, units = _spacings(store, patients)
     rows: list[Row] = []
     lesions: list[LesionsOfRegion] = []
+    worst = WorstPatients(sort)
     total = sum(store.patients[patient].slices for patient in patients)
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
         tasks = _predicted(predictor, store, spacings, source, rules, checkpoints[0].configured)
@@ -150,6 +171,8 @@ def score(
                 marks = {"institution": stored.institution, "trained_on": "yes" if stored.patient in seen else "no"}
                 rows += scores.marked(marks)
                 lesions += scores.lesions
+                if scores.worst:
+                    worst.add(*scores.worst)
                 bar.advance(stored.slices, patient=stored.patient)
     for one in lesions:
         if one.of_all > len(one.table):
@@ -157,7 +180,7 @@ def score(
             log.warning(
                 "patient %s (%s): %d lesions; the table has the largest %d", one.patient, what, one.of_all, MOST_LESIONS
             )
-    return Scores(rows, lesions, any(spacings.values()), units)
+    return Scores(rows, lesions, any(spacings.values()), units, worst.sheet(store.layout.regions))
 
 
 def _spacings(store: Store, patients: Sequence[str]) -> tuple[dict[str, Spacing | None], str]:
@@ -207,6 +230,7 @@ def _predicted(
             spacing_mm=spacing_mm,
             voxel_ml=prepared_voxel_ml(stored.spacing_mm, stored.geometry),
             as_configured=as_configured,
+            plane_shw=image_shwc[..., shown_contrast(store.contrasts)],
         )
 
 
@@ -227,6 +251,7 @@ def scores_of(task: Task) -> PatientScores:
     lesions: list[LesionsOfRegion] = []
     prepared_rshw = kept_components(task.predicted_rshw, regions, task.cfg, task.voxel_ml), task.predicted_rshw
     as_configured_rshw = _as_configured(task)
+    worst = None
     for geometry in task.rules.geometries:
         predictions, mask_shw, spacing_mm = prepared_rshw, task.mask_shw, task.spacing_mm
         if geometry == "prepared" and spacing_mm is not None:
@@ -236,6 +261,8 @@ def scores_of(task: Task) -> PatientScores:
             mask_shw = _original_mask(task)
         kept_rshw, predicted_rshw = (among_known(each, mask_shw, task.layout) for each in predictions)
         true_rshw = regions_of(mask_shw, task.layout)
+        if geometry == "prepared" and task.plane_shw is not None:
+            worst = _worst(task, kept_rshw, true_rshw, spacing_mm)
         for number, (kept, predicted, true) in enumerate(zip(kept_rshw, predicted_rshw, true_rshw, strict=True)):
             rows[number] |= _named(numbers(kept, predicted, true, task.rules, spacing_mm), geometry)
             matching = matched(kept, true, task.rules, spacing_mm)
@@ -243,14 +270,34 @@ def scores_of(task: Task) -> PatientScores:
             if matching is not None:
                 lesions.append(lesions_of(task.patient, rows[number].get("region", ""), geometry, matching))
         if as_configured_rshw is not None:
-            without_rshw = as_configured_rshw
-            if geometry == "original":
-                without_rshw = in_source(without_rshw, task.geometry)
-            without_rshw = among_known(without_rshw, mask_shw, task.layout)
-            for number, (without, true) in enumerate(zip(without_rshw, true_rshw, strict=True)):
-                dsc = rows[number][column("dsc", geometry)]
-                further[number] |= _named(with_and_without(dsc, count(without, true)), geometry)
-    return PatientScores(rows, further, lesions)
+            dsc = [row[column("dsc", geometry)] for row in rows]
+            for number, own in enumerate(_without(task, as_configured_rshw, geometry, mask_shw, dsc)):
+                further[number] |= _named(own, geometry)
+    return PatientScores(rows, further, lesions, worst)
+
+
+def _without(
+    task: Task, as_configured_rshw: Mask, geometry: GeometryName, mask_shw: NDArray[np.uint8], dsc: Sequence[Any]
+) -> Iterator[Row]:
+    """Of each region, what the run's own settings give beside the DSC that others gave."""
+    if geometry == "original":
+        as_configured_rshw = in_source(as_configured_rshw, task.geometry)
+    as_configured_rshw = among_known(as_configured_rshw, mask_shw, task.layout)
+    for with_others, without, true in zip(dsc, as_configured_rshw, regions_of(mask_shw, task.layout), strict=True):
+        yield with_and_without(with_others, count(without, true))
+
+
+def _worst(
+    task: Task, kept_rshw: Mask, true_rshw: Mask, spacing_mm: Spacing | None
+) -> tuple[WorstLesion, Picture] | None:
+    """The patient's worst lesion, by the rule of the scores; None by the rule of no lesions."""
+    if task.rules.lesions == NO_LESIONS or task.plane_shw is None:
+        return None
+    lesions = lesions_of_regions(kept_rshw, true_rshw, task.layout.regions, spacing_mm, task.rules.lesions)
+    dsc = [count(kept, true).dsc for kept, true in zip(kept_rshw, true_rshw, strict=True)]
+    one = WorstLesion.of(task.patient, sum(dsc) / len(dsc), lesions)
+    plane_hw = task.plane_shw[one.place]
+    return one, picture_of(plane_hw, kept_rshw[:, one.place], true_rshw[:, one.place], lesions, one.place)
 
 
 def _as_configured(task: Task) -> Mask | None:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from segtrain.evaluation.lesion_places import RegionLesions, caption, rank_of, worst_of
-from segtrain.evaluation.overlays import SIDE_PX, Legend, Picture, sheet
+from segtrain.evaluation.overlays import SIDE_PX, Legend, Picture, legend_of, sheet
 
 MOST_PATIENTS = 24
 COLUMNS = 4
@@ -36,6 +36,28 @@ class WorstLesion:
         """What to sort by; a patient without DSC is last."""
         dsc = 2.0 if self.dsc is None else self.dsc
         return (*self.by_lesion, dsc) if sort == "lesion" else (dsc, *self.by_lesion)
+
+
+class WorstPatients:
+    """The worst of the patients that were added, with their pictures; of the others only the number is kept."""
+
+    def __init__(self, sort: str) -> None:
+        self.sort = sort
+        self.patients = 0
+        self._pictures: dict[str, Picture] = {}
+        self._worst: list[WorstLesion] = []
+
+    def add(self, one: WorstLesion, picture: Picture) -> None:
+        """One more patient."""
+        self.patients += 1
+        self._pictures[one.patient] = picture
+        self._worst = worst_first([*self._worst, one], self.sort)
+        self._pictures = {kept.patient: self._pictures[kept.patient] for kept in self._worst}
+
+    def sheet(self, regions: Sequence[str]) -> Picture | None:
+        """None where no patient was added."""
+        pictures = [(one.title, self._pictures[one.patient]) for one in self._worst]
+        return worst_sheet(pictures, self.patients, legend_of(regions)) if pictures else None
 
 
 def worst_first(patients: Sequence[WorstLesion], sort: str) -> list[WorstLesion]:

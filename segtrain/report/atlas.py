@@ -14,6 +14,7 @@ from segtrain.data.prepare import ensure_store
 from segtrain.errors import RunError, SegtrainError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints, trained_on
 from segtrain.evaluation.overlays import shown_contrast
+from segtrain.evaluation.units import usable
 from segtrain.report.card import Card, Names, make_card
 from segtrain.report.collect import Collected
 from segtrain.report.statistics import Row
@@ -27,7 +28,7 @@ SETTINGS = (*POSTPROCESSING, "tta")  # of `evaluate`, shown with an atlas
 
 @dataclass(frozen=True)
 class Atlas:
-    """A run's patients, worst first; or the reason why there is no atlas."""
+    """A run's patients, worst first by `sort`, of SORTS; or the reason why there is no atlas."""
 
     run: str
     reason: str = ""
@@ -42,6 +43,7 @@ class Atlas:
     cards: Sequence[Card] = ()
     left_out: int = 0  # patients for whom the page had no room
     differ: Sequence[str] = ()  # patients whose scores are not exactly those of the run's table
+    sort: str = "dsc"
 
     @property
     def regions(self) -> list[str]:
@@ -55,19 +57,31 @@ class Atlas:
         return {self.shown: "flair"} | {name: f"contrast{numbers[name]}" for name in self.others}
 
     @property
+    def ranks(self) -> list[dict[str, int]]:
+        """Each card's place, from 1, by each order."""
+        orders = {
+            "dsc": sorted(self.cards, key=lambda card: (card.dsc, card.patient)),
+            "lesion": sorted(self.cards, key=lambda card: card.by_lesion),
+        }
+        places = {
+            sort: {card.patient: place for place, card in enumerate(cards, start=1)} for sort, cards in orders.items()
+        }
+        return [{sort: by_patient[card.patient] for sort, by_patient in places.items()} for card in self.cards]
+
+    @property
     def size(self) -> int:
         """Bytes in the page."""
         return sum(card.pictures.size for card in self.cards)
 
 
-def atlases(runs: Sequence[Collected], overrides: Sequence[str] = ()) -> list[Atlas]:
-    """An atlas of each run's last epoch. One that cannot be made has the reason, which is logged too."""
+def atlases(runs: Sequence[Collected], overrides: Sequence[str] = (), sort: str = "dsc") -> list[Atlas]:
+    """An atlas of each run's last epoch, sorted by one of SORTS. One that cannot be made has the reason, which is logged too."""
     results = []
     room = int(ATLAS_MB * 1e6 / max(1, len(runs)))
     names = names_of(runs)
     for run in runs:
         try:
-            results.append(_atlas(run, overrides, room, names))
+            results.append(_atlas(run, overrides, room, names, sort))
         except SegtrainError as error:
             log.warning("no atlas of %s: %s", run.name, error)
             results.append(Atlas(run.name, str(error)))
@@ -80,7 +94,7 @@ def names_of(runs: Sequence[Collected]) -> Names:
     return Names(tuple(contrasts), tuple(dict.fromkeys(region for run in runs for region in run.regions)))
 
 
-def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names) -> Atlas:
+def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names, sort: str) -> Atlas:
     """The atlas of as many of the worst patients as there is room for (bytes). Raises SegtrainError."""
     if run.last is None:
         raise RunError(f"{run.run.root}: nothing was evaluated yet")
@@ -98,7 +112,10 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names) ->
     shown = contrasts[shown_contrast(contrasts)]
     others = [name for name in contrasts if name != shown] if checkpoint.cfg.data.contrasts else []
     worst_first = sorted(dsc_by_patient, key=lambda patient: (dsc_by_patient[patient], patient))
-    cards, unshown = _fitting(_cards(checkpoint, worst_first, run.name, names), others, room, names)
+    in_order = _cards(checkpoint, worst_first, run.name, names)
+    if sort == "lesion":  # known only once all patients are predicted
+        in_order = iter(sorted(in_order, key=lambda card: card.by_lesion))
+    cards, unshown = _fitting(in_order, others, room, names)
     if not cards:
         raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
     from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
@@ -115,9 +132,10 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names) ->
         others=[name for name in others if name not in unshown],
         unshown=unshown,
         names=names,
-        cards=sorted(cards, key=lambda card: (card.dsc, card.patient)),
+        cards=sorted(cards, key=lambda card: card.by_lesion if sort == "lesion" else (card.dsc, card.patient)),
         left_out=len(dsc_by_patient) - len(cards),
         differ=[card.patient for card in cards if not all(_agrees(row, rows) for row in card.rows)],
+        sort=sort,
     )
 
 
@@ -150,13 +168,14 @@ def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], run: str, nam
     """Each patient, scored by the function that scores in training. Raises SegtrainError."""
     store = ensure_store(checkpoint.cfg.data)
     store.require(patients)
+    in_mm = all(usable(store.patients[patient].spacing_mm) for patient in patients)
     with opened([checkpoint]) as predictor, Progress(f"atlas of {run}", len(patients), "patients") as bar:
         from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 
         for patient in patients:
             score, predicted_rshw, true_rshw = score_patient(predictor, None, store, patient, draw=False)
             rows = [{key: str(value) for key, value in row.items()} for row in score.rows()]
-            yield make_card(store, rows, predicted_rshw, true_rshw, names)
+            yield make_card(store, rows, predicted_rshw, true_rshw, names, in_mm)
             bar.advance(1, patient=patient)
 
 

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.data.store import Store
+from segtrain.evaluation.lesion_places import (
+    MOST_NAMED,
+    Lesion,
+    RegionLesions,
+    lesions_of_regions,
+    rank_of,
+    worst_of,
+)
 from segtrain.evaluation.overlays import REGION_COLOURS, shown_contrast
+from segtrain.evaluation.units import prepared_spacing
 from segtrain.report.sprites import Colour, Sprites, sprites
 
 
@@ -54,6 +63,7 @@ class Card:
     rows: Sequence[Mapping[str, str]]
     slices: Sequence[Slice]
     pictures: Sprites
+    lesions: Sequence[RegionLesions] = ()
 
     @property
     def row(self) -> Mapping[str, str]:
@@ -76,6 +86,31 @@ class Card:
         return [each.parts for each in self.slices]
 
     @property
+    def worst_lesion(self) -> Lesion | None:
+        """None where there is no lesion."""
+        return worst_of(self.lesions)
+
+    @property
+    def by_lesion(self) -> tuple[tuple[int, float], float, str]:
+        """What to sort by for the worst lesion first."""
+        return rank_of(self.lesions), self.dsc, self.patient
+
+    def start(self, sort: str) -> int:
+        """The place of the slice that is shown at first: by lesion that of the worst one."""
+        return self.worst_lesion.place if sort == "lesion" and self.worst_lesion else self.worst
+
+    @property
+    def wrong(self) -> list[Lesion]:
+        """The worst missed and false lesions of all regions."""
+        lesions = [lesion for region in self.lesions for lesion in region.wrong]
+        return sorted(lesions, key=lambda lesion: lesion.rank)[:MOST_NAMED]
+
+    @property
+    def more_wrong(self) -> int:
+        """How many more of these there are."""
+        return sum(one.lesions - one.found + one.false for one in self.lesions) - len(self.wrong)
+
+    @property
     def worst(self) -> int:
         """The place of the slice with the most wrong voxels, or with the most correct ones if none is wrong."""
         return max(range(len(self.slices)), key=lambda place: _wrong_then_correct(self.slices[place]))
@@ -87,8 +122,9 @@ def make_card(
     predicted_rshw: NDArray[np.bool_],
     true_rshw: NDArray[np.bool_],
     names: Names,
+    in_mm: bool = False,
 ) -> Card:
-    """A patient's card, from its rows as scored and the volumes behind them."""
+    """A patient's card, from its rows as scored and the volumes behind them; `in_mm`: the spacing is known."""
     patient = rows[0]["patient"]
     image_shwc, _ = store.volume(patient)
     slices = _slices(store.patients[patient].slice_numbers, predicted_rshw, true_rshw)
@@ -102,7 +138,9 @@ def make_card(
             greys[f"contrast{names.contrasts.index(contrast)}"] = image_shwc[..., place]
     regions = [row["region"] for row in rows if "region" in row]
     colours = {names.regions.index(region): names.colour(region) for region in regions}
-    return Card(patient, rows, slices, sprites(greys, predicted_rshw, true_rshw, colours))
+    spacing_mm = prepared_spacing(store.patients[patient]) if in_mm else None
+    lesions = lesions_of_regions(predicted_rshw, true_rshw, regions or ("",), spacing_mm)
+    return Card(patient, rows, slices, sprites(greys, predicted_rshw, true_rshw, colours, lesions), lesions)
 
 
 def _slices(numbers: Sequence[int], predicted_rshw: NDArray[np.bool_], true_rshw: NDArray[np.bool_]) -> list[Slice]:

@@ -200,7 +200,9 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
         if atlas.reason:
             warnings.append(say("no_atlas", run=atlas.run, reason=atlas.reason))
             continue
-        note = say("atlas_of", run=atlas.run, epoch=atlas.epoch, checkpoint=atlas.checkpoint, n=len(atlas.cards))
+        note = say(
+            f"atlas_of_{atlas.sort}", run=atlas.run, epoch=atlas.epoch, checkpoint=atlas.checkpoint, n=len(atlas.cards)
+        )
         notes.append(note if atlas.differ else f"{note} {say('atlas_same')}")
         if atlas.differ:
             warnings.append(say("atlas_differs", run=atlas.run, patients=", ".join(atlas.differ)))
@@ -208,7 +210,7 @@ def _atlas(atlases: Sequence[Atlas], say: Say) -> Section:
             contrasts = ", ".join(atlas.unshown)
             notes.append(say("atlas_unshown", run=atlas.run, shown=atlas.shown, contrasts=contrasts))
         if atlas.left_out:
-            warnings.append(say("atlas_left_out", run=atlas.run, n=atlas.left_out))
+            warnings.append(say(f"atlas_left_out_{atlas.sort}", run=atlas.run, n=atlas.left_out))
     if notes:
         notes.append(say("atlas_how"))
     return Section("atlas", say("atlas"), notes, warnings, atlases=[atlas for atlas in atlases if atlas.cards])

@@ -36,6 +36,28 @@ for (const card of document.querySelectorAll(".card")) {
   });
   show();
 }
+const moveTo = (card, place) => {
+  const slider = card.querySelector("input");
+  slider.value = place;
+  slider.dispatchEvent(new Event("input"));
+};
+for (const button of document.querySelectorAll(".wrong button")) {
+  button.addEventListener("click", () => moveTo(button.closest(".card"), button.dataset.place));
+}
+for (const choice of document.querySelectorAll(".sorts input")) {
+  const show = () => {
+    if (!choice.checked) return;
+    for (const cards of document.querySelectorAll(".cards")) {
+      if (cards.dataset.sort === choice.value) continue;
+      cards.dataset.sort = choice.value;
+      cards.append(...[...cards.children].sort((a, b) => a.dataset[choice.value] - b.dataset[choice.value]));
+      const start = choice.value === "lesion" ? "startLesion" : "startDsc";
+      for (const card of cards.children) moveTo(card, card.dataset[start]);
+    }
+  };
+  choice.addEventListener("change", show);
+  show();
+}
 for (const choice of document.querySelectorAll(".views input")) {
   const show = () => {
     if (choice.checked) document.querySelectorAll(".cards").forEach(cards => { cards.dataset.view = choice.value; });

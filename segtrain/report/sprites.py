@@ -1,4 +1,4 @@
-"""The slices of a volume as tiles of small WebP pictures, one per layer: contrasts, truth, prediction, difference.
+"""The slices of a volume as tiles of small WebP pictures, one per layer: contrasts, truth, prediction, difference, marks.
 
 The page stacks the layers and moves them by tiles. Of several regions each has layers and a colour of its own.
 Legend: r region, s slice, h height, w width, c channel.
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segtrain.evaluation.overlays import GREEN, RED, enlarge, outline
+from segtrain.evaluation.lesion_marks import Wrong, mark_layer
+from segtrain.evaluation.lesion_places import RegionLesions
+from segtrain.evaluation.overlays import FALSE, GREEN, MISSED, RED, enlarge, outline
 
-# Okabe and Ito, "Color Universal Design", 2008: distinct with any colour vision; missed voxels are hatched besides.
-ORANGE, BLUE, WHITE = (230, 159, 0), (86, 180, 233), (255, 255, 255)
+WHITE = (255, 255, 255)  # of agreement; missed voxels have the colour of missed lesions, hatched
 OUTLINES_PX = 256  # tiles are enlarged to this side at least, since an outline is thinner than a voxel of 64 px data
 WIDEST_TILE_PX = 512
 WIDEST_WEBP_PX = 16_383
@@ -61,10 +62,12 @@ def sprites(
     predicted_rshw: NDArray[np.bool_],
     true_rshw: NDArray[np.bool_],
     colours: Mapping[int, Colour] = MappingProxyType({}),
+    lesions: Sequence[RegionLesions] = (),
 ) -> Sprites:
-    """The layers of a patient: contrasts by the names of their layers, and outlines and differences.
+    """The layers of a patient: contrasts by the names of their layers, outlines and differences, wrong lesions.
 
-    `colours`: of several regions, by the numbers that follow the names of their layers.
+    `colours`: of several regions, by the numbers that follow the names of their layers. `lesions`: of each region. The
+    layer of wrong lesions is there where there are any.
     """
     slices = len(true_rshw[0])
     columns = math.ceil(math.sqrt(slices))
@@ -78,10 +81,25 @@ def sprites(
         layers = {
             "truth": _outlined(true, colour or GREEN, dashed=False),
             "prediction": _outlined(predicted, colour or RED, dashed=True),
-            "difference": difference(predicted, true, colour or ORANGE, colour or BLUE),
+            "difference": difference(predicted, true, colour or FALSE, colour or MISSED),
         }
         pictures |= {f"{name}{number}": _webp(_tiles(layer, columns)) for name, layer in layers.items()}
+    for one, (number, colour) in zip(lesions, numbers or [("", None)], strict=True):
+        if one.wrong:
+            marks = _marks(one, widest, (colour or MISSED, colour or FALSE))
+            pictures[f"lesions{number}"] = _webp(_tiles(marks, columns))
     return Sprites(columns, math.ceil(slices / columns), pictures)
+
+
+def _marks(one: RegionLesions, widest_px: int, colours: tuple[Colour, Colour]) -> RGBA:
+    """The wrong lesions of a region, [s, h, w, 4]."""
+    missed_shw, false_shw = _drawable(one.missed_shw, widest_px), _drawable(one.false_shw, widest_px)
+    scale = missed_shw.shape[-1] / one.missed_shw.shape[-1]
+    layers = []
+    for place, (missed_hw, false_hw) in enumerate(zip(missed_shw, false_shw, strict=True)):
+        at = one.at(place)
+        layers.append(mark_layer([Wrong(missed_hw, false_hw, at.spots, at.more, scale, colours)], missed_hw.shape))
+    return np.stack(layers)
 
 
 def _grey(planes_shw: NDArray[np.floating], widest_px: int, columns: int) -> str:
@@ -94,8 +112,8 @@ def _grey(planes_shw: NDArray[np.floating], widest_px: int, columns: int) -> str
 def difference(
     predicted_shw: NDArray[np.bool_],
     true_shw: NDArray[np.bool_],
-    only_predicted: Colour = ORANGE,
-    missed: Colour = BLUE,
+    only_predicted: Colour = FALSE,
+    missed: Colour = MISSED,
 ) -> RGBA:
     """[s, h, w, 4]: false positives filled, missed hatched, true positives a faint white, else transparent."""
     y, x = np.ogrid[: true_shw.shape[1], : true_shw.shape[2]]

@@ -18,10 +18,12 @@ def make(
     baseline: str | None = None,
     atlas_of: Sequence[Path] | None = None,
     overrides: Sequence[str] = (),
+    sort: str = "dsc",
 ) -> Path:
     """Write the report of the runs in `paths` into `out`; returns the page. Raises RunError before it writes.
 
-    `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses.
+    `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses. `sort`: the
+    order of its patients, of SORTS.
     """
     from segtrain.report import atlas, collect, content, page, variants  # slow to import
 
@@ -39,7 +41,7 @@ def make(
         log.info("compared with %s; --baseline VARIANT chooses another", first)
     with_atlas = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
     _make_folder(out)  # before the minutes that an atlas may take
-    atlases = atlas.atlases(with_atlas, overrides)
+    atlases = atlas.atlases(with_atlas, overrides, sort)
     sections = content.sections(runs, groups, rows, say_in(language), atlases)
     try:
         return page.write(out, language, sections, rows, groups)

@@ -1,4 +1,4 @@
-"""The scores of `segtrain evaluate` in their folder: scores.csv, summary.json, lesions.csv and the plot of volumes."""
+"""The scores of `segtrain evaluate` in their folder: scores.csv, summary.json, lesions.csv and pictures."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtrain.errors import RunError
-from segtrain.run.layout import LESION_TABLE, SCORES, SUMMARY, VOLUMES, VOLUMES_PICTURE
+from segtrain.run.layout import LESION_TABLE, SCORES, SUMMARY, VOLUMES, VOLUMES_PICTURE, WORST
 from segtrain.runtime import files
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """The contents; None of lesions, volumes_svg or volumes_picture: no such file.
+    """The contents; None of lesions, volumes_svg or a picture: no such file.
 
-    lesions: the columns and rows of its table; volumes_picture: uint8 [height, width, 3].
+    lesions: the columns and rows of its table; volumes_picture, worst: uint8 [height, width, 3].
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -28,6 +28,7 @@ class EvaluationFiles:
     lesions: tuple[Sequence[str], Sequence[Mapping[str, Any]]] | None = None
     volumes_svg: str | None = None
     volumes_picture: "NDArray[np.uint8] | None" = None
+    worst: "NDArray[np.uint8] | None" = None
 
 
 def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
@@ -46,6 +47,10 @@ def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
         else:
             files.write_text(folder / VOLUMES, contents.volumes_svg)
             _write_picture(folder / VOLUMES_PICTURE, contents.volumes_picture)
+        if contents.worst is None:
+            (folder / WORST).unlink(missing_ok=True)
+        else:
+            _write_picture(folder / WORST, contents.worst)
         files.write_json(folder / SUMMARY, contents.summary)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
@@ -82,7 +87,7 @@ def foreign_file(folder: Path) -> Path | None:
         return folder / SUMMARY
     if summary and "chosen_on" not in summary:
         return folder / SUMMARY
-    pictures = [folder / name for name in (VOLUMES, VOLUMES_PICTURE) if (folder / name).exists()]
+    pictures = [folder / name for name in (VOLUMES, VOLUMES_PICTURE, WORST) if (folder / name).exists()]
     return pictures[0] if pictures and "units" not in summary else None  # an earlier version drew none
 
 
