@@ -169,8 +169,10 @@ class _Pen:
         self.draw.text((x, y), words, WHITE, self.font, anchor, stroke_width=2, stroke_fill=BLACK)
 
     def explain(self) -> None:
-        """What the letters and outlines mean, at the bottom."""
-        x, y = 4.0, self.busy.shape[0] - self.size / 2 - 4
+        """What the letters and outlines mean: at the bottom, or at the top where that covers less."""
+        high, wide = self.size + 8, 14 * self.size
+        below = int(self.busy[-high:, :wide].sum()) <= int(self.busy[:high, :wide].sum())
+        x, y = 4.0, (self.busy.shape[0] - high / 2 if below else high * 1.5)
         for words, colour in LEGEND:
             self.draw.rectangle((x, y - 5, x + 10, y + 5), (*colour, 255), BLACK)
             self.write(x + 14, y, words, "lm")

@@ -75,7 +75,10 @@ class Atlas:
 
 
 def atlases(runs: Sequence[Collected], overrides: Sequence[str] = (), sort: str = "dsc") -> list[Atlas]:
-    """An atlas of each run's last epoch, sorted by one of SORTS. One that cannot be made has the reason, which is logged too."""
+    """An atlas of each run's last epoch, sorted by one of SORTS.
+
+    One that cannot be made has the reason, which is logged too.
+    """
     results = []
     room = int(ATLAS_MB * 1e6 / max(1, len(runs)))
     names = names_of(runs)

@@ -1,4 +1,4 @@
-"""The slices of a volume as tiles of small WebP pictures, one per layer: contrasts, truth, prediction, difference, marks.
+"""The slices of a volume as tiles of small WebP pictures, one a layer: contrasts, outlines, difference, wrong lesions.
 
 The page stacks the layers and moves them by tiles. Of several regions each has layers and a colour of its own.
 Legend: r region, s slice, h height, w width, c channel.
