@@ -12,6 +12,7 @@ from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
 from segtrain.report.figures import Interval, Series, Strip
+from segtrain.report.further import further_scores
 from segtrain.report.postprocessing import postprocessing_table
 from segtrain.report.statistics import ALPHA, Row, can_find
 from segtrain.report.tables import (
@@ -59,6 +60,9 @@ def sections(
         parts.append(Section("trained", say("trained"), [say("trained_notes")], tables=tables))
     if groups:
         parts.append(_patients(groups, [atlas for atlas in atlases if atlas.cards], say))
+    further = further_scores(groups, say)
+    if further.tables:
+        parts.append(Section("further", say("further"), [say("further_how")], further.warnings, further.tables))
     parts.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:
         parts.append(Section("dropped", say("dropped"), tables=[dropped_table(dropped, say)]))

@@ -70,6 +70,11 @@ TEXTS: dict[Language, dict[str, str]] = {
         " The data, the machine or the software versions differ from those of the training.",
         "atlas_left_out_dsc": "{run}: the {n} patients with the best scores are left out, since the page would be too large.",
         "atlas_left_out_lesion": "{run}: the {n} patients whose worst lesion is least bad are left out, since the page would be too large.",
+        "further": "Further scores", "unit": "unit", "stratum": "stratum",
+        "geometry_original": "in the source's geometry", "geometry_prepared": "in the prepared geometry",
+        "further_how": "As segtrain evaluate wrote them into the runs, each evaluation under its folder's name: means over people [95% CI], of each patient's"
+        " mean over the runs of a variant, without patients that were trained on. docs/metrics.md defines the scores. No test was made on them.",
+        "further_differ": "{folder}: the runs were scored in different ways ({keys}), so their scores cannot be compared.",
         "sort_by": "sort by", "sort_dsc": "DSC", "sort_lesion": "worst lesion",
         "rank_lesion": "{place} of {n} by worst lesion",
         "lesions_found": "{found} of {lesions} lesions found, {false} false", "no_lesions": "no lesion, {false} false",
@@ -177,6 +182,11 @@ TEXTS: dict[Language, dict[str, str]] = {
         "atlas_differs": "{run}：以下患者的评分与训练记录的表格不同：{patients}。数据、机器或软件版本与训练时不一致。",
         "atlas_left_out_dsc": "{run}：{n} 名评分最高的患者已省略，否则页面会过大。",
         "atlas_left_out_lesion": "{run}：{n} 名最差病灶问题最小的患者已省略，否则页面会过大。",
+        "further": "更多指标", "unit": "单位", "stratum": "分层",
+        "geometry_original": "原始几何", "geometry_prepared": "预处理后的几何",
+        "further_how": "由 segtrain evaluate 写入各次训练，以评估文件夹名区分：先对同一方案的各次训练取每名患者的平均，再对人取平均 [95% CI]，不含训练过的患者。"
+        "指标定义见 docs/metrics.md。这些指标未做检验。",
+        "further_differ": "{folder}：各次训练的评分方式不同（{keys}），其分数不可比较。",
         "sort_by": "排序", "sort_dsc": "DSC", "sort_lesion": "最差病灶",
         "rank_lesion": "按最差病灶第 {place} 名，共 {n} 名",
         "lesions_found": "{lesions} 个病灶中检出 {found} 个，假病灶 {false} 个", "no_lesions": "无病灶，假病灶 {false} 个",

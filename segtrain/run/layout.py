@@ -127,10 +127,15 @@ class RunLayout:
     def validation_picture(self, epoch: int) -> Path:
         return self.validation_table(epoch).with_suffix(".png")
 
+    @property
+    def evaluations(self) -> Path:
+        """The folder of the folders of scores."""
+        return self.root / "evaluation"
+
     def evaluation(self, patients: str, checkpoint: str, postprocessed: bool = False) -> Path:
         """The folder for the scores of `segtrain evaluate`; `checkpoint` is best, last or a step."""
         name = f"step-{checkpoint}" if checkpoint.isdecimal() else checkpoint
-        return self.root / "evaluation" / f"{patients}-{name}{'-postprocessed' if postprocessed else ''}"
+        return self.evaluations / f"{patients}-{name}{'-postprocessed' if postprocessed else ''}"
 
     @property
     def postprocessing(self) -> Path:

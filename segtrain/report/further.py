@@ -1,0 +1,168 @@
+"""Further scores: the tables that `segtrain evaluate` wrote into the runs, by variant, whatever their columns are."""
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segtrain.data.people import values_by_person
+from segtrain.errors import DAMAGED
+from segtrain.evaluation.metrics import summarise
+from segtrain.report.collect import Collected
+from segtrain.report.tables import Cell, Table, number, word
+from segtrain.report.texts import Say
+from segtrain.run import read_evaluation
+
+log = logging.getLogger(__name__)
+
+ORIGINAL = "original_"  # before the columns of the source's geometry
+UNIT = re.compile(r"(?P<name>.*[a-z])_(?P<unit>mm|px|ml|voxels|percent)")  # not of a class, such as under_10_voxels
+SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One run's evaluation: its rows and its summary, and what they are called."""
+
+    run: Collected
+    rows: Sequence[Mapping[str, str]]
+    summary: Mapping[str, Any]
+
+    @property
+    def regions(self) -> list[str]:
+        """ "" where there is one."""
+        return list(self.summary.get("regions", {})) or [""]
+
+    @property
+    def prefix(self) -> str:
+        """Before the columns of the geometry to show: the original one where it was scored."""
+        return ORIGINAL if list(self.summary["geometries"])[-1] == "original" else ""
+
+    def block(self, region: str) -> Mapping[str, Any]:
+        """The part of the summary about a region."""
+        block: Mapping[str, Any] = self.summary["regions"][region] if region else self.summary
+        return block
+
+    def columns(self, region: str) -> list[str]:
+        """Those of that geometry, without its prefix."""
+        names = list(self.block(region)["not_trained_on"])
+        if self.prefix:
+            return [name.removeprefix(ORIGINAL) for name in names if name.startswith(ORIGINAL)]
+        return [name for name in names if not name.startswith(ORIGINAL)]
+
+    def values(self, region: str, column: str) -> dict[str, float]:
+        """Of each patient that was not trained on and has a value."""
+        rows = [row for row in self.rows if row["trained_on"] == "no" and row.get("region", "") == region]
+        cells = {row["patient"]: row.get(f"{self.prefix}{column}") for row in rows}
+        return {patient: float(cell) for patient, cell in cells.items() if cell}
+
+
+@dataclass(frozen=True)
+class Further:
+    """The tables, and what has to be said with them."""
+
+    tables: Sequence[Table]
+    warnings: Sequence[str]
+
+
+def further_scores(groups: Mapping[str, Sequence[Collected]], say: Say) -> Further:
+    """A table of all scores for each evaluation that the variants have, and one of the DSC by stratum.
+
+    An evaluation is known by its folder's name, such as validation-last. Runs without it are not in its means.
+    """
+    by_folder: dict[str, dict[str, list[Evaluated]]] = {}
+    for variant, runs in groups.items():
+        for run in runs:
+            for folder, evaluated in _evaluations(run):
+                by_folder.setdefault(folder, {}).setdefault(variant, []).append(evaluated)
+    tables, warnings = [], []
+    for place, (folder, variants) in enumerate(sorted(by_folder.items(), key=lambda item: _last_first(item[0]))):
+        tables.append(_scores_table(f"further{place}", folder, variants, say))
+        if strata := _strata_table(f"strata{place}", folder, variants, say):
+            tables.append(strata)
+        warnings += _warnings(folder, [one for evaluated in variants.values() for one in evaluated], say)
+    return Further(tables, warnings)
+
+
+def _last_first(folder: str) -> tuple[bool, str]:
+    return not folder.endswith("-last"), folder
+
+
+def _evaluations(run: Collected) -> Iterator[tuple[str, Evaluated]]:
+    """The evaluations in a run's directory by the names of their folders; a damaged one is passed over."""
+    for folder in sorted(run.run.evaluations.glob("*")):
+        try:
+            rows, summary = read_evaluation(folder)
+            evaluated = Evaluated(run, rows, summary)
+            _ = [evaluated.columns(region) for region in evaluated.regions], evaluated.prefix
+            _ = [row["trained_on"] for row in rows]
+        except DAMAGED as error:
+            log.warning("%s: no scores that a report could show (%s)", folder, error)
+            continue
+        yield folder.name, evaluated
+
+
+def _scores_table(name: str, folder: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table:
+    """A row for each score and region, a column for each variant: the mean over people, its interval and n."""
+    every = [one for evaluated in variants.values() for one in evaluated]
+    rows = dict.fromkeys((column, region) for one in every for region in one.regions for column in one.columns(region))
+    several = any(region for _, region in rows)
+    geometry = "original" if every[0].prefix else "prepared"
+    heads = [f"{folder}, {say(f'geometry_{geometry}')}", *([say("region")] if several else []), say("unit"), *variants]
+    lines = []
+    for column, region in rows:
+        label, unit = _label(column)
+        line = [word(label), *([word(region)] if several else []), word(unit)]
+        lines.append([*line, *(_mean(evaluated, region, column) for evaluated in variants.values())])
+    return Table(name, heads, lines)
+
+
+def _label(column: str) -> tuple[str, str]:
+    """The name of a score and its unit, from its column."""
+    parts = UNIT.fullmatch(column)
+    name, unit = (parts["name"], parts["unit"]) if parts else (column, "")
+    return name.replace("_", " "), "%" if unit == "percent" else unit
+
+
+def _mean(evaluated: Sequence[Evaluated], region: str, column: str) -> Cell:
+    """The mean over people of each patient's mean over the runs of a variant; empty where nobody has a value."""
+    by_patient: dict[str, list[float]] = {}
+    for one in evaluated:
+        for patient, value in one.values(region, column).items():
+            by_patient.setdefault(patient, []).append(value)
+    if not by_patient:
+        return word("")
+    means = {patient: math.fsum(values) / len(values) for patient, values in by_patient.items()}
+    summary = summarise(values_by_person(means, evaluated[0].run.people))
+    interval = "" if math.isnan(summary.ci_low) else f" [{summary.ci_low:.4g}, {summary.ci_high:.4g}]"
+    return Cell(f"{summary.mean:.4g}{interval}, n = {summary.n}", summary.mean)
+
+
+def _strata_table(name: str, folder: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table | None:
+    """The DSC by stratum of every run, as its summary has it; None where there are no strata."""
+    lines = []
+    for evaluated in variants.values():
+        for one in evaluated:
+            for region in one.regions:
+                for stratum, mean in one.block(region).get(f"{one.prefix}dsc_by", {}).items():
+                    line = [word(one.run.name), word(region), word(stratum), number(mean.get("n"), "d")]
+                    ends = [mean.get(end) for end in ("mean", "ci_low", "ci_high")]
+                    lines.append([*line, *(number(end) for end in ends)])
+    if not lines:
+        return None
+    heads = [say("run"), say("region"), f"{folder}: {say('stratum')}", say("n"), say("dsc"), "95% CI", ""]
+    if all(line[1].text == "" for line in lines):
+        return Table(name, [heads[0], *heads[2:]], [[line[0], *line[2:]] for line in lines])
+    return Table(name, heads, lines)
+
+
+def _warnings(folder: str, evaluated: Sequence[Evaluated], say: Say) -> Iterator[str]:
+    """What makes means too good, and what makes them no comparison."""
+    for message in dict.fromkeys(one.summary.get("chosen_on") for one in evaluated):
+        if message:
+            yield f"{folder}: {message}"
+    differing = [key for key in SETTINGS if len({str(one.summary.get(key)) for one in evaluated}) > 1]
+    if differing:
+        yield say("further_differ", folder=folder, keys=", ".join(differing))
