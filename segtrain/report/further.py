@@ -18,7 +18,8 @@ from segtrain.run import read_evaluation
 log = logging.getLogger(__name__)
 
 ORIGINAL = "original_"  # before the columns of the source's geometry
-UNIT = re.compile(r"(?P<name>.*[a-z])_(?P<unit>mm|px|ml|voxels|percent)")  # not of a class, such as under_10_voxels
+# The word before a unit has a letter: in under_10_voxels it has none, that is the end of a class.
+UNIT = re.compile(r"(?P<name>(?:.*_)?[^_]*[a-z][^_]*)_(?P<unit>mm|px|ml|voxels|percent)")
 SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
 
 

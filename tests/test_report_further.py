@@ -1,0 +1,130 @@
+"""Further scores in a report: whatever columns an evaluation has, by variant, with n, interval, unit and warnings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import PATIENTS, SCANS, train
+
+from segtrain.evaluation.metrics import summarise
+from segtrain.report.collect import collect
+from segtrain.report.content import sections
+from segtrain.report.further import Further, further_scores
+from segtrain.report.page import html_page, markdown
+from segtrain.report.tables import Table
+from segtrain.report.texts import TEXTS, say_in
+from segtrain.report.variants import by_variant, compared
+from segtrain.run import EvaluationFiles, Run, write_evaluation
+
+COLUMNS = ("dsc", "hd95_mm", "nsd_1mm", "false_lesion_ml", "lesion_recall_under_0.1_ml", "volume_error_percent")
+
+
+def values(seed: int) -> dict[str, dict[str, float | None]]:
+    """Of each patient, with a gap."""
+    generator = np.random.default_rng(seed)
+    table: dict[str, dict[str, float | None]] = {
+        patient: {column: float(np.round(generator.random() * 9, 6)) for column in COLUMNS} for patient in PATIENTS
+    }
+    table["patient3"]["hd95_mm"] = None
+    return table
+
+
+def evaluated(run: Run, seed: int, more: tuple[str, ...] = (), folder: str = "validation-last", **summary: Any) -> None:
+    """An evaluation as `segtrain evaluate` leaves it; prepared scores are 1000 higher, the last patient is seen."""
+    rows = []
+    for patient, numbers in values(seed).items():
+        cells: dict[str, Any] = {"patient": patient, "false_positive_slices": 0, "institution": "A"}
+        cells["trained_on"] = "yes" if patient == PATIENTS[-1] else "no"
+        cells |= {key: None if value is None else value + 1000 for key, value in numbers.items()}
+        cells |= {f"original_{key}": value for key, value in numbers.items()}
+        rows.append(cells | {f"original_{key}": 7.0 for key in more})
+    names = (*COLUMNS, *more)
+    block: dict[str, Any] = {
+        "not_trained_on": {f"{prefix}{name}": {"n": 5} for prefix in ("", "original_") for name in names},
+        "original_dsc_by": {"institution A": {"n": 5, "mean": 0.5, "ci_low": 0.4, "ci_high": None}},
+    }
+    tree = {"geometries": {"prepared": "", "original": ""}, "chosen_on": None, "units": "distances in mm"}
+    patients, _, checkpoint = folder.partition("-")
+    write_evaluation(run.evaluation(patients, checkpoint), EvaluationFiles(rows, tree | block | summary))
+
+
+def scores(root: Path) -> tuple[Further, Table]:
+    runs = collect([root])
+    _, groups = by_variant(runs, "base")
+    further = further_scores(groups, say_in("en"))
+    return further, further.tables[0]
+
+
+def test_every_column_is_a_row_with_its_unit_mean_interval_and_n(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        evaluated(train(tmp_path / f"base-fold0-seed{seed}", people=SCANS), seed)
+    evaluated(train(tmp_path / "other-fold0-seed1", 0.05, people=SCANS), 3, more=("a_new_metric_ml",))
+    train(tmp_path / "third-fold0-seed1", 0.06, people=SCANS)  # was never evaluated
+    further, table = scores(tmp_path)
+    assert table.heads == ["validation-last, in the source's geometry", "unit", "base", "other"]
+    assert [(line[0].text, line[1].text) for line in table.rows] == [
+        ("dsc", ""), ("hd95", "mm"), ("nsd 1mm", ""), ("false lesion", "ml"), ("lesion recall under 0.1 ml", ""),
+        ("volume error", "%"), ("a new metric", "ml"),
+    ]  # fmt: skip
+    for line, column in zip(table.rows, COLUMNS, strict=False):
+        by_person: dict[str, list[float]] = {}
+        for patient in PATIENTS[:-1]:  # the last one was trained on
+            both = [value for seed in (1, 2) if (value := values(seed)[patient][column]) is not None]
+            if both:
+                by_person.setdefault(SCANS[patient], []).append(sum(both) / len(both))
+        summary = summarise([sum(own) / len(own) for own in by_person.values()])
+        assert line[2].value == pytest.approx(summary.mean)
+        assert line[2].text == f"{summary.mean:.4g} [{summary.ci_low:.4g}, {summary.ci_high:.4g}], n = 3"
+    assert [cell.text for cell in table.rows[-1][2:]] == ["", "7 [7, 7], n = 3"]
+    assert further.warnings == []
+    strata = further.tables[1]
+    assert [cell.text for cell in strata.rows[0][1:]] == ["institution A", "5", "0.5000", "0.4000", ""]
+    assert len(strata.rows) == 3, "a row a run"
+
+
+def test_regions_have_rows_of_their_own(tmp_path: Path) -> None:
+    run = train(tmp_path / "base-fold0-seed1", {"whole": 0.0, "core": 0.0})
+    rows = [
+        {"patient": patient, "region": region, "false_positive_slices": 0, "trained_on": "no", "dsc": value}
+        for patient in PATIENTS for region, value in (("whole", 0.9), ("core", 0.5))
+    ]  # fmt: skip
+    means = {"not_trained_on": {"dsc": {}}}
+    tree = {"geometries": {"prepared": ""}, "chosen_on": "too good", "regions": {"whole": means, "core": means}}
+    write_evaluation(run.evaluation("validation", "best"), EvaluationFiles(rows, tree | means))
+    further, table = scores(tmp_path)
+    assert table.heads == ["validation-best, in the prepared geometry", "region", "unit", "base"]
+    assert [[cell.text for cell in line] for line in table.rows] == [
+        ["dsc", "whole", "", "0.9 [0.9, 0.9], n = 6"], ["dsc", "core", "", "0.5 [0.5, 0.5], n = 6"]
+    ]  # fmt: skip
+    assert further.warnings == ["validation-best: too good"]
+
+
+@pytest.mark.law("L12")
+def test_scores_made_in_other_ways_are_told_and_damaged_ones_passed_over(tmp_path: Path) -> None:
+    evaluated(train(tmp_path / "base-fold0-seed1"), 1, empty_masks="a")
+    other = train(tmp_path / "other-fold0-seed1", 0.05)
+    evaluated(other, 2, empty_masks="b")
+    evaluated(other, 2, folder="all-best")
+    (other.evaluations / "all-best" / "summary.json").write_text("{")
+    (other.evaluations / "somebody's").mkdir()
+    further, _ = scores(tmp_path)
+    assert [table.heads[0].partition(",")[0] for table in further.tables] == ["validation-last", "run"]
+    (warning,) = further.warnings
+    assert "validation-last: the runs were scored in different ways (empty_masks)" in warning
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_has_them_and_without_an_evaluation_no_section(tmp_path: Path, language: Any) -> None:
+    run = train(tmp_path / "base-fold0-seed1")
+
+    def parts() -> list[Any]:
+        runs = collect([tmp_path])
+        first, groups = by_variant(runs, None)
+        return sections(runs, groups, compared(groups, first), say_in(language))
+
+    title = TEXTS[language]["further"]
+    assert title not in markdown(language, parts())
+    evaluated(run, 1)
+    assert f"## {title}" in markdown(language, parts())
+    assert 'id="table-further0"' in html_page(language, parts())
