@@ -19,8 +19,10 @@ out_of_fold.py   patients predicted by runs that did not train on them
 candidates.py    candidates for post-processing, all counted at once in a patient
 postprocessing.py  the choice among them, and what it is worth; choice_by_fold.py: for the runs of an ablation
 chosen_settings.py  the chosen settings in place of the configured ones
-predictions.py   masks, pictures and scores of a folder of patients, written
+predictions.py   a folder of patients, predicted; prediction_files.py: masks, pictures and scores, written
 overlays.py      prediction and truth over a slice; sheets of them
+lesion_places.py missed, false and found lesions by slice, the worst of them; lesion_marks.py: drawn over a slice
+worst.py         a sheet of the worst patients, by DSC or by their worst lesion
 bars.py          a bar chart of DSC; svg.py: figures as SVG, and as pixels
 gallery.py       pictures of what augmentation does
 """
