@@ -59,6 +59,33 @@ def test_each_region_s_picture_has_its_colour_and_its_numbers() -> None:
     assert len({names.colour(region) for region in REGIONS}) == len(REGIONS)
 
 
+def sorted_otherwise() -> Atlas:
+    """Two patients: by DSC the first is the worst, but in the second a whole lesion is missed."""
+    names = Names(CONTRASTS, tuple(REGIONS))
+    missed = drawn_card("missed", names, shift=20.0)
+    missed = replace(missed, rows=[{**row, "dsc": "0.99"} for row in missed.rows])
+    cards = [drawn_card("found", names), missed]
+    return Atlas("run", checkpoint="step-00000030", sha256="0" * 64, shown="FLAIR", names=names, cards=cards)
+
+
+def test_a_missed_and_a_false_lesion_are_marked_where_they_are() -> None:
+    atlas = sorted_otherwise()
+    found, missed = atlas.cards
+    assert atlas.ranks == [{"dsc": 1, "lesion": 2}, {"dsc": 2, "lesion": 1}]
+    assert [name for name in missed.pictures.layers if name.startswith("lesions")] == ["lesions2"]
+    assert not any(name.startswith("lesions") for name in found.pictures.layers)
+    place = SLICES // 2
+    pixels = tile(missed, "lesions2", place)
+    painted = (pixels == (*atlas.names.colour("enhancing"), 255)).all(axis=-1)
+    factor = len(pixels) // SIDE_PX
+    wrong = (ball(7) | ball(7, 20.0))[place].repeat(factor, axis=0).repeat(factor, axis=1)
+    assert painted.sum() > 100
+    assert not (painted & ~wrong).any()
+    assert [(lesion.region, lesion.name) for lesion in missed.wrong] == [("enhancing", "M1"), ("enhancing", "F2")]
+    assert (missed.start("lesion"), missed.start("dsc")) == (missed.wrong[0].place, missed.worst)
+    assert (found.more_wrong, missed.more_wrong) == (0, 0)
+
+
 def test_contrasts_are_left_out_before_patients_are() -> None:
     names = Names(CONTRASTS, tuple(REGIONS))
     cards = [drawn_card(f"p{number}", names) for number in range(3)]
@@ -181,6 +208,31 @@ def test_the_table_of_a_patient_has_every_region(opened: Page, reported: Reporte
         keys = ("region", "dsc", "voxels", "tp", "fp", "fn", "dsc_all_components")
         assert [[text.strip() for text in line] for line in cells] == [[row[key] for key in keys] for row in card.rows]
         assert f"mean over regions: DSC {card.dsc:.6f}" in shown.locator("h4").inner_text()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_patients_sort_by_the_worst_lesion_and_buttons_lead_to_it(watched: Watched, tmp_path: Path, width: int) -> None:
+    atlas, file, browser = sorted_otherwise(), tmp_path / "index.html", watched.page
+    file.write_text(page.html_page("en", content.sections([], {}, [], say_in("en"), [atlas])))
+    browser.set_viewport_size({"width": width, "height": 740})
+    browser.goto(file.as_uri())
+    names = browser.locator(".card .name")
+    assert names.all_inner_texts() == ["found", "missed"]
+    browser.locator(".sorts input[value=lesion]").check()
+    assert names.all_inner_texts() == ["missed", "found"]
+    first = browser.locator(".card").first
+    assert "1 of 2 by worst lesion" in first.locator("h4").inner_text()
+    assert "enhancing: 0 of 1 lesions found, 1 false" in first.locator(".lesion-counts").inner_text()
+    assert first.locator("input").input_value() == str(atlas.cards[1].start("lesion"))
+    first.locator("input").press("Home")
+    button = first.locator(".wrong button").first
+    assert button.inner_text().startswith("enhancing M1: ")
+    button.press("Enter")
+    assert first.locator("input").input_value() == str(atlas.cards[1].wrong[0].place)
+    browser.locator(".sorts input[value=dsc]").check()
+    assert names.all_inner_texts() == ["found", "missed"]
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert watched.said == []
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -89,7 +89,7 @@ def test_regions_have_rows_of_their_own(tmp_path: Path) -> None:
         {"patient": patient, "region": region, "false_positive_slices": 0, "trained_on": "no", "dsc": value}
         for patient in PATIENTS for region, value in (("whole", 0.9), ("core", 0.5))
     ]  # fmt: skip
-    means = {"not_trained_on": {"dsc": {}}}
+    means: dict[str, Any] = {"not_trained_on": {"dsc": {}}}
     tree = {"geometries": {"prepared": ""}, "chosen_on": "too good", "regions": {"whole": means, "core": means}}
     write_evaluation(run.evaluation("validation", "best"), EvaluationFiles(rows, tree | means))
     further, table = scores(tmp_path)

@@ -151,7 +151,7 @@ class _Pen:
         ys, xs = (np.linspace(arrow[0][axis], arrow[1][axis], 8).astype(int) for axis in (0, 1))
         within = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
         on_arrow = int(self.busy[ys[within], xs[within]].sum())
-        return outside * self.size * 4 + float(self.busy[_inside(box)].sum()) + self.size * on_arrow
+        return float(outside * self.size * 4 + self.busy[_inside(box)].sum() + self.size * on_arrow)
 
     def _arrow(self, tip: tuple[float, float], tail: tuple[float, float]) -> None:
         angle = math.atan2(tail[0] - tip[0], tail[1] - tip[1])

@@ -50,6 +50,8 @@ class Lesion:
     @property
     def words(self) -> str:
         """What it is, for a title."""
+        if self.result == "found":
+            return f"lowest Dice of a lesion {self.dsc:.3f}: {self.name}, {self.size}"
         return f"{self.result} lesion {self.name}, {self.size}"
 
     @property

@@ -78,7 +78,8 @@ def further_scores(groups: Mapping[str, Sequence[Collected]], say: Say) -> Furth
         for run in runs:
             for folder, evaluated in _evaluations(run):
                 by_folder.setdefault(folder, {}).setdefault(variant, []).append(evaluated)
-    tables, warnings = [], []
+    tables: list[Table] = []
+    warnings: list[str] = []
     for place, (folder, variants) in enumerate(sorted(by_folder.items(), key=lambda item: _last_first(item[0]))):
         tables.append(_scores_table(f"further{place}", folder, variants, say))
         if strata := _strata_table(f"strata{place}", folder, variants, say):
