@@ -16,8 +16,8 @@ from segtrain.commands.evaluate import command
 from segtrain.config import IGNORED, Config, EvaluateConfig, MaskLayout, TrainConfig
 from segtrain.data.geometry import Geometry
 from segtrain.evaluation import region_scores
+from segtrain.evaluation.patient_scores import Task, scores_of
 from segtrain.evaluation.region_scores import LESION_RULES, NO_LESIONS, Rules, further_metrics, further_numbers, matched
-from segtrain.evaluation.scores import Task, scores_of
 from segtrain.run import Run
 from segtrain.runtime.process import run_command
 

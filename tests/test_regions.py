@@ -23,9 +23,10 @@ from segtrain.errors import ConfigError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.evaluate import Evaluation, evaluate
 from segtrain.evaluation.metrics import among_known, count, largest_component, summarise
+from segtrain.evaluation.patient_scores import Task, scores_of
 from segtrain.evaluation.predictor import Predictor
 from segtrain.evaluation.region_scores import Rules
-from segtrain.evaluation.scores import Scores, Task, scores_of
+from segtrain.evaluation.scores import Scores
 from segtrain.evaluation.show import show
 from segtrain.evaluation.summary import summary_of
 from segtrain.losses.loss import make_loss

@@ -10,7 +10,8 @@ lesion_table.py  a row for each lesion; recall by size
 volumes.py       lesion volumes and their agreement; agreement_figure.py: its plot
 units.py         mm and ml of voxels
 region_scores.py the numbers of a region in one geometry, and the rules for them
-scores.py        a row a patient, in the prepared and the original geometry, by several processes
+patient_scores.py  a row a patient and region, in the prepared and the original geometry
+scores.py        those of many patients, by several processes
 summary.py       the means of the rows, with intervals, strata and rules; show.py: on the terminal
 lesion_summary.py  recall by lesion size and agreement of volumes over people; the table of lesions
 tta.py           probabilities averaged over flips and small rotations

@@ -191,7 +191,7 @@ def score_patient(
     predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
     pictures = _Pictures()
     if draw:
-        spacing_mm = prepared_spacing(stored)
+        spacing_mm = prepared_spacing(stored.spacing_mm, stored.geometry)
         pictures = _pictures(image_shwc, store.contrasts, kept_rshw, true_rshw, layout.regions, spacing_mm)
     score = PatientScore(
         patient=patient,

@@ -11,8 +11,9 @@ from segtrain.evaluation.agreement_figure import agreement_figure
 from segtrain.evaluation.lesion_table import COLUMNS, recall_by_size
 from segtrain.evaluation.lesions import size_classes
 from segtrain.evaluation.overlays import Picture
+from segtrain.evaluation.patient_scores import column
 from segtrain.evaluation.region_scores import GeometryName, Row
-from segtrain.evaluation.scores import Scores, column
+from segtrain.evaluation.scores import Scores
 from segtrain.evaluation.svg import Figure, pixels, stacked
 from segtrain.evaluation.units import SOME_SPACING, unit
 from segtrain.evaluation.volumes import SOURCE, Estimate, agreement

@@ -34,9 +34,9 @@ from segtrain.errors import DataError, RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, people_of_patients, trained_on
 from segtrain.evaluation.lesion_places import lesions_of_regions
 from segtrain.evaluation.metrics import Counts, among_known, count
+from segtrain.evaluation.patient_scores import in_source
 from segtrain.evaluation.prediction_files import Prediction, Writer, writing
 from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
-from segtrain.evaluation.scores import in_source
 from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.evaluation.worst import WorstLesion
 from segtrain.runtime.terminal import Progress

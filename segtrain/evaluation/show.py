@@ -4,8 +4,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from segtrain.evaluation.patient_scores import column
 from segtrain.evaluation.region_scores import WITH_AND_WITHOUT, GeometryName, Rules, further_metrics, metrics
-from segtrain.evaluation.scores import column
 from segtrain.evaluation.summary import AGREEMENT, RECALL, Mean
 from segtrain.evaluation.units import SOME_SPACING
 from segtrain.runtime.terminal import show_table

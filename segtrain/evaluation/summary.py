@@ -14,6 +14,7 @@ from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
 from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
 from segtrain.evaluation.lesions import EMPTY_HD95_RULE, EMPTY_RULE, RULES
 from segtrain.evaluation.metrics import summarise
+from segtrain.evaluation.patient_scores import column
 from segtrain.evaluation.region_scores import (
     LESION_RULES,
     MASK_RULES,
@@ -28,7 +29,7 @@ from segtrain.evaluation.region_scores import (
     further_metrics,
     metrics,
 )
-from segtrain.evaluation.scores import Scores, column
+from segtrain.evaluation.scores import Scores
 from segtrain.evaluation.surface import SOURCE
 from segtrain.evaluation.units import SOME_SPACING
 from segtrain.run import ChosenPostprocessing

@@ -5,15 +5,11 @@ A spacing is (slice, row, column) in mm: the distance from a voxel's centre to t
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from segtrain.config import EvaluateConfig
 from segtrain.data.geometry import Geometry
 from segtrain.data.sources import first_few
 from segtrain.errors import DataError
-
-if TYPE_CHECKING:
-    from segtrain.data.store import StoredPatient
 
 Spacing = tuple[float, float, float]
 
@@ -34,10 +30,10 @@ def usable(spacing_mm: Sequence[float] | None) -> Spacing | None:
     return float(between_slices), float(between_rows), float(between_columns)
 
 
-def prepared_spacing(stored: "StoredPatient") -> Spacing | None:
+def prepared_spacing(spacing_mm: Sequence[float] | None, geometry: Geometry) -> Spacing | None:
     """Of a patient's prepared volume; None where the source's is not known."""
-    spacing_mm = usable(stored.spacing_mm)
-    return None if spacing_mm is None else stored.geometry.prepared_spacing(spacing_mm)
+    source_mm = usable(spacing_mm)
+    return None if source_mm is None else geometry.prepared_spacing(source_mm)
 
 
 def voxel_ml(spacing_mm: Spacing) -> float:
@@ -47,8 +43,8 @@ def voxel_ml(spacing_mm: Spacing) -> float:
 
 def prepared_voxel_ml(spacing_mm: Sequence[float] | None, geometry: Geometry) -> float | None:
     """The volume of a voxel of the prepared volume in ml; None where the source's spacing is not known."""
-    source_mm = usable(spacing_mm)
-    return None if source_mm is None else voxel_ml(geometry.prepared_spacing(source_mm))
+    prepared_mm = prepared_spacing(spacing_mm, geometry)
+    return None if prepared_mm is None else voxel_ml(prepared_mm)
 
 
 def refuse_unknown_spacing(

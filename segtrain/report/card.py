@@ -126,8 +126,8 @@ def make_card(
 ) -> Card:
     """A patient's card, from its rows as scored and the volumes behind them; `in_mm`: the spacing is known."""
     patient = rows[0]["patient"]
-    image_shwc, _ = store.volume(patient)
-    slices = _slices(store.patients[patient].slice_numbers, predicted_rshw, true_rshw)
+    stored, (image_shwc, _) = store.patients[patient], store.volume(patient)
+    slices = _slices(stored.slice_numbers, predicted_rshw, true_rshw)
     for place, row in enumerate(rows):
         sums = {key: str(sum(one.parts[place][n] for one in slices)) for n, key in enumerate(("tp", "fp", "fn"))}
         assert {**row, **sums} == row, "the volumes are those that were scored"
@@ -138,7 +138,7 @@ def make_card(
             greys[f"contrast{names.contrasts.index(contrast)}"] = image_shwc[..., place]
     regions = [row["region"] for row in rows if "region" in row]
     colours = {names.regions.index(region): names.colour(region) for region in regions}
-    spacing_mm = prepared_spacing(store.patients[patient]) if in_mm else None
+    spacing_mm = prepared_spacing(stored.spacing_mm, stored.geometry) if in_mm else None
     lesions = lesions_of_regions(predicted_rshw, true_rshw, regions or ("",), spacing_mm)
     return Card(patient, rows, slices, sprites(greys, predicted_rshw, true_rshw, colours, lesions), lesions)
 
