@@ -20,6 +20,7 @@ COMMANDS = {
     ),
     "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
     "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
+    "suspects": ("segtrain.commands.suspects", "find masks that may be wrong, by the predictions of a k-fold ablation"),
     "check": (
         "segtrain.commands.check",
         "try a loss, network, augmentation, optimiser or source of your own before it trains",

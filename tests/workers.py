@@ -11,7 +11,7 @@ QUICK = (
     "architecture augment augment_intensity augment_options augment_strong build checkpoint_damage config image "
     "jobs_cancel jobs_status jobs_trouble laws losses losses_options metrics mix models_weights neighbours "
     "offline_queue_file optim parts phantom report_runs sampler source_protocol sources splits statistics "
-    "postprocessing tables tta zero"
+    "postprocessing suspects tables tta zero"
 )
 QUICK_FILES = frozenset(f"test_{name}" for name in QUICK.split())
 

@@ -86,7 +86,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def runs_parser(
-    prog: str, description: str, examples: str, keys: Sequence[str] = EVALUATION_KEYS
+    prog: str, description: str, examples: str, keys: Sequence[str] = EVALUATION_KEYS, checkpoint: str = "best"
 ) -> argparse.ArgumentParser:
     """For a command on checkpoints: `RUN [RUN...] [--checkpoint best|last|STEP] [key=value ...]`, of these keys."""
     parser = argparse.ArgumentParser(
@@ -98,7 +98,8 @@ def runs_parser(
         metavar="RUN|key=value",
         help=f"run directories (several: their ensemble), and settings that differ from the run's: {', '.join(keys)}",
     )
-    parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which weights (default: best)")
+    which = f"which weights (default: {checkpoint})"
+    parser.add_argument("--checkpoint", default=checkpoint, metavar="best|last|STEP", help=which)
     return parser
 
 

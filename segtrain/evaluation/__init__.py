@@ -20,6 +20,7 @@ out_of_fold.py   patients predicted by runs that did not train on them
 candidates.py    candidates for post-processing, all counted at once in a patient
 postprocessing.py  the choice among them, and what it is worth; choice_by_fold.py: for the runs of an ablation
 chosen_settings.py  the chosen settings in place of the configured ones
+suspects.py      masks that may be wrong; evidence.py: against one mask; swaps.py: between patients
 predictions.py   a folder of patients, predicted; prediction_files.py: masks, pictures and scores, written
 overlays.py      prediction and truth over a slice; sheets of them
 lesion_places.py missed, false and found lesions by slice, the worst of them; lesion_marks.py: drawn over a slice

@@ -1,0 +1,206 @@
+"""Suspect labels as files: a table of patients, one of slices, and their pictures on a page and on a sheet.
+
+    suspects.csv   a row for each patient and region whose mask disagrees with its prediction, worst first
+    slices.csv     a row for each of their slices with confidently wrong voxels, worst first
+    index.html     the first of them with their worst slices, everything in it
+    atlas.png      the worst slice of each of these
+
+Legend: h height, w width, c channel.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from segtrain.errors import RunError
+from segtrain.evaluation.evidence import Kind
+from segtrain.evaluation.overlays import Picture, overlay, sheet
+from segtrain.evaluation.suspects import Drawn, Suspect
+from segtrain.runtime import files
+
+COLUMNS = (
+    "rank", "patient", "region", "kind", "score", "dsc", "dsc_corrected", "shift_slices", "shift_rows", "shift_columns",
+    "swapped_with", "worst_slice", "mask_voxels", "predicted_voxels", "missing_voxels", "extra_voxels", "missing_ml",
+    "extra_ml", "fold", "run",
+)  # fmt: skip
+OF_SLICES = ("patient", "region", "slice", "missing_voxels", "extra_voxels", "rank")
+TABLE, SLICES, PAGE, SHEET = "suspects.csv", "slices.csv", "index.html", "atlas.png"
+QUALITY = 80
+SHEET_COLUMNS = 3
+HEADS = ("", "patient", "region", "kind", "score", "DSC", "worst slice", "if the prediction is right")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A suspect as the page has it."""
+
+    patient: str
+    region: str
+    kind: Kind
+    score: float
+    explanation: str
+    slices: Sequence[dict[str, Any]]
+
+
+def refuse_folder(out: Path) -> None:
+    """Raises RunError for an `out` with files in it, unless an earlier search has written them."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out {out}: is a file; name a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    with suppress(OSError), (out / TABLE).open(encoding="utf-8") as file:
+        if file.readline().startswith("rank,patient,"):
+            return
+    raise RunError(f"--out {out}: holds files that segtrain suspects has not written; name another folder")
+
+
+def write(out: Path, suspects: Sequence[Suspect], top: int, notes: Sequence[str]) -> Path:
+    """Write all files, with pictures of the first `top`, over earlier ones; returns the page. Raises RunError."""
+    try:
+        files.make_folder(out)
+        rows, slices = list(rows_of(suspects)), sorted(_slices(suspects), key=_wrong_voxels, reverse=True)
+        files.write_text(out / TABLE, files.csv_text(rows, [*COLUMNS]))
+        files.write_text(out / SLICES, files.csv_text(slices, [*OF_SLICES]))
+        files.write_text(out / PAGE, page(suspects[:top], notes))
+        _draw(suspects[:top], out / SHEET)
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+    return out / PAGE
+
+
+def rows_of(suspects: Sequence[Suspect]) -> Iterator[dict[str, Any]]:
+    """A row a suspect; a cell is empty where it has no meaning."""
+    for rank, one in enumerate(suspects, start=1):
+        missing, extra = (float(part.sum()) for part in (one.evidence.missing, one.evidence.extra))
+        shift = one.shift or (None, None, None)
+        yield {
+            "rank": rank,
+            "patient": one.patient,
+            "region": one.region,
+            "kind": one.kind,
+            "score": f"{one.score:.6f}",
+            "dsc": f"{one.evidence.dsc:.6f}",
+            "dsc_corrected": None if one.dsc_corrected is None else f"{one.dsc_corrected:.6f}",
+            **dict(zip(("shift_slices", "shift_rows", "shift_columns"), shift, strict=True)),
+            "swapped_with": one.swapped_with,
+            "worst_slice": one.slices[0].number if one.slices else None,
+            "mask_voxels": one.evidence.mask_voxels,
+            "predicted_voxels": one.evidence.predicted_voxels,
+            "missing_voxels": f"{missing:.1f}",
+            "extra_voxels": f"{extra:.1f}",
+            "missing_ml": None if one.voxel_ml is None else f"{missing * one.voxel_ml:.3f}",
+            "extra_ml": None if one.voxel_ml is None else f"{extra * one.voxel_ml:.3f}",
+            "fold": one.fold,
+            "run": one.run,
+        }
+
+
+def _slices(suspects: Sequence[Suspect]) -> Iterator[dict[str, Any]]:
+    for rank, one in enumerate(suspects, start=1):
+        for number, missing, extra in zip(one.slice_numbers, one.evidence.missing, one.evidence.extra, strict=True):
+            if missing + extra > 0:
+                yield {
+                    "patient": one.patient,
+                    "region": one.region,
+                    "slice": number,
+                    "missing_voxels": f"{missing:.1f}",
+                    "extra_voxels": f"{extra:.1f}",
+                    "rank": rank,
+                }
+
+
+def _wrong_voxels(row: dict[str, Any]) -> float:
+    return float(row["missing_voxels"]) + float(row["extra_voxels"])
+
+
+def explanation(suspect: Suspect) -> str:
+    """In words, what would be wrong with the mask."""
+    evidence = suspect.evidence
+    gain = "" if suspect.dsc_corrected is None else f": DSC {evidence.dsc:.2f}, then {suspect.dsc_corrected:.2f}"
+    if suspect.kind is Kind.SHIFTED and suspect.shift:
+        slices, rows, columns = suspect.shift
+        return f"agrees better when moved by {slices:+d} slices, {rows:+d} rows, {columns:+d} columns{gain}"
+    if suspect.kind is Kind.SWAPPED:
+        return f"agrees better with the prediction for {suspect.swapped_with}{gain}"
+    missing = suspect.kind is Kind.MISSING
+    voxels = float((evidence.missing if missing else evidence.extra).sum())
+    amount = f"{voxels:.0f} voxels" if suspect.voxel_ml is None else f"{voxels * suspect.voxel_ml:.1f} ml"
+    what = "of predicted lesion are not in it" if missing else "of it are predicted to be no lesion"
+    return f"{amount} {what} (by confidence); DSC {evidence.dsc:.2f}"
+
+
+def cells(suspects: Sequence[Suspect]) -> list[tuple[str, ...]]:
+    """The table of the page and the terminal, below `HEADS`."""
+    return [
+        (
+            str(rank),
+            one.patient,
+            one.region,
+            one.kind,
+            f"{one.score:.3f}",
+            f"{one.evidence.dsc:.3f}",
+            str(one.slices[0].number) if one.slices else "",
+            explanation(one),
+        )
+        for rank, one in enumerate(suspects, start=1)
+    ]
+
+
+def page(suspects: Sequence[Suspect], notes: Sequence[str]) -> str:
+    """The page. It fetches nothing, and every text in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("segtrain", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [
+        Shown(
+            patient=one.patient,
+            region=one.region,
+            kind=one.kind,
+            score=one.score,
+            explanation=explanation(one),
+            slices=[{"number": drawn.number, "url": _webp(picture(drawn))} for drawn in one.slices],
+        )
+        for one in suspects
+    ]
+    template = environment.get_template("suspects.html.j2")
+    return template.render(suspects=shown, notes=notes, heads=HEADS, table=cells(suspects))
+
+
+def picture(drawn: Drawn) -> Picture:
+    """The slice plain, and beside it with the outlines of prediction and mask."""
+    nothing = np.zeros_like(drawn.mask_hw)
+    pair = (nothing, nothing), (drawn.predicted_hw, drawn.mask_hw)
+    return np.concatenate([overlay(drawn.plane_hw, *masks) for masks in pair], axis=1)
+
+
+def _webp(picture_hwc: Picture) -> str:
+    small = io.BytesIO()
+    Image.fromarray(picture_hwc).save(small, "WEBP", quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
+
+
+def _draw(suspects: Sequence[Suspect], path: Path) -> None:
+    """The sheet of the worst slices; none without suspects."""
+    pictures = [
+        (
+            " ".join(filter(None, (f"{rank}. {one.patient}", one.region, one.kind, f"slice {drawn.number}"))),
+            picture(drawn),
+        )
+        for rank, one in enumerate(suspects, start=1)
+        for drawn in one.slices[:1]
+    ]
+    path.unlink(missing_ok=True)
+    if pictures:
+        Image.fromarray(sheet(pictures, SHEET_COLUMNS)).save(path)
