@@ -41,9 +41,9 @@ def checkpoint(number: int, fold: int = 0, seed: int = 1, **changes: Any) -> Tra
     held_out = frozenset(patients[2 * fold : 2 * fold + 2])
     cfg = Config(name=f"run{number}", seed=seed)
     cfg = replace(cfg, data=replace(cfg.data, split="kfold", folds=3, fold=fold))
-    sides = {"train": frozenset(patients) - held_out, "validation": held_out}
     run = Run(Path(f"runs/run{number}"))
-    return replace(TrainedCheckpoint(run, cfg, Path("step"), **sides), **changes)
+    one = TrainedCheckpoint(run, cfg, Path("step"), train=frozenset(patients) - held_out, validation=held_out)
+    return replace(one, **changes)
 
 
 def refusal(*checkpoints: TrainedCheckpoint) -> str:

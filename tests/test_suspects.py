@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,10 +43,10 @@ def lesion_of(number: int) -> Mask:
 def predicted(lesion: Mask, number: int) -> NDArray[np.float32]:
     """Probabilities of a network that sees the lesion: soft at its surface, noise everywhere."""
     noise = np.random.default_rng(number).normal(0, 0.04, SHAPE)
-    return np.clip(ndimage.gaussian_filter(lesion.astype(float), 0.7) + noise, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(ndimage.gaussian_filter(lesion.astype(float), 0.7) + noise, 0, 1), np.float32)
 
 
-def patient(name: str, mask: NDArray[np.integer], *probabilities: NDArray[np.float32]) -> OutOfFold:
+def patient(name: str, mask: NDArray[Any], *probabilities: NDArray[np.float32]) -> OutOfFold:
     image = np.zeros((*SHAPE, 3), np.float16)
     return OutOfFold(name, 0, Path("run"), image, mask.astype(np.uint8), np.stack(probabilities).astype(np.float32))
 
@@ -157,7 +158,7 @@ def test_a_speck_is_less_suspect_than_a_lesion_however_sure() -> None:
 
 
 def test_doubt_counts_less_than_confidence() -> None:
-    assert confidence(np.float32([0, 0.1, 0.2, 0.6, 1]), 0.2) == pytest.approx([1, 0.5, 0, 0.5, 1])
+    assert confidence(np.array([0, 0.1, 0.2, 0.6, 1], np.float32), 0.2) == pytest.approx([1, 0.5, 0, 0.5, 1])
     lesion, nothing, known = lesion_of(5), np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     scores = [evidence_of(lesion * np.float32(p), nothing, known, 0.5).disagreement(50) for p in (0.6, 0.8, 1)]
     assert scores == sorted(scores)

@@ -15,6 +15,7 @@ from segtrain.runtime.terminal import show_table
 log = logging.getLogger(__name__)
 
 TOP = 20
+FLIPS = "evaluate.tta=flips"  # unless another is asked for
 EXAMPLES = """\
 examples:
   segtrain suspects runs/loss/dice-fold*-seed42 --out suspects
@@ -22,9 +23,12 @@ examples:
 
 The runs are the folds of one variant of a k-fold ablation. Each patient is predicted by the runs that did not train on
 the person; several seeds of a fold are averaged. The mask of a suspect may be wrong, or the network is: look at the
-pictures in index.html. The kinds: missing (lesion predicted, not in the mask), extra (in the mask, predicted to be no
-lesion), shifted (agrees better when moved), swapped (agrees better with another patient's prediction).
-docs/labels.md defines the score and tells how many planted errors it finds.
+pictures in index.html. Probabilities are averaged over flips, which makes false alarms fewer; evaluate.tta=none is
+faster.
+
+Kinds: missing (lesion predicted, not in the mask), extra (in the mask, predicted to be no lesion), shifted (agrees
+better when moved), swapped (agrees better with another patient's prediction). docs/labels.md defines the score and
+says how many planted errors it finds.
 """
 
 
@@ -42,7 +46,7 @@ def command(argv: Sequence[str]) -> int:
     from segtrain.report import suspects as report  # slow to import
 
     report.refuse_folder(arguments.out)
-    checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    checkpoints = select_checkpoints(runs, arguments.checkpoint, [FLIPS, *overrides])
     from segtrain.evaluation.out_of_fold import folds_of, out_of_fold
     from segtrain.evaluation.suspects import suspects_of
 

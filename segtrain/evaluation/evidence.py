@@ -18,6 +18,7 @@ Shift = tuple[int, int, int]  # slices, rows, columns
 
 FARTHEST = 4  # a shift is looked for up to this part of the volume's sides: a quarter
 CONFIDENT = 0.5  # the mean confidence of a whole lesion that one of both volumes does not have at all
+UNEXPLAINED = 0.25  # the weight of a disagreement that no single mistake explains
 IN_PLANE = np.array([[[0, 0, 0]] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0, 0, 0]] * 3])  # face neighbours of a slice
 
 
@@ -88,9 +89,12 @@ class Evidence:
         return Kind.MISSING if self.missing.sum() >= self.extra.sum() else Kind.EXTRA
 
     def score(self, small: float) -> float:
-        """0 to 1: the confident disagreement, and what one mistake would explain: 1 - (1 - disagreement)(1 - gain)."""
+        """0 to 1: what one mistake would explain, and a part of the disagreement: 1 - (1 - gain)(1 - disagreement / 4).
+
+        Disagreement alone is as often a failure of the network; see docs/labels.md.
+        """
         gain = max(self.gain(kind, small) for kind in Kind)
-        return 1 - (1 - self.disagreement(small)) * (1 - gain)
+        return 1 - (1 - gain) * (1 - UNEXPLAINED * self.disagreement(small))
 
 
 def evidence_of(probability_shw: NDArray[np.float32], mask_shw: Mask, known_shw: Mask, threshold: float) -> Evidence:
