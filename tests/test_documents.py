@@ -96,7 +96,7 @@ def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPa
         config_of(found)
     elif hasattr(found, "spec"):
         expand(found.spec, found.overrides)
-    elif name in ("evaluate", "predict", "report"):
+    elif name in ("evaluate", "predict", "report", "suspects"):
         runs_and_overrides(found.words, ATLAS_KEYS if name == "report" else EVALUATION_KEYS)
 
 

@@ -37,7 +37,8 @@ def ball(z: float, y: float, x: float, radius: float) -> Mask:
 
 def lesion_of(number: int) -> Mask:
     rng = np.random.default_rng(number)
-    return ball(*rng.uniform((5, 11, 8), (7, 21, 11)), radius=rng.uniform(4, 6))
+    z, y, x, radius = rng.uniform((5, 11, 8, 4), (7, 21, 11, 6))
+    return ball(z, y, x, radius)
 
 
 def predicted(lesion: Mask, number: int) -> NDArray[np.float32]:

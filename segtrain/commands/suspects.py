@@ -62,10 +62,11 @@ def command(argv: Sequence[str]) -> int:
         "The most suspicious come first. The mask may be wrong, or the prediction is: only a look decides.",
     ]
     page = report.write(arguments.out, suspects, arguments.top, notes)
-    several = len(cfg.data.layout.regions) > 1
-    kept = [place for place, head in enumerate(report.HEADS) if several or head != "region"]
-    rows = [[cells[place] for place in kept] for cells in report.cells(suspects[: arguments.top])]
-    title = f"Suspect labels: {min(arguments.top, len(suspects))} of {len(suspects)}, worst first"
-    show_table(title, rows, [report.HEADS[place] for place in kept])
+    shown = suspects[: arguments.top]
+    if shown:
+        heads, rows = report.table(shown)
+        show_table(f"Suspect labels: {len(shown)} of {len(suspects)}, worst first", rows, heads)
+    else:
+        log.info("no mask disagrees with its prediction")
     log.info("suspects: %s", page.resolve())
     return EXIT_FINISHED

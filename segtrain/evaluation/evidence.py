@@ -19,6 +19,7 @@ Shift = tuple[int, int, int]  # slices, rows, columns
 FARTHEST = 4  # a shift is looked for up to this part of the volume's sides: a quarter
 CONFIDENT = 0.5  # the mean confidence of a whole lesion that one of both volumes does not have at all
 UNEXPLAINED = 0.25  # the weight of a disagreement that no single mistake explains
+WORTH_NAMING = 0.05  # the gain from which on a mistake gives the kind its name
 IN_PLANE = np.array([[[0, 0, 0]] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0, 0, 0]] * 3])  # face neighbours of a slice
 
 
@@ -81,10 +82,10 @@ class Evidence:
         return max(0.0, correction.dsc - correction.before) * correction.dsc * share
 
     def kind(self, small: float) -> Kind:
-        """The mistake whose correction would gain most; without any, the more frequent one among voxels."""
+        """The mistake whose correction would gain most; if none gains much, the more frequent one among voxels."""
         gains = {kind: self.gain(kind, small) for kind in Kind}
         likely = max(gains, key=lambda kind: gains[kind])
-        if gains[likely] > 0:
+        if gains[likely] >= WORTH_NAMING:
             return likely
         return Kind.MISSING if self.missing.sum() >= self.extra.sum() else Kind.EXTRA
 

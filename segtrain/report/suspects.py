@@ -35,7 +35,6 @@ OF_SLICES = ("patient", "region", "slice", "missing_voxels", "extra_voxels", "ra
 TABLE, SLICES, PAGE, SHEET = "suspects.csv", "slices.csv", "index.html", "atlas.png"
 QUALITY = 80
 SHEET_COLUMNS = 3
-HEADS = ("", "patient", "region", "kind", "score", "DSC", "worst slice", "if the prediction is right")
 
 
 @dataclass(frozen=True)
@@ -122,36 +121,38 @@ def _wrong_voxels(row: dict[str, Any]) -> float:
 
 
 def explanation(suspect: Suspect) -> str:
-    """In words, what would be wrong with the mask."""
+    """What would be wrong with the mask, in words that follow "the mask"."""
     evidence = suspect.evidence
     gain = "" if suspect.dsc_corrected is None else f": DSC {evidence.dsc:.2f}, then {suspect.dsc_corrected:.2f}"
     if suspect.kind is Kind.SHIFTED and suspect.shift:
-        slices, rows, columns = suspect.shift
-        return f"agrees better when moved by {slices:+d} slices, {rows:+d} rows, {columns:+d} columns{gain}"
+        steps = zip(suspect.shift, ("slices", "rows", "columns"), strict=True)
+        return f"agrees better when moved by {', '.join(f'{step:+d} {of}' for step, of in steps if step)}{gain}"
     if suspect.kind is Kind.SWAPPED:
         return f"agrees better with the prediction for {suspect.swapped_with}{gain}"
     missing = suspect.kind is Kind.MISSING
     voxels = float((evidence.missing if missing else evidence.extra).sum())
     amount = f"{voxels:.0f} voxels" if suspect.voxel_ml is None else f"{voxels * suspect.voxel_ml:.1f} ml"
-    what = "of predicted lesion are not in it" if missing else "of it are predicted to be no lesion"
-    return f"{amount} {what} (by confidence); DSC {evidence.dsc:.2f}"
+    return f"lacks {amount} of predicted lesion" if missing else f"has {amount} that are predicted to be no lesion"
 
 
-def cells(suspects: Sequence[Suspect]) -> list[tuple[str, ...]]:
-    """The table of the page and the terminal, below `HEADS`."""
-    return [
-        (
+def table(suspects: Sequence[Suspect]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows for the page and the terminal; regions only where there are several."""
+    several = any(one.region for one in suspects)
+    heads = ["", "patient", *(["region"] if several else []), "kind", "score", "DSC", "worst slice"]
+    rows = [
+        [
             str(rank),
             one.patient,
-            one.region,
+            *([one.region] if several else []),
             one.kind,
             f"{one.score:.3f}",
             f"{one.evidence.dsc:.3f}",
             str(one.slices[0].number) if one.slices else "",
             explanation(one),
-        )
+        ]
         for rank, one in enumerate(suspects, start=1)
     ]
+    return [*heads, "the mask, if the prediction is right,"], rows
 
 
 def page(suspects: Sequence[Suspect], notes: Sequence[str]) -> str:
@@ -174,8 +175,8 @@ def page(suspects: Sequence[Suspect], notes: Sequence[str]) -> str:
         )
         for one in suspects
     ]
-    template = environment.get_template("suspects.html.j2")
-    return template.render(suspects=shown, notes=notes, heads=HEADS, table=cells(suspects))
+    heads, rows = table(suspects)
+    return environment.get_template("suspects.html.j2").render(suspects=shown, notes=notes, heads=heads, rows=rows)
 
 
 def picture(drawn: Drawn) -> Picture:
