@@ -19,7 +19,7 @@ from segtrain.evaluation.overlays import shown_contrast
 from segtrain.evaluation.swaps import Footprint, Swap, swaps
 from segtrain.evaluation.units import usable, voxel_ml
 
-PICTURES = 4  # slices of a patient that can be drawn
+PICTURES = 3  # slices of a patient that can be drawn
 SMALL = 0.1  # of the median lesion: evidence of fewer voxels counts less than half
 
 
