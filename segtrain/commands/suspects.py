@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segtrain.commands.arguments import runs_and_overrides, runs_parser
 from segtrain.data.prepare import ensure_store
 from segtrain.errors import EXIT_FINISHED, ConfigError
-from segtrain.evaluation.ensemble import select_checkpoints
+from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.terminal import show_table
@@ -15,7 +16,7 @@ from segtrain.runtime.terminal import show_table
 log = logging.getLogger(__name__)
 
 TOP = 20
-FLIPS = "evaluate.tta=flips"  # unless another is asked for
+VIEWS = "evaluate.tta"
 EXAMPLES = """\
 examples:
   segtrain suspects runs/loss/dice-fold*-seed42 --out suspects
@@ -46,7 +47,9 @@ def command(argv: Sequence[str]) -> int:
     from segtrain.report import suspects as report  # slow to import
 
     report.refuse_folder(arguments.out)
-    checkpoints = select_checkpoints(runs, arguments.checkpoint, [FLIPS, *overrides])
+    checkpoints = select_checkpoints(runs, arguments.checkpoint, overrides)
+    if not any(override.startswith(f"{VIEWS}=") for override in overrides):
+        checkpoints = [_averaged_over_flips(checkpoint) for checkpoint in checkpoints]
     from segtrain.evaluation.out_of_fold import folds_of, out_of_fold
     from segtrain.evaluation.suspects import suspects_of
 
@@ -58,7 +61,8 @@ def command(argv: Sequence[str]) -> int:
     judged = sum(len(fold.patients) for fold in folds)
     notes = [
         f"{store.label}: the masks of {judged} patients, each predicted by a network that was not trained on the "
-        f"person ({len(checkpoints)} runs, {len(folds)} folds, {arguments.checkpoint} checkpoint).",
+        f"person ({len(checkpoints)} runs, {len(folds)} folds, {arguments.checkpoint} checkpoint, "
+        f"{VIEWS}={cfg.evaluate.tta}).",
         "The most suspicious come first. The mask may be wrong, or the prediction is: only a look decides.",
     ]
     page = report.write(arguments.out, suspects, arguments.top, notes)
@@ -70,3 +74,9 @@ def command(argv: Sequence[str]) -> int:
         log.info("no mask disagrees with its prediction")
     log.info("suspects: %s", page.resolve())
     return EXIT_FINISHED
+
+
+def _averaged_over_flips(checkpoint: TrainedCheckpoint) -> TrainedCheckpoint:
+    """With up-down flips too, which training may not have shown: what counts is agreement among views, not DSC."""
+    cfg = checkpoint.cfg
+    return replace(checkpoint, cfg=replace(cfg, evaluate=replace(cfg.evaluate, tta="flips")))
