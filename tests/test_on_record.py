@@ -56,6 +56,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.quick
 @pytest.mark.law("L15")
 def test_the_commit_is_that_of_this_code_with_what_was_edited(repository: Path) -> None:
     head = subprocess.check_output(["git", "-C", str(repository), "rev-parse", "HEAD"], text=True).strip()
@@ -64,6 +65,7 @@ def test_the_commit_is_that_of_this_code_with_what_was_edited(repository: Path) 
     assert commit(repository) == f"{head}-dirty"
 
 
+@pytest.mark.quick
 @pytest.mark.law("L15")
 def test_the_commit_is_never_that_of_a_repository_around_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a student unpacked the sources in a project of their own, or git itself calls (a hook)."""
@@ -76,6 +78,7 @@ def test_the_commit_is_never_that_of_a_repository_around_it(repository: Path, mo
     assert commit(repository / "vendor") is None, "no checkout: a wheel"
 
 
+@pytest.mark.quick
 @pytest.mark.law("L15")
 def test_edited_code_has_another_hash(tmp_path: Path) -> None:
     package = tmp_path / "package"
@@ -94,6 +97,7 @@ def test_edited_code_has_another_hash(tmp_path: Path) -> None:
     assert NOW.code_sha256 == code_sha256(CHECKOUT / "segtrain")
 
 
+@pytest.mark.quick
 @pytest.mark.law("L15")
 @pytest.mark.parametrize(
     ("before", "words"),
