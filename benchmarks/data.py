@@ -21,7 +21,7 @@ def config(options: Options, size_px: int) -> Config:
         phantom=PhantomConfig(patients=14, size_px=max(64, size_px)),
     )  # fmt: skip
     if options.lgg:
-        data = replace(data, source="lgg", root=str(options.lgg), validation_patients=10)
+        data = replace(data, source="lgg", root=str(options.lgg), validation_patients=10, published="redrawn")
     return Config(data=data)
 
 

@@ -197,6 +197,8 @@ def test_an_old_ablation_goes_on_with_the_run_that_is_missing(before: Path) -> N
     new = table(folder / "results.csv")
     assert new[:3] == old[:3]
     assert (new[3]["run"], new[3]["state"], new[3]["epochs"]) == ("uniform-fold1-seed42", "finished", "2")
+    sides = [Run(folder / f"{variant}-fold1-seed42").split() for variant in ("plain", "uniform")]
+    assert sides[0] == sides[1], "folds are dealt as they were when the ablation was begun"
 
 
 def test_the_status_of_old_runs(before: Path) -> None:

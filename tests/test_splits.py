@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -42,12 +43,14 @@ def test_the_reference_split_is_the_published_draw() -> None:
     institutions=st.integers(1, 4),
     folds=st.integers(2, 10),
     seed=st.integers(0, 1000),
+    version=st.sampled_from((None, 1)),
 )
-def test_folds_part_the_patients(volumes: list[int], institutions: int, folds: int, seed: int) -> None:
+def test_folds_part_the_patients(
+    volumes: list[int], institutions: int, folds: int, seed: int, version: Literal[1] | None
+) -> None:
     store = store_of([(f"P{n:03}", f"I{n % institutions}", v) for n, v in enumerate(volumes)])
-    splits = [
-        make_split(DataConfig(split="kfold", folds=folds, fold=fold, split_seed=seed), store) for fold in range(folds)
-    ]
+    cfg = DataConfig(split="kfold", folds=folds, split_seed=seed, split_version=version)
+    splits = [make_split(replace(cfg, fold=fold), store) for fold in range(folds)]
     validated = [p for split in splits for p in split.validation]
     assert sorted(validated) == sorted(store.patients)
     sizes = [len(split.validation) for split in splits]
@@ -56,10 +59,10 @@ def test_folds_part_the_patients(volumes: list[int], institutions: int, folds: i
         assert set(split.train) == store.patients.keys() - set(split.validation)
 
 
-def test_folds_are_alike_in_institution_and_lesion_volume() -> None:
+def test_folds_of_version_1_are_alike_in_institution_and_lesion_volume() -> None:
     store = store_of(COHORT)
     for fold in range(5):
-        split = make_split(DataConfig(split="kfold", fold=fold), store)
+        split = make_split(DataConfig(split="kfold", fold=fold, split_version=1), store)
         for institution in "ABC":
             whole = [p for p in store.patients.values() if p.institution == institution]
             share = sum(p.patient in split.validation for p in whole) / len(whole)

@@ -31,6 +31,8 @@ NEWER_KEYS = frozenset(
         "data.spacing_mm",
         "data.lesion_free",
         "data.neighbours_mm",
+        "data.split_version",
+        "data.published",
         "data.phantom.contrasts",
         "data.phantom.regions",
         "data.phantom.spacing_mm",
@@ -55,6 +57,8 @@ MAY_DIFFER = frozenset(
         "data.workers",
         "data.augment_workers",
         "data.skip_bad",
+        "data.split_version",  # the split itself is compared
+        "data.published",
         "device",
         "allocator",
         "deterministic",

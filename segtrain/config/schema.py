@@ -25,6 +25,8 @@ from segtrain.config.tree import nearest
 SOURCES = ("auto", "phantom", "lgg", "slices", "nifti", "nnunet")
 ProtocolName = Literal["reference", "zscore"]
 SplitName = Literal["reference", "kfold", "file"]
+SplitVersion = Literal[1, 2]
+PublishedName = Literal["all", "present", "redrawn"]
 SamplingName = Literal["lesion", "uniform"]
 TtaName = Literal["none", "trained", "left_right", "up_down", "flips", "all"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -86,6 +88,8 @@ class DataConfig:
     split_seed: int = Field(default=42, ge=0)  # of the drawing of patients
     folds: int = Field(default=5, ge=2)  # split=kfold
     fold: int = Field(default=0, ge=0)  # the fold that validates, from 0; split=kfold, or a file of folds
+    split_version: SplitVersion | None = None  # docs/splits.md; default: that of the runs beside it, else 2
+    published: PublishedName = "all"  # of lgg's ten published validation patients: must be there, or see docs/splits.md
     split_file: str | None = None  # split=file: a run's split.json, or nnU-Net's splits_final.json
     groups: str | None = None  # a CSV of patient,person: the scans of one person stay on one side
     sampling: SamplingName = "lesion"  # how slices are drawn; lesion: by the size of the lesion

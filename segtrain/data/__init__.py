@@ -14,6 +14,8 @@ prepare.py      a store built from a source, by several processes
 patient.py      one patient read, prepared and written
 survey.py       what of a source is taken for what, without preparing it
 people.py       the person whom each patient id is a scan of
+published.py    the public LGG collection by name, and its ten validation patients
+folds.py        the fold of each person
 splits.py       the patients that train and those that validate
 order.py        the slice at each position of a run
 neighbours.py   slices with those around them as channels

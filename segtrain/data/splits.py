@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segtrain.config import DataConfig
+from segtrain.data.folds import BEFORE_VERSIONS, NEWEST, Group, by_volume, fold_of, seed_without_empty_fold, sizes_of
 from segtrain.data.people import groups_of, people_of, refuse_parted, several
-from segtrain.data.store import Store, StoredPatient
+from segtrain.data.published import is_published, published_validation
+from segtrain.data.store import Store
 from segtrain.errors import DataError
-
-Group = tuple[str, ...]  # the patients of one person
 
 
 def hash_of(train: Iterable[str], validation: Iterable[str]) -> str:
@@ -25,11 +23,15 @@ def hash_of(train: Iterable[str], validation: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Sorted patient ids of both sides: disjoint, without duplicates, no side empty."""
+    """Sorted patient ids of both sides: disjoint, without duplicates, no side empty.
+
+    version: of the definition that they follow; None: they are from a file.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     people: Mapping[str, str] = field(default_factory=dict)  # the person of each patient who has several ids
+    version: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for side, patients in (("train", self.train), ("validation", self.validation)):
@@ -54,31 +56,38 @@ class Split:
         return len(self.people), len(set(self.people.values()))
 
     def to_json(self) -> dict[str, Any]:
-        people = {"people": dict(self.people)} if self.people else {}
-        return {"hash": self.hash, "train": list(self.train), "validation": list(self.validation), **people}
+        tree: dict[str, Any] = {"hash": self.hash}
+        if self.version is not None:
+            tree["version"] = self.version
+        tree |= {"train": list(self.train), "validation": list(self.validation)}
+        return tree | ({"people": dict(self.people)} if self.people else {})
 
 
 def make_split(cfg: DataConfig, store: Store) -> Split:
     """The split that `data.split` names; the patients of one person stay together. Raises DataError."""
-    known = {patient: stored.person for patient, stored in store.patients.items() if stored.person}
-    people = people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None, known)
+    people = people_in(cfg, store)
     if cfg.split == "file":
         assert cfg.split_file is not None, "loading checks it"
         sides = _from_file(Path(cfg.split_file), store, cfg.fold)
         refuse_parted((("train", sides[0]), ("validation", sides[1])), people, cfg.split_file)
     else:
         groups = groups_of(store.patients, people)
-        refuse_too_few(cfg, groups)
-        if cfg.split == "reference":
-            validating = _reference(groups, cfg.validation_patients, cfg.split_seed)
-        else:
-            validating = _kfold(groups, store.patients, cfg.folds, cfg.fold, cfg.split_seed)
+        refuse_impossible(cfg, groups, people)
+        draw = _reference if cfg.split == "reference" else _kfold
+        validating = draw(cfg, groups, people, store)
         sides = tuple(sorted(store.patients.keys() - validating)), tuple(sorted(validating))
-    return Split(*sides, several({patient: people[patient] for side in sides for patient in side}))
+    of_sides = several({patient: people[patient] for side in sides for patient in side})
+    return Split(*sides, of_sides, None if cfg.split == "file" else cfg.split_version or NEWEST)
 
 
-def refuse_too_few(cfg: DataConfig, groups: Sequence[Group]) -> None:
-    """Raise DataError where there are too few people for the split."""
+def people_in(cfg: DataConfig, store: Store) -> dict[str, str]:
+    """The person of each patient of a store. Raises DataError."""
+    known = {patient: stored.person for patient, stored in store.patients.items() if stored.person}
+    return people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None, known)
+
+
+def refuse_impossible(cfg: DataConfig, groups: Sequence[Group], people: Mapping[str, str]) -> None:
+    """Raise DataError where these people cannot be split as the config says, which their names alone tell."""
     validation, folds = cfg.validation_patients, cfg.folds
     if cfg.split == "reference" and len(groups) <= validation:
         raise DataError(
@@ -87,27 +96,41 @@ def refuse_too_few(cfg: DataConfig, groups: Sequence[Group]) -> None:
         )
     if cfg.split == "kfold" and len(groups) < folds:
         raise DataError(f"split: {_count(groups)} cannot make data.folds={folds}; set data.folds={max(2, len(groups))}")
+    if cfg.split_version == BEFORE_VERSIONS:
+        return
+    names = [people[group[0]] for group in groups]
+    if is_published(cfg, names):
+        published_validation(cfg, names)
+    if cfg.split == "kfold" and not all(sizes := sizes_of(names, folds, cfg.split_seed)):
+        seed = seed_without_empty_fold(names, folds, cfg.split_seed)
+        remedy = "fewer data.folds" if seed is None else f"data.split_seed={seed}, which leaves none empty"
+        raise DataError(
+            f"split: data.split_seed={cfg.split_seed} leaves fold {sizes.index(0)} of data.folds={folds} empty, with "
+            f"{_count(groups)}; set {remedy}"
+        )
 
 
-def _reference(groups: list[Group], validation: int, seed: int) -> set[str]:
-    """The draw of the public reference program: `random.Random(42).sample(sorted(patients), 10)`.
+def _reference(cfg: DataConfig, groups: list[Group], people: Mapping[str, str], store: Store) -> set[str]:
+    """The ten published people, or the draw of the public reference program.
 
-    Of people instead, each by the first patient, which is the same where nobody has two.
+    That is `random.Random(42).sample(sorted(patients), 10)`; of people instead, each by the first patient, which is the
+    same where nobody has two.
     """
     by_first = {group[0]: group for group in groups}
-    return {patient for first in random.Random(seed).sample(list(by_first), validation) for patient in by_first[first]}
+    if cfg.split_version != BEFORE_VERSIONS and is_published(cfg, people.values()):
+        ten = published_validation(cfg, people.values())
+        if ten is not None:
+            return {patient for patient in store.patients if people[patient] in ten}
+    drawn = random.Random(cfg.split_seed).sample(list(by_first), cfg.validation_patients)
+    return {patient for first in drawn for patient in by_first[first]}
 
 
-def _kfold(groups: list[Group], patients: Mapping[str, StoredPatient], folds: int, fold: int, seed: int) -> set[str]:
-    """Fold `fold` validates. Neighbours in order of institution and lesion volume are dealt to different folds."""
-    alike = sorted(groups, key=lambda g: (patients[g[0]].institution, sum(patients[p].lesion_voxels for p in g), g[0]))
-    rng = np.random.Generator(np.random.Philox(seed))
-    validating: set[str] = set()
-    for start in range(0, len(alike), folds):
-        for group, dealt in zip(alike[start : start + folds], rng.permutation(folds), strict=False):
-            if int(dealt) == fold:
-                validating.update(group)
-    return validating
+def _kfold(cfg: DataConfig, groups: list[Group], people: Mapping[str, str], store: Store) -> set[str]:
+    """Fold `data.fold` validates."""
+    if cfg.split_version == BEFORE_VERSIONS:
+        dealt = by_volume(groups, store.patients, cfg.folds, cfg.split_seed)
+        return {patient for group, fold in dealt.items() if fold == cfg.fold for patient in group}
+    return {p for p in store.patients if fold_of(people[p], cfg.folds, cfg.split_seed) == cfg.fold}
 
 
 def _count(groups: Sequence[Group]) -> str:

@@ -15,7 +15,7 @@ from segtrain.data.sources import Source, Volume, first_few, make_source, not_ta
 from segtrain.data.sources.base import TRUTH, AsksForTruths, KnowsPeople, LeavesOut, ListsFiles, ListsRest, Remarks
 from segtrain.data.sources.labels import LabelRules
 from segtrain.data.sources.open import detected
-from segtrain.data.splits import refuse_too_few
+from segtrain.data.splits import refuse_impossible
 from segtrain.errors import LEAVE_OUT, DataError
 
 SAMPLED = 3  # patients whose voxels are read
@@ -73,7 +73,7 @@ class Overview:
                 "as in data.missing=zeros"
             )
         try:
-            refuse_too_few(cfg, groups_of(self.people, self.people))
+            refuse_impossible(cfg, groups_of(self.people, self.people), self.people)
         except DataError as error:
             reasons.append(str(error))
         return reasons
@@ -216,7 +216,8 @@ class Survey:
 def survey(cfg: DataConfig) -> Survey:
     """What preparing the data would take for what. Raises DataError where nothing can be told."""
     layout = detected(cfg)
-    source = make_source(replace(cfg, source=layout.layout) if layout else cfg)
+    as_found = replace(cfg, source=layout.layout) if layout else cfg
+    source = make_source(as_found)
     seen = overview(cfg, source)
     samples: dict[str, Volume] = {}
     unreadable = []
@@ -226,7 +227,7 @@ def survey(cfg: DataConfig) -> Survey:
             samples[patient], _ = read_with_mask(source, patient)
         except DataError as error:
             unreadable.append(str(error))
-    refusals = seen.refusals(cfg)
+    refusals = seen.refusals(as_found)
     refusals += [reason for reason in unreadable if reason not in refusals and not cfg.skip_bad]
     return Survey(seen, samples, source.rules, refusals)
 

@@ -4,7 +4,7 @@ runs/<name>/
   config.yaml        resolved, loadable; opens with the command that made it
   code/              the user's own parts as they were, in a folder each
   environment.json   versions, devices, world size, git commit, one entry per start
-  split.json         patients per side, hash
+  split.json         patients per side, hash, version of the definition
   deepspeed.json     the settings given to DeepSpeed, with engine=deepspeed
   metrics.jsonl      one event a line; the curves are derived from it
   tensorboard/       loss, val_loss, val_dsc, lr, images/s, memory, overlays

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,21 +85,28 @@ class RunReader(RunLayout):
 
     def split(self) -> dict[str, list[str]]:
         """The patients of each side, `train` and `validation`. Raises RunError."""
-        try:
-            tree = json.loads(self.split_file.read_text(encoding="utf-8"))
+        with self._readable_split() as tree:
             return {side: [str(patient) for patient in tree[side]] for side in ("train", "validation")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.split_file}: cannot be read ({error}); restore the file") from error
 
     def people(self) -> dict[str, str]:
         """The person of each patient who is not the person's only one; empty in a run from before there were groups.
 
         Raises RunError.
         """
-        try:
-            tree = json.loads(self.split_file.read_text(encoding="utf-8"))
+        with self._readable_split() as tree:
             return {str(patient): str(person) for patient, person in tree.get("people", {}).items()}
-        except (OSError, ValueError, AttributeError) as error:
+
+    def split_version(self) -> int | None:
+        """The definition that its split follows; None for one from before there were versions. Raises RunError."""
+        with self._readable_split() as tree:
+            return None if tree.get("version") is None else int(tree["version"])
+
+    @contextmanager
+    def _readable_split(self) -> Iterator[dict[str, Any]]:
+        """The content of split.json; what is wrong with it is a RunError in the block."""
+        try:
+            yield json.loads(self.split_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{self.split_file}: cannot be read ({error}); restore the file") from error
 
     def scores(self, epoch: int) -> list[dict[str, str]]:

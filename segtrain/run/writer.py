@@ -173,11 +173,14 @@ class Run(RunReader):
     def _write_split(self, split: Mapping[str, Any]) -> None:
         ours = str(split["hash"])
         if self.split_file.exists():
-            theirs = json.loads(self.split_file.read_text(encoding="utf-8"))["hash"]
-            if theirs != ours:
+            theirs = json.loads(self.split_file.read_text(encoding="utf-8"))
+            if theirs["hash"] != ours:
+                remedy = "restore the patients"
+                if theirs.get("version", 1) != split.get("version", 1):
+                    remedy = f"set data.split_version={theirs.get('version', 1)}"
                 raise RunError(
-                    f"{self.split_file}: this run used split {theirs[:12]}; the data now gives split {ours[:12]}; "
-                    "restore the patients, or --fresh starts over"
+                    f"{self.split_file}: this run used split {theirs['hash'][:12]}; the data now gives split "
+                    f"{ours[:12]}; {remedy}, or --fresh starts over"
                 )
         files.write_json(self.split_file, split)
 

@@ -2,6 +2,7 @@
 
 session.py       one training from its first word to its last
 start.py         the one start sequence: refuse, prepare, split, order, build
+split_version.py the definition of the split: the run's, or that of the runs beside it
 build.py         network, loss and engine, put together
 parts.py         the parts of the user's own: a line about each, all trials of one
 preflight.py     the start sequence, dry, for the runs of an ablation

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from segtrain.config import Config, untrained_views
+from segtrain.data.published import published_remark
+from segtrain.data.splits import people_in
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.environment import changed_since
@@ -120,5 +122,8 @@ def _introduce(start: Start) -> None:
         log.info("%d of these patients are the scans of %d person(s) with several", *start.split.counts_of_people)
     if message := untrained_views(start.cfg):
         log.warning("%s", message)
+    people = people_in(start.cfg.data, start.store)
+    if remark := published_remark(start.cfg.data, people.values(), (people[p] for p in start.split.validation)):
+        log.info("%s", remark)
     for line in described(start):
         log.info("%s", line)

@@ -29,6 +29,7 @@ from segtrain.run import Run
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World, device_of
 from segtrain.training import build
+from segtrain.training.split_version import split_version
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     """
     build.refuse_for_device(cfg, world.device.type)
     store = _ensure_store_in_step(cfg.data, stop, world)
-    cfg = replace(cfg, data=store.resolved(cfg.data))
+    data = store.resolved(cfg.data)
+    version = world.on_main(lambda: split_version(data, store, run, fresh))
+    cfg = replace(cfg, data=replace(data, split_version=version))
     split, order = plan_order(cfg, store, world.size)
     _refuse_unknown_spacing(cfg, store, split)
     begun = not fresh and world.on_main(run.saved_step) > 0
@@ -171,7 +174,8 @@ class Rehearsal:
         device = device_of(cfg.device, self.ranks - 1, self.ranks)
         build.refuse_for_device(cfg, device.type)
         store = self._store(cfg.data)
-        cfg = replace(cfg, data=store.resolved(cfg.data))
+        data = store.resolved(cfg.data)
+        cfg = replace(cfg, data=replace(data, split_version=split_version(data, store, Run.of(cfg))))
         split, order = plan_order(cfg, store, self.ranks)
         _refuse_unknown_spacing(cfg, store, split)
         schedule_of(cfg, order)
