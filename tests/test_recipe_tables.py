@@ -1,6 +1,7 @@
 """The tables behind docs/recipe.md, from two made-up folds whose differences are known by hand."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from made_runs import evaluation_event, train_event
 from PIL import Image
 
-from benchmarks import worst
+from benchmarks import splits, unseen, worst
 from benchmarks.recipe import command
 from segtrain.config import from_tree
 from segtrain.errors import RunError
@@ -84,3 +85,35 @@ def test_the_worst_patients_are_drawn_as_they_were_scored(trained_run: Run, tmp_
     half = drawn.shape[1] // 2
     assert np.array_equal(drawn[18:, :half], drawn[18:, half:]), "one run, twice: the same on both sides"
     assert (drawn == GREEN).all(axis=2).any(), "the truth"
+
+
+@pytest.mark.parametrize("comparison", ["confirm", "long"])
+def test_the_recipe_s_result_is_over_patients_that_the_search_had_not_scored(comparison: str) -> None:
+    """The tables in docs/ are what the command makes of the patients' tables, and the text has their figures."""
+    docs = Path(__file__).parent.parent / "docs"
+    tables = [read(docs / "recipe" / name / "patients.csv") for name in (comparison, "search")]
+    searched = [row["patient"] for row in tables[1]]
+    whole, rest = unseen.unseen(tables[0], searched, "lgg", "lgg_best")
+    left_out = str(rest["left_out"]).split()
+    assert (whole["n"], rest["n"], len(left_out)) == (40, 37, 3)
+    assert set(left_out) <= set(searched)
+    text = (docs / "recipe.md").read_text()
+    for line, written in zip((whole, rest), read(docs / "recipe" / comparison / "unseen.csv"), strict=True):
+        for key in ("n", "parent_dsc", "child_dsc", "difference", "patients_better", "left_out"):
+            assert str(line[key]) == written[key]
+        assert str(line["difference"]) in text
+    short = {patient.removeprefix("TCGA_").rpartition("_")[0] for patient in left_out}
+    assert any(short == set(re.findall(r"[A-Z]{2}_\w{4}", line)) for line in text.splitlines())
+
+
+def test_folds_of_the_recipe_are_those_of_version_1() -> None:
+    """By the lesions' voxels as prepared at 64 px for the search, at 96 px for the confirmation."""
+    docs = Path(__file__).parent.parent / "docs"
+    table = read(docs / "splits" / "patients.csv")
+    for comparison, size_px in (("search", 64), ("confirm", 96)):
+        prepared = [{**row, "lesion_voxels": row[f"voxels_at_{size_px}_px"]} for row in table]
+        folds = dict(zip([row["patient"] for row in table], splits.by_volume(prepared, 5, 42), strict=True))
+        for row in read(docs / "recipe" / comparison / "patients.csv"):
+            assert folds[row["patient"]] == int(row["fold"])
+    before, after = splits.moves(table)
+    assert (before["moved_64_to_96_px"], after["moved_64_to_96_px"], after["moved_when_one_leaves_most"]) == (14, 0, 0)

@@ -1,0 +1,72 @@
+"""Differences over the patients of a confirmation that no table of a search has, from the tables of patients alone.
+
+python -m benchmarks.unseen docs/recipe/confirm/patients.csv --of lgg:lgg_best --search docs/recipe/search/patients.csv
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from segtrain.errors import RunError
+from segtrain.evaluation.metrics import summarise
+from segtrain.runtime import files
+from segtrain.runtime.process import run_command, start_logging
+
+Rows = Sequence[dict[str, str]]
+
+
+def line(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
+    """The difference child minus parent over the rows, as a line of the table."""
+    own, theirs = (np.array([float(row[name]) for row in rows]) for name in (child, parent))
+    difference = summarise((own - theirs).tolist())
+    unequal = (own - theirs)[own != theirs]
+    return {
+        "parent": parent, "child": child, "n": difference.n, "parent_dsc": f"{theirs.mean():.4f}",
+        "child_dsc": f"{own.mean():.4f}", "parent_median": f"{np.median(theirs):.4f}",
+        "child_median": f"{np.median(own):.4f}", "difference": f"{difference.mean:+.4f}",
+        "ci_low": f"{difference.ci_low:+.4f}", "ci_high": f"{difference.ci_high:+.4f}",
+        "patients_better": int((own > theirs).sum()), "p_wilcoxon": f"{stats.wilcoxon(unequal).pvalue:.2g}",
+        "left_out": " ".join(left_out),
+    }  # fmt: skip
+
+
+def unseen(rows: Rows, searched: Sequence[str], parent: str, child: str) -> list[dict[str, Any]]:
+    """A line over all patients, and one without those that the search had scored."""
+    seen = sorted({row["patient"] for row in rows} & set(searched))
+    rest = [row for row in rows if row["patient"] not in seen]
+    return [line(rows, parent, child, []), line(rest, parent, child, seen)]
+
+
+def command(argv: Sequence[str]) -> int:
+    """Print the lines, or write them."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.unseen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("patients", type=Path, help="the table of patients of a confirmation")
+    parser.add_argument("--of", required=True, metavar="PARENT:CHILD", help="columns to compare")
+    parser.add_argument("--search", type=Path, required=True, help="the table of patients of the search")
+    parser.add_argument("--out", type=Path, help="where the lines go")
+    arguments = parser.parse_args(list(argv))
+    start_logging()
+    parent, _, child = arguments.of.partition(":")
+    rows, searched = (
+        list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        for path in (arguments.patients, arguments.search)
+    )
+    if missing := {parent, child} - rows[0].keys():
+        raise RunError(f"--of {arguments.of}: {arguments.patients} has no column {sorted(missing)[0]}; name one it has")
+    text = files.csv_text(unseen(rows, [row["patient"] for row in searched], parent, child))
+    if arguments.out:
+        files.write_text(arguments.out, text)
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command, sys.argv[1:]))
