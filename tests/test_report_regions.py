@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from made_runs import PATIENTS, REGIONS, SCANS, train
 from scipy import stats
 
@@ -186,7 +187,9 @@ def test_other_regions_are_not_compared(tmp_path: Path) -> None:
     """Of a mean over other regions; a region that both have is compared."""
     train(tmp_path / "base-fold0-seed1", ALIKE)
     train(tmp_path / "two-fold0-seed1", {"whole": 0.02, "core": 0.02})
-    train(tmp_path / "one-fold0-seed1", 0.1)
+    one = train(tmp_path / "one-fold0-seed1", 0.1)
+    tree, others = one.config_tree(), Run(tmp_path / "base-fold0-seed1").config_tree()
+    one.config_file.write_text(yaml.safe_dump(tree | {"data": others["data"] | {"regions": {"lesion": [1]}}}))
     first, groups = by_variant(collect([tmp_path]), "base")
     rows = {(line.variant, line.region): line for row in compared(groups, first) for line in row.lines}
     assert rows["two", ""].verdict == rows["one", ""].verdict == "other regions"

@@ -16,7 +16,7 @@ from segtrain.report.cost import Cost, cost
 from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
 from segtrain.report.statistics import People
-from segtrain.run import Run
+from segtrain.run import Environment, Run
 from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
@@ -38,6 +38,7 @@ class Collected:
     seed: int | None = None
     misnamed: bool = False  # the name gives another fold or seed than the config; those of the name are used
     config: Config | None = None
+    data: str = ""  # the fingerprint of what it was trained on, where it is on record
     begun: str = ""  # ISO 8601
     state: ResultState = "running"
     reason: str = ""
@@ -167,7 +168,7 @@ def _read(run: Run, name: str) -> Collected:
         starts = run.starts()
         if not starts:
             raise ValueError(f"{run.environment_file.name} cannot be read")
-        collected = replace(collected, begun=str(starts[0].time))
+        collected = replace(collected, begun=str(starts[0].time), data=_data(starts))
         if outcome := run.outcome():
             collected = replace(collected, state=outcome.state, reason=outcome.message or "")
         collected = _with_events(collected)
@@ -210,6 +211,11 @@ def _with_events(run: Collected) -> Collected:
         people=people,
         curves=curves(training, scores),
     )
+
+
+def _data(starts: Sequence[Environment]) -> str:
+    """The data's fingerprint, with which the name of the store ends."""
+    return next((start.store.rpartition("-")[2] for start in reversed(starts) if start.store), "")
 
 
 def _people(run: Run) -> dict[str, str]:

@@ -39,8 +39,9 @@ COLUMNS = (
 MARKS = {
     "index.html": ('<meta name="generator" content="segtrain">', "default-src 'none'; img-src data:; style-src"),
     "report.md": tuple(f"# {TEXTS[language]['title']}\n" for language in TEXTS),
-    "results.csv": tuple(
-        f"variant,{more}mean_dsc," for more in ("n,", "region,n,", "n,patients,", "region,n,patients,")
+    "results.csv": (
+        *(f"variant,{more}mean_dsc," for more in ("n,", "region,n,", "n,patients,", "region,n,patients,")),
+        "variant,measurement,",
     ),
 }
 
@@ -93,11 +94,16 @@ def write(
     groups: Mapping[str, Sequence[Collected]],
 ) -> Path:
     """Write the report into `out`, over an earlier one; returns the page."""
+    return write_files(out, language, sections, results(rows, groups))
+
+
+def write_files(out: Path, language: Language, sections: Sequence[Section], results_csv: str) -> Path:
+    """Write the report with this table of results; returns the page."""
     files.make_folder(out / "figures")
     for section in sections:
         for name, figure in section.figures.items():
             files.write_text(out / "figures" / f"{name}.svg", str(figure.svg))
-    files.write_text(out / "results.csv", results(rows, groups))
+    files.write_text(out / "results.csv", results_csv)
     files.write_text(out / "report.md", markdown(language, sections))
     page = out / "index.html"
     files.write_text(page, html_page(language, sections))

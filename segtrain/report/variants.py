@@ -77,4 +77,5 @@ def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:
     if run.config is None or baseline.config is None:
         return {}
     one, other = (Member(r.variant, r.fold, r.seed or 0, r.config) for r in (run, baseline) if r.config)
-    return {key: value for key, value in differences(one, other).items() if key not in ("runs_dir", "data.store")}
+    unimportant = ("runs_dir", "data.store", "data.split_version")
+    return {key: value for key, value in differences(one, other).items() if key not in unimportant}

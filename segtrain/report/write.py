@@ -25,7 +25,7 @@ def make(
     `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses. `sort`: the
     order of its patients, of SORTS.
     """
-    from segtrain.report import atlas, collect, content, page, variants  # slow to import
+    from segtrain.report import atlas, collect, content, page, several  # slow to import
 
     if out.resolve() in [path.resolve() for path in paths]:
         raise RunError(f"--out {out}: is what the report is about; name another folder, for example {out / 'report'}")
@@ -35,16 +35,21 @@ def make(
         raise RunError(f"--out {out}: {foreign.name} in it is not a report's; name another folder")
     runs = collect.collect(paths)
     _refuse_among_runs(out, [run.run.root for run in runs])
-    first, groups = variants.by_variant(runs, baseline)
-    rows = variants.compared(groups, first) if groups else []
+    parts = several.parts(runs, baseline)
+    main = next((part for part in parts if part.groups), parts[0])
+    groups, rows = main.groups, main.rows
     if len(rows) > 1:
-        log.info("compared with %s; --baseline VARIANT chooses another", first)
+        log.info("compared with %s; --baseline VARIANT chooses another", rows[0].variant)
     with_atlas = [] if atlas_of is None else atlas.shown(runs, groups, rows, atlas_of)
     _make_folder(out)  # before the minutes that an atlas may take
     atlases = atlas.atlases(with_atlas, overrides, sort)
-    sections = content.sections(runs, groups, rows, say_in(language), atlases)
+    say = say_in(language)
     try:
-        return page.write(out, language, sections, rows, groups)
+        if len(parts) == 1:
+            return page.write(out, language, content.sections(runs, groups, rows, say, atlases), rows, groups)
+        for part in parts:
+            log.info("not compared with other parts: %s (%d runs)", part.of.title, len(part.of.runs))
+        return page.write_files(out, language, several.sections(parts, say, atlases), several.results(parts))
     except OSError as error:
         raise _not_writable(out, error) from error
 

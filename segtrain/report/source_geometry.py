@@ -1,0 +1,47 @@
+"""Scores in the source's geometry, where runs of other sizes may be compared; `segtrain evaluate` writes them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+from segtrain.errors import DAMAGED
+from segtrain.report.collect import Collected
+from segtrain.report.epochs import Evaluation
+from segtrain.run import read_evaluation
+
+DSC = "original_dsc"
+RULES = ("threshold", "largest_component", "min_component_voxels", "tta")  # settings of evaluate that change scores
+
+
+def in_source_geometry(run: Collected) -> Collected | None:
+    """The run with the scores of its last epoch in the source's geometry; None where they have not been written."""
+    if run.last is None or run.config is None:
+        return None
+    try:
+        rows, summary = read_evaluation(run.run.evaluation("validation", "last"))
+        settings, wanted = summary["settings"], asdict(run.config.evaluate)
+        fits = (
+            [one["checkpoint"] for one in summary["runs"]] == [run.run.checkpoint(run.last.step).name]
+            and all(settings[key] == wanted[key] for key in RULES)
+            and summary["empty_masks"] == run.empty_rule
+            and {row["patient"] for row in rows} == set(run.last.by_patient)
+        )
+        scored = _evaluation(run.last, rows) if fits else None
+    except (*DAMAGED, KeyError, TypeError, ValueError):
+        return None
+    return replace(run, last=scored, best=scored) if scored else None
+
+
+def _evaluation(last: Evaluation, rows: Sequence[Mapping[str, str]]) -> Evaluation:
+    """The last epoch's, of these rows. Raises KeyError or ValueError: they are of the prepared geometry alone."""
+    by_region = {
+        region: {row["patient"]: float(row[DSC]) for row in rows if row["region"] == region}
+        for region in last.by_region
+    }
+    if by_region:
+        values = list(by_region.values())
+        by_patient = {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}
+    else:
+        by_patient = {row["patient"]: float(row[DSC]) for row in rows}
+    mean = math.fsum(by_patient.values()) / len(by_patient)
+    return replace(last, dsc=mean, rows=rows, by_patient=by_patient, by_region=by_region)
