@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.errors import RunError
-from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.collect import Collected, collect
-from segtrain.report.statistics import holm, paired, per_patient, wilcoxon_p
+from segtrain.report.statistics import mean_of, per_patient
 from segtrain.report.variants import by_variant, scores
+from segtrain.report.verdicts import difference, holm
 from segtrain.run.events import evaluations
 from segtrain.runtime import files
 from segtrain.runtime.process import run_command, start_logging
@@ -33,10 +33,12 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
             if not both:
                 raise RunError(f"--of {parent}:{child}: no patient, fold and seed in common; train both on one fold")
             theirs, own = ({unit: of[unit] for unit in both} for of in (theirs, own))
-            each = list(paired(own, theirs).values())
-            of = {"parent": _mean(theirs), "child": _mean(own), "difference": summarise(each)}
-            better = sum(value > 0 for value in each)
-            comparisons.append((parent, child, of, better, wilcoxon_p(each)))
+            of_child, of_parent = per_patient(own), per_patient(theirs)
+            both_differ = difference(own, theirs)
+            assert both_differ, "they have patients in common"
+            of = {"parent": mean_of(theirs).summary, "child": mean_of(own).summary, "difference": both_differ.summary}
+            better = sum(of_child[patient] > of_parent[patient] for patient in of_child)
+            comparisons.append((parent, child, of, better, both_differ.p))
         corrected = holm([p for *_, p in comparisons])
         for (parent, child, of, better, p), p_holm in zip(comparisons, corrected, strict=True):
             of_difference = of["difference"]
@@ -46,15 +48,11 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
                     "parent_dsc": f"{of['parent'].mean:.4f}", "child_dsc": f"{of['child'].mean:.4f}",
                     "parent_median": f"{of['parent'].median:.4f}", "child_median": f"{of['child'].median:.4f}",
                     "difference": f"{of_difference.mean:+.4f}", "ci_low": f"{of_difference.ci_low:+.4f}",
-                    "ci_high": f"{of_difference.ci_high:+.4f}", "patients_better": better, "p_wilcoxon": f"{p:.2g}",
+                    "ci_high": f"{of_difference.ci_high:+.4f}", "patients_better": better, "p": f"{p:.2g}",
                     "p_holm": f"{p_holm:.2g}",
                 }
             )  # fmt: skip
     return lines
-
-
-def _mean(dsc: Mapping[Any, float]) -> Summary:
-    return summarise(list(per_patient(dsc).values()))
 
 
 def quality(groups: Groups) -> list[dict[str, Any]]:

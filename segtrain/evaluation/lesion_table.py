@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.evaluation.intervals import CONFIDENCE, RESAMPLES
 from segtrain.evaluation.lesions import Labels, Mask, Matching, Sizes
-from segtrain.evaluation.metrics import CONFIDENCE, RESAMPLES
 from segtrain.evaluation.units import voxel_ml
 
 Row = dict[str, Any]

@@ -13,10 +13,9 @@ from scipy import ndimage
 
 from segtrain.config import EvaluateConfig, MaskLayout, Postprocessing
 from segtrain.data.masks import is_known
+from segtrain.evaluation.intervals import CONFIDENCE, interval
 
 EMPTY_RULE = "mask and prediction both empty: DSC 1; only one of them empty: DSC 0"
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def occupied(volume_shw: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean with n, median and a bootstrap confidence interval over people; most have one patient id each."""
+    """A mean with n, median and a confidence interval over people; most have one patient id each."""
 
     mean: float
     median: float
@@ -117,26 +116,12 @@ class Summary:
         return f"{self.mean:.4f} (n = {self.n}, {interval}, median {self.median:.4f})"
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and median of people's values, with a percentile bootstrap interval; its ends are NaN when n < 2.
+def summarise(values: Sequence[float], highest: float = 1.0) -> Summary:
+    """Mean and median of people's values, with the interval of `intervals`; its ends are NaN where there is none.
 
-    Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. Resampling is seeded:
-    the same values give the same interval.
+    `highest`: the largest value that the score can have; the smallest is 0 where no value is negative.
     """
-    array = np.asarray(values, dtype=np.float64)
-    assert len(array), "the mean of no patient"
-    low = high = math.nan
-    if len(array) > 1:
-        from scipy import stats  # slow to import, needed once an epoch
-
-        result = stats.bootstrap(
-            (array,),
-            np.mean,
-            confidence_level=CONFIDENCE,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
-        low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    assert len(values), "the mean of no patient"
+    low, high = interval(values, 0.0 if min(values) >= 0 else -math.inf, highest)
     # fsum: the mean does not depend on the order in which patients were gathered.
-    return Summary(math.fsum(array) / len(array), float(np.median(array)), len(array), low, high)
+    return Summary(math.fsum(values) / len(values), float(np.median(values)), len(values), low, high)

@@ -11,6 +11,7 @@ from segtrain.config import Config
 from segtrain.data.people import groups_of, values_by_person
 from segtrain.data.store import Store
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
+from segtrain.evaluation.intervals import METHOD
 from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
 from segtrain.evaluation.lesions import EMPTY_HD95_RULE, EMPTY_RULE, RULES
 from segtrain.evaluation.metrics import summarise
@@ -39,6 +40,8 @@ RECALL, AGREEMENT = "lesion_recall_by_size", "volume_agreement"  # blocks of one
 PEOPLE_RULE = "n is of people: the scans of one person count as one, with their mean; the scans are `patients`"
 
 LESIONS = "lesions"  # the setting that summaries of earlier versions do not have
+
+COUNTED_IN = ("_mm", "_px", "_ml", "_voxels", "_percent", "_slices", "lesions", "_found", "_predicted", "_false")
 
 Mean = dict[str, Any]  # a mean with its n, interval and quartiles, as in summary.json
 
@@ -74,6 +77,7 @@ def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: 
         "geometries": {geometry: places[geometry] for geometry in rules.geometries},
         **settings_of(cfg, rules),
         "empty_ratios": RATIO_RULE,
+        "intervals": METHOD,
         "chosen_on": _optimism([row for row in rows if row["trained_on"] == "no"], checkpoints),
         "surface_distances": f"{SOURCE}, whole volumes, in {unit} of the geometry that the row is of",
         "units": scores.units,
@@ -164,15 +168,20 @@ def _by_stratum(rows: Sequence[Row], geometry: GeometryName, people: People) -> 
 
 def _mean(rows: Sequence[Row], name: str, people: People) -> Mean:
     """The mean of a column of one region's rows."""
-    return _numbers({row["patient"]: row[name] for row in rows if row[name] is not None}, people)
+    return _numbers({row["patient"]: row[name] for row in rows if row[name] is not None}, people, _highest(name))
 
 
-def _numbers(values: Mapping[str, float], people: People) -> Mean:
+def _highest(name: str) -> float:
+    """The largest value of a column: 1 of a share, no limit of what is counted in a unit."""
+    return math.inf if name.endswith(COUNTED_IN) else 1.0
+
+
+def _numbers(values: Mapping[str, float], people: People, highest: float) -> Mean:
     """The mean over people of patients' values; `patients` is there where these are more."""
     if not values:
         return {"n": 0}
     of_people = values_by_person(values, people)
-    summary = summarise(of_people)
+    summary = summarise(of_people, highest)
     low, high = np.percentile(of_people, (25, 75))
     return {
         "n": summary.n,
@@ -199,7 +208,7 @@ def _mean_of_regions(rows: Sequence[Row], name: str, regions: Sequence[str], peo
         if row[name] is not None:
             by_patient.setdefault(row["patient"], []).append(row[name])
     over_regions = {patient: math.fsum(values) / len(values) for patient, values in by_patient.items()}
-    numbers = _numbers(over_regions, people)
+    numbers = _numbers(over_regions, people, _highest(name))
     if any(len(values) < len(regions) for values in by_patient.values()):
         means = [mean for mean in parts.values() if mean is not None]
         numbers |= dict.fromkeys(("ci_low", "ci_high", "median", "quartile_1", "quartile_3"))

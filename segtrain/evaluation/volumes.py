@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.evaluation.metrics import CONFIDENCE
+from segtrain.evaluation.intervals import CONFIDENCE
 from segtrain.evaluation.units import Spacing, in_unit, unit
 
 SOURCE = (

@@ -15,7 +15,7 @@ from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.report.cost import Cost, cost
 from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
-from segtrain.report.statistics import People
+from segtrain.report.variance import People
 from segtrain.run import Environment, Run
 from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private

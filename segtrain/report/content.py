@@ -7,14 +7,14 @@ from typing import Literal
 
 from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.svg import Figure
-from segtrain.report import figures
+from segtrain.report import evidence, figures
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
 from segtrain.report.figures import Interval, Series, Strip
 from segtrain.report.further import further_scores
 from segtrain.report.postprocessing import postprocessing_table
-from segtrain.report.statistics import ALPHA, Row, can_find
+from segtrain.report.statistics import Row
 from segtrain.report.tables import (
     Table,
     dropped_table,
@@ -28,7 +28,8 @@ from segtrain.report.tables import (
 )
 from segtrain.report.texts import Say
 from segtrain.report.trained import trained_tables
-from segtrain.report.variants import mean_of_variant
+from segtrain.report.variants import best_variant, mean_of_variant
+from segtrain.report.verdicts import ALPHA
 
 CurveName = Literal["loss", "val_loss", "val_dsc"]
 
@@ -91,14 +92,16 @@ def _result(
         return Section("result", say("result"), notes, [*warnings, say("nothing")])
     notes.append(say("chosen_epoch"))
     drawings = {}
-    if any(row.difference for row in lines_of(rows)):
-        notes += _verdicts(rows, say)
-        if not can_find(rows):
-            warnings.append(say("too_few"))
+    lines = lines_of(rows)
+    notes += evidence.notes(lines, best_variant(groups), say)
+    warnings += evidence.warnings(lines, say)
+    if any(row.difference for row in lines):
+        notes += evidence.counts(lines, say)
         title = say("forest", baseline=rows[0].variant)
         axis = say("forest_axis", baseline=rows[0].variant)
         drawings["forest"] = figures.forest(title, list(_intervals(rows, say)), axis)
-    return Section("result", say("result"), notes, warnings, [variants_table(groups, rows, say)], drawings)
+    tables = [variants_table(groups, rows, say), evidence.table(lines, say)]
+    return Section("result", say("result"), notes, warnings, [one for one in tables if one], drawings)
 
 
 def lines_of(rows: Sequence[Row]) -> list[Row]:
@@ -121,21 +124,6 @@ def _overview(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Itera
     people = {runs[0].people.get(patient, patient) for patient in patients}
     if len(people) < len(patients):
         yield say("people", people=len(people), patients=len(patients))
-
-
-def _verdicts(rows: Sequence[Row], say: Say) -> Iterator[str]:
-    """The verdicts counted, of the mean over regions and of each region."""
-    by_region: dict[str, list[Row]] = {}
-    for line in lines_of(rows):
-        if line.difference:
-            by_region.setdefault(region_name(line, say), []).append(line)
-    for region, lines in by_region.items():
-        better = sum(line.verdict == "better" for line in lines)
-        worse = sum(line.verdict == "worse" for line in lines)
-        rest = len(lines) - better - worse
-        baseline = rows[0].variant
-        key = "verdicts_of" if region else "verdicts"
-        yield say(key, region=region, baseline=baseline, better=better, worse=worse, rest=rest)
 
 
 def _intervals(rows: Sequence[Row], say: Say) -> Iterator[Interval]:
@@ -269,7 +257,7 @@ def _series(runs: Sequence[tuple[str, Sequence[Point]]], variants: Sequence[str]
 def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
     rules = sorted({run.empty_rule for run in runs if run.empty_rule})
     words = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in rules]
-    notes = [say("method_ci"), say("method_mean", rule=" / ".join(words))]
+    notes = [say("method_estimand"), say("method_ci"), say("method_mean", rule=" / ".join(words))]
     if any(row.patients != row.summary.n for row in rows):
         notes.append(say("method_people"))
     parts = max((len(row.parts) for row in rows), default=0)
@@ -278,5 +266,6 @@ def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section
     if len(rows) > 1:
         compared = sum(line.difference is not None for line in lines_of(rows))
         over = say("over_lines" if parts else "over_variants", n=compared)
-        notes += [say("method_test", m=over, alpha=ALPHA), say("method_baseline", baseline=rows[0].variant)]
+        notes += [say("method_test", m=over, alpha=ALPHA), say("method_strict"), say("method_evidence")]
+        notes.append(say("method_baseline", baseline=rows[0].variant))
     return Section("method", say("method"), [*notes, say("method_hours")])

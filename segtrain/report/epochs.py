@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segtrain.report.statistics import NOBODY, People
+from segtrain.report.variance import NOBODY, People
 from segtrain.run import Run
 from segtrain.run.events import EvaluationEvent, TrainEvent
 

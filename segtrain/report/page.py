@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
 from segtrain.report.texts import TEXTS, Language, say_in
 from segtrain.report.variants import mean_of_variant
+from segtrain.report.verdicts import Difference
 from segtrain.runtime import files
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail
@@ -31,7 +33,8 @@ WIDEST_PX = 1024
 COLUMNS = (
     "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "best_mean_dsc", "best_ci_low", "best_ci_high",
     "difference", "difference_ci_low", "difference_ci_high", "pairs", "paired_by", "p", "p_holm", "verdict", "hours",
-    "gpu_hours", "images_per_s", "empty_masks",
+    "gpu_hours", "images_per_s", "empty_masks", "runs", "folds", "failures", "failure_limit", "sd_trainings", "se",
+    "df", "variance_from", "sd_differences", "sd_noise", "folds_ahead", "p_folds", "p_strict_holm", "tolerated_sd",
 )  # fmt: skip
 
 
@@ -228,6 +231,11 @@ def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
         "best_ci_low": f"{best.ci_low:.6f}",
         "best_ci_high": f"{best.ci_high:.6f}",
         "verdict": row.verdict,
+        "runs": str(row.mean.trainings),
+        "folds": str(row.mean.folds),
+        "failures": str(row.mean.failures),
+        "failure_limit": _number(row.mean.failure_limit),
+        "sd_trainings": _number(row.mean.spread.sd),
         "empty_masks": " / ".join(dict.fromkeys(run.empty_rule for run in runs)),
     }
     if not row.region:
@@ -236,14 +244,31 @@ def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:
             "gpu_hours": f"{sum(cost.gpu_hours for cost in costs):.4f}",
             "images_per_s": f"{statistics.median(rates):.2f}" if rates else "",
         }
-    if difference := row.difference:
-        line |= {
-            "difference": f"{difference.summary.mean:.6f}",
-            "difference_ci_low": f"{difference.summary.ci_low:.6f}",
-            "difference_ci_high": f"{difference.summary.ci_high:.6f}",
-            "pairs": str(difference.summary.n),
-            "paired_by": difference.pairing,
-            "p": f"{difference.p:.6g}",
-            "p_holm": f"{difference.p_holm:.6g}",
-        }
-    return line
+    return line | (_of_difference(row.difference) if row.difference else {})
+
+
+def _of_difference(difference: Difference) -> dict[str, str]:
+    summary, of_folds = difference.summary, difference.folds
+    return {
+        "difference": f"{summary.mean:.6f}",
+        "difference_ci_low": f"{summary.ci_low:.6f}",
+        "difference_ci_high": f"{summary.ci_high:.6f}",
+        "pairs": str(summary.n),
+        "paired_by": "patients' means",
+        "p": _number(difference.p),
+        "p_holm": _number(difference.p_holm),
+        "se": _number(difference.variance.error),
+        "df": _number(difference.variance.df),
+        "variance_from": difference.variance.basis,
+        "sd_differences": _number(difference.sd),
+        "sd_noise": _number(difference.sd_noise),
+        "folds_ahead": str(of_folds.ahead) if of_folds else "",
+        "p_folds": _number(of_folds.p) if of_folds else "",
+        "p_strict_holm": _number(difference.p_strict_holm),
+        "tolerated_sd": _number(difference.tolerated_sd),
+    }
+
+
+def _number(value: float) -> str:
+    """A number to six digits; nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:.6g}"

@@ -9,9 +9,11 @@ from segtrain.data.people import values_by_person
 from segtrain.evaluation.metrics import Summary, summarise
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Evaluation
-from segtrain.report.statistics import People, Row
+from segtrain.report.statistics import Row
 from segtrain.report.texts import Say
+from segtrain.report.variance import People
 from segtrain.report.variants import changes, mean_of_variant
+from segtrain.report.verdicts import FEWEST_PEOPLE, Difference
 
 ByRegion = Mapping[str, Mapping[str, float]]  # each patient's DSC by region; "": of the one region, or the mean
 
@@ -90,19 +92,34 @@ def people_head(rows: Sequence[Row], say: Say) -> str:
 
 
 def _difference_cells(row: Row, say: Say) -> list[Cell]:
-    """The difference, its pairs and how they were formed, and p."""
+    """The difference, its pairs, and p."""
     if (difference := row.difference) is None:
         return [word("")] * 3
-    n = difference.summary.n
-    pairs = Cell(f"{n} ({say(difference.pairing)})", n)
-    p = Cell("< 0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}", difference.p_holm)
-    return [_with_ci(difference.summary, sign="+"), pairs, p]
+    pairs = _count(difference.summary.n, difference.patients, say)
+    return [_with_ci(difference.summary, sign="+"), pairs, p_cell(difference.p_holm)]
+
+
+def p_cell(p: float) -> Cell:
+    """A cell of a p value, empty where there is none."""
+    return number(p, ".3f") if math.isnan(p) or p >= 0.001 else Cell("< 0.001", p)
 
 
 def verdict(row: Row, say: Say) -> str:
-    """The verdict in words."""
-    difference = row.difference
-    return say(row.verdict, n=count_text(difference.summary.n, difference.patients, say) if difference else 0)
+    """The verdict in words; where there is none, what would have to hold."""
+    if (difference := row.difference) is None:
+        return say(row.verdict)
+    n = count_text(difference.summary.n, difference.patients, say)
+    if row.verdict != "no verdict":
+        return say(row.verdict, n=n)
+    return say("no verdict", n=n, why=_why_none(difference, say))
+
+
+def _why_none(difference: Difference, say: Say) -> str:
+    if difference.summary.n < FEWEST_PEOPLE:
+        return say("no_verdict_people", least=FEWEST_PEOPLE)
+    if difference.tolerated_sd == 0:
+        return say("no_verdict_patients")
+    return say("no_verdict_trainings", sd=f"{difference.tolerated_sd:.4f}")
 
 
 def patients_of_run(best: Evaluation, last: Evaluation, people: People, links: Mapping[str, str], say: Say) -> Table:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from segtrain.data.people import values_by_person
 from segtrain.errors import RunError
-from segtrain.evaluation.metrics import Summary, summarise
+from segtrain.evaluation.metrics import Summary
+from segtrain.report.best_of import BestOf, best_of
 from segtrain.report.collect import Collected
-from segtrain.report.statistics import Row, Scores, Unit, compare, per_patient
+from segtrain.report.statistics import Row, compare, mean_of, per_patient
+from segtrain.report.variance import Scores, Unit
 from segtrain.run import Member, differences
 
 Which = Literal["last", "best"]
@@ -64,12 +65,19 @@ def compared(groups: Mapping[str, Sequence[Collected]], baseline: str) -> list[R
     return compare(means, baseline, people, regions)
 
 
+def best_variant(groups: Mapping[str, Sequence[Collected]]) -> BestOf | None:
+    """The best of the variants that have the baseline's regions, which comes first."""
+    first = next(iter(groups.values()))
+    alike = {name: scores(runs) for name, runs in groups.items() if set(runs[0].regions) == set(first[0].regions)}
+    return best_of(alike, first[0].people)
+
+
 def mean_of_variant(
     runs: Sequence[Collected], which: Which = "last", region: str = ""
 ) -> tuple[Mapping[str, float], Summary]:
-    """Each patient's DSC, averaged over the runs of one variant, and the mean over their people."""
-    dsc_by_patient = per_patient(scores(runs, which, region))
-    return dsc_by_patient, summarise(values_by_person(dsc_by_patient, runs[0].people))
+    """Each patient's DSC, averaged over the runs of one variant, and the mean over their people and trainings."""
+    of_runs = scores(runs, which, region)
+    return per_patient(of_runs), mean_of(of_runs, runs[0].people).summary
 
 
 def changes(run: Collected, baseline: Collected) -> Mapping[str, Any]:
