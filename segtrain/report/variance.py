@@ -98,7 +98,7 @@ def means(trainings: OfTrainings) -> dict[str, float]:
 
 
 def spread(trainings: OfTrainings) -> Spread:
-    """The spread between the trainings of one recipe, from the folds with several, of people whom all of them scored."""
+    """The spread between a recipe's trainings, from the folds with several, of people whom all of them scored."""
     by_fold: dict[Fold, list[Mapping[str, float]]] = defaultdict(list)
     for (fold, _), of_people in trainings.items():
         by_fold[fold].append(of_people)

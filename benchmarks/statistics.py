@@ -1,0 +1,196 @@
+"""Simulations behind docs/statistics.md: coverage and width of intervals, false verdicts, power, bias of the best.
+
+python -m benchmarks.statistics                  # print the tables
+python -m benchmarks.statistics --publish        # and write them into docs/statistics.md
+python -m benchmarks.statistics --data-sets 100  # rougher
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.estimators import by_fold, intervals, tests, total
+from benchmarks.worlds import Array, Design, Name, Truth, World, recipes
+from segtrain.report.best_of import expected_maximum
+from segtrain.report.verdicts import ALPHA
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
+BEGIN, END = "<!-- simulations: begin (python -m benchmarks.statistics --publish) -->\n", "<!-- simulations: end -->"
+AT_ONCE = 250  # data sets whose resamples fit into the memory
+TESTS = ("Wilcoxon", "paired t", "on these folds", "strict")
+DESIGNS = [(1, 1), (1, 2), (1, 3), (1, 5), (5, 1), (5, 2), (5, 3)]
+WORLDS = [World(name) for name in get_args(Name)]
+Table = list[list[str]]
+
+
+def blocks(data_sets: int) -> Iterator[int]:
+    """The data sets, so many at once."""
+    while data_sets > 0:
+        yield min(AT_ONCE, data_sets)
+        data_sets -= AT_ONCE
+
+
+def rejected(world: World, design: Design, truth: Truth, data_sets: int, seed: int = 0) -> dict[str, float]:
+    """The share of data sets with p <= 0.05 by each test."""
+    generator = np.random.default_rng([seed, design.patients, design.folds, design.seeds])
+    own, *_, other = recipes(world, generator, data_sets, design, truth)[::-1]
+    return {name: float((p <= ALPHA).mean()) for name, p in tests(own, other, design).items()}
+
+
+def covered(world: World, design: Design, truth: Truth, data_sets: int) -> dict[str, tuple[float, float]]:
+    """The share of intervals with the true mean in them, and their mean width."""
+    generator = np.random.default_rng([1, design.patients, design.folds, design.seeds])
+    mean, shares, widths = world.true_mean(truth), {}, {}
+    for size in blocks(data_sets):
+        (scores,) = recipes(world, generator, size, design, truth, count=1)
+        for name, (low, high) in intervals(scores, design).items():
+            shares[name] = shares.get(name, 0.0) + float(((low <= mean) & (mean <= high)).sum()) / data_sets
+            widths[name] = widths.get(name, 0.0) + float((high - low).sum()) / data_sets
+    return {name: (shares[name], widths[name]) for name in shares}
+
+
+def coverage_table(data_sets: int) -> Table:
+    """Of each world, patients, failures and spread of trainings: coverage/width of the old and of the new interval."""
+    rows = [["patients, failures, tau", *(f"{k} x {s}" for k, s in DESIGNS)]]
+    for world in WORLDS:
+        for n, failures, tau in ((10, 0, 0.02), (20, 0, 0.0), (20, 0, 0.02), (20, 0.03, 0.02), (40, 0, 0.02)):
+            cells = []
+            for k, s in DESIGNS:
+                of = covered(world, Design(n, k, s), Truth(tau, failures=failures), data_sets)
+                cells.append(", ".join(f"{of[name][0]:.2f}/{of[name][1]:.3f}" for name in ("percentile", "ours")))
+            rows.append([f"{world.name}: {n}, {failures:.0%}, {tau:g}", *cells])
+    return rows
+
+
+def false_verdicts(data_sets: int) -> Iterator[tuple[World, Design, Truth, dict[str, float]]]:
+    """All settings of two equal recipes: identical, or of equal mean."""
+    for world in WORLDS:
+        for n in (10, 20, 40):
+            for k, s in DESIGNS:
+                for tau in (0.0, 0.005, 0.02, 0.05):
+                    for interplay in (False, True):
+                        for failures in (0.0, 0.04):
+                            truth, design = Truth(tau, interplay, failures=failures), Design(n, k, s)
+                            yield world, design, truth, rejected(world, design, truth, data_sets)
+
+
+def false_table(data_sets: int) -> Table:
+    """Mean (largest) share of false verdicts of each design over worlds, patients, spreads, kinds of equality."""
+    settings = list(false_verdicts(data_sets))
+    rows = [["test", *(f"{k} x {s}" for k, s in DESIGNS)]]
+    for name in TESTS:
+        cells = []
+        for k, s in DESIGNS:
+            own = [found[name] for _, d, _, found in settings if (d.folds, d.seeds) == (k, s) and name in found]
+            cells.append(f"{100 * np.mean(own):.1f} ({100 * max(own):.1f})" if own else "none given")
+        rows.append([name, *cells])
+    return rows
+
+
+def lasting_table(data_sets: int) -> Table:
+    """False verdicts where half of the trainings' variance belongs to recipe and fold, whatever the seed."""
+    rows = [["test", *(f"{k} x {s}, tau {tau:g}" for k, s in ((5, 1), (5, 2), (5, 3)) for tau in (0.02, 0.05))]]
+    for name in TESTS:
+        cells = []
+        for k, s in ((5, 1), (5, 2), (5, 3)):
+            for tau in (0.02, 0.05):
+                truth = Truth(tau, True, lasting=0.5)
+                own = [rejected(world, Design(40, k, s), truth, data_sets, 1)[name] for world in WORLDS]
+                cells.append(f"{100 * max(own):.1f}")
+        rows.append([name, *cells])
+    return rows
+
+
+def power_table(data_sets: int) -> Table:
+    """How often a true difference is found."""
+    rows = [["world, difference, patients, tau", "test", *(f"{k} x {s}" for k, s in DESIGNS)]]
+    for world in WORLDS:
+        for difference, n, tau in ((0.02, 40, 0.005), (0.02, 40, 0.02), (0.05, 20, 0.02)):
+            truth = Truth(tau, True, difference=difference)
+            found = [rejected(world, Design(n, k, s), truth, data_sets, 2) for k, s in DESIGNS]
+            for name in ("paired t", "on these folds", "strict"):
+                cells = [f"{100 * one[name]:.0f}" if name in one else "-" for one in found]
+                rows.append([f"{world.name}, +{difference}, {n}, {tau:g}", name, *cells])
+    return rows
+
+
+def best_table(data_sets: int) -> Table:
+    """The bias of the mean of the best of K equal recipes, as it is, by folds, without the expected luck."""
+    rows = [["K", "design", "as it is", "chosen on the other folds", "without the luck"]]
+    for count in (3, 5):
+        for design in (Design(20, 5, 3), Design(20, 1, 3)):
+            values = np.mean([_bias(world, design, count, data_sets) for world in WORLDS], axis=0)
+            cells = [f"{value:+.4f}" if math.isfinite(value) else "-" for value in values]
+            rows.append([str(count), str(design), *cells])
+    return rows
+
+
+def _bias(world: World, design: Design, count: int, data_sets: int) -> tuple[float, float, float]:
+    truth = Truth(0.02)
+    scores = recipes(world, np.random.default_rng(3), data_sets, design, truth, count)
+    values_rdn = np.stack([one.mean(axis=2) for one in scores])
+    best_d = values_rdn.mean(axis=2).max(axis=0)
+    pairs = [
+        total(values_rdn[a] - values_rdn[b], [scores[a], scores[b]], design).variance_d
+        for a, b in combinations(range(count), 2)
+    ]
+    luck_d = expected_maximum(count) * np.sqrt(np.mean(pairs, axis=0) / 2)
+    mean = world.true_mean(truth)
+    by_folds = math.nan
+    if design.folds > 1:
+        by_folds = float(_by_folds(values_rdn, design).mean()) - mean
+    return float(best_d.mean()) - mean, by_folds, float((best_d - luck_d).mean()) - mean
+
+
+def _by_folds(values_rdn: Array, design: Design) -> Array:
+    """Each fold scored by the recipe that is best on the others; folds of equal size."""
+    folds_rdk = np.stack([by_fold(values_dn, design) for values_dn in values_rdn])
+    others_rdk = folds_rdk.sum(axis=2, keepdims=True) - folds_rdk
+    chosen_dk = others_rdk.argmax(axis=0)
+    return np.asarray(np.take_along_axis(folds_rdk, chosen_dk[None], axis=0)[0].mean(axis=1))
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown; its first row has the heads."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], ["---"] * len(table[0]), *table[1:]])
+
+
+TABLES: dict[str, Callable[[int], Table]] = {
+    "Coverage and mean width of the 95% interval of the mean: percentile bootstrap (before), then ours": coverage_table,
+    "False verdicts in %, mean (largest) over all settings": false_table,
+    "False verdicts in % with a lasting effect of fold and recipe, 40 patients, the worse of two worlds": lasting_table,
+    "Power in %": power_table,
+    "Bias of the best of K equal recipes": best_table,
+}
+
+
+def report(data_sets: int) -> str:
+    """All tables with their headings."""
+    parts = [f"{data_sets} data sets a cell; designs: folds x seeds; `logit`, `beta`: the two data models."]
+    for head, table in TABLES.items():
+        parts.append(f"**{head}**\n\n{markdown(table(data_sets))}")
+        print(parts[-1], flush=True)
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.statistics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-sets", type=int, default=2000, metavar="N", help="of each cell, default 2000")
+    parser.add_argument("--publish", action="store_true", help=f"write the tables into docs/{DOCUMENT.name}")
+    options = parser.parse_args()
+    text = report(options.data_sets)
+    if options.publish:
+        before, rest = DOCUMENT.read_text().split(BEGIN)
+        DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END, 1)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
