@@ -127,6 +127,8 @@ def _weights(trainings: OfTrainings) -> tuple[float, float]:
         for person in of_people:
             scored[person] += 1
     n = len(scored)
+    if not n:
+        return 0.0, 0.0
     of_trainings = (math.fsum(1 / scored[person] for person in of_people) / n for of_people in trainings.values())
     return math.fsum(weight**2 for weight in of_trainings), math.fsum(1 / times for times in scored.values()) / n**2
 
