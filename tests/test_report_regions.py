@@ -16,8 +16,9 @@ from segtrain.errors import RunError
 from segtrain.evaluation.metrics import summarise
 from segtrain.report import content, page
 from segtrain.report.collect import collect
-from segtrain.report.statistics import Row, Scores, compare
+from segtrain.report.statistics import Row, compare, mean_of
 from segtrain.report.texts import say_in
+from segtrain.report.variance import Scores
 from segtrain.report.variants import by_variant, compared, scores
 from segtrain.report.write import make
 from segtrain.run import Run
@@ -29,11 +30,12 @@ MANY_SCANS = {patient: f"person{number // 2}" for number, patient in enumerate(M
 
 
 def drawn_scores(generator: np.random.Generator, shift: float) -> Scores:
-    return {(patient, 0, 1): float(generator.normal(0.7 + shift, 0.05)) for patient in MANY}
+    drawn = {patient: float(generator.normal(0.7 + shift, 0.05)) for patient in MANY}
+    return {(patient, 0, seed): dsc for patient, dsc in drawn.items() for seed in (1, 2)}
 
 
 def by_person(scores: Scores) -> dict[str, float]:
-    """Each person's mean over the scans, written out anew."""
+    """Each person's mean over the scans and seeds, written out anew."""
     values: dict[str, list[float]] = {}
     for (patient, _, _), dsc in scores.items():
         values.setdefault(MANY_SCANS.get(patient, patient), []).append(dsc)
@@ -42,7 +44,10 @@ def by_person(scores: Scores) -> dict[str, float]:
 
 @pytest.mark.law("L10")
 def test_each_region_s_verdict_is_that_of_scipy() -> None:
-    """Of two variants, three regions and their mean, with people as pairs and Holm's correction over all eight."""
+    """Of two variants, three regions and their mean, with people as pairs and Holm's correction over all eight.
+
+    The second seed repeats the first: without a spread between trainings it is SciPy's t test.
+    """
     generator = np.random.default_rng(7)
     shifts = {"base": (0.0, 0.0, 0.0), "up": (0.08, -0.08, 0.0), "same": (0.0, 0.01, 0.0)}
     regions = {
@@ -68,15 +73,18 @@ def test_each_region_s_verdict_is_that_of_scipy() -> None:
         assert line.difference is not None
         assert line.difference.summary.mean == pytest.approx(np.mean(differences))
         assert (line.difference.summary.n, line.difference.patients) == (16, 20)
-        p_values[variant, region] = stats.wilcoxon(differences).pvalue
+        p_values[variant, region] = stats.ttest_1samp(differences, 0).pvalue
         assert line.difference.p == pytest.approx(p_values[variant, region])
+        assert line.difference.summary.ci_low == pytest.approx(
+            stats.ttest_1samp(differences, 0).confidence_interval().low
+        )
     corrected = dict(zip(sorted(p_values, key=lambda key: p_values[key]), step_down(p_values.values()), strict=True))
     for key, p in corrected.items():
         difference = lines[key].difference
         assert difference is not None
         assert difference.p_holm == pytest.approx(p)
     verdicts = {region: lines["up", region].verdict for region in ("", *REGIONS)}
-    expected = ("not distinguishable", "better", "worse", "not distinguishable")
+    expected = ("not distinguishable", "better on these folds", "worse on these folds", "not distinguishable")
     assert verdicts == dict(zip(("", *REGIONS), expected, strict=True))
     assert {lines["same", region].verdict for region in ("", *REGIONS)} == {"not distinguishable"}
 
@@ -113,11 +121,13 @@ def test_a_person_counts_once_however_many_scans_there_are() -> None:
 
 @pytest.fixture
 def regional(tmp_path: Path) -> Path:
-    """Runs of three regions: a baseline and a variant, with two scans of each of three people."""
+    """Runs of three regions and two seeds: a baseline and a variant, with two scans of each of three people."""
     for variant, shift in (("base", ALIKE), ("up", MIXED)):
-        train(tmp_path / "runs" / f"{variant}-fold0-seed1", shift, people=SCANS)
+        wobble = 0.008 * (variant == "up")
         others = tuple(f"other{number}" for number in range(6))
-        train(tmp_path / "runs" / f"{variant}-fold1-seed1", shift, patients=others)
+        for seed in (1, 2):
+            train(tmp_path / "runs" / f"{variant}-fold0-seed{seed}", shift, people=SCANS)
+            train(tmp_path / "runs" / f"{variant}-fold1-seed{seed}", shift, patients=others, wobble=wobble)
     return tmp_path / "runs"
 
 
@@ -132,9 +142,10 @@ def test_every_mean_over_regions_has_its_parts_beside_it(regional: Path, tmp_pat
     names = ["mean over regions", *REGIONS]
     assert [(row["variant"], row["region"]) for row in rows] == [(v, r) for v in ("base", "up") for r in names]
     assert {(row["n"], row["patients"]) for row in rows} == {("9", "12")}
-    assert [row["verdict"] for row in rows[4:]] == ["better", "better", "worse", "not distinguishable"]
+    verdicts = ["not distinguishable", "better on these folds", "worse on these folds", "not distinguishable"]
+    assert [row["verdict"] for row in rows[4:]] == verdicts
     whole = [statistics.fmean([0.75 + 0.01 * (2 * k), 0.75 + 0.01 * (2 * k + 1)]) for k in range(3)]
-    expected = summarise([*whole, *(0.75 + 0.01 * k for k in range(6))])
+    expected = summarise([*whole, *(0.75 + 0.01 * k + 0.008 * (-1) ** k for k in range(6))])
     assert float(rows[5]["mean_dsc"]) == pytest.approx(expected.mean, abs=1e-6)
     assert float(rows[4]["mean_dsc"]) == pytest.approx(np.mean([float(row["mean_dsc"]) for row in rows[5:]]), abs=1e-6)
     assert float(rows[4]["difference"]) == pytest.approx(0.02 / 3, abs=1e-6)
@@ -142,13 +153,14 @@ def test_every_mean_over_regions_has_its_parts_beside_it(regional: Path, tmp_pat
     report = (tmp_path / "out" / "report.md").read_text()
     lines = [line for line in report.splitlines() if line.startswith("|")]
     means = [place for place, line in enumerate(lines) if "mean over regions" in line]
-    assert len(means) == 2 + 12 + 4, "variants, patients, runs"
+    assert len(means) == 2 + 1 + 12 + 8, "variants, evidence, patients, runs"
     for place in means:
         assert [name for name in REGIONS if f"| {name} |" in "".join(lines[place + 1 : place + 4])] == list(REGIONS)
     for words in (
         "These 12 patients are scans of 9 people, each of whom counts once.",
-        "core, compared with base: 0 better, 1 worse, 0 not distinguishable.",
-        "worse (n = 9 people, 12 patients)",
+        "core, compared with base: 0 better, 0 worse, 1 better or worse on these folds only, 0 not distinguishable, "
+        "0 without a verdict.",
+        "worse on these folds (n = 9 people, 12 patients)",
         "Holm's correction over 4 comparisons",
         "| patient1 | person0 | whole |",
         "n, intervals and tests are over people",
@@ -163,7 +175,7 @@ def test_every_mean_over_regions_has_its_parts_beside_it(regional: Path, tmp_pat
     assert {f"{name}_region{n}" for name in ("strip", "val_dsc") for n in (1, 2, 3)} < figures
     forest = (tmp_path / "out" / "figures" / "forest.svg").read_text()
     assert re.findall(r">([^<]*) · up: (\w+)", forest) == [
-        ("mean over regions", "better"), ("whole", "better"), ("core", "worse"), ("enhancing", "not"),
+        ("mean over regions", "not"), ("whole", "better"), ("core", "worse"), ("enhancing", "not"),
     ]  # fmt: skip
 
 
@@ -253,7 +265,7 @@ def strip_page(text: str) -> str:
 
 def test_lines_are_sorted_region_by_region() -> None:
     def row(variant: str, region: str = "", parts: tuple[Row, ...] = ()) -> Row:
-        return Row(variant, summarise([0.5]), 1, None, "baseline", region, parts)
+        return Row(variant, mean_of({("p", 0, 1): 0.5}), 1, None, "baseline", region, parts)
 
     rows = [row(variant, parts=(row(variant, "a"), row(variant, "b"))) for variant in ("x", "y")]
     order = [(line.region, line.variant) for line in content.lines_of(rows)]

@@ -118,31 +118,32 @@ def test_what_counts_and_which_epoch(ablation: Path) -> None:
 
 
 @pytest.mark.law("L10")
-def test_how_a_variant_was_paired_is_said(ablation: Path, tmp_path: Path) -> None:
-    """By the config where the name says nothing; by patients' means where no fold and seed is common."""
+def test_a_variant_is_paired_by_its_patients(ablation: Path, tmp_path: Path) -> None:
+    """Whatever the seeds: by the patients' means over each variant's own trainings."""
     train(ablation / "up-fold1-seed7", 0.1, patients=("other0", "other1"))
     (ablation / "up-fold1-seed7").rename(ablation / "unnamed")
     train(ablation / "alone-fold0-seed3", 0.05)
     make([ablation], tmp_path / "out", baseline="base")
     rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())}
     assert {name: (row["pairs"], row["paired_by"]) for name, row in rows.items()} == {
-        "base": ("", ""), "up": ("6", "fold and seed"), "unnamed": ("2", "patients' means"),
+        "base": ("", ""), "up": ("6", "patients' means"), "unnamed": ("2", "patients' means"),
         "alone": ("6", "patients' means"),
     }  # fmt: skip
     table = (tmp_path / "out" / "report.md").read_text()
-    assert "| 6 (fold and seed) |" in table
-    assert "| 6 (patients' means) |" in table
+    assert table.count("| no verdict, one training each") == 2
+    assert table.count("| no verdict, fewer than 4 patients (n = 2) |") == 1
     unnamed, up = (next(run for run in collect([ablation]) if run.variant == name) for name in ("unnamed", "up"))
     assert (unnamed.fold, unnamed.seed, up.fold, up.seed) == (1, 7, 0, 1)
 
 
-def test_two_names_that_say_nothing_are_paired_by_their_configs(tmp_path: Path) -> None:
+def test_two_names_that_say_nothing_have_the_seeds_of_their_configs(tmp_path: Path) -> None:
     for name, shift in (("one-seed1", 0.0), ("two-seed1", 0.05), ("three-seed2", 0.05)):
         train(tmp_path / name, shift).root.rename(tmp_path / name[:3])
     _, groups = by_variant(collect([tmp_path]), "one")
+    seeds = {variant: {seed for _, _, seed in scores(own)} for variant, own in groups.items()}
+    assert seeds == {"one": {1}, "two": {1}, "thr": {2}}
     rows = compare({variant: scores(own) for variant, own in groups.items()}, "one")
-    pairings = {row.variant: row.difference.pairing for row in rows if row.difference}
-    assert pairings == {"two": "fold and seed", "thr": "patients' means"}
+    assert [row.difference.summary.n for row in rows if row.difference] == [6, 6]
 
 
 @pytest.mark.parametrize(("name", "misnamed"), [("up-fold0-seed1", 0), ("up-fold1-seed1", 1), ("up-fold0-seed2", 1)])

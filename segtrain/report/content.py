@@ -72,6 +72,8 @@ def sections(
         parts.append(
             Section("postprocessing", say("postprocessing"), [say("postprocessing_how")], tables=[postprocessing])
         )
+    if table := evidence.table(lines_of(rows), say):
+        parts.append(Section("evidence", say("evidence"), tables=[table]))
     parts.append(_method(runs, rows, say))
     if atlases:
         parts.append(_atlas(atlases, say))
@@ -100,8 +102,7 @@ def _result(
         title = say("forest", baseline=rows[0].variant)
         axis = say("forest_axis", baseline=rows[0].variant)
         drawings["forest"] = figures.forest(title, list(_intervals(rows, say)), axis)
-    tables = [variants_table(groups, rows, say), evidence.table(lines, say)]
-    return Section("result", say("result"), notes, warnings, [one for one in tables if one], drawings)
+    return Section("result", say("result"), notes, warnings, [variants_table(groups, rows, say)], drawings)
 
 
 def lines_of(rows: Sequence[Row]) -> list[Row]:

@@ -59,6 +59,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_verdict_trainings": "one training each; these networks differ, which would hold of the recipes if their trainings had an sd below {sd}",
         "better on these folds": "better on these folds (n = {n})", "worse on these folds": "worse on these folds (n = {n})",
         "and": "{own} and {baseline}",
+        "evidence": "What the verdicts rest on",
         "evidence_trainings": "trainings: variant and baseline", "evidence_ahead": "folds ahead", "evidence_sd_patients": "sd of patients' differences",
         "evidence_sd_trainings": "sd between trainings", "evidence_error": "standard error", "evidence_df": "df", "evidence_basis": "spread of trainings from",
         "evidence_p": "p", "evidence_p_holm": "p (Holm)", "evidence_p_strict": "p, strict form (Holm)",
@@ -153,7 +154,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         " variance has a part of the patients and a part of the trainings of both recipes, less their overlap, with Satterthwaite's degrees of freedom; Holm's correction over {m}."
         " Better or worse on these folds: p is at most {alpha:g}. One training each on fewer than five folds gives no verdict.",
         "method_strict": "Better or worse without \"on these folds\" needs the strict form too: the t test over the means of at least five folds. It also holds where the folds' training sets favour a recipe.",
-        "method_evidence": "The second table shows what each verdict rests on; its p values are of the t test, of that after Holm's correction, and of the strict form after the same.",
+        "method_evidence": "Another table shows what each verdict rests on; its p values are of the t test, of that after Holm's correction, and of the strict form after the same.",
         "method_baseline": "The baseline is {baseline}: the one that was requested, or else the variant whose training began first.",
         "method_hours": "Hours: time at work, from each start to its last step, without the time between starts. GPU hours: hours times the"
         " number of GPUs, 0 on CPUs. A variant has the sum of its runs. Images/s: the median, for all GPUs together.",
@@ -205,6 +206,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "no_verdict_trainings": "各只训练一次；这些网络有差异，若方案各次训练的标准差低于 {sd}，则对方案也成立",
         "better on these folds": "在这些折上更好（n = {n}）", "worse on these folds": "在这些折上更差（n = {n}）",
         "and": "{own} 与 {baseline}",
+        "evidence": "结论的依据",
         "evidence_trainings": "训练次数：方案与基线", "evidence_ahead": "领先的折", "evidence_sd_patients": "患者差值的标准差",
         "evidence_sd_trainings": "训练之间的标准差", "evidence_error": "标准误", "evidence_df": "自由度", "evidence_basis": "训练差异来自",
         "evidence_p": "p", "evidence_p_holm": "p（Holm 校正）", "evidence_p_strict": "p，严格形式（Holm 校正）",
@@ -293,7 +295,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_test": "差值按患者配对，不按种子配对：每名患者的值是该方案自身各次训练的平均值。检验：平均差值的 t 检验，其方差含患者部分与双方训练部分，减去两者的重叠，"
         "自由度按 Satterthwaite；对 {m}做 Holm 校正。在这些折上更好或更差：p 不超过 {alpha:g}。不足五折且各只训练一次则没有结论。",
         "method_strict": "不带“在这些折上”的更好或更差还须满足严格形式：对至少五折的平均值做 t 检验。即使某折的训练集偏向一个方案，它仍然成立。",
-        "method_evidence": "第二个表格说明每个结论的依据；其中的 p 值依次为 t 检验、其 Holm 校正、严格形式的 Holm 校正。",
+        "method_evidence": "另一个表格说明每个结论的依据；其中的 p 值依次为 t 检验、其 Holm 校正、严格形式的 Holm 校正。",
         "method_baseline": "基线为 {baseline}：由用户指定，否则为最先开始训练的方案。",
         "method_hours": "小时：实际工作时间，即每次启动到其最后一步，不含启动之间的等待。GPU 小时：再乘以 GPU 数，CPU 上为 0。方案为其各次训练之和。图像/秒：全部 GPU 合计的中位数。",
     },
