@@ -33,8 +33,8 @@ def train(
 ) -> Run:
     """A run directory as training leaves it: three epochs, pictures, an end.
 
-    `shift`: of every DSC; by region of a run of REGIONS, where each later region is harder by a tenth. `wobble`: added to
-    every other patient's DSC, and taken from the rest.
+    `shift`: of every DSC; by region of a run of REGIONS, where each later region is harder by a tenth. `wobble`: added
+    to every other patient's DSC, and taken from the rest.
     """
     run = Run(root)
     tree: dict[str, Any] = {"name": "any", "train": {"epochs": 3}, "loss": "dice" if shift == 0 else "dice_bce"}
