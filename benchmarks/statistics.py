@@ -7,7 +7,6 @@ python -m benchmarks.statistics --data-sets 100  # rougher
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -46,7 +45,9 @@ def rejected(world: World, design: Design, truth: Truth, data_sets: int, seed: i
 def covered(world: World, design: Design, truth: Truth, data_sets: int) -> dict[str, tuple[float, float]]:
     """The share of intervals with the true mean in them, and their mean width."""
     generator = np.random.default_rng([1, design.patients, design.folds, design.seeds])
-    mean, shares, widths = world.true_mean(truth), {}, {}
+    mean = world.true_mean(truth)
+    shares: dict[str, float] = {}
+    widths: dict[str, float] = {}
     for size in blocks(data_sets):
         (scores,) = recipes(world, generator, size, design, truth, count=1)
         for name, (low, high) in intervals(scores, design).items():
@@ -193,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -67,7 +67,7 @@ class World:
             noise = NOISE * generator.standard_normal(np.broadcast_shapes(patient.shape, effect.shape))
             return np.asarray(special.expit(CENTRE + PATIENT * patient + effect + noise))
         mean = np.clip(self._mean_by_grid(patient + effect), 1e-3, 1 - 1e-3)
-        return generator.beta(PRECISION * mean, PRECISION * (1 - mean))
+        return np.asarray(generator.beta(PRECISION * mean, PRECISION * (1 - mean)))
 
     def _mean_by_grid(self, latent: Array) -> Array:
         return np.asarray(np.interp(latent, GRID, self._quantiles))

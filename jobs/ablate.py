@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import ablation_report, resources, sbatch, scheduler, submission
+from jobs import ablation_report, plan, resources, sbatch, scheduler, submission
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
 from jobs.resources import Resources
@@ -29,6 +29,9 @@ examples:
 The same command again trains what is missing or has failed. Runs of one fold and seed draw the same slices in the same
 order, so their differences are paired. Results: <runs_dir>/<name of the spec>/results.csv, and report/index.html beside
 it when all runs have ended.
+
+Before it starts, a table shows the difference that it can find with 80% power, and what other numbers of folds and
+seeds could: from the spreads of an earlier report (--spreads), or of this ablation's own, else of small runs on LGG.
 
 Here the runs are trained one after another, and results.csv is brought up to date after each. All variants are checked
 before the first run: those that cannot be trained here are named, and nothing is trained. A run that fails does not end
@@ -56,6 +59,9 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--nproc", type=int, metavar="N", help="here: processes a run (torchrun), default 1")
     parser.add_argument("--executor", choices=sbatch.NAMES, help="default: slurm with an option for it, else local")
     parser.add_argument("--dry-run", action="store_true", help="list the runs, or print the sbatch script")
+    parser.add_argument(
+        "--spreads", type=Path, metavar="REPORT", help="an earlier report, whose spreads the power is computed from"
+    )
     parser.add_argument("--max-parallel", type=int, default=0, metavar="N", help="runs at a time; default: no limit")
     add_options(parser)
     arguments = parser.parse_intermixed_args(list(argv))
@@ -71,6 +77,9 @@ def command(argv: Sequence[str]) -> int:
     requested = resources.of(arguments)
     if _refused(arguments.spec, missing(members)):
         return EXIT_USER_ERROR
+    folder = members[0].run.root.parent
+    if executor == "local" or not arguments.dry_run:  # there the standard output is the script
+        print(plan.show(spec, members, folder / ablation_report.REPORT, arguments.spreads))
     if arguments.dry_run and executor == "local":
         _list(spec, members)
         return EXIT_FINISHED

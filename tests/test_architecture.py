@@ -38,7 +38,7 @@ JOBS_LAYERS: list[set[str]] = [
     {"submit", "status", "cancel", "batch", "offline"},
     {"queue"},
     {"sbatch", "local", "status_table", "progress"},
-    {"node", "ablation_report"},
+    {"node", "ablation_report", "plan"},
     {"requeue", "rendezvous", "submission"},
     {"rank"},
     {"scheduler", "history", "resources"},

@@ -144,7 +144,9 @@ def test_names_order_and_a_constant_change_nothing(seed: int, constant: float) -
 
 
 def test_seeds_need_not_be_common_and_their_names_change_nothing() -> None:
-    other_seeds = {(patient, fold, seed + 7): value for (patient, fold, seed), value in example(A).items()}
+    other_seeds: Scores = {
+        (patient, fold, (seed or 0) + 7): value for (patient, fold, seed), value in example(A).items()
+    }
     assert compared(example(B), other_seeds) == compared(example(B), example(A))
 
 
@@ -156,7 +158,7 @@ def test_folds_may_differ_between_the_recipes() -> None:
     assert found.decidable
 
 
-ODD = {
+ODD: dict[str, Scores] = {
     "a training is missing": {unit: value for unit, value in example(A).items() if unit[1:] != (1, 1)},
     "a score is missing": {unit: value for unit, value in example(A).items() if unit != ("p2", 0, 1)},
     "a score is not a number": example(A) | {("p2", 0, 1): math.nan, ("p5", 1, 0): math.inf},
