@@ -78,7 +78,7 @@ def t_p(mean_d: Array, variance_d: Array, df_d: Array | float) -> Array:
     return np.asarray(2 * stats.t.sf(np.abs(mean_d) / np.sqrt(variance_d), df_d))
 
 
-def tests(own_dns: Array, other_dns: Array, design: Design) -> dict[str, Array]:
+def p_values(own_dns: Array, other_dns: Array, design: Design) -> dict[str, Array]:
     """p of each data set by each test; those that a design does not allow are left out."""
     values_dn = own_dns.mean(axis=2) - other_dns.mean(axis=2)
     mean_d, n = values_dn.mean(axis=1), design.patients

@@ -14,7 +14,7 @@ from typing import get_args
 
 import numpy as np
 
-from benchmarks.estimators import by_fold, intervals, tests, total
+from benchmarks.estimators import by_fold, intervals, p_values, total
 from benchmarks.worlds import Array, Design, Name, Truth, World, recipes
 from segtrain.report.best_of import expected_maximum
 from segtrain.report.verdicts import ALPHA
@@ -39,7 +39,7 @@ def rejected(world: World, design: Design, truth: Truth, data_sets: int, seed: i
     """The share of data sets with p <= 0.05 by each test."""
     generator = np.random.default_rng([seed, design.patients, design.folds, design.seeds])
     own, *_, other = recipes(world, generator, data_sets, design, truth)[::-1]
-    return {name: float((p <= ALPHA).mean()) for name, p in tests(own, other, design).items()}
+    return {name: float((p <= ALPHA).mean()) for name, p in p_values(own, other, design).items()}
 
 
 def covered(world: World, design: Design, truth: Truth, data_sets: int) -> dict[str, tuple[float, float]]:

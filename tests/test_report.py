@@ -97,7 +97,7 @@ def test_no_mean_and_no_difference_is_without_its_n_and_interval(tmp_path: Path)
     best, last = (f"{one.mean:.4f} \\[{one.ci_low:.3f}, {one.ci_high:.3f}\\]" for one in (of_best, of_last))
     line = cells(report, "Result", "up")
     assert line["difference to base \\[95% CI\\]"] == "+0.0500 \\[+0.045, +0.055\\]"
-    assert (line["pairs"], line["p (Holm)"], line["verdict"]) == ("6", "< 0.001", "better on these folds (n = 6)")
+    assert (line["pairs"], line["p (Holm)"], line["verdict"]) == ("6", "&lt; 0.001", "better on these folds (n = 6)")
     heads = [f"mean DSC, {which} \\[95% CI\\]" for which in ("last epoch", "best epoch\\*")]
     assert [line[head] for head in heads] == [last, best]
     line = cells(report, "Runs", "up-fold0-seed1")

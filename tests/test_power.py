@@ -1,0 +1,100 @@
+"""What an ablation can find before it starts: the published table, limits, and the command that shows it."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from made_runs import train
+from scipy import stats
+
+from jobs import plan
+from segtrain.errors import ConfigError
+from segtrain.report.power import LGG_LIKE, Design, Spreads, detectable, power
+from segtrain.report.write import make
+from segtrain.run import expand
+
+DESIGNS = ((1, 2), (1, 3), (1, 5), (5, 1), (5, 2), (5, 3), (5, 5))  # folds, seeds
+TABLE = {  # sd of the patients' differences, sd between trainings, patients: detectable differences
+    (0.02, 0.005, 20): (0.023, 0.019, 0.016, 0.021, 0.015, 0.015, 0.014),
+    (0.05, 0.01, 10): (0.059, 0.055, 0.053, 0.065, 0.051, 0.051, 0.051),
+    (0.05, 0.02, 100): (0.106, 0.061, 0.043, 0.052, 0.031, 0.026, 0.022),
+    (0.15, 0.02, 40): (0.096, 0.084, 0.077, 0.102, 0.073, 0.072, 0.070),
+}
+
+
+@pytest.mark.parametrize(("spreads", "expected"), list(TABLE.items()))
+def test_the_published_differences(spreads: tuple[float, float, int], expected: tuple[float, ...]) -> None:
+    """The table has the next value of three digits at which the power is 0.8."""
+    of_people, of_trainings, n = spreads
+    found = [detectable(Design(n, *design), Spreads(of_people, of_trainings)) for design in DESIGNS]
+    assert found == pytest.approx(expected, abs=0.0011)
+
+
+def test_power_is_that_of_the_paired_t_test_where_trainings_do_not_differ() -> None:
+    """SciPy's noncentral t for one sample of 20 differences; and the level where there is no difference."""
+    spreads, design = Spreads(0.05, 0.0), Design(20, 5, 2)
+    critical = stats.t.ppf(0.975, 19)
+    assert power(0.03, design, spreads) == pytest.approx(
+        stats.nct.sf(critical, 19, 0.03 / (0.05 / math.sqrt(20))), abs=1e-6
+    )
+    assert power(0.0, design, spreads) == pytest.approx(0.05)
+    assert power(0.9, design, Spreads(0.01, 0.001)) == 1.0
+
+
+def test_power_falls_with_comparisons_and_rises_with_seeds() -> None:
+    found = [detectable(Design(40, 5, seeds, m), LGG_LIKE) or 9 for seeds, m in ((3, 1), (2, 1), (2, 4), (1, 4))]
+    assert found == sorted(found)
+    assert Spreads(0.24, 0.02, noise=0.2).of_people(3) < Spreads(0.24, 0.02).of_people(3) == 0.24
+
+
+@pytest.mark.parametrize("design", [Design(40, 4, 1), Design(40, 1, 1), Design(3, 5, 5)])
+def test_what_gives_no_verdict_has_no_power(design: Design) -> None:
+    assert power(1.0, design, LGG_LIKE) == 0
+    assert detectable(design, LGG_LIKE) is None
+
+
+SPEC = """\
+name: loss
+base: base.yaml
+folds: [0, 1]
+seeds: [1]
+variants: {dice: {}, bce: {loss: bce}}
+"""
+
+
+def test_the_table_before_an_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: base\ndata: {source: phantom, phantom: {patients: 30}, image_size: 64}\n"
+    )
+    (tmp_path / "loss.yaml").write_text(SPEC)
+    spec, members = expand(tmp_path / "loss.yaml", [f"runs_dir={tmp_path / 'runs'}"])
+    about = plan.show(spec, members, tmp_path / "none", None)
+    lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
+    assert "no verdict" in lines["2 x 1 (this spec)"]
+    assert "│ 12 " in lines["2 x 1 (this spec)"], "patients of two folds of five"
+    assert f"{detectable(Design(30, 5, 2), LGG_LIKE):.3f}" in lines["5 x 2"]
+    assert "as small runs on LGG had them" in about
+
+
+@pytest.mark.law("L12")
+def test_the_spreads_of_an_earlier_report(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        train(tmp_path / "runs" / f"base-fold0-seed{seed}")
+        train(tmp_path / "runs" / f"up-fold0-seed{seed}", 0.05 + 0.02 * seed, wobble=0.01)
+    make([tmp_path / "runs"], tmp_path / "report", baseline="base")
+    (row,) = [row for row in csv.DictReader((tmp_path / "report/results.csv").read_text().splitlines()) if row["p"]]
+    (tmp_path / "base.yaml").write_text("name: base\ndata: {source: phantom, image_size: 64}\n")
+    (tmp_path / "loss.yaml").write_text(SPEC)
+    spec, members = expand(tmp_path / "loss.yaml", [])
+    for asked in (tmp_path / "report", tmp_path / "report" / "results.csv"):
+        about = plan.show(spec, members, tmp_path, asked)
+        assert f"differences {float(row['sd_differences']):.3f}" in about
+        assert str(tmp_path / "report" / "results.csv") in about
+    assert float(row["sd_differences"]) == pytest.approx(0.01 * math.sqrt(6 / 5), rel=1e-4)
+    assert float(row["sd_trainings"]) == pytest.approx(0.02 / math.sqrt(2), rel=1e-3)
+    with pytest.raises(ConfigError, match="--spreads .*no report is there"):
+        plan.show(spec, members, tmp_path, tmp_path / "nothing")
+    (tmp_path / "old.csv").write_text("variant,n,mean_dsc\nbase,6,0.7\n")
+    with pytest.raises(ConfigError, match=r"old\.csv: compares no variants"):
+        plan.show(spec, members, tmp_path, tmp_path / "old.csv")

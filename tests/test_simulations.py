@@ -1,0 +1,74 @@
+"""The simulations behind docs/statistics.md: their estimators are those of a report; coverage and false verdicts hold."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.estimators import intervals, p_values
+from benchmarks.statistics import BEGIN, DOCUMENT, END, TABLES, WORLDS, covered, rejected
+from benchmarks.worlds import Array, Design, Truth, World, recipes
+from segtrain.report.statistics import mean_of
+from segtrain.report.variance import Scores
+from segtrain.report.verdicts import difference
+
+
+def scores_of(scores_ns: Array, design: Design) -> Scores:
+    return {(f"p{n:03}", int(design.fold_n[n]), s): float(value) for (n, s), value in np.ndenumerate(scores_ns)}
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@pytest.mark.parametrize(
+    "design", [Design(6, 2, 2), Design(20, 1, 3), Design(20, 5, 1), Design(23, 5, 2), Design(12, 1, 1)]
+)
+def test_the_simulated_procedure_is_that_of_a_report(world: World, design: Design) -> None:
+    own, other = recipes(world, np.random.default_rng(3), 2, design, Truth(0.02, failures=0.03))
+    p, ends = p_values(own, other, design), intervals(own, design)
+    for one in range(2):
+        of_pair = difference(scores_of(own[one], design), scores_of(other[one], design))
+        assert of_pair is not None
+        assert p.get("on these folds", p["paired t"])[one] == pytest.approx(of_pair.p)
+        if "strict" in p:
+            assert p["strict"][one] == pytest.approx(of_pair.p_strict)
+        summary = mean_of(scores_of(own[one], design)).summary
+        assert ends["ours"][:, one] == pytest.approx((summary.ci_low, summary.ci_high))
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_the_worlds_are_what_they_claim(world: World) -> None:
+    """Their true means, differences and spreads between trainings, against draws."""
+    generator = np.random.default_rng(0)
+    truth, design = Truth(0.02, difference=0.03), Design(400, 1, 100)
+    own, other = recipes(world, generator, 4, design, truth)
+    assert own.mean() == pytest.approx(world.true_mean(Truth(0.02)), abs=0.012)
+    assert (other - own).mean() == pytest.approx(0.03, abs=0.006)
+    assert np.sqrt(own.mean(axis=1).var(axis=1, ddof=1).mean()) == pytest.approx(0.02, rel=0.15)
+
+
+@pytest.mark.law("L10")
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@pytest.mark.parametrize("design", [Design(20, 1, 3), Design(20, 5, 1), Design(20, 5, 3)], ids=str)
+@pytest.mark.parametrize("interplay", [False, True])
+def test_false_verdicts_are_at_most_5_percent(world: World, design: Design, interplay: bool) -> None:
+    data_sets = 600
+    found = rejected(world, design, Truth(0.02, interplay), data_sets)
+    slack = 2.5 * math.sqrt(0.05 * 0.95 / data_sets)
+    assert found["on these folds"] <= 0.05 + slack
+    assert found.get("strict", 0) <= found["on these folds"]
+    assert found["paired t"] > found["on these folds"], "which knows of no trainings"
+
+
+@pytest.mark.law("L10")
+@pytest.mark.parametrize("design", [Design(20, 1, 5), Design(20, 5, 1), Design(20, 5, 3)], ids=str)
+def test_intervals_cover_as_often_as_they_say(design: Design) -> None:
+    data_sets = 250
+    for world in WORLDS:
+        found = covered(world, design, Truth(0.02), data_sets)
+        assert found["ours"][0] >= 0.95 - 2.5 * math.sqrt(0.05 * 0.95 / data_sets)
+        assert found["percentile"][0] < found["ours"][0]
+
+
+def test_the_document_has_the_tables() -> None:
+    published = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0]
+    for head in TABLES:
+        assert f"**{head}**" in published
