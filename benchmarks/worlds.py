@@ -92,7 +92,7 @@ class World:
         """Effects of trainings that give a fold's mean this standard deviation."""
         if self.name == "logit":
             return generator.standard_normal(shape) * tau / self._slope
-        return generator.standard_t(5, shape) * np.sqrt(3 / 5) * tau / self._slope
+        return np.asarray(generator.standard_t(5, shape) * np.sqrt(3 / 5) * tau / self._slope)
 
     @cached_property
     def _slope(self) -> float:

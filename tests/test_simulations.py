@@ -1,4 +1,4 @@
-"""The simulations behind docs/statistics.md: their estimators are those of a report; coverage and false verdicts hold."""
+"""The simulations behind docs/statistics.md: their estimators are those of a report, which keeps its promises."""
 
 import math
 
