@@ -73,6 +73,17 @@ def total(values_dn: Array, recipes: list[Array], design: Design) -> Total:
     return Total(patients_d, np.full(len(values_dn), n - 1.0), patients_d, folds_d)
 
 
+def by_seeds(recipes: list[Array], patients_d: Array, design: Design) -> tuple[Array, Array]:
+    """The variance of the mean difference and its degrees of freedom if seeds act alike in all folds."""
+    n, df = design.patients, design.seeds - 1
+    parts = [scores.mean(axis=1).var(axis=1, ddof=1) / design.seeds for scores in recipes]
+    overlap_d = np.sum([spread(scores, design)[1] for scores in recipes], axis=0)
+    trainings_d = np.sum(parts, axis=0)
+    variance_d = np.maximum.reduce([patients_d, trainings_d, patients_d + trainings_d - overlap_d])
+    below_d = patients_d**2 / (n - 1) + np.sum([part**2 / df for part in parts], axis=0)
+    return variance_d, np.maximum(1, variance_d**2 / below_d)
+
+
 def t_p(mean_d: Array, variance_d: Array, df_d: Array | float) -> Array:
     """The two-sided p of the t test."""
     return np.asarray(2 * stats.t.sf(np.abs(mean_d) / np.sqrt(variance_d), df_d))
@@ -89,8 +100,10 @@ def p_values(own_dns: Array, other_dns: Array, design: Design) -> dict[str, Arra
     }
     if design.seeds > 1 or whole.folds_d is not None:
         p["on these folds"] = t_p(mean_d, whole.variance_d, whole.df_d)
-    if whole.folds_d is not None:
-        p["strict"] = np.maximum(p["on these folds"], t_p(mean_d, whole.folds_d, design.folds - 1))
+    if whole.folds_d is not None and design.seeds > 1:
+        by_folds_d = t_p(mean_d, whole.folds_d, design.folds - 1)
+        by_seeds_d = t_p(mean_d, *by_seeds([own_dns, other_dns], whole.patients_d, design))
+        p["strict"] = np.maximum.reduce([p["on these folds"], by_folds_d, by_seeds_d])
     return p
 
 

@@ -44,13 +44,14 @@ class Design:
 class Truth:
     """What differs between two recipes.
 
-    tau: sd of a fold's mean between trainings; lasting: the share of its variance that belongs to recipe and fold,
-    whatever the seed; failures: rate of scores below 0.1, half of them by patient, half by training.
+    tau: sd of a fold's mean between trainings; lasting, shared: the share of its variance that belongs to recipe and
+    fold, whatever the seed, and to recipe and seed, whatever the fold; failures: rate of scores below 0.1, half of them by patient, half by training.
     """
 
     tau: float
     interplay: bool = False
     lasting: float = 0.0
+    shared: float = 0.0
     failures: float = 0.0
     difference: float = 0.0
 
@@ -136,7 +137,9 @@ def recipes(
             latent_dn = np.sqrt(1 - INTERPLAY) * patient_dn + np.sqrt(INTERPLAY) * own_dn
         of_seeds = world.effects(generator, (data_sets, design.folds, design.seeds), truth.tau)
         of_folds = world.effects(generator, (data_sets, design.folds, 1), truth.tau)
-        effects = np.sqrt(1 - truth.lasting) * of_seeds + np.sqrt(truth.lasting) * of_folds
+        of_all = world.effects(generator, (data_sets, 1, design.seeds), truth.tau)
+        effects = np.sqrt(1 - truth.lasting - truth.shared) * of_seeds + np.sqrt(truth.lasting) * of_folds
+        effects = effects + np.sqrt(truth.shared) * of_all
         effect_dns = effects[:, design.fold_n] + (world.shift(truth) if truth.difference and number == count - 1 else 0)
         scores_dns = world.draw(generator, latent_dn[:, :, None], effect_dns)
         fails_dns = fails_dn[:, :, None] | (generator.random(scores_dns.shape) < truth.failures / 2)

@@ -34,7 +34,8 @@ COLUMNS = (
     "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "best_mean_dsc", "best_ci_low", "best_ci_high",
     "difference", "difference_ci_low", "difference_ci_high", "pairs", "paired_by", "p", "p_holm", "verdict", "hours",
     "gpu_hours", "images_per_s", "empty_masks", "runs", "folds", "failures", "failure_limit", "sd_trainings", "se",
-    "df", "variance_from", "sd_differences", "sd_noise", "folds_ahead", "p_folds", "p_strict_holm", "tolerated_sd",
+    "df", "variance_from", "sd_differences", "sd_noise", "folds_ahead", "p_folds", "p_seeds", "p_strict_holm",
+    "tolerated_sd",
 )  # fmt: skip
 
 
@@ -264,6 +265,7 @@ def _of_difference(difference: Difference) -> dict[str, str]:
         "sd_noise": _number(difference.sd_noise),
         "folds_ahead": str(of_folds.ahead) if of_folds else "",
         "p_folds": _number(of_folds.p) if of_folds else "",
+        "p_seeds": _number(difference.p_seeds),
         "p_strict_holm": _number(difference.p_strict_holm),
         "tolerated_sd": _number(difference.tolerated_sd),
     }

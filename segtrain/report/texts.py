@@ -47,6 +47,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "remark_one_fold": "{lines}: one split. Another split may rank the recipes otherwise, and false verdicts may reach 10% where the spreads of the recipes differ.",
         "remark_few_trainings": "{lines}: the comparison needs more seeds; more patients do not help.",
         "remark_few_people": "{lines}: so few patients cannot stand for others.",
+        "remark_seeds_alike": "{lines}: all folds have the same seeds, which begin with the same weights; if a seed acts alike in all folds, the difference may be that of these seeds.",
         "remark_unequal_spreads": "{lines}: the trainings of one recipe are more than three times as spread as those of the other; on one fold, false verdicts may reach 10%.",
         "failures": "Failures, patients with a DSC below {least} (95% limit of their rate): {lines}.",
         "failures_of": "{line} {failures} of {n} (up to {limit})",
@@ -153,7 +154,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "method_test": "Differences are paired by patient, not by seed: each patient's value is the mean over the recipe's own trainings. Test: t test of the mean difference, whose"
         " variance has a part of the patients and a part of the trainings of both recipes, less their overlap, with Satterthwaite's degrees of freedom; Holm's correction over {m}."
         " Better or worse on these folds: p is at most {alpha:g}. One training each on fewer than five folds gives no verdict.",
-        "method_strict": "Better or worse without \"on these folds\" needs the strict form too: the t test over the means of at least five folds. It also holds where the folds' training sets favour a recipe.",
+        "method_strict": "Better or worse without \"on these folds\" needs the strict form too: the t test over the means of at least five folds, and the t test over seeds as wholes (at least two), since a seed begins with the same weights in all folds. It also holds where the folds' training sets, or a seed in all folds, favour a recipe.",
         "method_evidence": "Another table shows what each verdict rests on; its p values are of the t test, of that after Holm's correction, and of the strict form after the same.",
         "method_baseline": "The baseline is {baseline}: the one that was requested, or else the variant whose training began first.",
         "method_hours": "Hours: time at work, from each start to its last step, without the time between starts. GPU hours: hours times the"
@@ -194,6 +195,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "remark_one_fold": "{lines}：只有一种划分。换一种划分，方案的排序可能不同；若各方案的训练差异不等，错误结论可达 10%。",
         "remark_few_trainings": "{lines}：比较需要更多种子，增加患者没有帮助。",
         "remark_few_people": "{lines}：这么少的患者不能代表其他患者。",
+        "remark_seeds_alike": "{lines}：各折使用相同的种子，初始权重相同；若同一种子在各折中作用相似，差异可能只属于这些种子。",
         "remark_unequal_spreads": "{lines}：一个方案的训练差异超过另一个的三倍；只有一折时，错误结论可达 10%。",
         "failures": "失败，即 DSC 低于 {least} 的患者（发生率的 95% 上限）：{lines}。",
         "failures_of": "{line} {failures}/{n}（至多 {limit}）",
@@ -294,7 +296,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "over_variants": "{n} 个方案", "over_lines": "{n} 项比较（每个方案的各区域平均及每个区域）",
         "method_test": "差值按患者配对，不按种子配对：每名患者的值是该方案自身各次训练的平均值。检验：平均差值的 t 检验，其方差含患者部分与双方训练部分，减去两者的重叠，"
         "自由度按 Satterthwaite；对 {m}做 Holm 校正。在这些折上更好或更差：p 不超过 {alpha:g}。不足五折且各只训练一次则没有结论。",
-        "method_strict": "不带“在这些折上”的更好或更差还须满足严格形式：对至少五折的平均值做 t 检验。即使某折的训练集偏向一个方案，它仍然成立。",
+        "method_strict": "不带“在这些折上”的更好或更差还须满足严格形式：对至少五折的平均值做 t 检验，并以整个种子为单位做 t 检验（至少两个种子），因为同一种子在各折的初始权重相同。即使某折的训练集或某种子在所有折中偏向一个方案，它仍然成立。",
         "method_evidence": "另一个表格说明每个结论的依据；其中的 p 值依次为 t 检验、其 Holm 校正、严格形式的 Holm 校正。",
         "method_baseline": "基线为 {baseline}：由用户指定，否则为最先开始训练的方案。",
         "method_hours": "小时：实际工作时间，即每次启动到其最后一步，不含启动之间的等待。GPU 小时：再乘以 GPU 数，CPU 上为 0。方案为其各次训练之和。图像/秒：全部 GPU 合计的中位数。",

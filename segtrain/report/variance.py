@@ -38,7 +38,9 @@ class Spread:
 
     between: the variance of a fold's mean from training to training, with df degrees of freedom, NaN without any;
     noise: the variance of one person's value beyond that; weights: the sum of the squared weights of the trainings in
-    the recipe's mean; overlap: what both the people's part and that of the trainings count.
+    the recipe's mean; overlap: what both the people's part and that of the trainings count. by_seeds: the trainings' part
+    where a seed may act alike in all folds, for they begin with the same weights, with seeds_df degrees of freedom; NaN
+    where one seed is in all folds.
     """
 
     between: float
@@ -46,6 +48,8 @@ class Spread:
     noise: float
     weights: float
     overlap: float
+    by_seeds: float
+    seeds_df: int
 
     @property
     def part(self) -> float:
@@ -117,7 +121,29 @@ def spread(trainings: OfTrainings) -> Spread:
         residual_df += (len(common) - 1) * (len(of_fold) - 1)
     noise = residuals / residual_df if residual_df else 0.0
     weights, overlap = _weights(trainings)
-    return Spread(squares / df if df else math.nan, df, noise, weights, noise * overlap)
+    between = squares / df if df else math.nan
+    seeds, seeds_df = _by_seeds(trainings)
+    if seeds_df is None:  # each fold has seeds of its own
+        seeds, seeds_df = between * weights, df
+    return Spread(between, df, noise, weights, noise * overlap, seeds, seeds_df)
+
+
+def _by_seeds(trainings: OfTrainings) -> tuple[float, int | None]:
+    """The variance of the mean over seeds, from the seeds that all folds have; None where folds share no seed."""
+    of_seed: dict[int | None, set[Fold]] = defaultdict(set)
+    for fold, seed in trainings:
+        of_seed[seed].add(fold)
+    every = set().union(*of_seed.values())
+    if len(every) < 2 or all(len(own) == 1 for own in of_seed.values()):
+        return math.nan, None
+    common = [seed for seed, own in of_seed.items() if own == every]
+    if len(common) < 2:
+        return math.nan, 0
+    means_of_seeds = []
+    for seed in common:
+        values = means({training: own for training, own in trainings.items() if training[1] == seed})
+        means_of_seeds.append(math.fsum(values.values()) / len(values))
+    return float(np.var(means_of_seeds, ddof=1)) / len(common), len(common) - 1
 
 
 def _weights(trainings: OfTrainings) -> tuple[float, float]:
@@ -188,6 +214,17 @@ def variance(
         df = k - 1 if by_folds >= of_people else n - 1
         return Variance(max(of_people, by_folds), df, "folds", of_people)
     return Variance(of_people, n - 1, "patients", of_people)
+
+
+def variance_by_seeds(values: Mapping[str, float], spreads: Sequence[Spread]) -> tuple[float, float] | None:
+    """The variance of the mean and its degrees of freedom if seeds act alike in all folds; None of one seed."""
+    if len(values) < 2 or not all(one.seeds_df for one in spreads):
+        return None
+    of_people = variance_of_mean(list(values.values()))
+    trainings = math.fsum(one.by_seeds for one in spreads)
+    total = max(of_people, trainings, of_people + trainings - math.fsum(one.overlap for one in spreads))
+    terms = [(of_people, len(values) - 1), *((one.by_seeds, one.seeds_df) for one in spreads)]
+    return total, max(1.0, _satterthwaite(total, terms))
 
 
 def _satterthwaite(total: float, terms: Sequence[tuple[float, int]]) -> float:

@@ -1,7 +1,8 @@
 """The difference of two recipes, its test and its verdict. Pure functions.
 
 The t test of the mean paired difference, with people and trainings as sources of variance; Holm's correction over all
-comparisons of a report; by the strict form the means of five folds or more must show the difference, too.
+comparisons of a report; by the strict form the means of five folds or more, and the seeds as wholes, must show the
+difference, too.
 """
 
 import math
@@ -27,6 +28,7 @@ from segtrain.report.variance import (
     spread,
     variance,
     variance_by_folds,
+    variance_by_seeds,
 )
 
 ALPHA = 0.05  # for all verdicts of one report together
@@ -39,7 +41,7 @@ Verdict = Literal[
     "baseline", "better", "worse", "better on these folds", "worse on these folds", "not distinguishable", "no verdict",
     "no patient in common", "other regions",
 ]  # fmt: skip
-Remark = Literal["one_fold", "few_trainings", "few_people", "unequal_spreads"]
+Remark = Literal["one_fold", "few_trainings", "few_people", "seeds_alike", "unequal_spreads"]
 PLAIN: dict[Verdict, Verdict] = {"better on these folds": "better", "worse on these folds": "worse"}
 
 
@@ -59,8 +61,9 @@ class Folds:
 class Difference:
     """The difference of a variant to the baseline, over `summary.n` people, whose `patients` both scored.
 
-    own, baseline: the spreads of their trainings; p_strict: the larger of p and that of the folds. A p after Holm's
-    correction is NaN where no verdict can be given.
+    own, baseline: the spreads of their trainings; p_seeds: p if a seed acts alike in all folds, 1 of one seed; p_strict:
+    the largest of p, that of the folds and that of the seeds. A p after Holm's correction is NaN where no verdict can be
+    given.
     """
 
     summary: Summary
@@ -70,6 +73,7 @@ class Difference:
     baseline: Spread
     folds: Folds | None  # None: the two recipes have other folds
     p: float
+    p_seeds: float
     p_strict: float
     p_holm: float = math.nan
     p_strict_holm: float = math.nan
@@ -112,6 +116,8 @@ class Difference:
             remarks.append("few_trainings")
         if self.summary.n < FEW_PEOPLE:
             remarks.append("few_people")
+        if self.folds is not None and self.folds.number > 1 and self.p <= ALPHA < self.p_seeds:
+            remarks.append("seeds_alike")
         spreads = sorted(one.sd for one in (self.own, self.baseline) if one.df)
         if len(spreads) == 2 and spreads[1] > UNEQUAL * spreads[0]:
             remarks.append("unequal_spreads")
@@ -136,14 +142,16 @@ def difference(scores: Scores, baseline: Scores, people: People = NOBODY) -> Dif
     margin, p = _test(mean, whole.total, whole.df)
     summary = Summary(mean, float(np.median(list(values.values()))), len(values), mean - margin, mean + margin)
     of_folds = None
+    by_seeds = variance_by_seeds(values, spreads)
+    p_seeds = _test(mean, *by_seeds)[1] if by_seeds else 1.0
     p_strict = 1.0
     if fold_of is not None:
         by_folds, k = variance_by_folds(values, fold_of)
         ahead = sum(of_fold > 0 for _, of_fold in fold_means(values, fold_of).values())
         of_folds = Folds(k, ahead, _test(mean, by_folds, k - 1)[1] if k >= FEWEST_FOLDS else math.nan)
         if k >= FEWEST_FOLDS:
-            p_strict = max(p, of_folds.p)
-    return Difference(summary, len(common), whole, *spreads, of_folds, p, p_strict)
+            p_strict = max(p, of_folds.p, p_seeds)
+    return Difference(summary, len(common), whole, *spreads, of_folds, p, p_seeds, p_strict)
 
 
 def _test(mean: float, of_mean: float, df: float) -> tuple[float, float]:
