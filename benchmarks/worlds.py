@@ -45,7 +45,8 @@ class Truth:
     """What differs between two recipes.
 
     tau: sd of a fold's mean between trainings; lasting, shared: the share of its variance that belongs to recipe and
-    fold, whatever the seed, and to recipe and seed, whatever the fold; failures: rate of scores below 0.1, half of them by patient, half by training.
+    fold, whatever the seed, and to recipe and seed, whatever the fold; failures: rate of scores below 0.1, half of them
+    by patient, half by training.
     """
 
     tau: float

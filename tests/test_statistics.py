@@ -60,12 +60,33 @@ def test_a_plain_verdict_needs_the_folds_too() -> None:
 
 
 @pytest.mark.law("L10")
+def test_a_seed_that_acts_alike_in_all_folds_is_told_from_the_recipe() -> None:
+    """Seeds begin with the same weights in all folds: their luck is that of few seeds, not of as many runs."""
+    generator = np.random.default_rng(0)
+    base, noise = generator.uniform(0.5, 0.8, (5, 6, 1)), generator.normal(0, 0.005, (2, 5, 6, 3))
+    luck = np.array([0.0, 0.03, 0.06])
+    lucky = compare({"base": folds_of(base + noise[0]), "up": folds_of(base + noise[1] + luck)}, "base")[1]
+    assert lucky.difference is not None
+    assert lucky.verdict == "better on these folds"
+    assert lucky.difference.p < 0.05 < lucky.difference.p_seeds
+    assert lucky.difference.remarks == ["seeds_alike"]
+    own_seeds = [
+        {(p, fold, (seed or 0) + 10 * (fold or 0)): value for (p, fold, seed), value in folds_of(values).items()}
+        for values in (base + noise[0], base + noise[1] + luck)
+    ]
+    apart = compare({"base": own_seeds[0], "up": own_seeds[1]}, "base")[1]
+    assert apart.difference is not None
+    assert apart.difference.p_seeds == pytest.approx(apart.difference.p)
+    assert apart.verdict == "better"
+
+
+@pytest.mark.law("L10")
 def test_one_training_on_fewer_than_five_folds_gives_no_verdict() -> None:
     generator = np.random.default_rng(0)
     for k, seeds, verdict in (
         (1, 1, "no verdict"),
         (4, 1, "no verdict"),
-        (5, 1, "better"),
+        (5, 1, "better on these folds"),
         (1, 2, "better on these folds"),
     ):
         base = generator.uniform(0.5, 0.6, (k, 20, 1))

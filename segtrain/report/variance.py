@@ -38,9 +38,9 @@ class Spread:
 
     between: the variance of a fold's mean from training to training, with df degrees of freedom, NaN without any;
     noise: the variance of one person's value beyond that; weights: the sum of the squared weights of the trainings in
-    the recipe's mean; overlap: what both the people's part and that of the trainings count. by_seeds: the trainings' part
-    where a seed may act alike in all folds, for they begin with the same weights, with seeds_df degrees of freedom; NaN
-    where one seed is in all folds.
+    the recipe's mean; overlap: what both the people's part and that of the trainings count. by_seeds: the trainings'
+    part if a seed acts alike in all folds, which begin with the same weights, with seeds_df degrees of freedom; NaN of
+    one seed in all folds.
     """
 
     between: float

@@ -61,9 +61,9 @@ class Folds:
 class Difference:
     """The difference of a variant to the baseline, over `summary.n` people, whose `patients` both scored.
 
-    own, baseline: the spreads of their trainings; p_seeds: p if a seed acts alike in all folds, 1 of one seed; p_strict:
-    the largest of p, that of the folds and that of the seeds. A p after Holm's correction is NaN where no verdict can be
-    given.
+    own, baseline: the spreads of their trainings; p_seeds: p if a seed acts alike in all folds, 1 of one seed;
+    p_strict: the largest of p, that of the folds and that of the seeds. A p after Holm's correction is NaN where no
+    verdict can be given.
     """
 
     summary: Summary
