@@ -99,11 +99,14 @@ def p_values(own_dns: Array, other_dns: Array, design: Design) -> dict[str, Arra
         "paired t": t_p(mean_d, whole.patients_d, n - 1),
     }
     if design.seeds > 1 or whole.folds_d is not None:
-        p["on these folds"] = t_p(mean_d, whole.variance_d, whole.df_d)
-    if whole.folds_d is not None and design.seeds > 1:
-        by_folds_d = t_p(mean_d, whole.folds_d, design.folds - 1)
-        by_seeds_d = t_p(mean_d, *by_seeds([own_dns, other_dns], whole.patients_d, design))
-        p["strict"] = np.maximum.reduce([p["on these folds"], by_folds_d, by_seeds_d])
+        p["folds and seeds"] = p["folds"] = t_p(mean_d, whole.variance_d, whole.df_d)
+    if design.folds > 1:
+        p.pop("folds", None)
+        if design.seeds > 1:
+            variance_d, df_d = by_seeds([own_dns, other_dns], whole.patients_d, design)
+            p["folds"] = np.maximum(p["folds and seeds"], t_p(mean_d, variance_d, df_d))
+    if "folds" in p and whole.folds_d is not None:
+        p["strict"] = np.maximum(p["folds"], t_p(mean_d, whole.folds_d, design.folds - 1))
     return p
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.estimators import p_values
+from benchmarks.statistics import TESTS
 from benchmarks.worlds import Array, Design
 from segtrain.errors import RunError
 from segtrain.report.collect import collect
@@ -39,11 +40,13 @@ def of_runs(paths: Sequence[Path]) -> list[Array]:
     ]
 
 
-def parted(folds: Sequence[Array], seeds: int, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Partitions [d, n, s] of so many seeds of each fold to A and as many others to B."""
+def parted(folds: Sequence[Array], seeds: int, generator: np.random.Generator, whole: bool) -> tuple[Array, Array]:
+    """Partitions [d, n, s] of so many seeds to A and as many others to B, of each fold or `whole`, the same in all."""
     sides: tuple[list[Array], list[Array]] = ([], [])
+    order = np.empty(0)
     for of_fold in folds:
-        order = generator.permuted(np.tile(np.arange(of_fold.shape[1]), (MOST, 1)), axis=1)
+        if not whole or not order.size:
+            order = generator.permuted(np.tile(np.arange(of_fold.shape[1]), (MOST, 1)), axis=1)
         for side, chosen in zip(sides, (order[:, :seeds], order[:, seeds : 2 * seeds]), strict=True):
             side.append(of_fold[:, chosen].transpose(1, 0, 2))
     own, other = (np.concatenate(side, axis=1) for side in sides)
@@ -57,23 +60,23 @@ def command(argv: Sequence[str]) -> int:
     means = np.array([of_fold.mean(axis=0) for of_fold in folds])
     spread = float(np.sqrt(means.var(axis=1, ddof=1).mean()))
     print(f"{k} folds of {n} patients, {runs} seeds: mean DSC {means.mean():.3f}, sd between trainings {spread:.4f}\n")
-    print("| A and B | Wilcoxon | paired t | on these folds | strict |\n| --- | --- | --- | --- | --- |")
+    print(f"| A and B | {' | '.join(TESTS)} |\n| --- {'| --- ' * len(TESTS)}|")
     generator = np.random.default_rng(0)
-    designs = [(of, seeds) for seeds in range(1, runs // 2 + 1) for of in ([folds] if k > 1 else [])]
-    designs += [([of_fold], seeds) for of_fold in folds[:1] for seeds in range(1, runs // 2 + 1)]
-    for of, seeds in designs:
+    numbers = range(1, runs // 2 + 1)
+    designs = [(True, seeds, [folds]) for seeds in numbers] + [(False, seeds, [folds]) for seeds in numbers]
+    designs += [(True, seeds, [[of_fold] for of_fold in folds]) for seeds in numbers]
+    for whole, seeds, parts in designs:
         shares: dict[str, list[float]] = {}
-        for part in [of] if len(of) > 1 else [[fold] for fold in folds]:
-            own, other = parted(part, seeds, generator)
+        for part in parts:
+            own, other = parted(part, seeds, generator, whole)
             same = np.abs(own.mean(axis=2) - other.mean(axis=2)).max(axis=1) == 0
             for name, p in p_values(own[~same], other[~same], Design(own.shape[1], len(part), seeds)).items():
                 shares.setdefault(name, []).append(float((p <= ALPHA).mean()))
-        cells = [f"{100 * np.mean(shares[name]):.1f}%" if name in shares else "none given" for name in COLUMNS]
-        print(f"| {len(of)} x {seeds} | {' | '.join(cells)} |")
+        cells = [f"{100 * np.mean(shares[name]):.1f}%" if name in shares else "none given" for name in TESTS]
+        how = "" if len(parts[0]) == 1 else ", the same seeds in all folds" if whole else ", any seeds of each fold"
+        print(f"| {len(parts[0])} x {seeds}{how} | {' | '.join(cells)} |")
     return 0
 
-
-COLUMNS = ("Wilcoxon", "paired t", "on these folds", "strict")
 
 if __name__ == "__main__":
     sys.exit(run_command(command, sys.argv[1:]))

@@ -22,7 +22,7 @@ from segtrain.report.verdicts import ALPHA
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
 BEGIN, END = "<!-- simulations: begin (python -m benchmarks.statistics --publish) -->\n", "<!-- simulations: end -->"
 AT_ONCE = 250  # data sets whose resamples fit into the memory
-TESTS = ("Wilcoxon", "paired t", "on these folds", "strict")
+TESTS = ("Wilcoxon", "paired t", "folds and seeds", "folds", "strict")
 DESIGNS = [(1, 1), (1, 2), (1, 3), (1, 5), (5, 1), (5, 2), (5, 3), (5, 5)]
 WORLDS = [World(name) for name in get_args(Name)]
 Table = list[list[str]]
@@ -119,7 +119,7 @@ def power_table(data_sets: int) -> Table:
         for difference, n, tau in ((0.02, 40, 0.005), (0.02, 40, 0.02), (0.05, 20, 0.02)):
             truth = Truth(tau, True, difference=difference)
             found = [rejected(world, Design(n, k, s), truth, data_sets, 2) for k, s in DESIGNS]
-            for name in ("paired t", "on these folds", "strict"):
+            for name in TESTS[1:]:
                 cells = [f"{100 * one[name]:.0f}" if name in one else "-" for one in found]
                 rows.append([f"{world.name}, +{difference}, {n}, {tau:g}", name, *cells])
     return rows

@@ -14,6 +14,7 @@ COUNTS: Mapping[str, tuple[Verdict, ...]] = {
     "better": ("better",),
     "worse": ("worse",),
     "on_folds": ("better on these folds", "worse on these folds"),
+    "on_seeds": ("better on these folds and seeds", "worse on these folds and seeds"),
     "rest": ("not distinguishable",),
     "none": ("no verdict",),
 }
@@ -89,7 +90,19 @@ def table(lines: Sequence[Row], say: Say) -> Table | None:
     by_region = any(line.region for line, _ in compared)
     means = {(line.variant, line.region): line.mean for line in lines}
     heads = [say("variant"), *([say("region")] if by_region else [])]
-    keys = ("trainings", "ahead", "sd_patients", "sd_trainings", "error", "df", "basis", "p", "p_holm", "p_strict")
+    keys = (
+        "trainings",
+        "ahead",
+        "sd_patients",
+        "sd_trainings",
+        "error",
+        "df",
+        "basis",
+        "p",
+        "p_holm",
+        "p_seeds",
+        "p_strict",
+    )
     rows = []
     for line, difference in compared:
         both = [means[key] for key in ((line.variant, line.region), (lines[0].variant, line.region))]
@@ -115,4 +128,5 @@ def _cells(difference: Difference, say: Say) -> Iterator[Cell]:
     yield word(say(f"basis_{difference.variance.basis}"))
     yield p_cell(difference.p)
     yield p_cell(difference.p_holm)
+    yield p_cell(difference.p_seeds_holm)
     yield p_cell(difference.p_strict_holm)

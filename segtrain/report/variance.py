@@ -50,6 +50,7 @@ class Spread:
     overlap: float
     by_seeds: float
     seeds_df: int
+    shares_seeds: bool  # a seed is in several folds
 
     @property
     def part(self) -> float:
@@ -124,8 +125,8 @@ def spread(trainings: OfTrainings) -> Spread:
     between = squares / df if df else math.nan
     seeds, seeds_df = _by_seeds(trainings)
     if seeds_df is None:  # each fold has seeds of its own
-        seeds, seeds_df = between * weights, df
-    return Spread(between, df, noise, weights, noise * overlap, seeds, seeds_df)
+        return Spread(between, df, noise, weights, noise * overlap, between * weights, df, shares_seeds=False)
+    return Spread(between, df, noise, weights, noise * overlap, seeds, seeds_df, shares_seeds=True)
 
 
 def _by_seeds(trainings: OfTrainings) -> tuple[float, int | None]:

@@ -38,11 +38,10 @@ FEW_DF = 4  # with fewer degrees of freedom the trainings are too few, however m
 UNEQUAL = 3.0  # times the other's spread between trainings
 
 Verdict = Literal[
-    "baseline", "better", "worse", "better on these folds", "worse on these folds", "not distinguishable", "no verdict",
-    "no patient in common", "other regions",
+    "baseline", "better", "worse", "better on these folds", "worse on these folds", "better on these folds and seeds",
+    "worse on these folds and seeds", "not distinguishable", "no verdict", "no patient in common", "other regions",
 ]  # fmt: skip
 Remark = Literal["one_fold", "few_trainings", "few_people", "seeds_alike", "unequal_spreads"]
-PLAIN: dict[Verdict, Verdict] = {"better on these folds": "better", "worse on these folds": "worse"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Folds:
 class Difference:
     """The difference of a variant to the baseline, over `summary.n` people, whose `patients` both scored.
 
-    own, baseline: the spreads of their trainings; p_seeds: p if a seed acts alike in all folds, 1 of one seed;
-    p_strict: the largest of p, that of the folds and that of the seeds. A p after Holm's correction is NaN where no
+    own, baseline: the spreads of their trainings; p_seeds: the larger of p and that of seeds which act alike in
+    all folds, 1 of one seed; p_strict: the larger of that and the folds' p. A p after Holm's correction is NaN where no
     verdict can be given.
     """
 
@@ -76,6 +75,7 @@ class Difference:
     p_seeds: float
     p_strict: float
     p_holm: float = math.nan
+    p_seeds_holm: float = math.nan
     p_strict_holm: float = math.nan
     verdict: Verdict = "no verdict"
 
@@ -142,15 +142,17 @@ def difference(scores: Scores, baseline: Scores, people: People = NOBODY) -> Dif
     margin, p = _test(mean, whole.total, whole.df)
     summary = Summary(mean, float(np.median(list(values.values()))), len(values), mean - margin, mean + margin)
     of_folds = None
-    by_seeds = variance_by_seeds(values, spreads)
-    p_seeds = _test(mean, *by_seeds)[1] if by_seeds else 1.0
+    p_seeds = p
+    if any(one.shares_seeds for one in spreads):
+        by_seeds = variance_by_seeds(values, spreads)
+        p_seeds = max(p, _test(mean, *by_seeds)[1]) if by_seeds else 1.0
     p_strict = 1.0
     if fold_of is not None:
         by_folds, k = variance_by_folds(values, fold_of)
         ahead = sum(of_fold > 0 for _, of_fold in fold_means(values, fold_of).values())
         of_folds = Folds(k, ahead, _test(mean, by_folds, k - 1)[1] if k >= FEWEST_FOLDS else math.nan)
         if k >= FEWEST_FOLDS:
-            p_strict = max(p, of_folds.p, p_seeds)
+            p_strict = max(p_seeds, of_folds.p)
     return Difference(summary, len(common), whole, *spreads, of_folds, p, p_seeds, p_strict)
 
 
@@ -167,20 +169,33 @@ def _test(mean: float, of_mean: float, df: float) -> tuple[float, float]:
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """With p corrected over those that can have a verdict, and with the verdicts."""
     decidable = [one for one in differences if one.decidable]
-    p_values = holm([one.p for one in decidable]), holm([one.p_strict for one in decidable])
+    p_values = (
+        holm([one.p for one in decidable]),
+        holm([one.p_seeds for one in decidable]),
+        holm([one.p_strict for one in decidable]),
+    )
     done = iter(
-        replace(one, p_holm=p, p_strict_holm=p_strict, verdict=_verdict(one.summary.mean, p, p_strict))
-        for one, p, p_strict in zip(decidable, *p_values, strict=True)
+        replace(
+            one,
+            p_holm=p,
+            p_seeds_holm=p_seeds,
+            p_strict_holm=p_strict,
+            verdict=_verdict(one.summary.mean, p, p_seeds, p_strict),
+        )
+        for one, p, p_seeds, p_strict in zip(decidable, *p_values, strict=True)
     )
     return [next(done) if one.decidable else one for one in differences]
 
 
-def _verdict(mean: float, p_holm: float, p_strict_holm: float) -> Verdict:
-    """Only the strict form may leave the words `on these folds` out."""
+def _verdict(mean: float, p_holm: float, p_seeds_holm: float, p_strict_holm: float) -> Verdict:
+    """As general as the three tests allow: for all folds, on these folds, on these folds and seeds."""
     if p_holm > ALPHA or mean == 0:
         return "not distinguishable"
-    verdict: Verdict = "better on these folds" if mean > 0 else "worse on these folds"
-    return PLAIN[verdict] if p_strict_holm <= ALPHA else verdict
+    if p_strict_holm <= ALPHA:
+        return "better" if mean > 0 else "worse"
+    if p_seeds_holm <= ALPHA:
+        return "better on these folds" if mean > 0 else "worse on these folds"
+    return "better on these folds and seeds" if mean > 0 else "worse on these folds and seeds"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
