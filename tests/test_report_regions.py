@@ -158,8 +158,8 @@ def test_every_mean_over_regions_has_its_parts_beside_it(regional: Path, tmp_pat
         assert [name for name in REGIONS if f"| {name} |" in "".join(lines[place + 1 : place + 4])] == list(REGIONS)
     for words in (
         "These 12 patients are scans of 9 people, each of whom counts once.",
-        "core, compared with base: 0 better, 0 worse, 1 better or worse on these folds, 0 on these folds and seeds, 0 not distinguishable, "
-        "0 without a verdict.",
+        "core, compared with base: 0 better, 0 worse, 1 better or worse on these folds, 0 on these folds and seeds, "
+        "0 not distinguishable, 0 without a verdict.",
         "worse on these folds (n = 9 people, 12 patients)",
         "Holm's correction over 4 comparisons",
         "| patient1 | person0 | whole |",
