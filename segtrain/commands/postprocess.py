@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from segtrain.commands.arguments import EVALUATION_KEYS, POSTPROCESSING_KEYS, runs_and_overrides, runs_parser
@@ -100,9 +101,9 @@ def _line(name: str, settings: str, effects: Sequence[Effect], people: Mapping[s
         "chosen": {effect.patient: effect.dsc for effect in effects},
         "gain": {effect.patient: effect.dsc - effect.dsc_as_configured for effect in effects},
     }
-    means = {column: summarise(values_by_person(values, people)) for column, values in columns.items()}
+    means = {column: summarise(values_by_person(values, people), lowest=-1.0) for column, values in columns.items()}
     gain = means["gain"]
-    interval = f" ({gain.ci_low:+.4f} to {gain.ci_high:+.4f})" if gain.n > 1 else ""
+    interval = f" ({gain.ci_low:+.4f} to {gain.ci_high:+.4f})" if math.isfinite(gain.ci_low) else ""
     return (
         name,
         str(gain.n),

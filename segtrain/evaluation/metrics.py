@@ -116,12 +116,14 @@ class Summary:
         return f"{self.mean:.4f} (n = {self.n}, {interval}, median {self.median:.4f})"
 
 
-def summarise(values: Sequence[float], highest: float = 1.0) -> Summary:
+def summarise(values: Sequence[float], highest: float = 1.0, lowest: float | None = None) -> Summary:
     """Mean and median of people's values, with the interval of `intervals`; its ends are NaN where there is none.
 
-    `highest`: the largest value that the score can have; the smallest is 0 where no value is negative.
+    `highest`, `lowest`: the values that the score cannot exceed; as a rule it is 0 or more if all of these are.
     """
     assert len(values), "the mean of no patient"
-    low, high = interval(values, 0.0 if min(values) >= 0 else -math.inf, highest)
+    if lowest is None:
+        lowest = 0.0 if min(values) >= 0 else -math.inf
+    low, high = interval(values, lowest, highest)
     # fsum: the mean does not depend on the order in which patients were gathered.
     return Summary(math.fsum(values) / len(values), float(np.median(values)), len(values), low, high)

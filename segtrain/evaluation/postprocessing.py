@@ -46,7 +46,7 @@ def choose(scored: Sequence[Scored], candidates: Sequence[Postprocessing], peopl
     for fold in sorted({person.fold for person in persons}):
         place = _best([person for person in persons if person.fold != fold])
         gains += [person.dsc[place] - person.dsc[0] for person in persons if person.fold == fold]
-    gain = summarise(gains)
+    gain = summarise(gains, lowest=-1.0)
     is_adopted = gain.mean > 0
     return RegionChoice(
         settings=candidates[best if is_adopted else 0],

@@ -73,7 +73,7 @@ def _effect_cells(effects: Sequence[Effect], run: Collected) -> Iterator[Cell]:
 
 
 def _mean(values: dict[str, float], run: Collected) -> Summary:
-    return summarise(values_by_person(values, run.people))
+    return summarise(values_by_person(values, run.people), lowest=-1.0)  # of gains, too
 
 
 def _with_interval(mean: float, low: float, high: float) -> Cell:
