@@ -70,7 +70,7 @@ def test_a_seed_that_acts_alike_in_all_folds_is_told_from_the_recipe() -> None:
     assert lucky.verdict == "better on these folds and seeds"
     assert lucky.difference.p < 0.05 < lucky.difference.p_seeds
     assert "seeds_alike" in lucky.difference.remarks
-    own_seeds = [
+    own_seeds: list[Scores] = [
         {(p, fold, (seed or 0) + 10 * (fold or 0)): value for (p, fold, seed), value in folds_of(values).items()}
         for values in (base + noise[0], base + noise[1] + luck)
     ]

@@ -23,8 +23,8 @@ from segtrain.report.tables import (
     patients_of_variants,
     region_name,
     runs_table,
+    short_verdict,
     variants_table,
-    verdict,
 )
 from segtrain.report.texts import Say
 from segtrain.report.trained import trained_tables
@@ -133,7 +133,7 @@ def _intervals(rows: Sequence[Row], say: Say) -> Iterator[Interval]:
         if line.difference:
             summary = line.difference.summary
             label = " · ".join(filter(None, (region_name(line, say), line.variant)))
-            note, place = verdict(line, say), places[line.variant]
+            note, place = short_verdict(line, say), places[line.variant]
             yield Interval(label, summary.mean, summary.ci_low, summary.ci_high, note, place)
 
 

@@ -104,6 +104,13 @@ def p_cell(p: float) -> Cell:
     return number(p, ".3f") if math.isnan(p) or p >= 0.001 else Cell("< 0.001", p)
 
 
+def short_verdict(row: Row, say: Say) -> str:
+    """The verdict in a few words, for a figure."""
+    difference = row.difference
+    n = count_text(difference.summary.n, difference.patients, say) if difference else ""
+    return say("none_given", n=n) if row.verdict == "no verdict" else verdict(row, say)
+
+
 def verdict(row: Row, say: Say) -> str:
     """The verdict in words; where there is none, what would have to hold."""
     if (difference := row.difference) is None:
