@@ -99,9 +99,9 @@ def test_the_recipe_s_result_is_over_patients_that_the_search_had_not_scored(com
     assert set(left_out) <= set(searched)
     text = (docs / "recipe.md").read_text()
     for line, written in zip((whole, rest), read(docs / "recipe" / comparison / "unseen.csv"), strict=True):
-        for key in ("n", "parent_dsc", "child_dsc", "difference", "patients_better", "left_out"):
-            assert str(line[key]) == written[key]
+        assert {key: str(value) for key, value in line.items()} == dict(written)
         assert str(line["difference"]) in text
+    assert f"{rest['t_low']} to {rest['t_high']}" in " ".join(text.split())
     short = {patient.removeprefix("TCGA_").rpartition("_")[0] for patient in left_out}
     assert any(short == set(re.findall(r"[A-Z]{2}_\w{4}", line)) for line in text.splitlines())
 
