@@ -8,10 +8,10 @@ import pytest
 
 # Besides the tests that are marked: files whose tests start no command and train for no more than a second or two.
 QUICK = (
-    "architecture augment augment_intensity augment_options augment_strong build checkpoint_damage config image "
-    "jobs_cancel jobs_status jobs_trouble laws losses losses_options metrics mix models_weights neighbours "
+    "architecture augment augment_intensity augment_options augment_strong build calibration checkpoint_damage config "
+    "image jobs_cancel jobs_status jobs_trouble laws losses losses_options metrics mix models_weights neighbours "
     "offline_queue_file optim parts phantom report_runs sampler source_protocol sources splits statistics "
-    "postprocessing suspects tables tta zero"
+    "postprocessing suspects tables tta uncertainty zero"
 )
 QUICK_FILES = frozenset(f"test_{name}" for name in QUICK.split())
 
