@@ -117,6 +117,7 @@ def test_a_run_on_data_with_spacing_is_scored_in_millimetres(
     rows, summary = table(tmp_path / "out" / "scores.csv"), json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scores.csv", "summary.json", "lesions.csv", "volumes.svg", "volumes.png",
+        "calibration.svg", "calibration.png", "worst.png",
     }  # fmt: skip
     for row in rows:
         assert {"hd95_mm", "original_hd95_mm"} < row.keys()
@@ -151,7 +152,8 @@ def test_columns_and_keys_of_data_without_spacing_stay(trained_run: Run, tmp_pat
     ]  # fmt: skip
     before = ["patient", *own, *(f"original_{name}" for name in own), "institution", "trained_on"]
     assert list(first)[: len(before)] == before
-    assert all(name.removeprefix("original_") in further_metrics(Rules()) for name in list(first)[len(before) :])
+    further = {name.removeprefix("original_") for name in list(first)[len(before) :]}
+    assert further == {*further_metrics(Rules()), "ece", "dsc_ceiling"}
     keys = ["data", "image_size", "runs", "geometries", "settings", "empty_masks", "empty_surfaces"]
     assert list(summary)[: len(keys)] == keys
     assert summary["units"] == "distances and volumes in voxels: the data do not have their spacing"

@@ -10,7 +10,7 @@ from made_runs import PATIENTS, SCANS, train
 from segtrain.evaluation.metrics import summarise
 from segtrain.report.collect import collect
 from segtrain.report.content import sections
-from segtrain.report.further import Further, further_scores
+from segtrain.report.further import Evaluated, Further, further_scores
 from segtrain.report.page import html_page, markdown
 from segtrain.report.tables import Table
 from segtrain.report.texts import TEXTS, say_in
@@ -128,3 +128,19 @@ def test_the_page_has_them_and_without_an_evaluation_no_section(tmp_path: Path, 
     evaluated(run, 1)
     assert f"## {title}" in markdown(language, parts())
     assert 'id="table-further0"' in html_page(language, parts())
+
+
+def test_calibration_is_of_the_prepared_geometry_alone(tmp_path: Path) -> None:
+    run = train(tmp_path / "base-fold0-seed1")
+    row = {"patient": "A", "trained_on": "no", "dsc": "0.9", "original_dsc": "0.8", "ece": "0.125"}
+    means: dict[str, Any] = {"dsc": {}, "original_dsc": {}, "ece": {}}
+    summary = {"geometries": {"prepared": "", "original": ""}, "not_trained_on": means}
+    (collected,) = collect([run.root])
+    one = Evaluated(collected, [row], summary)
+    assert one.columns("") == ["dsc", "ece"]
+    assert [one.values("", column)["A"] for column in one.columns("")] == [0.8, 0.125]
+
+
+def test_a_low_ceiling_is_told_where_the_scores_are(tmp_path: Path) -> None:
+    evaluated(train(tmp_path / "base-fold0-seed1"), 1, low_ceiling="no more than 0.96")
+    assert scores(tmp_path)[0].warnings == ["validation-last: no more than 0.96"]

@@ -12,6 +12,7 @@ from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_par
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.evaluation.calibration_summary import calibration_pictures
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, refuse_choosers, with_postprocessing
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
 from segtrain.evaluation.lesion_places import SORTS
@@ -46,7 +47,8 @@ One process predicts, others score (--workers); evaluate.batch=64 is faster on a
 ml where the spacing of all patients is known (hd95_mm, true_ml), in voxels else (hd95_px, true_voxels), in the geometry
 that the column is of: prepared, or original_...
 
-lesions.csv has a line for each lesion, found, missed or false; volumes.svg and .png plot predicted against true volume;
+lesions.csv has a line for each lesion, found, missed or false; volumes.svg and .png plot predicted against true volume,
+calibration.svg and .png the share of lesion against the predicted probability;
 worst.png shows the worst lesion of each of the worst patients, by DSC or by that lesion (--sort).
 docs/metrics.md defines every column.
 
@@ -228,13 +230,13 @@ def _files(
     people = people_of_patients({row["patient"] for row in scores.rows}, checkpoints)
     columns, lesions = lesion_rows(scores)
     figure = volumes_figure(scores, rules.geometries[-1], people)  # the original geometry, where it was scored
-    drawing, picture = figure or (None, None)
+    diagram = calibration_pictures(scores, people)
     return EvaluationFiles(
         rows=[_cells(row) for row in scores.rows],
         summary=summary,
         lesions=None if rules.lesions == NO_LESIONS else (columns, [_cells(row) for row in lesions]),
-        volumes_svg=str(drawing.svg) if drawing else None,
-        volumes_picture=picture,
+        volumes=(str(figure[0].svg), figure[1]) if figure else None,
+        calibration=(str(diagram[0].svg), diagram[1]) if diagram else None,
         worst=scores.worst,
     )
 

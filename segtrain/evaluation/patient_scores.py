@@ -26,6 +26,7 @@ from segtrain.evaluation.region_scores import (
     Mask,
     Row,
     Rules,
+    dsc_ceiling,
     further_numbers,
     lesions_of,
     matched,
@@ -100,6 +101,7 @@ def scores_of(task: Task) -> PatientScores:
         if geometry == "original":
             predictions = in_source(predictions[0], task.geometry), in_source(predictions[1], task.geometry)
             mask_shw = _original_mask(task)
+            _add_ceilings(further, task, mask_shw)
         kept_rshw, predicted_rshw = (among_known(each, mask_shw, task.layout) for each in predictions)
         true_rshw = regions_of(mask_shw, task.layout)
         if geometry == "prepared" and task.plane_shw is not None:
@@ -139,6 +141,14 @@ def _worst(
     one = WorstLesion.of(task.patient, sum(dsc) / len(dsc), lesions)
     plane_hw = task.plane_shw[one.place]
     return one, picture_of(plane_hw, kept_rshw[:, one.place], true_rshw[:, one.place], lesions, one.place)
+
+
+def _add_ceilings(rows: Sequence[Row], task: Task, mask_shw: NDArray[np.uint8]) -> None:
+    """Adds `dsc_ceiling` to the rows of the regions; mask_shw: the source's."""
+    prepared_rshw = in_source(regions_of(task.mask_shw, task.layout), task.geometry)
+    perfect_rshw = among_known(prepared_rshw, mask_shw, task.layout)
+    for row, perfect, true in zip(rows, perfect_rshw, regions_of(mask_shw, task.layout), strict=True):
+        row |= _named(dsc_ceiling(perfect, true, task.rules), "original")
 
 
 def _as_configured(task: Task) -> Mask | None:

@@ -40,6 +40,7 @@ LESION_RULES: dict[str, str] = {
 # By any rule these ratios have no value there; by `leave_out` a patient without lesion is in no mean at all.
 RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
 WITH_AND_WITHOUT = ("dsc_as_configured", "dsc_gain")  # columns where chosen post-processing is in use
+DSC_CEILING = "dsc_ceiling"  # of the original geometry
 # A map of specks has thousands of lesions; a table of them would be read by nobody.
 MOST_LESIONS = 1000
 
@@ -109,6 +110,15 @@ def with_and_without(dsc: float | None, as_configured: Counts) -> Row:
     """
     values = (None, None) if dsc is None else (as_configured.dsc, dsc - as_configured.dsc)
     return dict(zip(WITH_AND_WITHOUT, values, strict=True))
+
+
+def dsc_ceiling(prepared_shw: Mask, true_shw: Mask, rules: Rules) -> Row:
+    """DSC_CEILING: what a perfect prediction scores, given the prepared mask as it is in the source's geometry.
+
+    Image size, resampling and dropped slices set it.
+    """
+    leave_out = rules.masks == "leave_out" and not true_shw.any()
+    return {DSC_CEILING: None if leave_out else count(prepared_shw, true_shw).dsc}
 
 
 def _distances(kept_shw: Mask, true_shw: Mask, rules: Rules, spacing_mm: Spacing | None) -> Row:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from segtrain.config import EvaluateConfig
@@ -18,6 +18,7 @@ from segtrain.data.neighbours import refuse_unknown_distances
 from segtrain.data.sources import Source, first_few, make_source
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
+from segtrain.evaluation.calibration import ECE, Reliability, reliabilities
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
 from segtrain.evaluation.overlays import Picture, shown_contrast
 from segtrain.evaluation.patient_scores import AsConfigured, PatientScores, Task, scores_of
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 class Scores:
     """A row for each patient and region, and the patients' lesions.
 
+    calibration: by patient and region, "" where there is one; of those that are in the means, in the prepared geometry.
     units: the reason for voxels, or the units; in_mm: whether distances are in mm and volumes in ml; worst: the sheet
     of the worst patients.
     """
@@ -51,6 +53,7 @@ class Scores:
     in_mm: bool = False
     units: str = ""
     worst: Picture | None = None
+    calibration: Mapping[tuple[str, str], Reliability] = field(default_factory=dict)
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -69,6 +72,11 @@ class Scores:
     def _part(self, patients: Collection[str], regions: Sequence[str]) -> "Scores":
         return replace(
             self,
+            calibration={
+                (patient, region): table
+                for (patient, region), table in self.calibration.items()
+                if patient in patients and (not regions or region in regions)
+            },
             rows=[r for r in self.rows if r["patient"] in patients and (not regions or r["region"] in regions)],
             lesions=[one for one in self.lesions if one.patient in patients and (not regions or one.region in regions)],
         )
@@ -99,14 +107,18 @@ def score(
     rows: list[Row] = []
     lesions: list[LesionsOfRegion] = []
     worst = WorstPatients(sort)
+    tables: dict[str, tuple[Reliability, ...]] = {}
+    calibration: dict[tuple[str, str], Reliability] = {}
     total = sum(store.patients[patient].slices for patient in patients)
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
-        tasks = _predicted(predictor, store, spacings, source, rules, checkpoints[0].configured)
+        tasks = _predicted(predictor, store, spacings, source, rules, checkpoints[0].configured, tables)
         with closing(_scored(tasks, workers)) as scored:
             for scores in scored:
                 stored = store.patients[scores.rows[0]["patient"]]
                 marks = {"institution": stored.institution, "trained_on": "yes" if stored.patient in seen else "no"}
-                rows += scores.marked(marks)
+                marked = scores.marked(marks)
+                calibration |= _add_calibration(marked, tables.pop(stored.patient, ()))
+                rows += marked
                 lesions += scores.lesions
                 if scores.worst:
                     worst.add(*scores.worst)
@@ -117,7 +129,19 @@ def score(
             log.warning(
                 "patient %s (%s): %d lesions; the table has the largest %d", one.patient, what, one.of_all, MOST_LESIONS
             )
-    return Scores(rows, lesions, any(spacings.values()), units, worst.sheet(store.layout.regions))
+    return Scores(rows, lesions, any(spacings.values()), units, worst.sheet(store.layout.regions), calibration)
+
+
+def _add_calibration(rows: Sequence[Row], tables: Sequence[Reliability]) -> dict[tuple[str, str], Reliability]:
+    """Adds ECE to a patient's rows; the tables by patient and region, without those that are in no mean."""
+    counted: dict[tuple[str, str], Reliability] = {}
+    if not tables:  # not scored in the prepared geometry
+        return counted
+    for row, table in zip(rows, tables, strict=True):
+        row[ECE] = table.ece if row["dsc"] is not None else None
+        if row[ECE] is not None:
+            counted[row["patient"], row.get("region", "")] = table
+    return counted
 
 
 def _spacings(store: Store, patients: Sequence[str]) -> tuple[dict[str, Spacing | None], str]:
@@ -143,21 +167,29 @@ def _predicted(
     source: Source,
     rules: Rules,
     configured: EvaluateConfig | None,
+    tables: dict[str, tuple[Reliability, ...]],
 ) -> Iterator[Task]:
-    """Each patient, predicted on demand; configured: the run's own settings, where others are in use."""
+    """Each patient, predicted on demand; configured: the run's own settings, where others are in use.
+
+    This process alone has the probabilities. So it puts their calibration into `tables`, where it scores in their
+    geometry.
+    """
     for patient, spacing_mm in spacings.items():
         image_shwc, mask_shw = store.volume(patient)
         stored = store.patients[patient]
         probability_rshw = predictor.probability(
             image_shwc, mask_shw, spacing_mm=stored.spacing_mm, where=f"patient {patient}"
         )
+        predicted_rshw = predictor.over_threshold(probability_rshw)
+        if "prepared" in rules.geometries:
+            tables[patient] = reliabilities(probability_rshw, predicted_rshw, mask_shw, predictor.layout)
         as_configured = None
         if configured is not None:
             by_threshold = replace(predictor, cfg=configured).over_threshold(probability_rshw)
             as_configured = AsConfigured(by_threshold, configured)
         yield Task(
             patient=patient,
-            predicted_rshw=predictor.over_threshold(probability_rshw),
+            predicted_rshw=predicted_rshw,
             mask_shw=mask_shw,
             layout=predictor.layout,
             geometry=stored.geometry,

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from segtrain.evaluation.patient_scores import column
-from segtrain.evaluation.region_scores import WITH_AND_WITHOUT, GeometryName, Rules, further_metrics, metrics
-from segtrain.evaluation.summary import AGREEMENT, RECALL, Mean
+from segtrain.evaluation.region_scores import GeometryName, Rules, further_metrics, metrics
+from segtrain.evaluation.summary import AGREEMENT, CALIBRATION, NOT_ALWAYS, RECALL, Mean
 from segtrain.evaluation.units import SOME_SPACING
 from segtrain.runtime.terminal import show_table
 
@@ -40,18 +40,27 @@ def show(summary: dict[str, Any]) -> None:
     last = list(summary["geometries"])[-1]  # the original geometry, where it was scored: its sizes are the true ones
     for region, blocks in regions.items() or [("", summary)]:
         _show_lesions(blocks, last, f"{last} geometry{region and f', region {region}'}: {what}")
+    for region, blocks in regions.items() or [("", summary)]:
+        _log_calibration(blocks.get(CALIBRATION, {}), region)
     for key in RULES:
         if key in summary:
             log.info("%s: %s", key.replace("_", " "), summary[key])
-    if summary["chosen_on"]:
-        log.warning("%s", summary["chosen_on"])
+    for key in ("chosen_on", "low_ceiling"):
+        if summary.get(key):
+            log.warning("%s", summary[key])
+
+
+def _log_calibration(block: dict[str, Any], region: str) -> None:
+    if block.get("n"):
+        what = f"calibration{region and f' of {region}'}"
+        log.info("%s: ece %.4f of all voxels together (n = %d); %s", what, block["ece"], block["n"], block["of"])
 
 
 def _show_means(
     blocks: dict[str, Any], geometry: GeometryName, where: str, what: str, regions: Sequence[str] = ()
 ) -> None:
     """The means of all columns; of the mean over `regions` each one's mean beside it."""
-    names = (*metrics(), *metrics(SOME_SPACING), *WITH_AND_WITHOUT)
+    names = (*metrics(), *metrics(SOME_SPACING), *NOT_ALWAYS)
     labels = {column(name, geometry): name for name in names}
     header = (*HEADER, *regions)
     if blocks["not_trained_on"][column("dsc", geometry)]["n"]:

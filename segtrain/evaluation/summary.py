@@ -10,6 +10,8 @@ import numpy as np
 from segtrain.config import Config
 from segtrain.data.people import groups_of, values_by_person
 from segtrain.data.store import Store
+from segtrain.evaluation.calibration import ECE
+from segtrain.evaluation.calibration_summary import calibration_block, low_ceiling
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
 from segtrain.evaluation.intervals import METHOD
 from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
@@ -17,6 +19,7 @@ from segtrain.evaluation.lesions import EMPTY_HD95_RULE, EMPTY_RULE, RULES
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.patient_scores import column
 from segtrain.evaluation.region_scores import (
+    DSC_CEILING,
     LESION_RULES,
     MASK_RULES,
     MOST_LESIONS,
@@ -37,6 +40,8 @@ from segtrain.run import ChosenPostprocessing
 
 TERTILES = ("small", "medium", "large")
 RECALL, AGREEMENT = "lesion_recall_by_size", "volume_agreement"  # blocks of one geometry
+CALIBRATION = "calibration"  # a block of the prepared geometry
+NOT_ALWAYS = (*WITH_AND_WITHOUT, ECE, DSC_CEILING)  # chosen settings are in use; in one geometry
 PEOPLE_RULE = "n is of people: the scans of one person count as one, with their mean; the scans are `patients`"
 
 LESIONS = "lesions"  # the setting that summaries of earlier versions do not have
@@ -81,6 +86,7 @@ def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: 
         "chosen_on": _optimism([row for row in rows if row["trained_on"] == "no"], checkpoints),
         "surface_distances": f"{SOURCE}, whole volumes, in {unit} of the geometry that the row is of",
         "units": scores.units,
+        "low_ceiling": low_ceiling(rows),
         **_lesion_rules(scores, rules),
     }
     if len(set(people.values())) < len(people):
@@ -129,6 +135,8 @@ def _blocks(scores: Scores, rules: Rules, people: People) -> dict[str, Any]:
         if rules.lesions != NO_LESIONS:
             blocks[column(RECALL, geometry)] = recall_by_size_block(scores, geometry, people)
         blocks[column(AGREEMENT, geometry)] = agreement_block(scores, geometry, people)
+    if "prepared" in rules.geometries:
+        blocks[CALIBRATION] = calibration_block(scores, people)
     return blocks
 
 
@@ -137,10 +145,10 @@ def _sides(scores: Scores, rules: Rules, mean: Callable[[Sequence[Row], str], Me
     rows, spacing_mm = scores.rows, SOME_SPACING if scores.in_mm else None
     names = [
         column(name, geometry)
-        for group in (metrics(spacing_mm), further_metrics(rules, spacing_mm), WITH_AND_WITHOUT)
+        for group in (metrics(spacing_mm), further_metrics(rules, spacing_mm), NOT_ALWAYS)
         for geometry in rules.geometries
         for name in group
-        if name not in WITH_AND_WITHOUT or column(name, geometry) in rows[0]
+        if name not in NOT_ALWAYS or column(name, geometry) in rows[0]
     ]
     unseen, seen = ([row for row in rows if row["trained_on"] == side] for side in ("no", "yes"))
     return {

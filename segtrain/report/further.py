@@ -9,6 +9,7 @@ from typing import Any
 
 from segtrain.data.people import values_by_person
 from segtrain.errors import DAMAGED
+from segtrain.evaluation.calibration import ECE
 from segtrain.evaluation.metrics import summarise
 from segtrain.report.collect import Collected
 from segtrain.report.tables import Cell, Table, number, word
@@ -18,6 +19,7 @@ from segtrain.run import read_evaluation
 log = logging.getLogger(__name__)
 
 ORIGINAL = "original_"  # before the columns of the source's geometry
+PREPARED_ALONE = (ECE,)
 # The word before a unit has a letter: in under_10_voxels it has none, that is the end of a class.
 UNIT = re.compile(r"(?P<name>(?:.*_)?[^_]*[a-z][^_]*)_(?P<unit>mm|px|ml|voxels|percent)")
 SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
@@ -47,16 +49,18 @@ class Evaluated:
         return block
 
     def columns(self, region: str) -> list[str]:
-        """Those of that geometry, without its prefix."""
+        """Those of that geometry, without its prefix, and those that the prepared geometry alone has."""
         names = list(self.block(region)["not_trained_on"])
         if self.prefix:
-            return [name.removeprefix(ORIGINAL) for name in names if name.startswith(ORIGINAL)]
+            original = [name.removeprefix(ORIGINAL) for name in names if name.startswith(ORIGINAL)]
+            return [*original, *(name for name in names if name in PREPARED_ALONE)]
         return [name for name in names if not name.startswith(ORIGINAL)]
 
     def values(self, region: str, column: str) -> dict[str, float]:
         """Of each patient that was not trained on and has a value."""
         rows = [row for row in self.rows if row["trained_on"] == "no" and row.get("region", "") == region]
-        cells = {row["patient"]: row.get(f"{self.prefix}{column}") for row in rows}
+        name = column if column in PREPARED_ALONE else f"{self.prefix}{column}"
+        cells = {row["patient"]: row.get(name) for row in rows}
         return {patient: float(cell) for patient, cell in cells.items() if cell}
 
 
@@ -161,10 +165,11 @@ def _strata_table(name: str, folder: str, variants: Mapping[str, Sequence[Evalua
 
 
 def _warnings(folder: str, evaluated: Sequence[Evaluated], say: Say) -> Iterator[str]:
-    """What makes means too good, and what makes them no comparison."""
-    for message in dict.fromkeys(one.summary.get("chosen_on") for one in evaluated):
-        if message:
-            yield f"{folder}: {message}"
+    """What makes means too good or too low, and what makes them no comparison."""
+    for key in ("chosen_on", "low_ceiling"):
+        for message in dict.fromkeys(one.summary.get(key) for one in evaluated):
+            if message:
+                yield f"{folder}: {message}"
     differing = [key for key in SETTINGS if len({str(one.summary.get(key)) for one in evaluated}) > 1]
     if differing:
         yield say("further_differ", folder=folder, keys=", ".join(differing))

@@ -8,26 +8,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segtrain.errors import RunError
-from segtrain.run.layout import LESION_TABLE, SCORES, SUMMARY, VOLUMES, VOLUMES_PICTURE, WORST
+from segtrain.run.layout import (
+    CALIBRATION,
+    CALIBRATION_PICTURE,
+    LESION_TABLE,
+    SCORES,
+    SUMMARY,
+    VOLUMES,
+    VOLUMES_PICTURE,
+    WORST,
+)
 from segtrain.runtime import files
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Drawing = tuple[str, NDArray[np.uint8]]  # as SVG, and as pixels [height, width, 3]
+
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """The contents; None of lesions, volumes_svg or a picture: no such file.
+    """The contents; None of lesions or a picture: no such file.
 
-    lesions: the columns and rows of its table; volumes_picture, worst: uint8 [height, width, 3].
+    lesions: the columns and rows of its table; worst: uint8 [height, width, 3].
     """
 
     rows: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
     lesions: tuple[Sequence[str], Sequence[Mapping[str, Any]]] | None = None
-    volumes_svg: str | None = None
-    volumes_picture: "NDArray[np.uint8] | None" = None
+    volumes: "Drawing | None" = None
+    calibration: "Drawing | None" = None
     worst: "NDArray[np.uint8] | None" = None
 
 
@@ -41,12 +52,8 @@ def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
         else:
             columns, rows = contents.lesions
             files.write_text(folder / LESION_TABLE, files.csv_text(rows, columns))
-        if contents.volumes_svg is None or contents.volumes_picture is None:
-            (folder / VOLUMES).unlink(missing_ok=True)
-            (folder / VOLUMES_PICTURE).unlink(missing_ok=True)
-        else:
-            files.write_text(folder / VOLUMES, contents.volumes_svg)
-            _write_picture(folder / VOLUMES_PICTURE, contents.volumes_picture)
+        _write_drawing(folder / VOLUMES, folder / VOLUMES_PICTURE, contents.volumes)
+        _write_drawing(folder / CALIBRATION, folder / CALIBRATION_PICTURE, contents.calibration)
         if contents.worst is None:
             (folder / WORST).unlink(missing_ok=True)
         else:
@@ -54,6 +61,15 @@ def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
         files.write_json(folder / SUMMARY, contents.summary)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+
+
+def _write_drawing(svg: Path, picture: Path, drawing: "Drawing | None") -> None:
+    if drawing is None:
+        svg.unlink(missing_ok=True)
+        picture.unlink(missing_ok=True)
+    else:
+        files.write_text(svg, drawing[0])
+        _write_picture(picture, drawing[1])
 
 
 def _write_picture(path: Path, picture_hwc: "NDArray[np.uint8]") -> None:
@@ -87,8 +103,13 @@ def foreign_file(folder: Path) -> Path | None:
         return folder / SUMMARY
     if summary and "chosen_on" not in summary:
         return folder / SUMMARY
-    pictures = [folder / name for name in (VOLUMES, VOLUMES_PICTURE, WORST) if (folder / name).exists()]
-    return pictures[0] if pictures and "units" not in summary else None  # an earlier version drew none
+    # An earlier version drew none, the one after it no calibration.
+    drawn = {"units": (VOLUMES, VOLUMES_PICTURE, WORST), "low_ceiling": (CALIBRATION, CALIBRATION_PICTURE)}
+    for key, names in drawn.items():
+        pictures = [folder / name for name in names if (folder / name).exists()]
+        if pictures and key not in summary:
+            return pictures[0]
+    return None
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ runs/<name>/
   checkpoints/       step-00001000/, LATEST, BEST; bad-step-...: damaged, kept
   validation/        epoch-0012.csv and .png
   evaluation/        <patients>-<checkpoint>[-postprocessed]/: scores.csv, summary.json, lesions.csv,
-                     volumes.svg and .png, worst.png, by `segtrain evaluate`
+                     volumes.svg and .png, calibration.svg and .png, worst.png, by `segtrain evaluate`
   postprocessing/    settings.json, all_folds.json, effect.csv, by `segtrain postprocess`
   memory.json        the micro-batch for the next start, after a start that ran out of memory
   ranks/             resources and progress of each rank; its stacks when it stalls
@@ -45,6 +45,8 @@ SUMMARY = "summary.json"
 LESION_TABLE = "lesions.csv"
 VOLUMES = "volumes.svg"
 VOLUMES_PICTURE = "volumes.png"
+CALIBRATION = "calibration.svg"
+CALIBRATION_PICTURE = "calibration.png"
 WORST = "worst.png"
 # Beside runs.
 RESULTS = "results.csv"
