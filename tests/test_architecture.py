@@ -28,9 +28,9 @@ LAYERS: list[set[str]] = [
 # What may import torch when it is imported; all the rest does so in a function, or not at all.
 TORCH = {
     "losses", "models", "engines", "data.augment", "data.feed", "runtime.world", "run.checkpoint", "run.tensorboard",
-    "evaluation.evaluate", "evaluation.predictor", "evaluation.tta", "evaluation.gallery", "training.build",
-    "training.start", "training.parts", "training.resume", "training.log", "training.loop", "training.micro_batch",
-    "training.session", "doctor.trial", "doctor.rank",
+    "evaluation.evaluate", "evaluation.predictor", "evaluation.spread", "evaluation.tta", "evaluation.gallery",
+    "training.build", "training.start", "training.parts", "training.resume", "training.log", "training.loop",
+    "training.micro_batch", "training.session", "doctor.trial", "doctor.rank",
 }  # fmt: skip
 # Likewise for jobs/, which imports from segtrain what needs no torch.
 JOBS_LAYERS: list[set[str]] = [

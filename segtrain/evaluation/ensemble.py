@@ -166,23 +166,18 @@ def opened(checkpoints: Sequence[TrainedCheckpoint]) -> "Iterator[Predictor]":
     from segtrain.runtime.world import join
 
     with join(cfg.device, cfg.threads_per_rank, cfg.deterministic) as world:
-        logits = ensemble([member_logits(checkpoint, world.device) for checkpoint in checkpoints])
-        yield Predictor(logits, cfg.evaluate, world.device, Neighbours.of(cfg.data), cfg.data.layout)
+        members = tuple(member_logits(checkpoint, world.device) for checkpoint in checkpoints)
+        logits = ensemble(members)
+        yield Predictor(logits, cfg.evaluate, world.device, Neighbours.of(cfg.data), cfg.data.layout, members)
 
 
 def ensemble(members: "Sequence[Logits]") -> "Logits":
     """The logits of the mean of the members' probabilities."""
-    import torch
+    from segtrain.evaluation.spread import mean_logits
 
     if len(members) == 1:
         return members[0]
-
-    def logits(image_bchw: "Tensor") -> "Tensor":
-        # In float64 a mean of probabilities near 1 keeps the digits that its logit needs.
-        mean = torch.stack([torch.sigmoid(member(image_bchw).double()) for member in members]).mean(0)
-        return torch.logit(mean, eps=1e-12).float()
-
-    return logits
+    return lambda image_bchw: mean_logits([member(image_bchw) for member in members])
 
 
 def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Logits":

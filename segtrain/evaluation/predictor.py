@@ -16,7 +16,9 @@ from segtrain.data.augment.batch import to_device
 from segtrain.data.neighbours import Neighbours, with_neighbours
 from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.evaluation.metrics import kept_components
+from segtrain.evaluation.spread import number_of_views, with_spread
 from segtrain.evaluation.tta import mean_probability
+from segtrain.evaluation.uncertainty import MemberSpread
 
 Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, r, h, w]
 
@@ -27,13 +29,17 @@ def _ignore(output: Tensor, mask: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The logits of a network, the settings that make a prediction of them, and the regions of masks."""
+    """The logits of a network, the settings that make a prediction of them, and the regions of masks.
+
+    members: the networks whose mean probability `logits` are of; none where it is one network.
+    """
 
     logits: Logits
     cfg: EvaluateConfig
     device: torch.device
     neighbours: Neighbours = field(default_factory=Neighbours)
     layout: MaskLayout = field(default_factory=MaskLayout)
+    members: tuple[Logits, ...] = ()
 
     def probability(
         self,
@@ -42,11 +48,12 @@ class Predictor:
         watch: Callable[[Tensor, Tensor], None] = _ignore,
         spacing_mm: Sequence[float] | None = None,
         where: str = "a patient",
+        spread: MemberSpread | None = None,
     ) -> NDArray[np.float32]:
         """Probabilities [r, s, h, w] of a prepared volume.
 
         `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`. Raises
-        DataError: neighbours are at a distance in mm, and it is not known.
+        DataError: neighbours are at a distance in mm, and it is not known. `spread` is filled (`room_for_spread`).
         """
         channels_shwc = with_neighbours(image_shwc, self.neighbours.offsets(spacing_mm, where))
         probability_rshw = np.empty((len(self.layout.regions), *mask_shw.shape), np.float32)
@@ -62,8 +69,7 @@ class Predictor:
                     layout=self.layout,
                 )
                 with torch.inference_mode():
-                    output = self.logits(image)
-                    mean = mean_probability(self.logits, image, output, self.cfg.tta)
+                    output, mean = self._predicted(image, part, spread)
                     probability_rshw[:, part] = mean.transpose(0, 1).cpu().numpy()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
@@ -73,6 +79,31 @@ class Predictor:
             watch(output, mask)
             start += size
         return probability_rshw
+
+    def _predicted(self, image: Tensor, part: slice, spread: MemberSpread | None) -> tuple[Tensor, Tensor]:
+        """The logits of these slices and the mean over views, [b, r, h, w]; their part of `spread` is filled."""
+        if spread is None:
+            output = self.logits(image)
+            return output, mean_probability(self.logits, image, output, self.cfg.tta)
+        thresholds = [self.cfg.of(region).threshold for region in self.layout.regions]
+        batch = with_spread(self.members or (self.logits,), image, self.cfg.tta, thresholds)
+        spread.sd_rshw[:, part] = batch.sd_brhw.transpose(0, 1).cpu().numpy()
+        spread.voxels_nrs[..., part] = batch.voxels_nrb.cpu().numpy()
+        return batch.logits_brhw, batch.mean_brhw
+
+    @property
+    def networks(self) -> int:
+        """How many there are."""
+        return max(1, len(self.members))
+
+    @property
+    def views(self) -> int:
+        """In how many each of them sees a slice."""
+        return number_of_views(self.cfg.tta)
+
+    def room_for_spread(self, shape: tuple[int, ...]) -> MemberSpread:
+        """What `probability` fills for a volume [s, h, w]."""
+        return MemberSpread.empty(self.networks * self.views, len(self.layout.regions), shape)
 
     def over_threshold(self, probability_rshw: NDArray[np.float32]) -> NDArray[np.bool_]:
         """The regions' predicted masks with all their components."""
