@@ -24,6 +24,7 @@ EXAMPLES = """\
 examples:
   segtrain predict runs/lgg --images /data/new --out predictions
   segtrain predict runs/a runs/b --images /data/new --out predictions --probabilities evaluate.tta=flips
+  segtrain predict runs/a runs/b runs/c --images /data/new --out predictions --uncertainty
 
 DIR holds one of
   the LGG layout   <patient>/<patient>_<k>.tif, three channels (pre-contrast, FLAIR, post-contrast), k from 1
@@ -54,7 +55,15 @@ def command(argv: Sequence[str]) -> int:
     if ignored := not_taken(arguments.images, source):
         log.warning("not predicted, no part of %s: %s", source.label, first_few(ignored))
     rule = arguments.empty_masks
-    outcome = predict_source(checkpoints, source, arguments.out, arguments.probabilities, rule, arguments.sort)
+    outcome = predict_source(
+        checkpoints,
+        source,
+        arguments.out,
+        arguments.probabilities,
+        rule,
+        sort=arguments.sort,
+        uncertainty=arguments.uncertainty,
+    )
     _log_means(outcome, MASK_RULES[rule])
     log.info("predictions: %s", arguments.out.resolve())
     if broken := outcome.not_predicted:
@@ -87,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=Path, metavar="DIR", required=True, help="the patients")
     add("--out", type=Path, metavar="DIR", required=True, help="where the predictions go: a new folder")
     add("--probabilities", action="store_true", help="also a probability map for each patient (float32)")
+    add(
+        "--uncertainty",
+        action="store_true",
+        help="also maps of the entropy in bits and, of several runs or views (evaluate.tta), of the standard deviation "
+        "of their probabilities, with heat maps, and uncertainty.csv (docs/metrics.md)",
+    )
     add_choice(parser, "--layout", LAYOUTS)
     add_choice(parser, "--empty-masks", MASK_RULES)
     add_choice(parser, "--postprocessing", POSTPROCESSING_SOURCES)

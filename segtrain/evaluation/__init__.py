@@ -14,8 +14,12 @@ patient_scores.py  a row a patient and region, in the prepared and the original 
 scores.py        those of many patients, by several processes
 summary.py       the means of the rows, with intervals, strata and rules; show.py: on the terminal
 lesion_summary.py  recall by lesion size and agreement of volumes over people; the table of lesions
+calibration.py   reliability of probabilities and its error; calibration_figure.py: its diagram
+calibration_summary.py  that of all people; the ceiling that preparation sets to the DSC
 tta.py           probabilities averaged over flips and small rotations
 ensemble.py      checkpoints selected, verified and opened as one predictor
+spread.py        the mean of an ensemble's members and their spread, by running sums
+uncertainty.py   entropy and spread in numbers; uncertainty_files.py: written; heat_maps.py: drawn
 out_of_fold.py   patients predicted by runs that did not train on them
 candidates.py    candidates for post-processing, all counted at once in a patient
 postprocessing.py  the choice among them, and what it is worth; choice_by_fold.py: for the runs of an ablation

@@ -60,7 +60,7 @@ def drawn(plane_hw: NDArray[Any], predicted_rhw: NDArray[np.bool_], true_rhw: ND
     """uint8 [height, width, 3]: one region as `overlay`; of several the prediction left and the truth right, if any."""
     if len(predicted_rhw) == 1:
         return overlay(plane_hw, predicted_rhw[0], np.zeros_like(predicted_rhw[0]) if true_rhw is None else true_rhw[0])
-    grey, factor = _grey(plane_hw)
+    grey, factor = in_grey(plane_hw)
     panes = (predicted_rhw,) if true_rhw is None else (predicted_rhw, true_rhw)
     return np.concatenate([_outlined(grey, masks_rhw, factor) for masks_rhw in panes], axis=1)
 
@@ -76,13 +76,13 @@ def _outlined(grey_hwc: Picture, masks_rhw: NDArray[np.bool_], factor: int) -> P
 
 def overlay(plane_hw: NDArray[Any], predicted_hw: NDArray[np.bool_], true_hw: NDArray[np.bool_]) -> Picture:
     """uint8 [height, width, 3], enlarged to SIDE_PX or more: prediction red, truth green, yellow where they agree."""
-    picture, factor = _grey(plane_hw)
+    picture, factor = in_grey(plane_hw)
     red, green = (outline(enlarge(mask, factor)) for mask in (predicted_hw, true_hw))
     picture[green], picture[red], picture[red & green] = GREEN, RED, YELLOW
     return picture
 
 
-def _grey(plane_hw: NDArray[Any]) -> tuple[Picture, int]:
+def in_grey(plane_hw: NDArray[Any]) -> tuple[Picture, int]:
     """The slice in grey, uint8 [height, width, 3], enlarged to SIDE_PX or more, and how many times."""
     factor = enlargement(plane_hw.shape)
     plane_hw = plane_hw.astype(np.float32)

@@ -26,6 +26,7 @@ from segtrain.evaluation.lesion_marks import picture_of
 from segtrain.evaluation.lesion_places import RegionLesions, caption
 from segtrain.evaluation.overlays import legend_of, sheet, shown_contrast
 from segtrain.evaluation.region_scores import Row
+from segtrain.evaluation.uncertainty import Uncertainty
 from segtrain.evaluation.worst import WorstLesion, worst_first, worst_sheet
 from segtrain.runtime import files
 
@@ -35,10 +36,14 @@ COMPRESSED = (".png", ".gz")  # stored in the zip as they are
 
 @dataclass(frozen=True)
 class Prediction:
-    """In the source's geometry: the regions' probabilities, float32 [r, s, h, w], and their masks as delivered."""
+    """In the source's geometry: the regions' probabilities, float32 [r, s, h, w], and their masks as delivered.
+
+    uncertainty: where it was asked for.
+    """
 
     probability_rshw: NDArray[np.float32]
     mask_rshw: NDArray[np.bool_]
+    uncertainty: Uncertainty | None = None
 
 
 @runtime_checkable
@@ -63,16 +68,16 @@ class Writer:
         """A patient's masks and pictures, and on demand its probabilities; `lesions`: where there is a truth."""
         regions = self.cfg.layout.regions
         for number, region in enumerate(regions):
-            below = _folder_of(number, region) if len(regions) > 1 else ""
+            below = folder_of(number, region) if len(regions) > 1 else ""
             for file in self.source.write_mask(patient, prediction.mask_rshw[number], self.folder / "masks" / below):
-                self._zip(file)
+                self.add_file(file)
             if self.probabilities:
                 folder = self.folder / "probabilities" / below
-                self._zip(self.source.write_probability(patient, prediction.probability_rshw[number], folder))
+                self.add_file(self.source.write_probability(patient, prediction.probability_rshw[number], folder))
         if self.cfg.regions and len(regions) > 1 and isinstance(self.source, WritesLabels):
             labels_shw = label_map(prediction.mask_rshw, self.cfg.regions)
             for file in self.source.write_labels(patient, labels_shw, self.folder / "labels"):
-                self._zip(file)
+                self.add_file(file)
         self._draw_slices(patient, prediction, volume, lesions)
 
     def _draw_slices(
@@ -87,23 +92,23 @@ class Writer:
             true_rhw = None if true_rshw is None else true_rshw[:, place]
             picture = picture_of(plane_hw, prediction.mask_rshw[:, place], true_rhw, lesions, place)
             pictures.append((f"slice {number}", picture))
-            self._draw(f"overlays/{patient}/{name}.png", picture)
+            self.draw(f"overlays/{patient}/{name}.png", picture)
         legend = [*legend_of(layout.regions, has_truth), *([(caption(lesions), None)] if lesions else [])]
         columns = SHEET_COLUMNS // 2 if len(layout.regions) > 1 and has_truth else SHEET_COLUMNS
-        self._draw(f"sheets/{patient}.png", sheet(pictures, columns, legend))
+        self.draw(f"sheets/{patient}.png", sheet(pictures, columns, legend))
 
     def add_scores(self, rows: Sequence[Row], rule: str, people: Mapping[str, str]) -> None:
         """scores.csv, and dsc.png of the patients that have a DSC; `rule` is that for patients without lesion."""
         cells = [{**row, "dsc": None if row["dsc"] is None else f"{row['dsc']:.6f}"} for row in rows]
         files.write_text(self.folder / "scores.csv", files.csv_text(cells))
-        self._zip(self.folder / "scores.csv")
+        self.add_file(self.folder / "scores.csv")
         bars = [
             Bar(row["patient"], row["dsc"], row["trained_on"] == "yes", row.get("region", ""))
             for row in rows
             if row["dsc"] is not None
         ]
         if bars:
-            self._draw("dsc.png", chart(bars, self.source.label, rule, people))
+            self.draw("dsc.png", chart(bars, self.source.label, rule, people))
 
     def add_worst(self, patients: Sequence[tuple[WorstLesion, str]], sort: str) -> None:
         """worst.png, of patients and the overlays of their worst lesions."""
@@ -112,21 +117,23 @@ class Writer:
         for one in worst_first([one for one, _ in patients], sort):
             with Image.open(self.folder / overlays[one.patient]) as picture:
                 pictures.append((one.title, np.asarray(picture)))
-        self._draw("worst.png", worst_sheet(pictures, len(patients), legend_of(self.cfg.layout.regions)))
+        self.draw("worst.png", worst_sheet(pictures, len(patients), legend_of(self.cfg.layout.regions)))
 
     def add_not_predicted(self, reasons: Mapping[str, str]) -> None:
         """not_predicted.csv, so that whoever gets the folder knows that it is not whole."""
         rows = [{"patient": patient, "reason": reason} for patient, reason in reasons.items()]
         files.write_text(self.folder / "not_predicted.csv", files.csv_text(rows))
-        self._zip(self.folder / "not_predicted.csv")
+        self.add_file(self.folder / "not_predicted.csv")
 
-    def _draw(self, name: str, picture: NDArray[np.uint8]) -> None:
+    def draw(self, name: str, picture: NDArray[np.uint8]) -> None:
+        """Write a picture and add it to the zip; name: below the folder."""
         file = self.folder / name
         files.make_folder(file.parent)
         Image.fromarray(picture).save(file)
-        self._zip(file)
+        self.add_file(file)
 
-    def _zip(self, file: Path) -> None:
+    def add_file(self, file: Path) -> None:
+        """Add a file of the folder to the zip."""
         method = ZIP_STORED if file.name.lower().endswith(COMPRESSED) else ZIP_DEFLATED
         self.archive.write(file, file.relative_to(self.folder), method)
 
@@ -152,6 +159,6 @@ def writing(out: Path, source: Source, cfg: DataConfig, probabilities: bool) -> 
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _folder_of(number: int, region: str) -> str:
+def folder_of(number: int, region: str) -> str:
     """The region's name, where a folder may have it on any system."""
     return region if re.fullmatch(r"\w([\w .+-]*\w)?", region) else f"region-{number + 1}"

@@ -9,6 +9,7 @@
     labels/...                          several regions, NIfTI: one map of labels in the data's own numbers
     scores.csv, dsc.png                 of the patients with masks
     worst.png                           of these, the slices with the worst lesions, on one sheet
+    uncertainty/..., uncertainty.csv    on demand: see uncertainty_files.py
     not_predicted.csv                   the patients that could not be read, if there are any, each with the reason
     predictions.zip                     all of it
 
@@ -25,7 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from segtrain.data.geometry import Geometry
 from segtrain.data.masks import regions_of
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import Source, Volume, fill_missing, stand_in_of
@@ -37,6 +40,8 @@ from segtrain.evaluation.metrics import Counts, among_known, count
 from segtrain.evaluation.patient_scores import in_source
 from segtrain.evaluation.prediction_files import Prediction, Writer, writing
 from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
+from segtrain.evaluation.uncertainty import MemberSpread, Uncertainty, entropy_bits, say_what_there_is
+from segtrain.evaluation.uncertainty_files import write_table, write_uncertainty
 from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.evaluation.worst import WorstLesion
 from segtrain.runtime.terminal import Progress
@@ -61,10 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scored:
-    """A patient's rows, one a region, and its worst lesion with the overlay of that; nothing without a mask."""
+    """A patient's rows, one a region, and its worst lesion with the overlay of that; nothing without a mask.
+
+    uncertainty: the rows of that, where it was asked for, with a mask or without.
+    """
 
     rows: Sequence[Row] = ()
     worst: tuple[WorstLesion, str] | None = None
+    uncertainty: Sequence[Row] = ()
 
 
 def refuse_folder(out: Path, images: Path) -> None:
@@ -82,10 +91,12 @@ def predict_source(
     probabilities: bool,
     rule: EmptyMasks,
     sort: str = "dsc",
+    uncertainty: bool = False,
 ) -> Outcome:
     """Predict and write all patients; `sort` (of SORTS) is that of worst.png.
 
-    A broken one is named and left out; where all are broken, DataError is raised."""
+    A broken one is named and left out; where all are broken, DataError is raised.
+    """
     not_predicted: dict[str, str] = {}
     slices = _slices(source, not_predicted)  # before anything is predicted
     log.info("%s: %d patients", source.label, len(slices) + len(not_predicted))
@@ -93,18 +104,23 @@ def predict_source(
     people = people_of_patients(slices.keys(), checkpoints)
     rows: list[Row] = []
     worst: list[tuple[WorstLesion, str]] = []
+    uncertain: list[Row] = []
     with (
         writing(out, source, checkpoints[0].cfg.data, probabilities) as writer,
         opened(checkpoints) as predictor,
         Progress("predict", total=sum(slices.values()), unit="slices") as bar,
     ):
+        if uncertainty:
+            say_what_there_is(predictor.networks, predictor.views)
         for patient in slices:
             scored = Scored()
             try:
-                scored = _predict_patient(predictor, writer, patient, rule)
+                scored = _predict_patient(predictor, writer, patient, rule, uncertainty)
             except DataError as error:
                 _leave_out(patient, error, not_predicted)
-            rows += [{**row, "trained_on": "yes" if patient in seen else "no"} for row in scored.rows]
+            mark = {"trained_on": "yes" if patient in seen else "no"}
+            rows += [row | mark for row in scored.rows]
+            uncertain += [row | mark for row in scored.uncertainty]
             worst += [scored.worst] if scored.worst else []
             bar.advance(slices[patient], patient=patient)
         if not slices.keys() - not_predicted.keys():
@@ -112,6 +128,8 @@ def predict_source(
         if rows:
             writer.add_scores(rows, MASK_RULES[rule], people)
             writer.add_worst(worst, sort)
+        if uncertain:
+            write_table(writer, uncertain)
         if not_predicted:
             writer.add_not_predicted(not_predicted)
     return Outcome(rows, not_predicted, people)
@@ -141,18 +159,21 @@ def _none_predicted(reasons: Mapping[str, str]) -> DataError:
     return DataError(f"{first}{others}")
 
 
-def _predict_patient(predictor: "Predictor", writer: Writer, patient: str, rule: EmptyMasks) -> Scored:
+def _predict_patient(
+    predictor: "Predictor", writer: Writer, patient: str, rule: EmptyMasks, uncertainty: bool
+) -> Scored:
     """Write a patient. A function of its own, to free its arrays."""
     source, cfg = writer.source, writer.cfg
     stand_in = stand_in_of(cfg, source.contrasts)
     volume = fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}")
     for remark in volume.remarks:
         log.info("patient %s: %s", patient, remark)
-    prediction = predict_volume(predictor, volume, Preparation.of(cfg), where=f"patient {patient}")
+    prediction = predict_volume(predictor, volume, Preparation.of(cfg), f"patient {patient}", uncertainty)
     volume = one_range(volume)  # as pictures show it
+    uncertain = write_uncertainty(writer, patient, prediction, volume)
     if volume.mask_shw is None:
         writer.add(patient, prediction, volume)
-        return Scored()
+        return Scored(uncertainty=uncertain)
     layout = writer.cfg.layout
     predicted_rshw = among_known(prediction.mask_rshw, volume.mask_shw, layout)
     true_rshw = regions_of(volume.mask_shw, layout)
@@ -164,7 +185,7 @@ def _predict_patient(predictor: "Predictor", writer: Writer, patient: str, rule:
     ]
     known = [row["dsc"] for row in rows if row["dsc"] is not None]
     worst = WorstLesion.of(patient, sum(known) / len(known) if known else None, lesions)
-    return Scored(rows, (worst, f"overlays/{patient}/{volume.slice_names[worst.place]}.png"))
+    return Scored(rows, (worst, f"overlays/{patient}/{volume.slice_names[worst.place]}.png"), uncertain)
 
 
 def _row(patient: str, region: str, counts: Counts, slices: int, rule: EmptyMasks) -> Row:
@@ -176,16 +197,36 @@ def _row(patient: str, region: str, counts: Counts, slices: int, rule: EmptyMask
     }
 
 
-def predict_volume(predictor: "Predictor", volume: Volume, preparation: Preparation, where: str) -> Prediction:
+def predict_volume(
+    predictor: "Predictor", volume: Volume, preparation: Preparation, where: str, uncertainty: bool = False
+) -> Prediction:
     """The prediction for a source's volume, prepared as for training and taken back to the source's geometry."""
     prepared = preprocess(replace(volume, mask_shw=None), preparation, where)
     for remark in prepared.remarks:
         log.info("%s: %s", where, remark)
     as_stored_shwc = prepared.image_shwc.astype(np.float16)
+    has_spread = uncertainty and predictor.networks * predictor.views > 1
+    spread = predictor.room_for_spread(prepared.mask_shw.shape) if has_spread else None
     probability_rshw = predictor.probability(
-        as_stored_shwc, prepared.mask_shw, spacing_mm=volume.spacing_mm, where=where
+        as_stored_shwc, prepared.mask_shw, spacing_mm=volume.spacing_mm, where=where, spread=spread
     )
     refuse_unknown_spacing(predictor.cfg, {where: volume.spacing_mm}, predictor.layout.regions)
     voxel_ml = prepared_voxel_ml(volume.spacing_mm, prepared.geometry)
     kept_rshw = predictor.kept(predictor.over_threshold(probability_rshw), voxel_ml)
-    return Prediction(in_source(probability_rshw, prepared.geometry), in_source(kept_rshw, prepared.geometry))
+    return Prediction(
+        probability_rshw=in_source(probability_rshw, prepared.geometry),
+        mask_rshw=in_source(kept_rshw, prepared.geometry),
+        uncertainty=_uncertainty(predictor, probability_rshw, spread, prepared.geometry) if uncertainty else None,
+    )
+
+
+def _uncertainty(
+    predictor: "Predictor", probability_rshw: NDArray[np.float32], spread: MemberSpread | None, geometry: Geometry
+) -> Uncertainty:
+    return Uncertainty(
+        entropy_rshw=in_source(entropy_bits(probability_rshw), geometry),
+        sd_rshw=None if spread is None else in_source(spread.sd_rshw, geometry),
+        volume_cvs=[None if spread is None else spread.volume_cv(region) for region in range(len(probability_rshw))],
+        networks=predictor.networks,
+        views=predictor.views,
+    )
