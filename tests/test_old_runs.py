@@ -103,8 +103,9 @@ def assert_alike(state: State, expected: State, bitwise: bool) -> None:
     assert state["best"] == expected["best"]
     if bitwise:
         assert without_intervals(state["events"]) == without_intervals(expected["events"])
-        for part in ("tables", "pictures"):
-            assert state[part] == expected[part], part
+        assert state["tables"] == expected["tables"]
+        # Pictures mark missed and false lesions now; those that the old code drew stay, see below.
+        assert state["pictures"].keys() == expected["pictures"].keys()
         assert state["outcome"]["best_dsc"] == expected["outcome"]["best_dsc"]
         return
     for one, other in zip(state["events"], expected["events"], strict=True):
@@ -134,10 +135,13 @@ def test_a_run_that_the_old_code_stopped_comes_to_what_the_old_code_would_have(
 ) -> None:
     run = Run(before / "runs" / name)
     step, old = run.saved_step(), lines(run.metrics)
+    drawn = {file: file.read_bytes() for file in run.validation.glob("*.png")}
+    assert drawn, "the old code drew the first epoch"
     assert 22 < step < 44, "in the middle of the second epoch, or the test says little"
     job = Job(before, load_config(before / "small.yaml", [f"name={name}"]), 1)
     assert job.wait() == [0], job.output()
     assert lines(run.metrics)[: len(old)] == old, "it went on; trained anew, it would have other times"
+    assert all(file.read_bytes() == picture for file, picture in drawn.items())
     old_start, _ = run.starts()
     assert old_start.git_commit is not None
     assert old_start.git_commit.startswith("a2b621c")
