@@ -232,6 +232,48 @@ def test_on_a_phone_nothing_is_cut_off(opened: Page) -> None:
     assert wide == [True, 0], "a wide table scrolls alone, by keyboard too"
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_page_is_wider_than_a_phone_or_a_sheet(watched: Watched, reported: Reported, language: Language) -> None:
+    """Also with the hostile names, which have no place where a line may end."""
+    browser = watched.page
+    browser.goto(reported.pages[language].as_uri())
+    for width in (320, 360, 390, 1280):
+        browser.set_viewport_size({"width": width, "height": 800})
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    browser.set_viewport_size({"width": 703, "height": 1000})  # CSS pixels: A4 without its margins of 12 mm
+    browser.emulate_media(media="print")
+    wide = browser.evaluate("""[...document.querySelectorAll("body *")]
+        .filter(one => one.getBoundingClientRect().right > 703.5 && one.checkVisibility())
+        .map(one => `${one.tagName} ${one.id} ${one.textContent.slice(0, 40)}`)""")
+    browser.emulate_media(media="screen")
+    assert wide == []
+
+
+def test_no_label_of_a_figure_lies_on_a_line(opened: Page) -> None:
+    """As the browser draws them, in its own font."""
+    for figure in ("#figure-forest", "#figure-strip"):
+        overlaps = opened.locator(f"{figure} svg").evaluate("""svg => {
+            const boxes = kind => [...svg.querySelectorAll(kind)].map(one => [one.getBoundingClientRect(), one]);
+            const lie = (a, b) => a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top < a.bottom - 2;
+            const texts = boxes("text");
+            return texts.flatMap(([a, one]) => [...boxes("line"), ...texts]
+                .filter(([b, other]) => one !== other && lie(a, b)).map(() => one.textContent));
+        }""")
+        assert overlaps == []
+        outside = opened.locator(f"{figure} svg").evaluate("""svg => [...svg.querySelectorAll("text")].filter(one =>
+            one.getBoundingClientRect().right > svg.getBoundingClientRect().right + 1).map(one => one.textContent)""")
+        assert outside == []
+
+
+def test_the_first_screen_has_the_finding_the_table_and_the_forest_in_this_order(opened: Page) -> None:
+    opened.set_viewport_size({"width": 1280, "height": 900})
+    tops = [opened.locator(place).first.bounding_box() for place in (".headline", "#table-variants", "#figure-forest")]
+    assert all(tops)
+    heights = [box["y"] for box in tops if box]
+    assert heights == sorted(heights)
+    assert heights[-1] < 900
+
+
 def test_print_shows_every_patients_worst_slice(opened: Page, reported: Reported) -> None:
     opened.locator("input[value=truth]").check()
     for slider in opened.locator(".card input").all():

@@ -30,7 +30,8 @@ ELSEWHERE = {
     "segtrain/evaluation/ensemble.py": {"split.json"},  # a message
     "segtrain/evaluation/prediction_files.py": {"scores.csv"},  # of `segtrain predict`, in its own folder
     "segtrain/report/page.py": {"results.csv"},  # the report's own
-    "segtrain/report/texts.py": {"results.csv", "model.safetensors"},  # texts
+    "segtrain/report/texts_en.py": {"results.csv", "model.safetensors"},
+    "segtrain/report/texts_zh.py": {"results.csv", "model.safetensors"},
     "jobs/ablate.py": {"results.csv", "STOP"},  # help
     "jobs/history.py": {"STOP"},  # the sentence of old entries
     "jobs/cancel.py": {"STOP"},  # help, a message

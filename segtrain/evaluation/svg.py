@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
+from segtrain.evaluation.lettering import FONT_UNITS, printable
 from segtrain.evaluation.overlays import Picture
 
 WIDTH = 480  # units of the view box; a phone shows them at about 3/4 of a pixel
@@ -28,9 +29,11 @@ def svg(title: str, height: float, parts: Sequence[Markup], width: float = WIDTH
     """A figure of these elements."""
     opening = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}" '
-        'font-family="system-ui, sans-serif" font-size="13"><title>{}</title>'
+        'font-family="system-ui, sans-serif" font-size="{}"><title>{}</title>'
     )
-    drawing = Markup(opening).format(width, height, title, title) + Markup("").join(parts) + Markup("</svg>")
+    drawing = (
+        Markup(opening).format(width, height, title, FONT_UNITS, title) + Markup("").join(parts) + Markup("</svg>")
+    )
     return Figure(title, drawing)
 
 
@@ -54,9 +57,8 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: float =
 
 
 def text(x: float, y: float, words: str, anchor: str = "start") -> Markup:
-    """Text, whose baseline is at y. Names of folders may hold control characters, which XML may not."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in words)
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, printable)
+    """Text, whose baseline is at y."""
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, printable(words))
 
 
 def axis_x(x: Callable[[float], float], top: float, bottom: float, label: str) -> Iterator[Markup]:
@@ -72,7 +74,7 @@ def pixels(figure: Figure, scale: int = 2) -> Picture:
     root = ElementTree.fromstring(figure.svg)
     size = [round(scale * float(side)) for side in root.attrib["viewBox"].split()[2:]]
     canvas = Image.new("RGB", (size[0], size[1]), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=scale * 13)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=scale * FONT_UNITS)
     for element in root.iter():
         kind, values = element.tag.rpartition("}")[2], element.attrib
         of = {key: scale * float(value) for key, value in values.items() if key in LENGTHS}

@@ -13,6 +13,7 @@ from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
 from segtrain.report.figures import Interval, Series, Strip
 from segtrain.report.further import further_scores
+from segtrain.report.headline import headline
 from segtrain.report.postprocessing import postprocessing_table
 from segtrain.report.statistics import Row
 from segtrain.report.tables import (
@@ -36,7 +37,10 @@ CurveName = Literal["loss", "val_loss", "val_dsc"]
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and everything below it; figures by their names."""
+    """A heading and everything below it, in this order on the page; figures by their names.
+
+    `cautions` and `remarks` are warnings and notes on what the tables and figures above them show.
+    """
 
     name: str
     title: str
@@ -46,6 +50,9 @@ class Section:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     pictures: Sequence[Collected] = ()
     atlases: Sequence[Atlas] = ()
+    headline: str = ""  # the main finding in words; above everything else
+    cautions: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 def sections(
@@ -85,7 +92,7 @@ def _result(
     runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
 ) -> Section:
     notes = list(_overview(runs, rows, say))
-    warnings = []
+    warnings, cautions = [], []
     if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
         warnings.append(say("phantom"))
     if misnamed := [run.name for run in runs if run.misnamed]:
@@ -96,13 +103,22 @@ def _result(
     drawings = {}
     lines = lines_of(rows)
     notes += evidence.notes(lines, best_variant(groups), say)
-    warnings += evidence.warnings(lines, say)
+    cautions += evidence.warnings(lines, say)
     if any(row.difference for row in lines):
         notes += evidence.counts(lines, say)
         title = say("forest", baseline=rows[0].variant)
-        axis = say("forest_axis", baseline=rows[0].variant)
-        drawings["forest"] = figures.forest(title, list(_intervals(rows, say)), axis)
-    return Section("result", say("result"), notes, warnings, [variants_table(groups, rows, say)], drawings)
+        worse, better = (say(key, baseline=rows[0].variant) for key in ("forest_worse", "forest_better"))
+        drawings["forest"] = figures.forest(title, list(_intervals(rows, say)), worse, better)
+    return Section(
+        "result",
+        say("result"),
+        headline=headline(rows, say),
+        warnings=warnings,
+        tables=[variants_table(groups, rows, say)],
+        figures=drawings,
+        cautions=cautions,
+        remarks=notes,
+    )
 
 
 def lines_of(rows: Sequence[Row]) -> list[Row]:
@@ -168,7 +184,14 @@ def _patients_figure(groups: Mapping[str, Sequence[Collected]], region: str, say
     of_region = f"{region or say('mean_of_regions')}: " if several else ""
     if len(groups) > 1:
         strips = [
-            Strip(f"{variant}: {mean_text(summary, len(by_patient), say)}", by_patient, summary.mean, place)
+            Strip(
+                f"{variant}: {mean_text(summary, len(by_patient), say)}",
+                by_patient,
+                summary.mean,
+                place,
+                summary.ci_low,
+                summary.ci_high,
+            )
             for place, (variant, (by_patient, summary)) in enumerate(means.items())
         ]
         return "strip", figures.strip(of_region + say("strip"), strips, "DSC")

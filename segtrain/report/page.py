@@ -182,10 +182,14 @@ def markdown(language: Language, sections: Sequence[Section]) -> str:
         if not (section.notes or section.warnings or section.tables or section.figures):
             continue
         parts.append(f"## {section.title}")
+        if section.headline:
+            parts.append(f"**{_plain(section.headline)}**")
         parts += [f"**{_plain(warning)}**" for warning in section.warnings]
         parts += [_plain(note) for note in section.notes]
         parts += [_markdown_table(table) for table in section.tables]
         parts += [f"![{_plain(figure.title)}](figures/{name}.svg)" for name, figure in section.figures.items()]
+        parts += [f"**{_plain(caution)}**" for caution in section.cautions]
+        parts += [_plain(remark) for remark in section.remarks]
     return "\n\n".join(parts) + "\n"
 
 

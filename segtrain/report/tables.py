@@ -15,6 +15,7 @@ from segtrain.report.variance import People
 from segtrain.report.variants import changes, mean_of_variant
 from segtrain.report.verdicts import FEWEST_PEOPLE, Difference
 
+LONGEST_WORD = 16  # letters that stay together in print
 ByRegion = Mapping[str, Mapping[str, float]]  # each patient's DSC by region; "": of the one region, or the mean
 
 
@@ -25,6 +26,11 @@ class Cell:
     text: str
     value: float | str
     link: str = ""  # the id of an element of the page
+
+    @property
+    def long(self) -> bool:
+        """Whether it has a word that may be broken anywhere, for a page's width."""
+        return any(len(letters) > LONGEST_WORD for letters in self.text.split())
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,12 @@ def variants_table(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row
     heads = [say("variant")]
     if by_region:
         heads.append(say("region"))
+    heads.append(say("mean_ci"))
+    if several:
+        heads += [say("difference_ci", baseline=rows[0].variant), say("verdict"), say("p_holm"), say("pairs")]
+    heads += [people_head(rows, say), say("best_mean")]
     if several:
         heads.append(say("settings"))
-    heads += [people_head(rows, say), say("mean_ci"), say("best_mean")]
-    if several:
-        heads += [say("difference_ci", baseline=rows[0].variant), say("pairs"), say("p_holm"), say("verdict")]
     heads += [say("hours"), say("gpu_hours"), say("speed")]
     lines = []
     for row in rows:
@@ -62,12 +69,13 @@ def variants_table(groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row
             line = [word(row.variant)]
             if by_region:
                 line.append(word(region_name(part, say)))
+            _, best = mean_of_variant(runs, "best", part.region)
+            line.append(_with_ci(part.summary))
+            if several:
+                line += _difference_cells(part, say)
+            line += [_count(part.summary.n, part.patients, say), _with_ci(best)]
             if several:
                 line.append(word("" if part.region else " ".join(f"{key}={value}" for key, value in differing.items())))
-            _, best = mean_of_variant(runs, "best", part.region)
-            line += [_count(part.summary.n, part.patients, say), _with_ci(part.summary), _with_ci(best)]
-            if several:
-                line += [*_difference_cells(part, say), word(verdict(part, say))]
             lines.append([*line, *(_cost_cells([] if part.region else runs))])
     return Table("variants", heads, lines)
 
@@ -92,11 +100,12 @@ def people_head(rows: Sequence[Row], say: Say) -> str:
 
 
 def _difference_cells(row: Row, say: Say) -> list[Cell]:
-    """The difference, its pairs, and p."""
+    """The difference, the verdict, p, and the pairs."""
+    words = word(verdict(row, say))
     if (difference := row.difference) is None:
-        return [word("")] * 3
+        return [word(""), words, word(""), word("")]
     pairs = _count(difference.summary.n, difference.patients, say)
-    return [_with_ci(difference.summary, sign="+"), pairs, p_cell(difference.p_holm)]
+    return [_with_ci(difference.summary, sign="+"), words, p_cell(difference.p_holm), pairs]
 
 
 def p_cell(p: float) -> Cell:
