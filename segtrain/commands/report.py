@@ -10,7 +10,7 @@ from segtrain.commands.arguments import add_choice, runs_and_overrides
 from segtrain.errors import EXIT_FINISHED
 from segtrain.evaluation.lesion_places import SORTS
 from segtrain.report.texts import Language
-from segtrain.report.write import make
+from segtrain.report.write import PaperFormat, make
 from segtrain.runtime.process import start_logging
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ examples:
   segtrain report runs/loss --out report --baseline dice --lang zh
   segtrain report runs/unet-seed1 runs/resunet-seed1 --out report
   segtrain report runs/lgg --out report data.root=/elsewhere/kaggle_3m device=cuda
+  segtrain report runs/loss --out report --figures pdf
 
 A folder means all runs below it. Runs named <variant>-fold<k>-seed<s>, as `segtrain ablate` names them, are compared
 by variant; any other run is a variant of its own. The atlas shows every validation patient slice by slice, predicted
@@ -39,7 +40,16 @@ def command(argv: Sequence[str]) -> int:
     if arguments.no_atlas and arguments.atlas:
         parser.error("--atlas and --no-atlas exclude each other")
     atlas_of = None if arguments.no_atlas else arguments.atlas
-    page = make(paths, arguments.out, arguments.lang, arguments.baseline, atlas_of, overrides, arguments.sort)
+    page = make(
+        paths,
+        arguments.out,
+        arguments.lang,
+        arguments.baseline,
+        atlas_of,
+        overrides,
+        arguments.sort,
+        arguments.figures,
+    )
     log.info("%s: %.2f MB, opens without network", page.resolve(), page.stat().st_size / 1e6)
     return EXIT_FINISHED
 
@@ -70,5 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         help="make the atlas of this run instead; may be repeated",
     )
     add_choice(parser, "--sort", SORTS)
+    add(
+        "--figures",
+        choices=get_args(PaperFormat),
+        help="also write figures for papers, 3.5 and 7 inches wide, with captions.txt, into DIR/figures/paper; "
+        "needs matplotlib",
+    )
     add("--no-atlas", action="store_true", help="leave the atlas out; needs neither data nor torch")
     return parser

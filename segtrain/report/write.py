@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from segtrain.errors import RunError
 from segtrain.report.texts import Language, say_in
 from segtrain.runtime import files
 
 log = logging.getLogger(__name__)
+
+PaperFormat = Literal["pdf", "svg"]
 
 
 def make(
@@ -19,13 +22,14 @@ def make(
     atlas_of: Sequence[Path] | None = None,
     overrides: Sequence[str] = (),
     sort: str = "dsc",
+    paper_format: PaperFormat | None = None,
 ) -> Path:
     """Write the report of the runs in `paths` into `out`; returns the page. Raises RunError before it writes.
 
     `atlas_of`: the runs that get an atlas; None: none of them; empty: those that `atlas.shown` chooses. `sort`: the
-    order of its patients, of SORTS.
+    order of its patients, of SORTS. `paper_format`: of the figures for papers; None: there are none.
     """
-    from segtrain.report import atlas, collect, content, page, several  # slow to import
+    from segtrain.report import atlas, collect, content, page, paper, several  # slow to import
 
     if out.resolve() in [path.resolve() for path in paths]:
         raise RunError(f"--out {out}: is what the report is about; name another folder, for example {out / 'report'}")
@@ -33,6 +37,8 @@ def make(
         raise RunError(f"--out {out}: is a file; name a folder")
     if foreign := page.foreign_file(out):
         raise RunError(f"--out {out}: {foreign.name} in it is not a report's; name another folder")
+    if paper_format:
+        paper.require(language)
     runs = collect.collect(paths)
     _refuse_among_runs(out, [run.run.root for run in runs])
     parts = several.parts(runs, baseline)
@@ -46,10 +52,15 @@ def make(
     say = say_in(language)
     try:
         if len(parts) == 1:
-            return page.write(out, language, content.sections(runs, groups, rows, say, atlases), rows, groups)
-        for part in parts:
-            log.info("not compared with other parts: %s (%d runs)", part.of.title, len(part.of.runs))
-        return page.write_files(out, language, several.sections(parts, say, atlases), several.results(parts))
+            sections, results = content.sections(runs, groups, rows, say, atlases), page.results(rows, groups)
+        else:
+            for part in parts:
+                log.info("not compared with other parts: %s (%d runs)", part.of.title, len(part.of.runs))
+            sections, results = several.sections(parts, say, atlases), several.results(parts)
+        if paper_format:
+            figures = {name: figure for section in sections for name, figure in section.figures.items()}
+            paper.write(out / "figures" / "paper", figures, paper_format)
+        return page.write_files(out, language, sections, results)
     except OSError as error:
         raise _not_writable(out, error) from error
 
