@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping
 
 from segtrain.report.headline import headline
-from segtrain.report.statistics import Scores, compare
+from segtrain.report.statistics import compare
 from segtrain.report.texts import Language, say_in
+from segtrain.report.variance import Scores
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 SPREAD = (0.02, -0.01, 0.0, 0.01, -0.02, 0.005, -0.005, 0.015)

@@ -92,7 +92,7 @@ def _result(
     runs: Sequence[Collected], groups: Mapping[str, Sequence[Collected]], rows: Sequence[Row], say: Say
 ) -> Section:
     notes = list(_overview(runs, rows, say))
-    warnings, cautions = [], []
+    warnings = []
     if any(run.config is not None and run.config.data.source == "phantom" for run in runs):
         warnings.append(say("phantom"))
     if misnamed := [run.name for run in runs if run.misnamed]:
@@ -103,7 +103,7 @@ def _result(
     drawings = {}
     lines = lines_of(rows)
     notes += evidence.notes(lines, best_variant(groups), say)
-    cautions += evidence.warnings(lines, say)
+    cautions = list(evidence.warnings(lines, say))
     if any(row.difference for row in lines):
         notes += evidence.counts(lines, say)
         title = say("forest", baseline=rows[0].variant)
