@@ -24,6 +24,7 @@ NAMES = re.compile(
 )
 # Strings with such a name outside of segtrain/run, docstrings apart: help, messages and other folders' files.
 ELSEWHERE = {
+    "jobs/plan.py": {"results.csv"},  # of a report
     "segtrain/commands/evaluate.py": {"split.json"},  # help
     "segtrain/doctor/forecast.py": {"config.yaml"},  # of a trial, in a temporary folder
     "segtrain/errors.py": {"STOP"},  # a message

@@ -30,7 +30,7 @@ LABELS_SHARE = 0.42  # of the width, that labels beside an axis may take
 INK = "#222222"
 MARKERS = "osD^vPX"  # by variant, besides its colour
 CHINESE = ("Noto Sans CJK", "Source Han Sans", "WenQuanYi", "Microsoft YaHei", "PingFang", "SimHei")  # preferred
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": FONT_POINTS, "axes.labelsize": FONT_POINTS, "xtick.labelsize": FONT_POINTS,
     "ytick.labelsize": FONT_POINTS, "legend.fontsize": FONT_POINTS, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
     "ytick.major.width": 0.6, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -178,7 +178,7 @@ def _strips(axes: "Axes", plot: Strips, width: float) -> float:
         values = [dsc for _, dsc in sorted(variant.patients.items())]
         heights = [place + (number % 3 - 1) * 0.12 for number in range(len(values))]
         marker = MARKERS[variant.place % len(MARKERS)]
-        fill = {"color": colour(variant.place), "alpha": 0.55, "markeredgewidth": 0}
+        fill: dict[str, Any] = {"color": colour(variant.place), "alpha": 0.55, "markeredgewidth": 0}
         axes.plot(values, heights, linestyle="none", marker=marker, markersize=3.5, gid=f"row{place}", **fill)
         if not math.isnan(variant.low):
             axes.plot([variant.low, variant.high], [place, place], color="black", linewidth=1)
