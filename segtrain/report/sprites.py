@@ -66,17 +66,16 @@ def sprites(
 ) -> Sprites:
     """The layers of a patient: contrasts by the names of their layers, outlines and differences, wrong lesions.
 
-    `colours`: of several regions, by the numbers that follow the names of their layers. `lesions`: of each region. The
-    layer of wrong lesions is there where there are any.
+    `colours`: of several regions, by the numbers that follow the names of their layers. `lesions`: of each region, or
+    of none. The layer of wrong lesions is there where there are any.
     """
     slices = len(true_rshw[0])
     columns = math.ceil(math.sqrt(slices))
     widest = min(WIDEST_TILE_PX, WIDEST_WEBP_PX // columns)
     pictures = {name: _grey(planes_shw, widest, columns) for name, planes_shw in greys.items()}
     numbers: Sequence[tuple[str, Colour | None]] = [(str(number), colour) for number, colour in colours.items()]
-    for predicted_shw, true_shw, (number, colour) in zip(
-        predicted_rshw, true_rshw, numbers or [("", None)], strict=True
-    ):
+    numbers = numbers or [("", None)]
+    for predicted_shw, true_shw, (number, colour) in zip(predicted_rshw, true_rshw, numbers, strict=True):
         predicted, true = (_drawable(mask, widest) for mask in (predicted_shw, true_shw))
         layers = {
             "truth": _outlined(true, colour or GREEN, dashed=False),
@@ -84,7 +83,7 @@ def sprites(
             "difference": difference(predicted, true, colour or FALSE, colour or MISSED),
         }
         pictures |= {f"{name}{number}": _webp(_tiles(layer, columns)) for name, layer in layers.items()}
-    for one, (number, colour) in zip(lesions, numbers or [("", None)], strict=True):
+    for one, (number, colour) in zip(lesions, numbers if lesions else (), strict=True):
         if one.wrong:
             marks = _marks(one, widest, (colour or MISSED, colour or FALSE))
             pictures[f"lesions{number}"] = _webp(_tiles(marks, columns))
