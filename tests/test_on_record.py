@@ -14,9 +14,10 @@ import pytest
 from made_runs import train, train_event
 from trainings import run_to_end
 
-from segtrain.config import Config, TrainConfig
+from segtrain.config import Config, TrainConfig, from_tree
 from segtrain.report.collect import collect
 from segtrain.report.cost import cost
+from segtrain.report.facts import text_of
 from segtrain.report.write import make
 from segtrain.run import Environment, Run
 from segtrain.run.environment import CHECKOUT, changed_since, code_sha256, commit
@@ -178,6 +179,7 @@ def test_a_report_says_what_all_runs_share_and_what_variants_differ_in(report: s
     assert shared["data fingerprint"] == "fingerprint"
     assert shared["split"] == "5 folds, dealt with seed 42"
     assert shared["seed"] == "1, 2"
+    assert shared["patients"] == "0 train, 6 validate"
     assert shared["network"] == "unet, features 32"
     assert shared["optimiser"] == "adam, lr 0.0001"
     assert shared["epochs"] == "3"
@@ -188,6 +190,13 @@ def test_a_report_says_what_all_runs_share_and_what_variants_differ_in(report: s
     assert [row for row in rows if len(row) == 2 and not row[1]] == [], "no empty line"
     assert [row for row in rows if row[0] in ("base", "up")] == [["base", "dice"], ["up", "dice\\_bce"]]
     assert ["variant", "loss"] in rows
+
+
+def test_settings_are_told_in_words() -> None:
+    loss = from_tree({"loss": {"dice": 1, "bce": {"start": 0.0, "end": 0.5}}}, "test").loss
+    assert text_of(loss) == "dice: 1; bce: 0 to 0.5"
+    assert text_of({"whole": (1, 2), "core": (3,)}) == "whole: 1 2; core: 3"
+    assert [text_of(value) for value in (None, 0.10, ("t1", "flair"), "dice")] == ["", "0.1", "t1, flair", "dice"]
 
 
 @pytest.mark.law("L15")

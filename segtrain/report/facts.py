@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from segtrain.config import Config, DataConfig, flatten
+from segtrain.config import Config, DataConfig, Ramp, flatten
 from segtrain.config.own_parts import own_parts
 from segtrain.data.splits import hash_of
 from segtrain.errors import RunError
@@ -35,6 +35,8 @@ def text_of(value: Any) -> str:
     """A setting in words: `whole: 1 2 3; core: 1 3`."""
     if value is None:
         return ""
+    if isinstance(value, Ramp):
+        return f"{value.start:g} to {value.end:g}"
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {text_of(below)}" for key, below in value.items())
     if isinstance(value, (tuple, list)):
@@ -65,7 +67,7 @@ def _of_data(run: Collected, data: DataConfig, starts: Sequence[Environment], sa
     except RunError as error:
         log.warning("%s", error)
         return facts
-    facts["patients"] = say("sides_text", train=len(sides["train"]), validation=len(sides["validation"]))
+    facts["fact_patients"] = say("sides_text", train=len(sides["train"]), validation=len(sides["validation"]))
     facts["fact_split_hash"] = hash_of(sides["train"], sides["validation"])[:DIGITS]
     return facts
 
