@@ -10,7 +10,7 @@ from scipy import stats
 
 from segtrain.evaluation.intervals import METHOD, Reach, interval, variance_of_mean
 from segtrain.evaluation.metrics import summarise
-from segtrain.evaluation.summary import COUNTED_IN
+from segtrain.evaluation.region_scores import limits
 from segtrain.report.statistics import mean_of
 from segtrain.report.variance import Unit
 
@@ -96,8 +96,18 @@ def test_distances_are_not_cut_at_one() -> None:
     distances = [0.2, 0.9, 0.4, 3.0, 0.3, 0.1, 0.2, 0.5]
     assert summarise(distances, math.inf).ci_high > 1
     assert summarise(distances, math.inf).ci_low >= 0
-    assert "hd95_mm".endswith(COUNTED_IN)
-    assert not "nsd_1mm".endswith(COUNTED_IN)
+    assert limits("original_hd95_mm") == (0, math.inf)
+    assert limits("nsd_1mm") == limits("ece") == limits("lesion_recall_1_to_10_ml") == (0, 1)
+    assert limits("volume_error_percent") == (-math.inf, math.inf)
+    assert limits("original_dsc_gain") == (-1, 1)
+
+
+def test_where_most_values_are_the_same_the_interval_is_student_s() -> None:
+    """Seven patients without false positive slices and one with one: the mean is not the end of its interval."""
+    values = [0.0] * 7 + [1.0]
+    low, high = interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (low, high) == pytest.approx((expected.low, expected.high))
     assert "bootstrap-t" in METHOD
 
 

@@ -1,5 +1,6 @@
 """Further scores in a report: whatever columns an evaluation has, by variant, with n, interval, unit and warnings."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def test_every_column_is_a_row_with_its_unit_mean_interval_and_n(tmp_path: Path)
             both = [value for seed in (1, 2) if (value := values(seed)[patient][column]) is not None]
             if both:
                 by_person.setdefault(SCANS[patient], []).append(sum(both) / len(both))
-        summary = summarise([sum(own) / len(own) for own in by_person.values()])
+        of_people = [sum(own) / len(own) for own in by_person.values()]
+        limited = not line[1].text and max(of_people) <= 1  # these made-up values know no limits
+        lowest = 0.0 if limited or line[1].text not in ("%", "") else -math.inf
+        summary = summarise(of_people, 1.0 if limited else math.inf, lowest)
         assert line[2].value == pytest.approx(summary.mean)
         assert line[2].text == f"{summary.mean:.4g} [{summary.ci_low:.4g}, {summary.ci_high:.4g}], n = 3"
     assert [cell.text for cell in table.rows[-1][2:]] == ["", "7, n = 3"], (
@@ -146,3 +150,22 @@ def test_calibration_is_of_the_prepared_geometry_alone(tmp_path: Path) -> None:
 def test_a_low_ceiling_is_told_where_the_scores_are(tmp_path: Path) -> None:
     evaluated(train(tmp_path / "base-fold0-seed1"), 1, low_ceiling="no more than 0.96")
     assert scores(tmp_path)[0].warnings == ["validation-last: no more than 0.96"]
+
+
+def test_intervals_of_distances_and_of_unknown_metrics_are_not_cut(tmp_path: Path) -> None:
+    """HD95 goes above 1 and a change below 0; a share stays within 0 and 1."""
+    run = train(tmp_path / "base-fold0-seed1")
+    columns = {"hd95_px": 4.0, "dsc": 0.6, "volume_error_voxels": 30.0, "something_new": -2.0}
+    rows = [
+        {"patient": patient, "trained_on": "no"} | {name: value * (1 + place / 10) for name, value in columns.items()}
+        for place, patient in enumerate((*PATIENTS, "a", "b", "c"), start=-4)
+    ]
+    tree = {"geometries": {"prepared": ""}, "not_trained_on": {name: {} for name in columns}}
+    write_evaluation(run.evaluation("validation", "last"), EvaluationFiles(rows, tree))
+    _, table = scores(tmp_path)
+    means = {row[0].text: row[2].text for row in table.rows}
+    for name, text in means.items():
+        low, high = map(float, text.partition("[")[2].partition("]")[0].split(", "))
+        mean = float(text.partition(" ")[0])
+        assert low < mean < high, name
+        assert (high > 1) == (name in ("hd95", "volume error")), name

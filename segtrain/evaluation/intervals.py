@@ -19,7 +19,7 @@ SAME = 1e-9  # of the values' spread: a smaller one is rounding, and the values 
 DRAWS_AT_ONCE = 2_000_000  # bounds the memory
 METHOD = (
     f"{CONFIDENCE:.0%}, bootstrap-t over people ({RESAMPLES} resamples, seeded); of fewer than {FEWEST_RESAMPLED} "
-    "people Student's t"
+    "people, and where most values are the same, Student's t"
 )
 
 Values = NDArray[np.float64]
@@ -50,7 +50,8 @@ def interval(
     """The two ends, within `lowest` and `highest`; NaN for one value, and for values that are all the same.
 
     `reach`: of the mean over new trainings too, which lengthens both arms by the factor by which it lengthens those of
-    the t interval.
+    the t interval. Where many values are the same, as counts are, many resamples have no spread; if they are more than
+    the tails, the t interval takes the place.
     """
     array = np.sort(np.asarray(values, np.float64))  # the interval does not depend on the people's order
     n, patients = len(array), variance_of_mean(values)
@@ -61,13 +62,14 @@ def interval(
     error = math.sqrt(patients)
     whole = reach or Reach(error, n - 1)
     high_level = (1 + CONFIDENCE) / 2
-    if n < FEWEST_RESAMPLED:
+    resampled = _studentised(array) if n >= FEWEST_RESAMPLED else np.empty(0)
+    if len(resampled) < (1 - (1 - CONFIDENCE) / 2) * RESAMPLES:
         below = whole.error * float(stats.t.ppf(1 - whole.low_level, whole.df))
         above = whole.error * float(stats.t.ppf(high_level, whole.df))
     else:
         over_patients = error * float(stats.t.ppf(high_level, n - 1))
         factor = max(1.0, whole.error * float(stats.t.ppf(high_level, whole.df)) / over_patients)
-        low, high = np.quantile(_studentised(array), (1 - high_level, 1 - whole.low_level))
+        low, high = np.quantile(resampled, (1 - high_level, 1 - whole.low_level))
         below, above = factor * error * float(high), -factor * error * float(low)
     mean = math.fsum(array) / n
     return max(lowest, mean - below), min(highest, mean + above)

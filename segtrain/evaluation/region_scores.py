@@ -41,6 +41,8 @@ LESION_RULES: dict[str, str] = {
 RATIO_RULE = "no lesion: no sensitivity; nothing predicted: no precision; such a patient is not in that mean"
 WITH_AND_WITHOUT = ("dsc_as_configured", "dsc_gain")  # columns where chosen post-processing is in use
 DSC_CEILING = "dsc_ceiling"  # of the original geometry
+# How columns end that count something, or measure it in a unit; all others are shares.
+COUNTED_IN = ("_mm", "_px", "_ml", "_voxels", "_percent", "_slices", "lesions", "_found", "_predicted", "_false")
 # A map of specks has thousands of lesions; a table of them would be read by nobody.
 MOST_LESIONS = 1000
 
@@ -82,6 +84,17 @@ def further_metrics(rules: Rules, spacing_mm: Spacing | None = None) -> tuple[st
     """The columns of `further_numbers`."""
     of_lesions = () if rules.lesions == NO_LESIONS else lesions.names(spacing_mm, rules.lesions)
     return (*of_lesions, *volumes.names(spacing_mm))
+
+
+def limits(column: str) -> tuple[float, float]:
+    """The smallest and the largest value that a column can have, which its interval does not pass."""
+    lowest = 0.0
+    if "volume_error" in column:
+        lowest = -math.inf
+    elif column.endswith("dsc_gain"):
+        lowest = -1.0
+    is_share = "lesion_recall" in column or not column.endswith(COUNTED_IN)  # recall of lesions from 1 to 10 ml
+    return lowest, 1.0 if is_share else math.inf
 
 
 def numbers(

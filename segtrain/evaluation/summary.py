@@ -31,6 +31,7 @@ from segtrain.evaluation.region_scores import (
     Row,
     Rules,
     further_metrics,
+    limits,
     metrics,
 )
 from segtrain.evaluation.scores import Scores
@@ -45,8 +46,6 @@ NOT_ALWAYS = (*WITH_AND_WITHOUT, ECE, DSC_CEILING)  # chosen settings are in use
 PEOPLE_RULE = "n is of people: the scans of one person count as one, with their mean; the scans are `patients`"
 
 LESIONS = "lesions"  # the setting that summaries of earlier versions do not have
-
-COUNTED_IN = ("_mm", "_px", "_ml", "_voxels", "_percent", "_slices", "lesions", "_found", "_predicted", "_false")
 
 Mean = dict[str, Any]  # a mean with its n, interval and quartiles, as in summary.json
 
@@ -176,20 +175,16 @@ def _by_stratum(rows: Sequence[Row], geometry: GeometryName, people: People) -> 
 
 def _mean(rows: Sequence[Row], name: str, people: People) -> Mean:
     """The mean of a column of one region's rows."""
-    return _numbers({row["patient"]: row[name] for row in rows if row[name] is not None}, people, _highest(name))
+    return _numbers({row["patient"]: row[name] for row in rows if row[name] is not None}, people, name)
 
 
-def _highest(name: str) -> float:
-    """The largest value of a column: 1 of a share, no limit of what is counted in a unit."""
-    return math.inf if name.endswith(COUNTED_IN) else 1.0
-
-
-def _numbers(values: Mapping[str, float], people: People, highest: float) -> Mean:
-    """The mean over people of patients' values; `patients` is there where these are more."""
+def _numbers(values: Mapping[str, float], people: People, name: str) -> Mean:
+    """The mean over people of patients' values of a column; `patients` is there where these are more."""
     if not values:
         return {"n": 0}
     of_people = values_by_person(values, people)
-    summary = summarise(of_people, highest)
+    lowest, highest = limits(name)
+    summary = summarise(of_people, highest, lowest)
     low, high = np.percentile(of_people, (25, 75))
     return {
         "n": summary.n,
@@ -216,7 +211,7 @@ def _mean_of_regions(rows: Sequence[Row], name: str, regions: Sequence[str], peo
         if row[name] is not None:
             by_patient.setdefault(row["patient"], []).append(row[name])
     over_regions = {patient: math.fsum(values) / len(values) for patient, values in by_patient.items()}
-    numbers = _numbers(over_regions, people, _highest(name))
+    numbers = _numbers(over_regions, people, name)
     if any(len(values) < len(regions) for values in by_patient.values()):
         means = [mean for mean in parts.values() if mean is not None]
         numbers |= dict.fromkeys(("ci_low", "ci_high", "median", "quartile_1", "quartile_3"))

@@ -11,6 +11,7 @@ from segtrain.data.people import values_by_person
 from segtrain.errors import DAMAGED
 from segtrain.evaluation.calibration import ECE
 from segtrain.evaluation.metrics import summarise
+from segtrain.evaluation.region_scores import limits
 from segtrain.report.collect import Collected
 from segtrain.report.tables import Cell, Table, number, word
 from segtrain.report.texts import Say
@@ -141,7 +142,11 @@ def _mean(evaluated: Sequence[Evaluated], region: str, column: str) -> Cell:
     if not by_patient:
         return word("")
     means = {patient: math.fsum(values) / len(values) for patient, values in by_patient.items()}
-    summary = summarise(values_by_person(means, evaluated[0].run.people))
+    of_people = values_by_person(means, evaluated[0].run.people)
+    lowest, highest = limits(column)
+    if max(of_people) > highest or min(of_people) < lowest:  # a metric that is not known here
+        lowest, highest = -math.inf, math.inf
+    summary = summarise(of_people, highest, lowest)
     interval = "" if math.isnan(summary.ci_low) else f" [{summary.ci_low:.4g}, {summary.ci_high:.4g}]"
     return Cell(f"{summary.mean:.4g}{interval}, n = {summary.n}", summary.mean)
 
