@@ -1,7 +1,8 @@
 """Flips at test time, and those that an augmentation shows the network in training. Imports no torch.
 
-A network that never saw a slice upside down predicts worse on one: on real patients, up-down flips cost 0.027 DSC where
-training had left-right flips alone, and left-right alone gained 0.008 (docs/recipe.md).
+A network may predict worse on a slice that is flipped as it never saw one. How much depends on the network: of five
+small ones (64 px, 8 features, trained with left-right flips; 40 LGG patients out of fold) left-right gained 0.009 DSC
+(95% t interval 0.002 to 0.017), up-down 0.008 (0.001 to 0.015), both with their combination 0.012 (0.000 to 0.024).
 """
 
 from dataclasses import replace
