@@ -39,14 +39,16 @@ def show(spec: Spec, members: Sequence[Member], report: Path, asked: Path | None
     cfg = members[0].cfg
     earlier = _read(asked or report, asked is not None)
     folds, seeds = len(spec.folds) or 1, len(spec.seeds) or 1
+    everybody = _everybody(cfg)
     rows = []
     for design in dict.fromkeys([(folds, seeds), *PROPOSED]):
         runs = len(spec.variants) * design[0] * design[1]
         hours = "" if earlier.gpu_hours is None else f"{earlier.gpu_hours * runs:.1f}"
-        people = _people(cfg, design[0]) if design == (folds, seeds) or design[0] == 1 else _people(cfg, cfg.data.folds)
-        found = (_found(Design(n, *design, comparisons), earlier.spreads) for n in people)
+        as_specified = design == (folds, seeds) or design[0] == 1
+        people = _people(cfg, everybody, design[0] if as_specified else cfg.data.folds)
+        differences = (_difference(Design(n, *design, comparisons), earlier.spreads) for n in people)
         name = f"{design[0]} x {design[1]}" + (" (this spec)" if design == (folds, seeds) else "")
-        rows.append((name, str(runs), hours, " / ".join(map(str, people)), " / ".join(found)))
+        rows.append((name, str(runs), hours, " / ".join(map(str, people)), " / ".join(differences)))
     spreads = earlier.spreads
     show_table(
         f"{spec.name}: what it can find, over {comparisons} comparisons with {next(iter(spec.variants))}", rows, HEADS
@@ -57,24 +59,30 @@ def show(spec: Spec, members: Sequence[Member], report: Path, asked: Path | None
     )
 
 
-def _found(design: Design, spreads: Spreads) -> str:
+def _difference(design: Design, spreads: Spreads) -> str:
     if not design.decidable:
         return "no verdict"
     smallest = detectable(design, spreads)
     return "none" if smallest is None else f"{smallest:.3f}"
 
 
-def _people(cfg: Config, folds: int) -> tuple[int, ...]:
-    """How many patients so many folds validate; several numbers where the source cannot be read here."""
-    if cfg.data.split == "reference":
-        return (cfg.data.validation_patients,)
-    if cfg.data.source not in SOURCES or cfg.data.split == "file":  # an own source is code, which is not run here
-        return UNKNOWN_PEOPLE
+def _everybody(cfg: Config) -> int | None:
+    """The number of the source's patients; None where it says nothing, or cannot be read here."""
+    if cfg.data.split == "file" or cfg.data.source not in SOURCES:  # an own source is code, which is not run here
+        return None
     from segtrain.data.sources import make_source  # slow to import
 
     try:
-        everybody = len(make_source(cfg.data).patients())
-    except SegtrainError:
+        return len(make_source(cfg.data).patients())
+    except SegtrainError:  # the check of the runs, which follows, says what is wrong
+        return None
+
+
+def _people(cfg: Config, everybody: int | None, folds: int) -> tuple[int, ...]:
+    """How many patients so many folds validate; several numbers where it is not known."""
+    if cfg.data.split == "reference" and folds == 1:
+        return (cfg.data.validation_patients,)
+    if everybody is None:
         return UNKNOWN_PEOPLE
     return (max(1, everybody * min(folds, cfg.data.folds) // cfg.data.folds),)
 

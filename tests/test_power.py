@@ -3,12 +3,15 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import train
 from scipy import stats
 
 from jobs import plan
+from segtrain.config import DataConfig
+from segtrain.data.sources import make_source
 from segtrain.errors import ConfigError
 from segtrain.report.power import LGG_LIKE, Design, Spreads, detectable, power
 from segtrain.report.write import make
@@ -75,6 +78,27 @@ def test_the_table_before_an_ablation(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "│ 12 " in lines["2 x 1 (this spec)"], "patients of two folds of five"
     assert f"{detectable(Design(30, 5, 2), LGG_LIKE):.3f}" in lines["5 x 2"]
     assert "as small runs on LGG had them" in about
+
+
+def test_the_source_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """However many designs are shown; also where the split is the reference's, whose one fold has ten patients."""
+    (tmp_path / "base.yaml").write_text(
+        "name: base\ndata: {source: phantom, phantom: {patients: 30}, image_size: 64}\n"
+    )
+    (tmp_path / "loss.yaml").write_text("name: loss\nbase: base.yaml\nvariants: {dice: {}, bce: {loss: bce}}\n")
+    spec, members = expand(tmp_path / "loss.yaml", [])
+    calls: list[DataConfig] = []
+
+    def counted(cfg: DataConfig) -> Any:
+        calls.append(cfg)
+        return make_source(cfg)
+
+    monkeypatch.setattr("segtrain.data.sources.make_source", counted)
+    plan.show(spec, members, tmp_path, None)
+    assert len(calls) == 1
+    lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
+    assert "│ 10 " in lines["1 x 3"]
+    assert "│ 30 " in lines["5 x 2"]
 
 
 @pytest.mark.law("L12")
