@@ -47,13 +47,14 @@ class Neighbours:
         """
         if self.mm is None or not self.each_side:
             return _offsets(self.each_side, 1.0)
-        if not _is_known(spacing_mm):
+        between_mm = _between_slices(spacing_mm)
+        if between_mm is None:
             raise DataError(
                 f"{where}: the distance of its slices is not known, so data.neighbours_mm={self.mm:g} says nothing; "
                 "leave data.neighbours_mm out, and data.neighbours counts slices, or use data that have it (the "
                 "header of NIfTI, spacing_mm of a source of your own, data.phantom.spacing_mm)"
             )
-        return _offsets(self.each_side, self.mm / spacing_mm[0])  # type: ignore[index]
+        return _offsets(self.each_side, self.mm / between_mm)
 
 
 def window(
@@ -104,8 +105,12 @@ def log_distances(cfg: DataConfig, store: Store) -> None:
     steps = [int(_offsets(1, cfg.neighbours_mm / mm)[-1]) for mm in between]
     log.info(
         "data.neighbours_mm=%g: the first neighbour is %d to %d slices away (slices are %g to %g mm apart)",
-        cfg.neighbours_mm, min(steps), max(steps), min(between), max(between),
-    )  # fmt: skip
+        cfg.neighbours_mm,
+        min(steps),
+        max(steps),
+        min(between),
+        max(between),
+    )
     if thick := steps.count(0):
         log.warning(
             "data.neighbours_mm=%g: slices of %d patients are more than twice as far apart, so that a slice is its own "
@@ -115,8 +120,11 @@ def log_distances(cfg: DataConfig, store: Store) -> None:
         )
 
 
-def _is_known(spacing_mm: Sequence[float] | None) -> bool:
-    return spacing_mm is not None and math.isfinite(spacing_mm[0]) and spacing_mm[0] > 0
+def _between_slices(spacing_mm: Sequence[float] | None) -> float | None:
+    """The distance of slices in mm; None where it is not known."""
+    if spacing_mm is None or not (math.isfinite(spacing_mm[0]) and spacing_mm[0] > 0):
+        return None
+    return spacing_mm[0]
 
 
 @lru_cache(maxsize=1024)
