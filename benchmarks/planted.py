@@ -80,9 +80,9 @@ def moved(mask_shw: Mask, by: tuple[int, int, int]) -> Mask:
 def missing(mask_shw: Mask, detail: str, rng: random.Random) -> Mask:
     """Without the lesion in the upper half, or the upper two thirds, of its slices."""
     slices = np.flatnonzero(mask_shw.any(axis=(1, 2)))
-    kept = len(slices) // (3 if detail == "two thirds of the slices" else 2)
+    first_missing = len(slices) // (3 if detail == "two thirds of the slices" else 2)
     out = mask_shw.copy()
-    out[slices[kept:]] = False
+    out[slices[first_missing:]] = False
     return out
 
 

@@ -53,8 +53,8 @@ def patients(root: Path) -> list[dict[str, Any]]:
             of_size = replace(geometry, size_px=size_px)
             prepared = resize_mask(mask_shw[z0:z1, y0:y1, x0:x1], of_size)
             line[f"voxels_at_{size_px}_px"] = int((prepared > 0).sum())
-            for name, kept in (("dsc", prepared > 0), ("largest", largest_component(prepared > 0))):
-                dsc = count(to_source(kept, of_size), mask_shw > 0).dsc
+            for name, mask in (("dsc", prepared > 0), ("largest", largest_component(prepared > 0))):
+                dsc = count(to_source(mask, of_size), mask_shw > 0).dsc
                 line[f"{name}_at_{size_px}_px"] = f"{dsc:.6f}"
         lines.append(line)
     return lines
@@ -79,16 +79,20 @@ def moves(rows: Rows, folds: int = 5, seed: int = 42) -> list[dict[str, Any]]:
         at_64, at_96 = (
             way([{**row, "lesion_voxels": row[f"voxels_at_{px}_px"]} for row in rows], folds, seed) for px in (64, 96)
         )
-        before, left = way(rows, folds, seed), []
+        before = way(rows, folds, seed)
+        moved_by_leaving = []
         for place in range(len(rows)):
             now = way([*rows[:place], *rows[place + 1 :]], folds, seed)
-            left.append(_differing(now, before[:place] + before[place + 1 :]))
+            moved_by_leaving.append(_differing(now, before[:place] + before[place + 1 :]))
         lines.append(
             {
-                "way": name, "patients": len(rows), "moved_64_to_96_px": _differing(at_64, at_96),
-                "moved_when_one_leaves_median": int(np.median(left)), "moved_when_one_leaves_most": max(left),
+                "way": name,
+                "patients": len(rows),
+                "moved_64_to_96_px": _differing(at_64, at_96),
+                "moved_when_one_leaves_median": int(np.median(moved_by_leaving)),
+                "moved_when_one_leaves_most": max(moved_by_leaving),
             }
-        )  # fmt: skip
+        )
     return lines
 
 
@@ -140,11 +144,15 @@ def evenness(rows: Rows, folds: int) -> list[dict[str, Any]]:
         smallest, largest = np.array(sizes).T
         lines.append(
             {
-                "way": way, "folds": folds, "smallest_median": int(np.median(smallest)), "smallest": smallest.min(),
-                "largest_median": int(np.median(largest)), "largest": largest.max(),
+                "way": way,
+                "folds": folds,
+                "smallest_median": int(np.median(smallest)),
+                "smallest": smallest.min(),
+                "largest_median": int(np.median(largest)),
+                "largest": largest.max(),
                 "sd_of_mean_volume": f"{np.mean(spreads):.2f}",
             }
-        )  # fmt: skip
+        )
     return lines
 
 

@@ -88,7 +88,7 @@ def false_table(data_sets: int) -> Table:
     for name in TESTS:
         cells = []
         for k, s in DESIGNS:
-            own = [found[name] for _, d, _, found in settings if (d.folds, d.seeds) == (k, s) and name in found]
+            own = [shares[name] for _, d, _, shares in settings if (d.folds, d.seeds) == (k, s) and name in shares]
             cells.append(f"{100 * np.mean(own):.1f} ({100 * max(own):.1f})" if own else "none given")
         rows.append([name, *cells])
     return rows
@@ -99,28 +99,28 @@ def lasting_table(data_sets: int) -> Table:
     designs = [Design(40, 5, seeds) for seeds in (1, 2, 3, 5)]
     rows = [["half of the variance", "test", *(f"{d}, tau {tau:g}" for d in designs for tau in (0.02, 0.05))]]
     for kind in ("fold", "seed"):
-        found = [
+        shares = [
             [rejected(world, d, truth, data_sets, 1) for world in WORLDS]
             for d in designs
             for tau in (0.02, 0.05)
             for truth in [Truth(tau, True, lasting=0.5 * (kind == "fold"), shared=0.5 * (kind == "seed"))]
         ]
         for name in TESTS:
-            worst = [max(one.get(name, math.nan) for one in both) for both in found]
+            worst = [max(one.get(name, math.nan) for one in both) for both in shares]
             cells = ["none given" if math.isnan(share) else f"{100 * share:.1f}" for share in worst]
             rows.append([f"by {kind}", name, *cells])
     return rows
 
 
 def power_table(data_sets: int) -> Table:
-    """How often a true difference is found."""
+    """How often a true difference is shares."""
     rows = [["world, difference, patients, tau", "test", *(f"{k} x {s}" for k, s in DESIGNS)]]
     for world in WORLDS:
         for difference, n, tau in ((0.02, 40, 0.005), (0.02, 40, 0.02), (0.05, 20, 0.02)):
             truth = Truth(tau, True, difference=difference)
-            found = [rejected(world, Design(n, k, s), truth, data_sets, 2) for k, s in DESIGNS]
+            shares = [rejected(world, Design(n, k, s), truth, data_sets, 2) for k, s in DESIGNS]
             for name in TESTS[1:]:
-                cells = [f"{100 * one[name]:.0f}" if name in one else "-" for one in found]
+                cells = [f"{100 * one[name]:.0f}" if name in one else "-" for one in shares]
                 rows.append([f"{world.name}, +{difference}, {n}, {tau:g}", name, *cells])
     return rows
 

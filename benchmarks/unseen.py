@@ -29,20 +29,29 @@ def line(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[s
     low_t, high_t = stats.ttest_1samp(difference, 0).confidence_interval()
     unequal = (own - theirs)[own != theirs]
     return {
-        "parent": parent, "child": child, "n": len(difference), "parent_dsc": f"{theirs.mean():.4f}",
-        "child_dsc": f"{own.mean():.4f}", "parent_median": f"{np.median(theirs):.4f}",
-        "child_median": f"{np.median(own):.4f}", "difference": f"{difference.mean():+.4f}",
-        "ci_low": f"{low:+.4f}", "ci_high": f"{high:+.4f}", "t_low": f"{low_t:+.4f}", "t_high": f"{high_t:+.4f}",
-        "patients_better": int((own > theirs).sum()), "p_wilcoxon": f"{stats.wilcoxon(unequal).pvalue:.2g}",
+        "parent": parent,
+        "child": child,
+        "n": len(difference),
+        "parent_dsc": f"{theirs.mean():.4f}",
+        "child_dsc": f"{own.mean():.4f}",
+        "parent_median": f"{np.median(theirs):.4f}",
+        "child_median": f"{np.median(own):.4f}",
+        "difference": f"{difference.mean():+.4f}",
+        "ci_low": f"{low:+.4f}",
+        "ci_high": f"{high:+.4f}",
+        "t_low": f"{low_t:+.4f}",
+        "t_high": f"{high_t:+.4f}",
+        "patients_better": int((own > theirs).sum()),
+        "p_wilcoxon": f"{stats.wilcoxon(unequal).pvalue:.2g}",
         "left_out": " ".join(left_out),
-    }  # fmt: skip
+    }
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The 95% percentile bootstrap, which the recipe's protocol fixed; docs/statistics.md says what it covers."""
     seeded = np.random.default_rng(0)
-    found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=seeded)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    bootstrap = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=seeded)
+    return float(bootstrap.confidence_interval.low), float(bootstrap.confidence_interval.high)
 
 
 def unseen(rows: Rows, searched: Sequence[str], parent: str, child: str) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def command(argv: Sequence[str]) -> int:
     runs, overrides = runs_and_overrides(arguments.words)
     selected = select_checkpoints(runs, arguments.checkpoint, overrides)
     postprocessed = with_postprocessing(selected, arguments.postprocessing, overrides)
-    checkpoints, chosen = postprocessed.checkpoints, postprocessed.chosen
+    checkpoints = postprocessed.checkpoints
     folder = _folder(arguments, checkpoints)
     cfg = checkpoints[0].cfg
     checkpoints[0].say_own_source()
@@ -85,13 +85,13 @@ def command(argv: Sequence[str]) -> int:
     seen = trained_on(patients, checkpoints)
     if not arguments.include_training:
         _refuse_training_patients(patients, seen)
-    refuse_choosers(chosen, patients, seen, checkpoints)
+    refuse_choosers(postprocessed.chosen, patients, seen, checkpoints)
     geometries = GEOMETRIES[arguments.geometry]
     rules = Rules(geometries, arguments.empty_masks, arguments.empty_surfaces, arguments.lesions)
     workers = _workers(arguments.workers, len(patients))
     _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))
     scores = score(checkpoints, store, patients, rules, workers, arguments.sort)
-    summary = summary_of(scores, checkpoints, store, rules) | postprocessing_block(chosen)
+    summary = summary_of(scores, checkpoints, store, rules) | postprocessing_block(postprocessed.chosen)
     write_evaluation(folder, _files(scores, summary, checkpoints, rules))
     show(summary)
     log.info("scores: %s", folder.resolve())

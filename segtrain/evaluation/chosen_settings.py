@@ -64,8 +64,12 @@ def with_postprocessing(
     if all(choice.settings == choice.configured for choice in chosen.regions.values()):
         log.info("post-processing as configured: segtrain postprocess found nothing better")
         return as_they_are
-    log.info("post-processing as chosen on %d patients of folds %s; %s", len(chosen.patients),
-             ", ".join(map(str, chosen.folds)), "; ".join(_in_words(chosen)))  # fmt: skip
+    log.info(
+        "post-processing as chosen on %d patients of folds %s; %s",
+        len(chosen.patients),
+        ", ".join(map(str, chosen.folds)),
+        "; ".join(_in_words(chosen)),
+    )
     return Postprocessed([_with(one, chosen) for one in checkpoints], chosen)
 
 

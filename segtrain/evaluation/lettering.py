@@ -61,7 +61,7 @@ def shortened(words: str, room: float) -> str:
     """The text, or its beginning with an ellipsis, in one line of that width."""
     if width(words) <= room:
         return words
-    kept = words.rstrip(" …")
-    while kept and width(f"{kept}…") > room:
-        kept = kept[:-1]
-    return f"{kept.rstrip()}…"
+    beginning = words.rstrip(" …")
+    while beginning and width(f"{beginning}…") > room:
+        beginning = beginning[:-1]
+    return f"{beginning.rstrip()}…"

@@ -100,39 +100,39 @@ def comparables(runs: Sequence[Collected]) -> list[Comparable]:
     A run whose config cannot be read is with the runs that score the same patients; where it does not count, else with
     those of its variant, or the first.
     """
-    found: list[Comparable] = []
+    groups: list[Comparable] = []
     for run in sorted(runs, key=lambda run: run.config is None):
         measurement = None if run.config is None else Measurement.of(run.config, run.data)
-        place = next((place for place, one in enumerate(found) if one.takes(run, measurement)), None)
+        place = next((place for place, one in enumerate(groups) if one.takes(run, measurement)), None)
         if place is None and measurement is None and not run.counts:
-            alike = (place for place, one in enumerate(found) if run.variant in {other.variant for other in one.runs})
-            place = next(alike, 0 if found else None)
+            alike = (place for place, one in enumerate(groups) if run.variant in {other.variant for other in one.runs})
+            place = next(alike, 0 if groups else None)
         if place is None:
-            found.append(Comparable(None))
-            place = len(found) - 1
-        found[place] = found[place].plus(run, measurement)
+            groups.append(Comparable(None))
+            place = len(groups) - 1
+        groups[place] = groups[place].plus(run, measurement)
     order = {run.run.root: place for place, run in enumerate(runs)}
-    found = [replace(one, runs=sorted(one.runs, key=lambda run: order[run.run.root])) for one in found]
-    found.sort(key=lambda one: order[one.runs[0].run.root])
-    return [replace(one, title=title) for one, title in zip(found, _titles(found), strict=True)]
+    groups = [replace(one, runs=sorted(one.runs, key=lambda run: order[run.run.root])) for one in groups]
+    groups.sort(key=lambda one: order[one.runs[0].run.root])
+    return [replace(one, title=title) for one, title in zip(groups, _titles(groups), strict=True)]
 
 
-def _titles(found: Sequence[Comparable]) -> list[str]:
+def _titles(groups: Sequence[Comparable]) -> list[str]:
     """What each is of: the source, the size, and what else tells it from the others."""
-    settings = [one.measurement.settings if one.measurement else {} for one in found]
+    settings = [one.measurement.settings if one.measurement else {} for one in groups]
     keys = dict.fromkeys(key for each in settings for key in each if key not in (SOURCE, SIZE))
     differing = [key for key in keys if len({each[key] for each in settings if key in each}) > 1]
     usual = Measurement.of(Config(), "").settings
-    data = {one.measurement.data for one in found if one.measurement and one.measurement.data}
+    data = {one.measurement.data for one in groups if one.measurement and one.measurement.data}
     titles: list[str] = []
-    for one, each in zip(found, settings, strict=True):
+    for one, each in zip(groups, settings, strict=True):
         words = [each[SOURCE], f"{each[SIZE]} px"] if each else [one.runs[0].name]
         unusual = [key for key in differing if key in each and each[key] != usual.get(key)]
         words += [f"{key.partition('.')[2]}={each[key]}" for key in unusual]
         if len(data) > 1 and one.measurement and one.measurement.data:
             words.append(f"data {one.measurement.data[:8]}")
         title = ", ".join(words)
-        for other, theirs in zip(found, titles, strict=False):
+        for other, theirs in zip(groups, titles, strict=False):
             if title == theirs and (key := other.conflict(one.truth)):
                 title += f", {key[0]} of {one.truth[key][1]} voxels"
         titles.append(title)

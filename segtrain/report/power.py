@@ -69,13 +69,13 @@ def power(difference: float, design: Design, spreads: Spreads) -> float:
         df = total**2 / (of_people**2 / (design.people - 1) + 2 * (of_trainings / 2) ** 2 / df_trainings)
     critical = float(stats.t.ppf(1 - ALPHA / 2 / design.comparisons, df))
     shift = abs(difference) / math.sqrt(total)
-    found = float(stats.nct.sf(critical, df, shift)) + float(stats.nct.cdf(-critical, df, shift))
+    power_of_test = float(stats.nct.sf(critical, df, shift)) + float(stats.nct.cdf(-critical, df, shift))
     # SciPy gives NaN far out in the tails, where the power is 1.
-    return 1.0 if math.isnan(found) else found
+    return 1.0 if math.isnan(power_of_test) else power_of_test
 
 
 def detectable(design: Design, spreads: Spreads, wanted: float = POWER) -> float | None:
-    """The smallest true difference that is found with this power; None where not even LARGEST is."""
+    """The smallest true difference that is power_of_test with this power; None where not even LARGEST is."""
     if power(LARGEST, design, spreads) < wanted:
         return None
     low, high = 0.0, LARGEST

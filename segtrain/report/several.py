@@ -34,12 +34,12 @@ def parts(runs: Sequence[Collected], baseline: str | None) -> list[Part]:
     """The runs by measurement. Raises RunError: the named baseline has no run that counts, or runs are doubled."""
     if baseline is not None:
         by_variant(runs, baseline)  # refuses a baseline that is nowhere
-    found = []
+    measured = []
     for one in comparables(runs):
         has_it = any(run.counts and run.variant == baseline for run in one.runs)
         first, groups = by_variant(one.runs, baseline if has_it else None)
-        found.append(Part(one, groups, compared(groups, first) if groups else []))
-    return found
+        measured.append(Part(one, groups, compared(groups, first) if groups else []))
+    return measured
 
 
 def sections(several: Sequence[Part], say: Say, atlases: Sequence[Atlas] = ()) -> list[Section]:
@@ -157,9 +157,9 @@ def _groups_across(cluster: Sequence[Part]) -> tuple[dict[str, list[Collected]],
 
 def _without(table: Table, head: str) -> Table:
     """Without a column: the best epoch has no scores in the source's geometry."""
-    kept = [place for place, name in enumerate(table.heads) if name != head]
-    rows = [[row[place] for place in kept] for row in table.rows]
-    return Table(table.name, [table.heads[place] for place in kept], rows)
+    places = [place for place, name in enumerate(table.heads) if name != head]
+    rows = [[row[place] for place in places] for row in table.rows]
+    return Table(table.name, [table.heads[place] for place in places], rows)
 
 
 def results(several: Sequence[Part]) -> str:
