@@ -9,11 +9,11 @@ import pytest
 from made_runs import train
 from scipy import stats
 
-from jobs import plan
+from jobs import ablate, plan
 from segtrain.config import DataConfig
 from segtrain.data.sources import make_source
 from segtrain.errors import ConfigError
-from segtrain.report.power import LGG_LIKE, Design, Spreads, detectable, power
+from segtrain.report.power import LGG_LIKE, Design, Spreads, detectable, power, power_of_verdicts
 from segtrain.report.write import make
 from segtrain.run import expand
 
@@ -122,3 +122,72 @@ def test_the_spreads_of_an_earlier_report(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text("variant,n,mean_dsc\nbase,6,0.7\n")
     with pytest.raises(ConfigError, match=r"old\.csv: compares no variants"):
         plan.show(spec, members, tmp_path, tmp_path / "old.csv")
+
+
+def test_the_power_of_stronger_verdicts_is_that_of_the_simulations() -> None:
+    """docs/statistics.md, logit, +0.02, 40 patients, tau 0.02, whose patients' differences have an sd of .044."""
+    published = {2: (0.38, 0.19, 0.11), 3: (0.55, 0.39, 0.24)}
+    for seeds, expected in published.items():
+        powers = power_of_verdicts(0.02, Design(40, 5, seeds), Spreads(0.0445, 0.02, seeds=3), own_seeds=False)
+        assert list(powers.values()) == pytest.approx(expected, abs=0.07)
+        assert list(powers) == ["on these folds and seeds", "on these folds", "without either"]
+
+
+def test_with_seeds_of_their_own_the_verdict_on_these_folds_is_the_first() -> None:
+    design, spreads = Design(40, 5, 2), Spreads(0.0445, 0.02, seeds=3)
+    common, own = (power_of_verdicts(0.02, design, spreads, own_seeds) for own_seeds in (False, True))
+    assert own["on these folds"] == common["on these folds and seeds"] == power(0.02, design, spreads)
+    assert own["on these folds"] > common["on these folds"] + 0.1
+    assert power_of_verdicts(0.3, Design(40, 1, 3), spreads, own_seeds=False) == {
+        "on these folds": pytest.approx(1, abs=0.01), "without either": 0,
+    }  # fmt: skip
+
+
+def planned(folder: Path, spec: str, capsys: pytest.CaptureFixture[str], find: float, patients: int = 100) -> str:
+    """The proposal before an ablation of phantoms."""
+    (folder / "base.yaml").write_text(
+        f"name: base\ndata: {{source: phantom, phantom: {{patients: {patients}}}, image_size: 64}}\n"
+    )
+    (folder / "loss.yaml").write_text(spec)
+    spread = "variant,region,runs,folds,sd_differences,sd_trainings,sd_noise,gpu_hours\n"
+    (folder / "results.csv").write_text(f"{spread}a,,10,5,,0.02,,5\nb,,10,5,0.06,0.02,0.0,5\n")
+    parsed, members = expand(folder / "loss.yaml", [])
+    about = plan.show(parsed, members, folder, None, find)
+    capsys.readouterr()
+    return about.splitlines()[0]
+
+
+def test_the_cheapest_design_is_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against a search by hand over all designs; 0.5 GPU hours a run."""
+    spreads = Spreads(0.06, 0.02, seeds=2)
+    people = {1: 20, 2: 40, 5: 100}
+    enough = [
+        (folds * seeds, folds, seeds)
+        for folds, n in people.items()
+        for seeds in range(1, 11)
+        if power(0.03, Design(n, folds, seeds), spreads) >= 0.8
+    ]
+    _, folds, seeds = min(enough)
+    assert (folds, seeds) == (5, 3)
+    proposal = planned(tmp_path, SPEC.replace("seeds: [1]", "repeats: 1"), capsys, 0.03)
+    assert proposal.startswith(
+        "Proposal, to find 0.03: folds: [0, 1, 2, 3, 4], repeats: 3 (30 runs, 15.0 GPU hours): "
+        f"{power(0.03, Design(100, 5, 3), spreads):.0%} on these folds, "
+    )
+    assert proposal.endswith("% without either.")
+    with_seeds = planned(tmp_path, SPEC, capsys, 0.03)
+    assert "folds: [0, 1, 2, 3, 4], seeds: [1, 2, 3] (30 runs, 15.0 GPU hours): " in with_seeds
+    assert "% on these folds and seeds, " in with_seeds
+
+
+def test_no_design_may_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proposal = planned(tmp_path, SPEC, capsys, 0.001)
+    assert "no design of up to 10 trainings of each variant on a fold finds 0.001 in 80% of cases" in proposal
+    assert "5 folds x 10" in proposal
+
+
+@pytest.mark.parametrize("find", ["0", "1", "-0.1"])
+def test_a_difference_that_none_can_have_is_refused(find: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ablate.command(["spec.yaml", "--find", find])
+    assert "--find" in capsys.readouterr().err

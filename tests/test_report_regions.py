@@ -14,9 +14,9 @@ from scipy import stats
 
 from segtrain.errors import RunError
 from segtrain.evaluation.metrics import summarise
-from segtrain.report import content, page
+from segtrain.report import page
 from segtrain.report.collect import collect
-from segtrain.report.statistics import Row, compare, mean_of
+from segtrain.report.statistics import Row, compare, lines_of, mean_of
 from segtrain.report.texts import say_in
 from segtrain.report.variance import Scores
 from segtrain.report.variants import by_variant, compared, scores
@@ -268,7 +268,7 @@ def test_lines_are_sorted_region_by_region() -> None:
         return Row(variant, mean_of({("p", 0, 1): 0.5}), 1, None, "baseline", region, parts)
 
     rows = [row(variant, parts=(row(variant, "a"), row(variant, "b"))) for variant in ("x", "y")]
-    order = [(line.region, line.variant) for line in content.lines_of(rows)]
+    order = [(line.region, line.variant) for line in lines_of(rows)]
     assert order == [("", "x"), ("", "y"), ("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
 
 

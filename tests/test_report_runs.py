@@ -4,12 +4,13 @@ import csv
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
 from made_runs import HOSTILE, PATIENTS, train, train_event
 
-from segtrain.config import Postprocessing
+from segtrain.config import Postprocessing, text_file
 from segtrain.errors import RunError
 from segtrain.report.collect import collect
 from segtrain.report.cost import Cost, cost
@@ -28,7 +29,7 @@ from segtrain.run import (
     write_postprocessing,
     write_queue,
 )
-from segtrain.runtime.files import csv_text
+from segtrain.runtime.cells import csv_text
 
 
 def test_what_a_run_costs() -> None:
@@ -230,3 +231,19 @@ def test_post_processing_is_told_with_and_without(ablation: Path, tmp_path: Path
     run.postprocessing_settings.write_text("{")
     make([ablation], tmp_path / "out")
     assert "Post-processing" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_split_of_a_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (1, 2):
+        train(tmp_path / "runs" / f"base-seed{seed}")
+    read: list[str] = []
+    open_file = text_file.open_file
+
+    def counted(path: Path) -> BufferedReader:
+        read.append(path.name)
+        return open_file(path)
+
+    monkeypatch.setattr(text_file, "open_file", counted)
+    make([tmp_path / "runs"], tmp_path / "out")
+    assert read.count("split.json") == 2
+    assert "0 train, 6 validate" in (tmp_path / "out" / "report.md").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.estimators import intervals, p_values
-from benchmarks.statistics import BEGIN, DOCUMENT, END, TABLES, WORLDS, covered, rejected
+from benchmarks.statistics import BEGIN, DOCUMENT, END, TABLES, WORLDS, covered, published, rejected
 from benchmarks.worlds import Array, Design, Truth, World, recipes
 from segtrain.report.statistics import mean_of
 from segtrain.report.variance import Scores
@@ -69,6 +69,32 @@ def test_seeds_that_act_alike_in_all_folds_give_few_false_verdicts(seeds: int) -
 
 
 @pytest.mark.law("L10")
+@pytest.mark.parametrize("truth", [Truth(0.02, shared=0.7), Truth(0.02, common=0.7)], ids=["recipe", "seed alone"])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_with_repeats_the_first_test_holds_for_these_folds(seeds: int, truth: Truth) -> None:
+    """However alike a seed acts, since no two folds have one in common."""
+    data_sets = 600
+    found = rejected(WORLDS[0], Design(40, 5, seeds, own_seeds=True), truth, data_sets)
+    assert found["folds"] == found["folds and seeds"] <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / data_sets)
+
+
+def _with_own_seeds(scores: Scores) -> Scores:
+    return {(patient, fold, 10 * (fold or 0) + (seed or 0)): value for (patient, fold, seed), value in scores.items()}
+
+
+def test_with_repeats_the_simulated_procedure_is_that_of_a_report() -> None:
+    design = Design(23, 5, 2, own_seeds=True)
+    own, other = recipes(WORLDS[1], np.random.default_rng(3), 2, design, Truth(0.02, shared=0.5))
+    p = p_values(own, other, design)
+    for one in range(2):
+        ours, theirs = (_with_own_seeds(scores_of(scores[one], design)) for scores in (own, other))
+        of_pair = difference(ours, theirs)
+        assert of_pair is not None
+        assert p["folds"][one] == pytest.approx(of_pair.p_seeds)
+        assert p["strict"][one] == pytest.approx(of_pair.p_strict)
+
+
+@pytest.mark.law("L10")
 @pytest.mark.parametrize("design", [Design(20, 1, 5), Design(20, 5, 1), Design(20, 5, 3)], ids=str)
 def test_intervals_cover_as_often_as_they_say(design: Design) -> None:
     data_sets = 250
@@ -82,3 +108,15 @@ def test_the_document_has_the_tables() -> None:
     published = DOCUMENT.read_text().split(BEGIN)[1].split(END)[0]
     for head in TABLES:
         assert f"**{head}**" in published
+
+
+def test_one_table_is_published_in_its_place() -> None:
+    document, heads = DOCUMENT.read_text(), list(TABLES)
+    before = published(document, heads[1], f"**{heads[1]}** (1 data sets a cell)\n\n| a |\n")
+    assert "(1 data sets a cell)\n\n| a |\n\n**" in before
+    places = [before.index(f"**{head}**") for head in heads]
+    assert places == sorted(places)
+    assert before.partition(BEGIN)[0] == document.partition(BEGIN)[0]
+    assert before.partition(END)[2] == document.partition(END)[2]
+    (own,) = [part for part in document.split("\n**") if part.startswith(heads[1])]
+    assert published(before, heads[1], f"**{own.strip()}\n") == document

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from segtrain.config import LGG_CONTRASTS, POSTPROCESSING
 from segtrain.data.prepare import ensure_store
-from segtrain.errors import RunError, SegtrainError
+from segtrain.errors import DAMAGED, RunError, SegtrainError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints, trained_on
 from segtrain.evaluation.overlays import shown_contrast
 from segtrain.evaluation.units import usable
 from segtrain.report.card import Card, Names, make_card
 from segtrain.report.collect import Collected
 from segtrain.report.statistics import Row
+from segtrain.run.manifest import weights_sha256
 from segtrain.runtime.terminal import Progress
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def atlases(runs: Sequence[Collected], overrides: Sequence[str] = (), sort: str 
     for run in runs:
         try:
             results.append(_atlas(run, overrides, room, names, sort))
-        except SegtrainError as error:
+        except (SegtrainError, *DAMAGED) as error:
             log.warning("no atlas of %s: %s", run.name, error)
             results.append(Atlas(run.name, str(error)))
     return results
@@ -121,8 +122,6 @@ def _atlas(run: Collected, overrides: Sequence[str], room: int, names: Names, so
     cards, unshown = _fitting(in_order, others, room, names)
     if not cards:
         raise RunError(f"no room for a patient in {room / 1e6:g} MB of the page; name fewer runs with --atlas")
-    from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
-
     evaluation = asdict(checkpoint.cfg.evaluate)
     rows = {(row["patient"], row.get("region")): row for row in run.last.rows}
     return Atlas(

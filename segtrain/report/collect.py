@@ -3,28 +3,29 @@
 import logging
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-import yaml
-
 from segtrain.config import Config
-from segtrain.errors import DAMAGED, ConfigError, RunError
+from segtrain.errors import DAMAGED, ConfigError, DamagedFile, RunError
+from segtrain.report.below import runs_below
 from segtrain.report.cost import Cost, cost
 from segtrain.report.epochs import Curves, Evaluation, curves, evaluation
 from segtrain.report.planned import Listed, end_in_queue, listed_run, not_begun
 from segtrain.report.variance import People
-from segtrain.run import Environment, Run
+from segtrain.run import Environment, Run, RunSplit
 from segtrain.run.events import best_of, evaluations, train_events
 from segtrain.run.reader import refuse_private
 from segtrain.run.result import ResultState
-from segtrain.runtime import files
+from segtrain.run.stored import damaged
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-seed(?P<seed>\d+)")
+LONGEST_REASON = 1000  # letters
+
+NAME = re.compile(r"(?P<variant>.+?)(-fold(?P<fold>\d+))?-(seed(?P<seed>\d+)|repeat(?P<repeat>\d+))")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Collected:
     variant: str
     fold: int | None = None
     seed: int | None = None
+    repeat: int | None = None  # of an ablation with repeats, where each has a seed of its own in each fold
     misnamed: bool = False  # the name gives another fold or seed than the config; those of the name are used
     config: Config | None = None
     data: str = ""  # the fingerprint of what it was trained on, where it is on record
@@ -46,9 +48,8 @@ class Collected:
     best: Evaluation | None = None
     last: Evaluation | None = None
     empty_rule: str = ""
-    people: People = field(
-        default_factory=dict
-    )  # of all runs of the report, so that all means are over the same people
+    people: People = field(default_factory=dict)  # of all runs of the report: all means are over the same people
+    split: RunSplit | None = None  # where it can be read
     cost: Cost | None = None
     images_per_s: float | None = None
 
@@ -76,7 +77,7 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
     roots: list[Path] = []
     for path in paths:
         refuse_private(path)
-        below = list(_runs_below(path)) if path.is_dir() else []
+        below = runs_below(path) if path.is_dir() else []
         if not below and not listed_run(path.absolute()):
             raise RunError(f"{path}: no run is there; name a run's directory, or a folder of runs")
         roots += [root for root in below if root not in roots]
@@ -111,14 +112,13 @@ def _names(roots: Sequence[Path]) -> list[str]:
 
 def _planned(listed: Listed) -> Collected:
     """A run that has not begun, or whose directory is gone."""
-    name = listed.root.name
-    variant, fold, seed = _parse_name(name)
+    run = _named(Run(listed.root), listed.root.name)
     if listed.variant is not None:
-        variant, fold, seed = listed.variant, listed.fold, listed.seed
+        run = replace(run, variant=listed.variant, fold=listed.fold, seed=listed.seed, repeat=listed.repeat)
     reason = listed.why
     if not reason and listed.state != "none":
         reason = f"listed as {listed.state}, but {listed.root} is missing"
-    return Collected(Run(listed.root), name, variant, fold, seed, state="none", reason=reason)
+    return replace(run, state="none", reason=reason)
 
 
 def _with_queue(run: Collected) -> Collected:
@@ -133,48 +133,30 @@ def _with_queue(run: Collected) -> Collected:
     return replace(run, reason=run.reason or line.why)
 
 
-def _parse_name(name: str) -> tuple[str, int | None, int | None]:
-    """Variant, fold and seed, as far as the name gives them."""
+def _named(run: Run, name: str) -> Collected:
+    """A run with variant, fold, seed and repeat as far as its name gives them."""
     if not (parts := NAME.fullmatch(name)):
-        return name, None, None
-    return parts["variant"], None if parts["fold"] is None else int(parts["fold"]), int(parts["seed"])
-
-
-def _runs_below(folder: Path) -> Iterator[Path]:
-    """`folder` itself where it is a run, else every run below it but those that `--fresh` has set aside."""
-    folder = folder.absolute()
-    if not files.may_enter(folder):
-        log.warning("%s: left out: %s", folder, files.barrier(folder))
-        return
-    if _is_run(folder):
-        yield folder
-        return
-    for child in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
-        original, dot, number = child.name.rpartition(".")
-        if dot and number.isdigit() and _is_run(folder / original):
-            log.info("%s: left out, --fresh has set it aside", child)
-            continue
-        yield from _runs_below(child)
-
-
-def _is_run(folder: Path) -> bool:
-    return files.may_enter(folder) and Run(folder).environment_file.exists()
+        return Collected(run, name, variant=name)
+    fold, seed, repeat = (None if parts[key] is None else int(parts[key]) for key in ("fold", "seed", "repeat"))
+    return Collected(run, name, parts["variant"], fold, seed, repeat)
 
 
 def _read(run: Run, name: str) -> Collected:
     """The content of a run; one that cannot be read does not count, and says why."""
-    collected = Collected(run, name, *_parse_name(name))
+    collected = _named(run, name)
     try:
         starts = run.starts()
         if not starts:
-            raise ValueError(f"{run.environment_file.name} cannot be read")
+            raise damaged(run.environment_file, "it lists no start")
         collected = replace(collected, begun=str(starts[0].time), data=_data(starts))
         if outcome := run.outcome():
-            collected = replace(collected, state=outcome.state, reason=outcome.message or "")
+            collected = replace(collected, state=outcome.state, reason=(outcome.message or "")[:LONGEST_REASON])
         collected = _with_events(collected)
         return _with_config(collected, run.config())
-    except (*DAMAGED, yaml.YAMLError, ConfigError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+    except (*DAMAGED, ConfigError) as error:
+        kind = "" if isinstance(error, DamagedFile) else f"{type(error).__name__}: "
+        why = " ".join(f"{kind}{error}".split())
+        why = why if len(why) <= LONGEST_REASON else f"{why[:LONGEST_REASON]}..."
         log.warning("%s: %s", run.root, why)
         # The scores of an old run are valid even where its config no longer loads.
         return replace(collected, reason=why, state=collected.state if isinstance(error, ConfigError) else "unreadable")
@@ -202,9 +184,11 @@ def _with_events(run: Collected) -> Collected:
         run = replace(run, images_per_s=statistics.median(event.images_per_s for event in training))
     if not scores:
         return run
-    people = _people(run.run)
+    split = _split(run.run)
+    people = split.people if split else {}
     return replace(
         run,
+        split=split,
         best=evaluation(run.run, best_of(scores), people),
         last=evaluation(run.run, scores[-1], people),
         empty_rule=scores[-1].empty_masks,
@@ -218,10 +202,10 @@ def _data(starts: Sequence[Environment]) -> str:
     return next((start.store.rpartition("-")[2] for start in reversed(starts) if start.store), "")
 
 
-def _people(run: Run) -> dict[str, str]:
-    """The run's people; nobody where its split cannot be read, as the scores of an old run stay valid without it."""
+def _split(run: Run) -> RunSplit | None:
+    """The run's split; None where it cannot be read, as the scores of an old run stay valid without it."""
     try:
-        return run.people()
+        return run.split_record()
     except RunError as error:
         log.warning("%s", error)
-        return {}
+        return None

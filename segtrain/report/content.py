@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.evaluation.svg import Figure
-from segtrain.report import evidence, figures
+from segtrain.report import confirmation, evidence, figures, method
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Curves, Point
@@ -15,7 +14,7 @@ from segtrain.report.figures import Interval, Series, Strip
 from segtrain.report.further import further_scores
 from segtrain.report.headline import headline
 from segtrain.report.postprocessing import postprocessing_table
-from segtrain.report.statistics import Row
+from segtrain.report.statistics import Row, lines_of
 from segtrain.report.tables import (
     Table,
     dropped_table,
@@ -30,7 +29,6 @@ from segtrain.report.tables import (
 from segtrain.report.texts import Say
 from segtrain.report.trained import trained_tables
 from segtrain.report.variants import best_variant, mean_of_variant
-from segtrain.report.verdicts import ALPHA
 
 CurveName = Literal["loss", "val_loss", "val_dsc"]
 
@@ -53,6 +51,12 @@ class Section:
     headline: str = ""  # the main finding in words; above everything else
     cautions: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    part: str = ""  # of a report over several measurements, the one that it is of
+
+    @property
+    def heading(self) -> str:
+        """The title, with that of its part."""
+        return f"{self.part}: {self.title}" if self.part else self.title
 
 
 def sections(
@@ -81,7 +85,7 @@ def sections(
         )
     if table := evidence.table(lines_of(rows), say):
         parts.append(Section("evidence", say("evidence"), tables=[table]))
-    parts.append(_method(runs, rows, say))
+    parts.append(Section("method", say("method"), list(method.notes(runs, rows, say))))
     if atlases:
         parts.append(_atlas(atlases, say))
     parts.append(Section("pictures", say("pictures"), pictures=[run for run in runs if run.last]))
@@ -97,13 +101,16 @@ def _result(
         warnings.append(say("phantom"))
     if misnamed := [run.name for run in runs if run.misnamed]:
         warnings.append(say("misnamed", runs=", ".join(misnamed)))
+    records = confirmation.records_of(runs)
+    warnings += confirmation.warnings(runs, records, say)
     if not rows:
         return Section("result", say("result"), notes, [*warnings, say("nothing")])
     notes.append(say("chosen_epoch"))
     drawings = {}
     lines = lines_of(rows)
-    notes += evidence.notes(lines, best_variant(groups), say)
-    cautions = list(evidence.warnings(lines, say))
+    best = None if confirmation.is_confirmation(records) else best_variant(groups)
+    notes += evidence.notes(lines, best, say)
+    cautions = [*confirmation.cautions(records, best, rows[0].variant, say), *evidence.warnings(lines, say)]
     if any(row.difference for row in lines):
         notes += evidence.counts(lines, say)
         title = say("forest", baseline=rows[0].variant)
@@ -113,18 +120,13 @@ def _result(
         "result",
         say("result"),
         headline=headline(rows, say),
+        notes=list(confirmation.notes(runs, records, say)),
         warnings=warnings,
         tables=[variants_table(groups, rows, say)],
         figures=drawings,
         cautions=cautions,
         remarks=notes,
     )
-
-
-def lines_of(rows: Sequence[Row]) -> list[Row]:
-    """The rows and their parts: the means over regions first, then region by region."""
-    regions = dict.fromkeys(line.region for row in rows for line in row.lines)
-    return [line for region in regions for row in rows for line in row.lines if line.region == region]
 
 
 def _overview(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Iterator[str]:
@@ -276,20 +278,3 @@ def _series(runs: Sequence[tuple[str, Sequence[Point]]], variants: Sequence[str]
         common = sorted(set(curves[0]).intersection(*curves))
         mean: list[Point] = [(epoch, statistics.fmean(curve[epoch] for curve in curves)) for epoch in common]
         yield Series(variant, mean, place)
-
-
-def _method(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Section:
-    rules = sorted({run.empty_rule for run in runs if run.empty_rule})
-    words = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in rules]
-    notes = [say("method_estimand"), say("method_ci"), say("method_mean", rule=" / ".join(words))]
-    if any(row.patients != row.summary.n for row in rows):
-        notes.append(say("method_people"))
-    parts = max((len(row.parts) for row in rows), default=0)
-    if parts:
-        notes.append(say("method_regions"))
-    if len(rows) > 1:
-        compared = sum(line.difference is not None for line in lines_of(rows))
-        over = say("over_lines" if parts else "over_variants", n=compared)
-        notes += [say("method_test", m=over, alpha=ALPHA), say("method_strict"), say("method_evidence")]
-        notes.append(say("method_baseline", baseline=rows[0].variant))
-    return Section("method", say("method"), [*notes, say("method_hours")])

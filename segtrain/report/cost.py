@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf
 
 from segtrain.run import Environment
@@ -29,10 +29,11 @@ class Cost:
 def cost(starts: Sequence[Environment], events: Sequence[Event]) -> Cost:
     """The cost of all starts, each from its beginning to its last event that was kept.
 
-    Neither the time between starts nor work that a kill undid is counted. Raises ValueError or TypeError: a start
-    without a readable time, device or world size.
+    Neither the time between starts nor work that a kill undid is counted. Where the clock was set back between starts,
+    a start counts from no earlier than the one before it. Raises ValueError or TypeError: a start without a readable
+    time, device or world size.
     """
-    began_s = [start.began_s for start in starts]
+    began_s = list(accumulate((start.began_s for start in starts), max))
     hours = gpu_hours = 0.0
     energies: list[float] = []
     for start, (since_s, until_s) in zip(starts, pairwise([*began_s, inf]), strict=True):

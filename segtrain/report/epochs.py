@@ -5,10 +5,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from segtrain.report.variance import NOBODY, People
 from segtrain.run import Run
 from segtrain.run.events import EvaluationEvent, TrainEvent
+from segtrain.run.stored import number_in, reading
 
 Point = tuple[float, float]
 
@@ -63,17 +65,17 @@ def curves(training: Sequence[TrainEvent], scores: Sequence[EvaluationEvent]) ->
 
 def evaluation(run: Run, event: EvaluationEvent, people: People = NOBODY) -> Evaluation:
     """The evaluation of an event. Raises ValueError: its table or the run's people do not agree with it."""
-    rows = run.scores(event.epoch)
     table = run.validation_table(event.epoch)
+    rows = run.scores(event.epoch)
     by_region = {
-        region: {row["patient"]: float(row["dsc"]) for row in rows if row["region"] == region}
+        region: {row["patient"]: _dsc(table, row) for row in rows if row["region"] == region}
         for region in event.regions
     }
     if by_region:
         values = list(by_region.values())
         by_patient = {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}
     else:
-        by_patient = {row["patient"]: float(row["dsc"]) for row in rows}
+        by_patient = {row["patient"]: _dsc(table, row) for row in rows}
     if len(by_patient) != event.n:
         raise ValueError(f"{table}: {len(by_patient)} patients, {event.n} were scored")
     if len(rows) != event.n * max(1, len(by_region)):
@@ -82,3 +84,9 @@ def evaluation(run: Run, event: EvaluationEvent, people: People = NOBODY) -> Eva
     if event.people not in (None, number):
         raise ValueError(f"{run.split_file}: the patients are {number} people, {event.people} were scored")
     return Evaluation(event.epoch, event.step, event.val_dsc, rows, by_patient, by_region)
+
+
+def _dsc(table: Path, row: Mapping[str, str]) -> float:
+    """Raises DamagedFile."""
+    with reading(table):
+        return number_in(row["dsc"])

@@ -1,6 +1,5 @@
 """What one run was trained with, in words: its data, its config, its machine (L15)."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -8,12 +7,9 @@ from typing import Any
 from segtrain.config import Config, DataConfig, Ramp, flatten
 from segtrain.config.own_parts import own_parts
 from segtrain.data.splits import hash_of
-from segtrain.errors import RunError
 from segtrain.report.collect import Collected
 from segtrain.report.texts import Say
 from segtrain.run import Environment
-
-log = logging.getLogger(__name__)
 
 Facts = dict[str, str]  # by the key of its text; "" where nothing is to be said
 
@@ -62,13 +58,9 @@ def _of_data(run: Collected, data: DataConfig, starts: Sequence[Environment], sa
     by = {"reference": data.split_seed, "kfold": data.split_seed, "file": data.split_file}[data.split]
     facts["fact_split"] = say(f"split_{data.split}", by=by, folds=data.folds)
     facts["fold"] = "" if run.fold is None else str(run.fold)
-    try:
-        sides = run.run.split()
-    except RunError as error:
-        log.warning("%s", error)
-        return facts
-    facts["fact_patients"] = say("sides_text", train=len(sides["train"]), validation=len(sides["validation"]))
-    facts["fact_split_hash"] = hash_of(sides["train"], sides["validation"])[:DIGITS]
+    if split := run.split:
+        facts["fact_patients"] = say("sides_text", train=len(split.train), validation=len(split.validation))
+        facts["fact_split_hash"] = hash_of(split.train, split.validation)[:DIGITS]
     return facts
 
 

@@ -16,6 +16,7 @@ from segtrain.report.collect import Collected
 from segtrain.report.tables import Cell, Table, number, word
 from segtrain.report.texts import Say
 from segtrain.run import read_evaluation
+from segtrain.run.stored import built, number_in
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,16 @@ PREPARED_ALONE = (ECE,)
 # The word before a unit has a letter: in under_10_voxels it has none, that is the end of a class.
 UNIT = re.compile(r"(?P<name>(?:.*_)?[^_]*[a-z][^_]*)_(?P<unit>mm|px|ml|voxels|percent)")
 SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean in a summary, with its interval."""
+
+    n: int | None = None
+    mean: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,20 @@ class Evaluated:
         rows = [row for row in self.rows if row["trained_on"] == "no" and row.get("region", "") == region]
         name = column if column in PREPARED_ALONE else f"{self.prefix}{column}"
         cells = {row["patient"]: row.get(name) for row in rows}
-        return {patient: float(cell) for patient, cell in cells.items() if cell}
+        return {patient: number_in(cell) for patient, cell in cells.items() if cell}
+
+    def strata(self, region: str) -> Mapping[str, Mapping[str, Any]]:
+        """The mean of each stratum of the patients, with its interval and n, as far as there are any."""
+        strata: Mapping[str, Mapping[str, Any]] = self.block(region).get(f"{self.prefix}dsc_by", {})
+        return strata
+
+    def check(self) -> None:
+        """Raise one of DAMAGED where a table could not be made of it."""
+        for region in self.regions:
+            for column in self.columns(region):
+                self.values(region, column)
+            for mean in self.strata(region).values():
+                built(_Mean, dict(mean))
 
 
 @dataclass(frozen=True)
@@ -103,10 +127,9 @@ def _evaluations(run: Collected) -> Iterator[tuple[str, Evaluated]]:
         try:
             rows, summary = read_evaluation(folder)
             evaluated = Evaluated(run, rows, summary)
-            _ = [evaluated.columns(region) for region in evaluated.regions], evaluated.prefix
-            _ = [row["trained_on"] for row in rows]
+            evaluated.check()
         except DAMAGED as error:
-            log.warning("%s: no scores that a report could show (%s)", folder, error)
+            log.warning("%s: no scores that a report could show (%s)", folder, " ".join(str(error).split()))
             continue
         yield folder.name, evaluated
 
@@ -157,7 +180,7 @@ def _strata_table(name: str, folder: str, variants: Mapping[str, Sequence[Evalua
     for evaluated in variants.values():
         for one in evaluated:
             for region in one.regions:
-                for stratum, mean in one.block(region).get(f"{one.prefix}dsc_by", {}).items():
+                for stratum, mean in one.strata(region).items():
                     line = [word(one.run.name), word(region), word(stratum), number(mean.get("n"), "d")]
                     ends = [mean.get(end) for end in ("mean", "ci_low", "ci_high")]
                     lines.append([*line, *(number(end) for end in ends)])

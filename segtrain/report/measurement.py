@@ -98,15 +98,14 @@ def comparables(runs: Sequence[Collected]) -> list[Comparable]:
     """The runs by measurement, in the order of their first runs.
 
     A run whose config cannot be read is with the runs that score the same patients; where it does not count, else with
-    those of its variant, or the first.
+    those of its variant, of its folder, or the first.
     """
     groups: list[Comparable] = []
     for run in sorted(runs, key=lambda run: run.config is None):
         measurement = None if run.config is None else Measurement.of(run.config, run.data)
         place = next((place for place, one in enumerate(groups) if one.takes(run, measurement)), None)
         if place is None and measurement is None and not run.counts:
-            alike = (place for place, one in enumerate(groups) if run.variant in {other.variant for other in one.runs})
-            place = next(alike, 0 if groups else None)
+            place = _place_of_stray(run, groups)
         if place is None:
             groups.append(Comparable(None))
             place = len(groups) - 1
@@ -115,6 +114,18 @@ def comparables(runs: Sequence[Collected]) -> list[Comparable]:
     groups = [replace(one, runs=sorted(one.runs, key=lambda run: order[run.run.root])) for one in groups]
     groups.sort(key=lambda one: order[one.runs[0].run.root])
     return [replace(one, title=title) for one, title in zip(groups, _titles(groups), strict=True)]
+
+
+def _place_of_stray(run: Collected, groups: Sequence[Comparable]) -> int | None:
+    """The group with a run of the same variant, else of the same folder, else the first; None without any."""
+    for alike in (
+        lambda other: other.variant == run.variant,
+        lambda other: other.run.root.parent == run.run.root.parent,
+    ):
+        for place, one in enumerate(groups):
+            if any(map(alike, one.runs)):
+                return place
+    return 0 if groups else None
 
 
 def _titles(groups: Sequence[Comparable]) -> list[str]:

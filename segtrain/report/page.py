@@ -1,23 +1,24 @@
 """The files of a report: index.html with everything in it, report.md with its figures beside it, results.csv."""
 
-import base64
 import html
-import io
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
+from segtrain.config.text_file import open_file
+from segtrain.report.albums import albums
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.content import Section
+from segtrain.report.earlier import RESULTS
 from segtrain.report.figures import profile
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
@@ -25,11 +26,11 @@ from segtrain.report.texts import TEXTS, Language, say_in
 from segtrain.report.variants import mean_of_variant
 from segtrain.report.verdicts import Difference
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail
 MEAN_OF_REGIONS = "mean over regions"  # in the column of regions
 PICTURES_MB = 12  # of the page, as base64
-WIDEST_PX = 1024
 COLUMNS = (
     "variant", "n", "mean_dsc", "ci_low", "ci_high", "median", "best_mean_dsc", "best_ci_low", "best_ci_high",
     "difference", "difference_ci_low", "difference_ci_high", "pairs", "paired_by", "p", "p_holm", "verdict", "hours",
@@ -43,20 +44,11 @@ COLUMNS = (
 MARKS = {
     "index.html": ('<meta name="generator" content="segtrain">', "default-src 'none'; img-src data:; style-src"),
     "report.md": tuple(f"# {TEXTS[language]['title']}\n" for language in TEXTS),
-    "results.csv": (
+    RESULTS: (
         *(f"variant,{more}mean_dsc," for more in ("n,", "region,n,", "n,patients,", "region,n,patients,")),
         "variant,measurement,",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Album:
-    """The pictures of a run, each with its caption and data URL; or the reason why they are left out."""
-
-    run: str
-    pictures: Sequence[tuple[str, str]] = ()
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ def write_files(out: Path, language: Language, sections: Sequence[Section], resu
     for section in sections:
         for name, figure in section.figures.items():
             files.write_text(out / "figures" / f"{name}.svg", str(figure.svg))
-    files.write_text(out / "results.csv", results_csv)
+    files.write_text(out / RESULTS, results_csv)
     files.write_text(out / "report.md", markdown(language, sections))
     page = out / "index.html"
     files.write_text(page, html_page(language, sections))
@@ -117,8 +109,8 @@ def write_files(out: Path, language: Language, sections: Sequence[Section], resu
 def foreign_file(out: Path) -> Path | None:
     """The file in `out` that a report would replace, and that no report has written; None where there is none."""
     for name, marks in MARKS.items():
-        with suppress(OSError), (out / name).open(encoding="utf-8", errors="replace") as file:
-            beginning = file.read(4096)
+        with suppress(OSError), open_file(out / name) as file:
+            beginning = file.read(4096).decode(errors="replace")
             if beginning.strip() and not any(mark in beginning for mark in marks):
                 return out / name
     return None
@@ -133,6 +125,7 @@ def html_page(language: Language, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["groupby_part"] = lambda all_sections: groupby(all_sections, key=lambda one: one.part)
     runs = [run for section in sections for run in section.pictures]
     atlases = [atlas for section in sections for atlas in section.atlases]
     room = min(PICTURES_MB * 1e6, (LIMIT_MB - 1) * 1e6 - sum(atlas.size for atlas in atlases))
@@ -142,37 +135,9 @@ def html_page(language: Language, sections: Sequence[Section]) -> str:
         say=say_in(language),
         profile=profile,
         sections=sections,
-        albums=list(_albums(runs, room, language)),
+        albums=list(albums(runs, room, LIMIT_MB, say_in(language))),
         open_albums=len(runs) == 1 and not atlases,
     )
-
-
-def _albums(runs: Sequence[Collected], room: float, language: Language) -> Iterator[Album]:
-    """The pictures of each run's last and best epoch, while there is `room` for them (bytes)."""
-    say = say_in(language)
-    for run in runs:
-        epochs = {run.best.epoch: "best"} if run.best else {}
-        if run.last:
-            epochs[run.last.epoch] = "last"  # also where it is the best
-        pictures = []
-        for epoch, which in sorted(epochs.items(), reverse=True):
-            with suppress(OSError):  # none was drawn, or a crash of the machine truncated it
-                caption = say("picture", run=run.name, epoch=epoch, which=say(which))
-                pictures.append((caption, _webp(run.run.validation_picture(epoch))))
-        size = sum(len(url) for _, url in pictures)
-        if size > room:
-            yield Album(run.name, remark=say("no_room", run=run.name, limit_mb=LIMIT_MB))
-        elif pictures:
-            yield Album(run.name, pictures)
-            room -= size
-
-
-def _webp(path: Path) -> str:
-    with Image.open(path) as picture:
-        picture.thumbnail((WIDEST_PX, 16_000))
-        small = io.BytesIO()
-        picture.save(small, "WEBP", quality=75, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def markdown(language: Language, sections: Sequence[Section]) -> str:
@@ -181,7 +146,7 @@ def markdown(language: Language, sections: Sequence[Section]) -> str:
     for section in sections:
         if not (section.notes or section.warnings or section.tables or section.figures):
             continue
-        parts.append(f"## {section.title}")
+        parts.append(f"## {section.heading}")
         if section.headline:
             parts.append(f"**{_plain(section.headline)}**")
         parts += [f"**{_plain(warning)}**" for warning in section.warnings]
@@ -215,7 +180,7 @@ def results(rows: Sequence[Row], groups: Mapping[str, Sequence[Collected]]) -> s
         columns.insert(1, "region")
     lines = [_result(line, groups[line.variant]) for row in rows for line in row.lines]
     table = [{column: line.get(column, "") for column in columns} for line in lines]
-    return files.csv_text(table) if table else ",".join(COLUMNS) + "\n"
+    return csv_text(table) if table else ",".join(COLUMNS) + "\n"
 
 
 def _result(row: Row, runs: Sequence[Collected]) -> dict[str, str]:

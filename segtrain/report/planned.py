@@ -19,6 +19,7 @@ class Listed:
     variant: str | None = None
     fold: int | None = None
     seed: int | None = None
+    repeat: int | None = None
 
 
 def not_begun(begun: Sequence[Path], requested: Sequence[Path]) -> Iterator[Listed]:
@@ -53,5 +54,5 @@ def _runs_listed_in(folder: Path) -> Iterator[Listed]:
         state = line.state if line else result.state if result else ""
         run = Listed(folder / name, state, line.why if line else "")
         if result:
-            run = replace(run, variant=result.variant, fold=result.fold, seed=result.seed)
+            run = replace(run, variant=result.variant, fold=result.fold, seed=result.seed, repeat=result.repeat)
         yield run

@@ -1,6 +1,6 @@
 """A report over runs of several measurements: a part for each, and what can be compared across image sizes."""
 
-import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from segtrain.report.statistics import Row
 from segtrain.report.tables import Table, number, variants_table, word
 from segtrain.report.texts import Say
 from segtrain.report.variants import by_variant, compared
-from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text, read_csv
 
 Groups = Mapping[str, Sequence[Collected]]
 ONCE = ("method", "atlas", "pictures")  # sections that a page has once, at its end
@@ -66,7 +66,7 @@ def _numbered(section: Section, title: str, place: int) -> Section:
     return replace(
         section,
         name=f"{section.name}-{place}",
-        title=f"{title}: {section.title}",
+        part=title,
         tables=[replace(table, name=f"{table.name}-{place}") for table in section.tables],
         figures={f"{name}-{place}": figure for name, figure in section.figures.items()},
     )
@@ -167,7 +167,7 @@ def results(several: Sequence[Part]) -> str:
     lines = [
         {"variant": line["variant"], "measurement": part.of.title, **line}
         for part in several
-        for line in csv.DictReader(page.results(part.rows, part.groups).splitlines())
+        for line in read_csv(io.StringIO(page.results(part.rows, part.groups)))
     ]
     columns = list(dict.fromkeys(name for line in lines for name in line))
-    return files.csv_text([{name: line.get(name, "") for name in columns} for line in lines], columns)
+    return csv_text([{name: line.get(name, "") for name in columns} for line in lines], columns)

@@ -8,6 +8,7 @@ from segtrain.errors import DAMAGED
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Evaluation
 from segtrain.run import read_evaluation
+from segtrain.run.stored import number_in
 
 DSC = "original_dsc"
 RULES = ("threshold", "largest_component", "min_component_voxels", "tta")  # settings of evaluate that change scores
@@ -27,7 +28,7 @@ def in_source_geometry(run: Collected) -> Collected | None:
             and {row["patient"] for row in rows} == set(run.last.by_patient)
         )
         scored = _evaluation(run.last, rows) if fits else None
-    except (*DAMAGED, KeyError, TypeError, ValueError):
+    except DAMAGED:
         return None
     return replace(run, last=scored, best=scored) if scored else None
 
@@ -35,13 +36,13 @@ def in_source_geometry(run: Collected) -> Collected | None:
 def _evaluation(last: Evaluation, rows: Sequence[Mapping[str, str]]) -> Evaluation:
     """The last epoch's, of these rows. Raises KeyError or ValueError: they are of the prepared geometry alone."""
     by_region = {
-        region: {row["patient"]: float(row[DSC]) for row in rows if row["region"] == region}
+        region: {row["patient"]: number_in(row[DSC]) for row in rows if row["region"] == region}
         for region in last.by_region
     }
     if by_region:
         values = list(by_region.values())
         by_patient = {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}
     else:
-        by_patient = {row["patient"]: float(row[DSC]) for row in rows}
+        by_patient = {row["patient"]: number_in(row[DSC]) for row in rows}
     mean = math.fsum(by_patient.values()) / len(by_patient)
     return replace(last, dsc=mean, rows=rows, by_patient=by_patient, by_region=by_region)

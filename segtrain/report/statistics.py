@@ -144,5 +144,11 @@ def compare(
     return [row(variant, parts=[row(variant, region) for region in regions.get(variant, ())]) for variant in variants]
 
 
+def lines_of(rows: Sequence[Row]) -> list[Row]:
+    """The rows and their parts: the means over regions first, then region by region."""
+    regions = dict.fromkeys(line.region for row in rows for line in row.lines)
+    return [line for region in regions for row in rows for line in row.lines if line.region == region]
+
+
 def _names(regions: Mapping[str, Mapping[str, Scores]], variant: str) -> set[str]:
     return set(regions.get(variant, ()))

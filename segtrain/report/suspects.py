@@ -25,6 +25,7 @@ from segtrain.evaluation.evidence import Kind
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 from segtrain.evaluation.suspects import Drawn, Suspect
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 
 COLUMNS = (
     "rank", "patient", "region", "kind", "score", "dsc", "dsc_corrected", "shift_slices", "shift_rows", "shift_columns",
@@ -66,8 +67,8 @@ def write(out: Path, suspects: Sequence[Suspect], top: int, notes: Sequence[str]
     try:
         files.make_folder(out)
         rows, slices = list(rows_of(suspects)), sorted(_slices(suspects), key=_wrong_voxels, reverse=True)
-        files.write_text(out / TABLE, files.csv_text(rows, [*COLUMNS]))
-        files.write_text(out / SLICES, files.csv_text(slices, [*OF_SLICES]))
+        files.write_text(out / TABLE, csv_text(rows, [*COLUMNS]))
+        files.write_text(out / SLICES, csv_text(slices, [*OF_SLICES]))
         files.write_text(out / PAGE, page(suspects[:top], notes))
         _draw(suspects[:top], out / SHEET)
     except OSError as error:

@@ -195,10 +195,9 @@ def _patient_cells(name: str, people: People, patients: Mapping[str, float], lin
 
 def runs_table(runs: Sequence[Collected], say: Say) -> Table:
     """A row per run, whatever its state; below it one for each of its regions."""
-    by_region = any(run.regions for run in runs)
-    keys = (
-        ["run", "variant"] + ["region"] * by_region + ["fold", "seed", "state", "epochs", "n", "mean_ci", "best_mean"]
-    )
+    by_region, repeated = any(run.regions for run in runs), any(run.repeat is not None for run in runs)
+    keys = ["run", "variant", *(["region"] if by_region else []), "fold", *(["repeat"] if repeated else [])]
+    keys += ["seed", "state", "epochs", "n", "mean_ci", "best_mean"]
     lines = []
     for run in runs:
         for region in ("", *run.regions):
@@ -207,6 +206,7 @@ def runs_table(runs: Sequence[Collected], say: Say) -> Table:
                 line.append(word(region or (say("mean_of_regions") if run.regions else "")))
             line += [
                 number(run.fold, "d"),
+                *([number(run.repeat, "d")] if repeated else []),
                 number(run.seed, "d"),
                 word(say(run.state)),
                 number(run.last.epoch if run.last else None, "d"),

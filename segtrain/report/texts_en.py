@@ -59,6 +59,13 @@ EN = {
     "remark_unequal_spreads": "{lines}: the trainings of one recipe are more than three times as spread as those of the other; on one fold, false verdicts may reach 10%.",
     "failures": "Failures, patients with a DSC below {least} (95% limit of their rate): {lines}.",
     "failures_of": "{line} {failures} of {n} (up to {limit})",
+    "confirmation": "Confirmation: {chosen} was chosen from {variants} variants by the search {search} ({folder}), on {n} patients of folds {folds}."
+    " None of the {here} patients below took part in choosing it: this is the verdict to quote.",
+    "confirmation_seen": "Not a confirmation: {n} patients took part when the search {search} chose {chosen}: {patients}.",
+    "search_open": "{variant} is the best of {k} variants on the patients that it was chosen by, so its mean and difference are too good. The verdict to quote is that of a confirmation"
+    " on patients that took no part (folds {folds}), once all runs have ended: {command}",
+    "search_confirmed": "{variant} is the best of {k} variants on the patients that it was chosen by, so its mean and difference are too good. The verdict to quote is that of the confirmation, {folder}.",
+    "search_without_folds": "{variant} is the best of {k} variants on the patients that it was chosen by, so its mean and difference are too good. No fold is left to confirm it.",
     "best_of": "Best of {k} variants on these {n} patients: {variant}, {mean}; {how}; not tested on patients that took no part in the choice.",
     "best_by_folds": "chosen on the other folds and scored on the left one: {honest} (the same variant in {same} of {folds} folds)",
     "best_by_luck": "without the luck to be expected of the best of equal variants: {honest}",
@@ -81,7 +88,7 @@ EN = {
     "difference_ci": "difference to {baseline} [95% CI]", "p_holm": "p (Holm)", "verdict": "verdict",
     "pairs": "pairs",
     "best_mean": "mean DSC, best epoch* [95% CI]", "hours": "hours", "gpu_hours": "GPU hours", "speed": "images/s", "run": "run", "fold": "fold",
-    "seed": "seed", "state": "state", "epochs": "epochs", "last": "last epoch", "best": "best epoch*",
+    "seed": "seed", "repeat": "repeat", "state": "state", "epochs": "epochs", "last": "last epoch", "best": "best epoch*",
     "epoch": "epoch", "reason": "reason", "patient": "patient", "slices": "slices", "voxels": "voxels",
     "tp": "true positive", "fp": "false positive", "fn": "false negative", "mean": "mean", "median": "median",
     "dsc_last": "DSC, last epoch", "dsc_best": "DSC, best epoch*",
@@ -101,6 +108,7 @@ EN = {
     "loss_mixtures": "Training and validation losses are over different mixtures of slices, and their levels are not comparable: training draws augmented slices, most of them with"
     " lesion unless data.sampling=uniform; validation scores every slice of its patients as it is. Their trends are comparable.",
     "picture": "{run}, epoch {epoch} ({which}): prediction red, truth green, yellow where they agree",
+    "no_picture": "A picture is left out: {reason}.",
     "no_room": "{run}: the pictures are left out, since the page would exceed {limit_mb} MB.",
     "atlas": "Atlas",
     "no_atlas": "No atlas of {run}: {reason}.",
@@ -163,8 +171,10 @@ EN = {
     "method_test": "Differences are paired by patient, not by seed: each patient's value is the mean over the recipe's own trainings. Test: t test of the mean difference, whose"
     " variance has a part of the patients and a part of the trainings of both recipes, less their overlap, with Satterthwaite's degrees of freedom; Holm's correction over {m}."
     " Better or worse on these folds and seeds: p is at most {alpha:g}. One training each on fewer than five folds gives no verdict.",
-    "method_strict": "All folds have the same seeds, and a seed begins with the same weights in each: better or worse on these folds, without seeds, needs the t test over seeds as wholes, too"
-    " (at least two). Better or worse without either needs the strict form: the t test over the means of at least five folds, too; it also holds where the folds' training sets favour a recipe.",
+    "method_seeds_alike": "All folds have the same seeds, and a seed begins with the same weights in each: better or worse on these folds, without seeds, needs the t test over seeds as wholes, too"
+    " (at least two).",
+    "method_own_seeds": "No seed is in two folds, so this test is also that of better or worse on these folds, without seeds.",
+    "method_strict": "Better or worse without either needs the strict form: the t test over the means of at least five folds, too; it also holds where the folds' training sets favour a recipe.",
     "method_evidence": "Another table shows what each verdict rests on; its p values are of the t test, of that after Holm's correction, and of the two further tests after the same.",
     "method_baseline": "The baseline is {baseline}: the one that was requested, or else the variant whose training began first.",
     "method_hours": "Hours: time at work, from each start to its last step, without the time between starts. GPU hours: hours times the"

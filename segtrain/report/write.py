@@ -2,12 +2,17 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from segtrain.errors import RunError
 from segtrain.report.texts import Language, say_in
 from segtrain.runtime import files
+
+if TYPE_CHECKING:
+    from segtrain.evaluation.svg import Figure
+    from segtrain.report.content import Section
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +63,19 @@ def make(
                 log.info("not compared with other parts: %s (%d runs)", part.of.title, len(part.of.runs))
             sections, results = several.sections(parts, say, atlases), several.results(parts)
         if paper_format:
-            figures = {name: figure for section in sections for name, figure in section.figures.items()}
-            paper.write(out / "figures" / "paper", figures, paper_format)
+            paper.write(out / "figures" / "paper", _captioned(sections), paper_format)
         return page.write_files(out, language, sections, results)
     except OSError as error:
         raise _not_writable(out, error) from error
+
+
+def _captioned(sections: "Sequence[Section]") -> "dict[str, Figure]":
+    """The figures by their names, each with a title that says what part of the report it is of."""
+    return {
+        name: replace(figure, title=f"{section.part}: {figure.title}") if section.part else figure
+        for section in sections
+        for name, figure in section.figures.items()
+    }
 
 
 def _refuse_among_runs(out: Path, roots: Sequence[Path]) -> None:
