@@ -14,8 +14,10 @@
     own_code.py   the files of a part of the user's own, and their hashes
     importing.py  imports the code of such a part
     overrides.py  changes by key=value and by the keys of a spec
+    json_text.py  JSON that others wrote
     load.py       YAML <- key=value overrides, checked; written
     comparison.py whether two configs are the same run
+    paths.py      paths as users write them
     rules.py      values that do not fit together
     tree.py       nested mappings by dotted keys, the nearest right name
     views.py      flips at test time, and those of the training
@@ -65,6 +67,7 @@ from segtrain.config.schema import (
     TrainConfig,
     TtaName,
     WatchConfig,
+    WeightsInput,
 )
 from segtrain.config.tree import flatten, nearest
 from segtrain.config.views import untrained_views
@@ -116,6 +119,7 @@ __all__ = [
     "TrainConfig",
     "TtaName",
     "WatchConfig",
+    "WeightsInput",
     "builtin_config",
     "canonical",
     "checked",

@@ -33,6 +33,7 @@ NEWER_KEYS = frozenset(
         "data.neighbours_mm",
         "data.split_version",
         "data.published",
+        "data.resident",
         "data.phantom.contrasts",
         "data.phantom.regions",
         "data.phantom.spacing_mm",
@@ -40,6 +41,9 @@ NEWER_KEYS = frozenset(
         "data.phantom.unlabelled",
         "loss_regions",
         "model.output",
+        "model.weights_input",
+        "model.freeze",
+        "optim.lr_ratios",
         "evaluate.min_component_ml",
     }
 )
@@ -59,6 +63,7 @@ MAY_DIFFER = frozenset(
         "data.skip_bad",
         "data.split_version",  # the split itself is compared
         "data.published",
+        "data.resident",
         "device",
         "allocator",
         "deterministic",
@@ -79,6 +84,11 @@ MAY_DIFFER = frozenset(
         "watch.stall_s",
     }
 )
+
+
+def may_differ(key: str) -> bool:
+    """Whether a run may go on with another value of the key."""
+    return key in MAY_DIFFER or key.startswith("deepspeed.")
 
 
 def fingerprint(cfg: Config) -> str:
@@ -105,6 +115,6 @@ def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | Non
     ours = replace(ours, data=replace(ours.data, **left_to_data))
     one, other = (dict(flatten(asdict(portable(cfg)))) for cfg in (ours, theirs))
     for key in [*one, *other]:
-        if key not in MAY_DIFFER and not key.startswith("deepspeed.") and one.get(key) != other.get(key):
+        if not may_differ(key) and one.get(key) != other.get(key):
             return key, one.get(key), other.get(key)
     return None

@@ -1,10 +1,12 @@
 """Labels by the names that an nnU-Net data set's dataset.json gives them. Imports no torch."""
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segtrain.config.json_text import json_in
+from segtrain.config.paths import expanded
 from segtrain.config.tree import nearest
 from segtrain.errors import ConfigError
 
@@ -24,10 +26,10 @@ def labels_of(about: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _numbers(name: Any, value: Any) -> tuple[int, ...]:
-    try:
-        return tuple(int(label) for label in (value if isinstance(value, list | tuple) else [value]))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"names {name} as {value!r}, which is neither a label nor a list of labels") from error
+    labels = value if isinstance(value, list | tuple) else [value]
+    if not all(re.fullmatch(r"\d{1,9}", str(label)) for label in labels):
+        raise ValueError(f"names {name} as {value!r}, which is neither a label nor a list of labels")
+    return tuple(map(int, labels))
 
 
 def with_label_numbers(tree: Any) -> Any:
@@ -42,7 +44,7 @@ def with_label_numbers(tree: Any) -> Any:
     lists = [*regions.values(), ignore] if isinstance(regions, Mapping) else [ignore]
     if not any(isinstance(label, str) for labels in lists if isinstance(labels, list) for label in labels):
         return tree
-    names = _names_below(Path(str(data["root"])).expanduser())
+    names = _names_below(expanded(str(data["root"])))
     changed = {**data}
     if isinstance(regions, Mapping):
         changed["regions"] = {
@@ -56,7 +58,7 @@ def with_label_numbers(tree: Any) -> Any:
 def _names_below(root: Path) -> dict[str, tuple[int, ...]]:
     path = root / DATASET_JSON
     try:
-        return labels_of(json.loads(path.read_text(encoding="utf-8-sig")))
+        return labels_of(json_in(path))
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: labels have no names to look up ({reason}); use numbers in the config") from error

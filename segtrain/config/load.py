@@ -16,10 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from segtrain.config.label_names import with_label_numbers
 from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
 from segtrain.config.own_parts import beside, with_code
+from segtrain.config.paths import is_file
 from segtrain.config.rules import problems
 from segtrain.config.schema import Config
+from segtrain.config.text_file import text_of
 from segtrain.config.tree import flatten, nearest
 from segtrain.config.views import with_trained_views
+from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import ConfigError
 
 T = TypeVar("T")
@@ -37,7 +40,7 @@ def builtin_config(name: str) -> Path:
 def find_config(path: Path | str) -> Path:
     """The file itself, or the config of that name that comes with the project. Raises ConfigError: neither."""
     path = Path(path)
-    if path.is_file() or path.suffix or len(path.parts) > 1:
+    if is_file(path) or path.suffix or len(path.parts) > 1:
         return path
     names = sorted(file.stem for file in builtin_config("phantom.yaml").parent.glob("*.yaml"))
     if path.name not in names:
@@ -92,23 +95,13 @@ def _names_one(message: str, keys: Sequence[str]) -> bool:
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds; an empty one, an empty mapping. Raises ConfigError: unreadable, not YAML, a key twice."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
+        return parse_yaml(text_of(path)) or {}
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML lets the last of equal keys win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} is listed twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def from_tree(tree: Any, where: str, stored: bool = False) -> Config:
@@ -164,9 +157,12 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
     if not isinstance(tree, Mapping):
         raise ConfigError(f"a mapping of keys belongs there, this is a {type(tree).__name__}; {help_text}")
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        result = TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         errors = error.errors()
+    else:
+        _refuse_switches(tree, result)
+        return result
     # Of several errors first the unknown keys: a misspelt key may be why another is missing. A value that may be of two
     # types has an error for each, and that of the other type says nothing.
     ranked = [one for one in errors if one["type"] == "unexpected_keyword_argument"]
@@ -183,6 +179,17 @@ def _checked(kind: type[T], tree: Any, known: Collection[str], help_text: str) -
         raise ConfigError(f"{key} is missing; {help_text}")
     message = first["msg"].removeprefix("Value error, ")
     raise ConfigError(f"{key}={first['input']!r}: {message}; change {key}")
+
+
+def _refuse_switches(tree: Mapping[str, Any], result: Any, above: str = "") -> None:
+    """Raise ConfigError for a number that was written as true or false, of which pydantic makes 1 or 0."""
+    for name, value in tree.items():
+        key = f"{above}{name}"
+        taken = result.get(name) if isinstance(result, Mapping) else getattr(result, str(name), None)
+        if isinstance(value, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+            raise ConfigError(f"{key}={value}: a number belongs there, this is a switch (yes and on are true, too)")
+        if isinstance(value, Mapping):
+            _refuse_switches(value, taken, f"{key}.")
 
 
 def to_yaml(cfg: Config) -> str:

@@ -12,9 +12,10 @@ from segtrain.config.choice import PART, Choice, option_names
 from segtrain.config.parts import LOSSES
 from segtrain.config.schema import Config
 from segtrain.config.tree import nearest
+from segtrain.config.yaml_text import NO_LETTER, parse_yaml
 from segtrain.errors import ConfigError
 
-WHOLE = ("loss", "data.regions")  # mappings that are values: another takes their place
+WHOLE = ("loss", "data.regions", "optim.lr_ratios")  # mappings that are values: another takes their place
 YAML_INDICATORS = "'\"|>&!*"  # what a text that is not plain begins with
 # Keys that choose a part.
 CHOICES = ("loss", "model.name", "data.augment", "data.source", "optim.name", "optim.schedule")
@@ -85,11 +86,16 @@ def parse_override(override: str, value: str) -> Any:
     Raises ConfigError, naming the whole override.
     """
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.reader.ReaderError:
+        if odd := NO_LETTER.search(value):
+            raise ConfigError(f"{override!r}: {odd[0]!a} is no letter; take it out") from None
         return value
     except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not YAML; quote it, for example name='a b'") from error
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            f"{override!r}: the value is not YAML ({problem}); quote it, for example name='a b'"
+        ) from error
     is_plain = isinstance(parsed, str) and value.lstrip()[0] not in YAML_INDICATORS
     return value.strip() if is_plain else parsed
 

@@ -11,6 +11,7 @@ from typing import Any
 from segtrain.config.choice import PART, Choice, name_of, options_of, with_name
 from segtrain.config.loss_terms import TAKES
 from segtrain.config.own_code import OwnCode, own_code
+from segtrain.config.paths import expanded, is_file
 from segtrain.config.reference import Reference
 from segtrain.config.schema import Config
 from segtrain.config.signature import signature_of
@@ -96,13 +97,13 @@ def beside(cfg: Config, folders: Sequence[Path]) -> Config:
     """
     places: dict[str, Path] = {}
     for part in own_parts(cfg):
-        path = Path(part.reference.where).expanduser()
-        if not part.reference.is_file or path.is_file():
+        path = expanded(part.reference.where)
+        if not part.reference.is_file or is_file(path):
             continue
         copied = next((name for name in cfg.code if name.startswith(f"{part.folder}/")), None)
         candidates = [folder / path for folder in folders]
         candidates += [folder / CODE / copied for folder in folders if copied]
-        if there := next((file for file in candidates if file.is_file()), None):
+        if there := next((file for file in candidates if is_file(file)), None):
             places[part.folder] = there.resolve()
     return moved(cfg, places)
 

@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Self
 
+from segtrain.config.paths import expanded, is_file
 from segtrain.errors import ConfigError
 
 _FORM = re.compile(r"(?P<where>.+\.(?:py|ipynb)|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
@@ -75,10 +76,10 @@ class Reference:
         return Path(spec.origin).resolve()
 
     def _own_file(self) -> Path:
-        path = Path(self.where).expanduser()
+        path = expanded(self.where)
         if path.suffix == ".ipynb":
             raise ConfigError(f"{self}: a notebook cannot be imported; write {self.name} into a .py file and name that")
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"{self}: there is no file {path} in {Path.cwd()}; write its path as FILE.py:NAME")
         return path.resolve()
 

@@ -2,40 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from segtrain.config.choice import name_of, options_of
+from segtrain.config.deepspeed_keys import extra_problems
 from segtrain.config.networks import NETWORKS, width_problem
-from segtrain.config.parts import OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.parts import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
 from segtrain.config.schema import POSTPROCESSING, Config, DataConfig, ModelConfig, OptimConfig
-from segtrain.config.tree import flatten
 from segtrain.errors import ConfigError
 
-# Keys of DeepSpeed's JSON that are made from ours, and from which of ours.
-OWNED = {
-    "train_batch_size": "train.global_batch",
-    "elasticity": "train.global_batch",
-    "train_micro_batch_size_per_gpu": "train.micro_batch",
-    "gradient_accumulation_steps": "train.micro_batch",
-    "managed_gradient_accumulation": "train.micro_batch",
-    "gradient_clipping": "optim.clip_norm",
-    "optimizer": "optim.name",
-    "zero_allow_untested_optimizer": "optim.name",
-    "scheduler": "optim.schedule",
-    "fp16": "precision",
-    "bf16": "precision",
-    "bfloat16": "precision",
-    "amp": "precision",
-    "torch_autocast": "precision",
-    "activation_checkpointing": "model.checkpoint_activations",
-    "compile": "model.compile (with engine=ddp)",
-    "zero_optimization.stage": "deepspeed.zero",
-    "zero_optimization.cpu_offload": "deepspeed.offload",
-    "zero_optimization.offload_optimizer.device": "deepspeed.offload",
-    "zero_force_ds_cpu_optimizer": "deepspeed.offload",
-}
 Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case
 
 
@@ -43,7 +19,7 @@ def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the combination of values, each with its remedy; nothing when they fit."""
     checks = (*_folders(cfg), *_data(cfg.data), *_model(cfg.model), *_optim(cfg.optim), *_engine(cfg))
     yield from (message for wrong, message in checks if wrong)
-    yield from _extra(cfg.deepspeed.extra)
+    yield from extra_problems(cfg.deepspeed.extra)
 
 
 def refuse_unknown_regions(cfg: Config) -> None:
@@ -101,6 +77,11 @@ def _data(data: DataConfig) -> Checks:
         data.sampling == "uniform" and data.lesion_free != DataConfig.lesion_free,
         f"data.lesion_free={data.lesion_free} is of data.sampling=lesion, but data.sampling=uniform draws every slice "
         "alike; leave one of the two out",
+    )
+    yield (
+        bool(data.resident) and name_of(data.augment) not in AUGMENTATIONS,
+        f"data.resident=true, but data.augment={name_of(data.augment)} of your own works on the CPU, slice by slice; "
+        "leave data.resident out",
     )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
     yield from _labels(data)
@@ -191,6 +172,11 @@ def _model(model: ModelConfig) -> Checks:
         model.norm == "group" and model.features % 4 != 0,
         f"model.features={model.features} cannot be divided into 4 groups for model.norm=group; set model.features=8",
     )
+    yield (
+        model.weights_input is not None and model.weights is None,
+        f"model.weights_input={model.weights_input} is of a file of weights, and model.weights names none; leave it "
+        "out, or set model.weights",
+    )
     yield from _unread(model, "model", "name", NETWORKS)
     yield from _unread_by_own(model)
     message = width_problem(name_of(model.name), model.features)
@@ -217,6 +203,11 @@ def _unread_by_own(model: ModelConfig) -> Checks:
 def _optim(optim: OptimConfig) -> Checks:
     yield from _unread(optim, "optim", "name", OPTIMIZERS)
     yield from _unread(optim, "optim", "schedule", SCHEDULES)
+    yield (
+        optim.lr_ratios is not None and Reference.parse(name_of(optim.name)) is not None,
+        f"optim.lr_ratios={optim.lr_ratios} is not for optim.name={name_of(optim.name)} of your own; leave it out, and "
+        "write a factory f(network, lr) that gives its groups their rates",
+    )
     schedule, options = name_of(optim.schedule), options_of(optim.schedule)
     for key in ("final_lr_ratio", "power"):
         value = getattr(optim, key)
@@ -279,13 +270,3 @@ def _engine(cfg: Config) -> Checks:
         "optim.name=schedulefree averages weights in place of a schedule; use optim.schedule=constant (warmup_steps "
         "may stay) and no optim.ema",
     )
-
-
-def _extra(extra: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of `deepspeed.extra` that would replace what is made from other keys."""
-    for key, value in flatten(extra):
-        for owned, ours in OWNED.items():
-            if f"{key}.".startswith(f"{owned}."):
-                yield f"deepspeed.extra.{key}={value!r}: this is made from {ours}; leave it out and set {ours}"
-            elif owned.startswith(f"{key}.") and not isinstance(value, Mapping):
-                yield f"deepspeed.extra.{key}={value!r}: a mapping of DeepSpeed's keys belongs there"

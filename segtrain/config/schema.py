@@ -29,15 +29,18 @@ SplitVersion = Literal[1, 2]
 PublishedName = Literal["all", "present", "redrawn"]
 SamplingName = Literal["lesion", "uniform"]
 TtaName = Literal["none", "trained", "left_right", "up_down", "flips", "all"]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "ieee"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
+WeightsInput = Literal["mean", "repeat"]
 AllocatorName = Literal["keep", "system"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Volume = Annotated[float, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
 Labels = Annotated[tuple[Label, ...], Field(min_length=1)]
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]  # a number, too
 
 
@@ -48,7 +51,7 @@ def _check_source(choice: Any) -> Choice:
 
 
 def _check_engine(name: Any) -> Any:
-    if name not in ENGINES:
+    if not isinstance(name, str) or name not in ENGINES:
         near = nearest(name, ENGINES)
         hint = f" (did you mean {near!r}?)" if near else ""
         raise ValueError(f"no engine is named {name!r}{hint}; there are {', '.join(ENGINES)}")
@@ -69,7 +72,7 @@ class DataConfig:
     source: Annotated[Choice, BeforeValidator(_check_source)] = "phantom"  # made-up patients; auto: by looking at root
     root: str | None = None  # the folder of the data
     files: dict[str, str] | None = None  # where files are, source=nifti: {flair: '{patient}/*_FLAIR.nii.gz', truth: ..}
-    store: str = "prepared"  # parent folder of prepared stores; share it between runs
+    store: str = "prepared"  # parent folder of prepared stores, shared by runs; $VARIABLES are those of the node
     image_size: int = Field(default=256, ge=16, multiple_of=16)  # side of a prepared slice in pixels, a multiple of 16
     skip_bad: bool = False  # leave broken patients out (and list them) instead of stopping
     contrasts: Names | None = None  # by name, in the order of the network's channels; default: those that all have
@@ -82,7 +85,7 @@ class DataConfig:
     resample: Literal["truth"] | None = None  # truth: contrasts of other grids are brought onto the truth's
     protocol: ProtocolName = "reference"  # of intensities; zscore: each contrast inside the head
     spacing_mm: float | None = Field(default=None, gt=0)  # in plane, resampled to; default: any, resized to image_size
-    workers: int | None = Field(default=None, ge=1)  # processes that prepare; default: the usable cores
+    workers: int | None = Field(default=None, ge=1)  # processes that prepare; default: the usable CPUs
     split: SplitName = "reference"  # how patients are divided; reference: as the public program does
     validation_patients: int = Field(default=10, ge=1)  # split=reference
     split_seed: int = Field(default=42, ge=0)  # of the drawing of patients
@@ -96,6 +99,7 @@ class DataConfig:
     lesion_free: float = Field(default=0.1, ge=0)  # sampling=lesion: draws from any slice for one by lesion area
     augment: Annotated[Choice, choice_of("augmentation", AUGMENTATIONS)] = "reference"  # a name of the list below
     augment_workers: int | None = Field(default=None, ge=0)  # processes of an own augmentation; default: spare cores
+    resident: bool | None = None  # all training slices on the device; default: on a GPU with enough memory
     copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that a sample gets the lesion of one of the same lane
     mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a sample is blended with one of the same lane
     neighbours: int = Field(default=0, ge=0, le=4)  # slices above and below as channels (2.5D); edges repeat
@@ -103,10 +107,14 @@ class DataConfig:
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
     @property
+    def contrast_names(self) -> tuple[str, ...]:
+        """The contrasts in the order of the network's channels; of a run's data once they are prepared."""
+        return self.contrasts or (self.phantom.contrasts if self.source == "phantom" else LGG_CONTRASTS)
+
+    @property
     def channels(self) -> int:
         """Channels of the network's input: the contrasts of the slice and of its neighbours."""
-        contrasts = self.contrasts or (self.phantom.contrasts if self.source == "phantom" else LGG_CONTRASTS)
-        return len(contrasts) * (2 * self.neighbours + 1)
+        return len(self.contrast_names) * (2 * self.neighbours + 1)
 
     @property
     def layout(self) -> MaskLayout:
@@ -125,6 +133,8 @@ class ModelConfig:
     deep_supervision: float | None = Field(default=None, ge=0, le=1)  # weight of each coarser output to the one before
     output: OutputName | None = None  # of a network of your own; default: found by trying it
     weights: str | None = None  # a local file to start from: .safetensors or .pt
+    weights_input: WeightsInput | None = None  # its first convolution, of other channels; default: that is an error
+    freeze: Patterns = ()  # parts that stay as in weights, by their names, as [encoder*, bottleneck]
     channels_last: bool | None = None  # default: true where that was measured to be faster (docs/performance.md)
     compile: bool = False  # torch.compile
     checkpoint_activations: bool = False  # keep fewer activations for the backward pass and compute the rest again
@@ -141,6 +151,7 @@ class OptimConfig:
 
     name: Annotated[Choice, choice_of("optimiser", OPTIMIZERS)] = "adam"  # a name of the list below
     lr: float = Field(default=1e-4, gt=0)  # the learning rate, before the schedule
+    lr_ratios: dict[str, Annotated[float, Field(gt=0)]] | None = None  # of lr, by parts' names, as {encoder*: 0.1}
     weight_decay: float = Field(default=0.0, ge=0)  # of weights, not of norms and biases
     decay_all: bool = False  # decay norms and biases too
     momentum: float = Field(default=0.9, ge=0, lt=1)  # sgd
@@ -255,7 +266,7 @@ class DeepSpeedConfig:
 class Config:
     """The whole configuration of a run."""
 
-    name: str = Field(default="phantom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # of the run, and of its folder
+    name: str = Field(default="phantom", pattern=RUN_NAME, max_length=200)  # of the run, and of its folder
     runs_dir: str = "runs"  # the folder of the runs' folders
     seed: int = Field(default=42, ge=0, lt=2**63)  # of weights, order and augmentation
     data: DataConfig = field(default_factory=DataConfig)
@@ -268,11 +279,11 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    precision: Precision = "fp32"  # of the matrix products
+    precision: Precision = "fp32"  # of products; on CUDA fp32 convolves in TF32, as torch does, and ieee does not
     engine: Annotated[str, BeforeValidator(_check_engine)] = "ddp"  # a name of the list below
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"  # auto: a GPU where there is one
-    threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable cores / ranks on the node
+    threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable CPUs / ranks on the node
     allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
     deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
     log_every_steps: int = Field(default=10, ge=1)  # steps between two lines of the log

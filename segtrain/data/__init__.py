@@ -19,6 +19,7 @@ folds.py        the fold of each person
 splits.py       the patients that train and those that validate
 order.py        the slice at each position of a run
 neighbours.py   slices with those around them as channels
+resident.py     the training patients' slices on the device, gathered there by index
 feed.py         batches of one rank, read ahead by a thread, or by workers that augment them
 augment/        augmentation, drawn by position
 """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.config import DataConfig
 from segtrain.data.store import is_built
 from segtrain.errors import DataError, LaunchError
 from segtrain.runtime import files, lock, machine
@@ -77,7 +78,7 @@ def _take(file: Path) -> lock.Lock | None:
         if error.filename is not None:  # it cannot even be opened
             raise
         raise DataError(
-            f"{file.parent}: the file system has no locks ({error.strerror}); set data.store to a folder on another"
+            f"{file.parent}: the file system gives no lock ({error.strerror}); set data.store to a folder on another"
         ) from error
 
 
@@ -115,6 +116,22 @@ def _whose(folder: Path) -> str:
         return f", the folder belongs to {files.owner_of(folder)}"
     except OSError:
         return ""
+
+
+def shared_store(cfg: DataConfig, path: Path) -> Path | None:
+    """The same store in the default folder, where `path` is on a node's own disk: it is copied from there."""
+    shared = Path(DataConfig().store) / path.name
+    return shared if "$" in cfg.store and shared.resolve() != path.resolve() and is_built(shared) else None
+
+
+def copy_store(shared: Path, aside: Path, check: Callable[[], None]) -> None:
+    """Copy a whole store into the folder in which another is built; `check` is called at each file and may raise."""
+
+    def copy(source: str, target: str) -> None:
+        check()
+        shutil.copyfile(source, target)
+
+    shutil.copytree(shared, aside, copy_function=copy, dirs_exist_ok=True)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> int:

@@ -1,4 +1,6 @@
-"""Batches of one rank, read from the store ahead of time by a background thread, or by workers that augment them.
+"""Batches of one rank: gathered on the device where all slices lie there, else read ahead of time from the store.
+
+A background thread reads them, or workers that augment them.
 
 Legend: b this rank's share of the global batch, h height, w width, c channel.
 """
@@ -17,12 +19,15 @@ from torch import Tensor
 from segtrain.config import DataConfig
 from segtrain.data.augment.ahead import Ahead, Asked, Place
 from segtrain.data.augment.batch import draw
-from segtrain.data.augment.draws import Contrasts, Draws
+from segtrain.data.augment.draws import Contrasts, Draws, empty, pinned
 from segtrain.data.augment.mix import Mix, mix_draws
 from segtrain.data.augment.own import Recipe
 from segtrain.data.neighbours import Neighbours, window
 from segtrain.data.order import AUGMENT_STREAM, PARTNER_STREAM, EpochPlan, Order
+from segtrain.data.resident import Resident, resident
+from segtrain.data.sources.base import Check, no_check
 from segtrain.data.store import Store
+from segtrain.runtime.world import CPU
 
 LEAVE_S = 5.0  # for the thread, which may be waiting for the store
 AHEAD = 2  # batches that are gathered and wait
@@ -30,7 +35,9 @@ AHEAD = 2  # batches that are gathered and wait
 
 @dataclass(frozen=True)
 class Batch:
-    """image_bhwc: float16, mask_bhw: uint8, and the draws of their augmentation; on the CPU, pinned on request.
+    """image_bhwc: float16, mask_bhw: uint8, and the draws of their augmentation.
+
+    On the CPU, pinned for a GPU, unless the slices are on the device already.
 
     After an augmentation of the user's own, image_bhwc is float32, and there are no draws.
     """
@@ -69,15 +76,18 @@ class Feed:
         cfg: DataConfig,
         rank: int,
         world_size: int,
-        pin: bool,
+        device: torch.device = CPU,
         own: Recipe | None = None,
     ) -> None:
-        """`own`: the augmentation, where it is one of the user's own."""
+        """device: that trains. own: the augmentation, where it is one of the user's own."""
         self.store = store
         self.patients = patients
         self.order = order
         self.cfg = cfg
-        self.pin = pin
+        self.device = device
+        self.quiet = rank > 0
+        self._pin = device.type == "cuda"
+        self._resident: Resident | None = None
         self.columns = order.columns(rank, world_size)
         self._contrasts = Contrasts(store.contrasts, cfg.missing)
         self._neighbours = Neighbours.of(cfg)
@@ -96,14 +106,33 @@ class Feed:
         if self._thread is not None:
             self._thread.join(LEAVE_S)
 
+    def load(self, check: Check = no_check) -> None:
+        """Copy the slices to the device, where `data.resident` says so or they fit; `check` is called meanwhile.
+
+        Raises DataError, and what `check` raises.
+        """
+        self._resident = resident(self.store, self.patients, self.cfg, self.device, check, self.quiet)
+
+    def release(self) -> bool:
+        """Whether slices lay on the device; they no longer do, and from now on each step reads its own."""
+        had, self._resident = self._resident is not None, None
+        if had and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return had
+
     def batches(self, first_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps first_step <= step < end_step (counted over the run from 0)."""
         if self._own is not None:
             self._own.start()
-        if self._own is not None and not self._own.count:
-            # It draws from generators that the step draws from too: one after the other.
-            yield from map(self.gather, range(first_step, end_step))
-            return
+        # Where the own augmentation draws from generators that the step draws from too: one after the other.
+        in_turn = self._own is not None and not self._own.count
+        for step in range(first_step, end_step):
+            if not (self._resident or in_turn):
+                yield from self._read_ahead(step, end_step)
+                return
+            yield self.gather(step)
+
+    def _read_ahead(self, first_step: int, end_step: int) -> Iterator[Batch]:
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD)
         self._thread = threading.Thread(
             target=self._gather_all, args=(first_step, end_step, ready), name="feed", daemon=True
@@ -189,11 +218,13 @@ class Feed:
     def _empty(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         size = self.store.size_px
         channels = len(self.store.contrasts) * (2 * self.cfg.neighbours + 1)
-        image = torch.empty((samples, size, size, channels), dtype=dtype, pin_memory=self.pin)
-        return image, torch.empty((samples, size, size), dtype=torch.uint8, pin_memory=self.pin)
+        image = empty((samples, size, size, channels), dtype, self._pin)
+        return image, empty((samples, size, size), torch.uint8, self._pin)
 
     def _read(self, plan: EpochPlan, row: int, columns: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The samples of some columns of a batch, from the store."""
+        """The samples of some columns of a batch."""
+        if self._resident:
+            return self._resident.gather(plan.patient[row, columns], plan.slice[row, columns])
         image, mask = self._empty(len(columns), torch.float16)
         image_bhwc, mask_bhw = image.numpy(), mask.numpy()
         for place, column in enumerate(columns):
@@ -211,7 +242,7 @@ class Feed:
 
     def _draws(self, step: int) -> Draws | None:
         draws = draw(self.cfg.augment, self.order.seed, self._positions(step), self._contrasts)
-        return draws.moved(Tensor.pin_memory) if draws is not None and self.pin else draws
+        return draws.moved(pinned) if draws is not None and self._pin else draws
 
     def _mix(self, plan: EpochPlan, row: int, step: int) -> Mix | None:
         """Copy-paste and mixup with samples of the epoch's next batch, in the same column.
@@ -235,4 +266,4 @@ class Feed:
     def _made_mix(self, mixed: _Mixed, image: Tensor, mask: Tensor) -> Mix:
         place, paste, own_share = map(torch.from_numpy, (mixed.place, mixed.paste, mixed.own_share))
         mix = Mix(place, image, mask, paste, own_share)
-        return mix.moved(Tensor.pin_memory) if self.pin else mix
+        return mix.moved(pinned) if self._pin else mix

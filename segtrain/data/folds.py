@@ -12,16 +12,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from segtrain.config import SplitVersion
 from segtrain.data.published import LGG
-from segtrain.data.store import StoredPatient
+from segtrain.data.store_index import StoredPatient
 
 NEWEST: SplitVersion = 2
 BEFORE_VERSIONS: SplitVersion = 1  # of splits that do not say their version
 SEEDS_TRIED = 1000
+MOST_DIGITS = 4000  # of a number in a name; Python reads no longer ones
 Group = tuple[str, ...]  # the patients of one person
 
 _PLACE_IN_LGG = {person: place for place, person in enumerate(LGG)}  # its numbers have gaps
@@ -31,9 +33,13 @@ def fold_of(person: str, folds: int, seed: int) -> int:
     """The person's fold: that of its number within a block of `folds` consecutive numbers, each dealt anew."""
     family, number = _numbered(person)
     block, place = divmod(number, folds)
-    # By SHA-256, since NumPy does not promise the same permutation in later versions.
-    dealt = sorted(range(folds), key=lambda fold: _digest(seed, folds, family, block, fold))
-    return dealt[place]
+    return _dealt(seed, folds, family, block)[place]
+
+
+@lru_cache(maxsize=1024)  # neighbours in the order of names are of one block
+def _dealt(seed: int, folds: int, family: str, block: int) -> list[int]:
+    """The folds of a block's numbers, by SHA-256: NumPy does not promise the same permutation in later versions."""
+    return sorted(range(folds), key=lambda fold: _digest(seed, folds, family, block, fold))
 
 
 def _numbered(person: str) -> tuple[str, int]:
@@ -41,7 +47,7 @@ def _numbered(person: str) -> tuple[str, int]:
     if person in _PLACE_IN_LGG:
         return "TCGA-LGG", _PLACE_IN_LGG[person]
     if match := re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", person, re.DOTALL):
-        return f"{match[1]}#{match[3]}", int(match[2])
+        return f"{match[1]}#{match[3]}", int(match[2][-MOST_DIGITS:])
     if match := re.fullmatch(r"(.*)([A-Za-z])", person, re.DOTALL):
         return f"{match[1]}#", ord(match[2].upper()) - ord("A")
     return person, 0

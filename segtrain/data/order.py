@@ -9,17 +9,21 @@ r-th part of the lanes. So ranks never share a patient within an epoch, and batc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import heapreplace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import Config, SamplingName
+from segtrain.data import world_sizes
 from segtrain.data.neighbours import refuse_unknown_distances
 from segtrain.data.preprocess import slice_weights
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError
 
+MOST_REPEATS = 16  # of a slice within one global batch, on average
 COVERAGE = 0.95  # the least share of all slices in an epoch of uniform sampling
 # Keep the draws of one seed apart.
 ORDER_STREAM, AUGMENT_STREAM, MIX_STREAM, PARTNER_STREAM, CONSTRUCTION_STREAM = range(1, 6)
@@ -73,11 +77,16 @@ class Order:
         Lesion sampling draws equally often from each lane, so a lane has at most one and a half times the patients of
         another: in one epoch no patient is much likelier than another. Uniform sampling: as many as COVERAGE allows.
         """
-        patients = len(self.areas)
-        fitting = [d for d in range(patients, 0, -1) if self.global_batch % d == 0]
+        patients, slices = len(self.areas), int(self.slices.sum())
+        if self.global_batch > MOST_REPEATS * slices:
+            raise ConfigError(
+                f"train.global_batch={self.global_batch} is more than {MOST_REPEATS} times the {slices} training "
+                "slices; use a smaller one"
+            )
         if self.sampling == "lesion":
-            return next(d for d in fitting if -(-patients // d) <= 1.5 * (patients // d))
-        target = COVERAGE * self.slices.sum()
+            return world_sizes.lesion_lanes(patients, self.global_batch)
+        fitting = [d for d in range(patients, 0, -1) if self.global_batch % d == 0]
+        target = COVERAGE * slices
         covered = {lanes: self._most_steps(lanes) * self.global_batch for lanes in fitting}
         best = max(covered.values())
         lanes = next(lanes for lanes in fitting if covered[lanes] >= min(target, best))
@@ -90,20 +99,35 @@ class Order:
 
     def columns(self, rank: int, world_size: int) -> slice:
         """The columns of every batch that `rank` reads. Raises ConfigError when the world size does not fit."""
-        if self.global_batch % world_size:
-            below = self.global_batch - self.global_batch % world_size
-            raise ConfigError(
-                f"train.global_batch={self.global_batch} cannot be shared by {world_size} ranks; "
-                f"set it to {below or world_size} or {below + world_size}, or change the number of ranks"
-            )
         if self.lanes % world_size:
-            raise ConfigError(
-                f"{len(self.areas)} training patients make {self.lanes} lanes of {self.global_batch} samples, "
-                f"which {world_size} ranks cannot divide without sharing a patient; use {self.lanes} ranks or a "
-                "divisor of it, or more patients"
+            problem = (
+                f"train.global_batch={self.global_batch} cannot be shared by {world_size} ranks"
+                if self.global_batch % world_size
+                else f"{len(self.areas)} training patients make {self.lanes} lanes of {self.global_batch} samples, "
+                f"which {world_size} ranks cannot divide without sharing a patient"
             )
+            raise ConfigError(f"{problem}; {self._remedy(world_size)}")
         share = self.global_batch // world_size
         return slice(rank * share, (rank + 1) * share)
+
+    def _remedy(self, ranks: int) -> str:
+        """The nearest batches, ranks and patients that fit, each with the other two as they are."""
+
+        def batch_fits(batch: int) -> bool:
+            try:
+                return replace(self, global_batch=batch).lanes % ranks == 0
+            except ConfigError:  # there are too few slices
+                return False
+
+        batch, patients = self.global_batch, len(self.areas)
+        by_number = self.sampling == "lesion"  # of the patients, not by their slices
+        return world_sizes.remedy(
+            {
+                "set train.global_batch to {}": world_sizes.fitting_batches(batch, ranks, batch_fits),
+                "use {} ranks": world_sizes.fitting_ranks(ranks, self.lanes),
+                "train on {} patients": world_sizes.fitting_patients(patients, batch, ranks) if by_number else [],
+            }
+        )
 
     def plan(self, epoch: int) -> EpochPlan:
         """Every sample of an epoch (counted from 0), in order."""
@@ -111,9 +135,8 @@ class Order:
         plan = self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
         if self.known is None:
             return plan
-        numbers = np.concatenate([np.asarray(numbers, np.int64) for numbers in self.known])
-        first = np.cumsum(self.slices) - self.slices
-        return replace(plan, slice=numbers[first[plan.patient] + plan.slice])
+        numbers = np.fromiter(chain.from_iterable(self.known), np.int64, int(self.slices.sum()))
+        return replace(plan, slice=numbers[self._first[plan.patient] + plan.slice])
 
     def patients_at(self, step: int) -> set[int]:
         """The patients of the whole global batch of a step."""
@@ -130,15 +153,32 @@ class Order:
         for lane, members in enumerate(lanes):
             columns = slice(lane * width, (lane + 1) * width)
             patient[:, columns] = members[(which[:, columns] * len(members)).astype(np.int64)]
-        number = np.empty(which.shape, np.int64)
-        for index, cumulative in enumerate(self._cumulative_weights):
-            drawn = patient == index
-            number[drawn] = np.searchsorted(cumulative[:-1], where[drawn], side="right")
-        return EpochPlan(patient, number)
+        return EpochPlan(patient, self._slices_drawn(patient, where))
+
+    def _slices_drawn(self, patient: NDArray[np.int64], where: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The slice of each draw: how many of the patient's cumulative weights, but for the last, are no larger."""
+        low, high = np.zeros_like(patient), self.slices[patient] - 1
+        first = self._first[patient]
+        for _ in range(int(self.slices.max()).bit_length()):  # a binary search, of all draws at once
+            middle = (low + high) // 2
+            right = (low < high) & (self._cumulative_weights[first + middle] <= where)
+            low = np.where(right, middle + 1, low)
+            high = np.where(right, high, middle)
+        return low
 
     @cached_property
-    def _cumulative_weights(self) -> list[NDArray[np.float64]]:
-        return [np.cumsum(slice_weights(np.asarray(a, dtype=np.int64), self.lesion_free)) for a in self.areas]
+    def _first(self) -> NDArray[np.int64]:
+        return starts(self.slices)
+
+    @cached_property
+    def _cumulative_weights(self) -> NDArray[np.float64]:
+        """The running sums of each patient's weights, one patient after the other."""
+        areas = np.fromiter(chain.from_iterable(self.areas), np.int64, int(self.slices.sum()))
+        cumulative = np.empty(len(areas))
+        for slices in np.unique(self.slices):
+            place = self._first[self.slices == slices][:, None] + np.arange(slices)
+            cumulative[place] = np.cumsum(slice_weights(areas[place], self.lesion_free), axis=-1)
+        return cumulative
 
     def _draw_uniform(self, rng: np.random.Generator) -> EpochPlan:
         """Each slice at most once; a lane with too many slices drops some at random."""
@@ -147,8 +187,9 @@ class Order:
         patient = np.empty((self.steps_per_epoch, self.global_batch), np.int64)
         number = np.empty_like(patient)
         for lane, members in enumerate(self._balanced_deal(rng, needed)):
-            pool = np.concatenate(
-                [np.stack([np.full(self.slices[p], p), np.arange(self.slices[p])]) for p in members], 1
+            owner = np.repeat(members, self.slices[members])
+            pool = np.stack(
+                [owner, np.arange(len(owner)) - np.repeat(starts(self.slices[members]), self.slices[members])]
             )
             drawn = pool[:, rng.permutation(pool.shape[1])[:needed]].reshape(2, self.steps_per_epoch, width)
             columns = slice(lane * width, (lane + 1) * width)
@@ -214,23 +255,43 @@ def plan_order(cfg: Config, store: Store, world_size: int) -> tuple[Split, Order
     return split, order
 
 
+def starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of several parts begins, when they lie one after the other."""
+    return np.cumsum(sizes) - sizes
+
+
 def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:
     """Deal items in `order`, each to the hand with the least so far; then swap pairs to even out the extremes."""
     dealt: list[list[int]] = [[] for _ in range(hands)]
-    totals = np.zeros(hands, np.int64)
-    for item in order:
-        hand = int(totals.argmin())
-        dealt[hand].append(int(item))
-        totals[hand] += sizes[item]
+    emptiest = [(0, hand) for hand in range(hands)]
+    for item, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        total, hand = emptiest[0]
+        dealt[hand].append(item)
+        heapreplace(emptiest, (total + size, hand))
+    totals = np.array([total for total, _ in sorted(emptiest, key=lambda one: one[1])])
     for _ in range(len(order)):
         low, high = int(totals.argmin()), int(totals.argmax())
-        gain = sizes[dealt[high]][:, None] - sizes[dealt[low]][None, :]
-        gap = int(totals[high] - totals[low])
-        better = np.where((gain > 0) & (gain < gap), np.abs(gain * 2 - gap), gap)
-        if better.min(initial=gap) >= gap:
+        swap = _best_swap(sizes[dealt[high]], sizes[dealt[low]], int(totals[high] - totals[low]))
+        if swap is None:
             break
-        i, j = np.unravel_index(int(better.argmin()), better.shape)
+        i, j, gain = swap
         dealt[high][i], dealt[low][j] = dealt[low][j], dealt[high][i]
-        totals[high] -= gain[i, j]
-        totals[low] += gain[i, j]
+        totals[high] -= gain
+        totals[low] += gain
     return dealt
+
+
+def _best_swap(large: NDArray[np.int64], small: NDArray[np.int64], gap: int) -> tuple[int, int, int] | None:
+    """The places of the two items whose swap makes two hands most alike, and by how much; None: no swap does.
+
+    Of several the first in `large`, then in `small`. By sizes, of which there are few.
+    """
+    if not gap:
+        return None
+    (larger, i), (smaller, j) = (np.unique(hand, return_index=True) for hand in (large, small))
+    gain = larger[:, None] - smaller
+    rest = np.where((gain > 0) & (gain < gap), np.abs(gain * 2 - gap), gap)
+    if rest.min(initial=gap) >= gap:
+        return None
+    best = [(int(i[a]), int(j[b]), int(gain[a, b])) for a, b in np.argwhere(rest == rest.min())]
+    return min(best)

@@ -1,14 +1,15 @@
 """One patient read, prepared and written into a store that is being built. No torch is imported."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import IGNORED, LGG_CONTRASTS, DataConfig, MaskLayout
 from segtrain.data.building import write_array
+from segtrain.data.content import mask_hash, pixels_hash, slice_hashes
 from segtrain.data.label_table import refuse_unnamed_labels
 from segtrain.data.masks import in_region, is_lesion
 from segtrain.data.measured import Measured, measure
@@ -16,27 +17,28 @@ from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import (
     LggSource,
     PhantomSource,
-    Pixels,
     Source,
     fill_missing,
     missing_contrasts,
     read_with_mask,
 )
 from segtrain.data.sources.base import KnowsPeople
-from segtrain.data.store import StoredPatient
+from segtrain.data.store_index import StoredPatient
 from segtrain.errors import DataError
+from segtrain.runtime import files
 
 
 @dataclass(frozen=True)
 class Written:
     """A patient whose files are written.
 
-    Its entry in the index, the files' bytes by folder, hashes of its slices, what was remarked when it was read, and
-    figures by which traps are seen.
+    Its entry in the index, the files' bytes and SHA-256 by folder, hashes of its slices, what was remarked when it was
+    read, and figures by which traps are seen.
     """
 
     entry: StoredPatient
     file_bytes: dict[str, int]
+    file_sha256: dict[str, str]
     slice_hashes: list[str]
     remarks: tuple[str, ...]
     measured: Measured
@@ -71,6 +73,7 @@ def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) 
     except DataError as error:
         return str(error)
     first, last = prepared.geometry.box[0]
+    hashes = slice_hashes(volume.image_shwc)
     entry = StoredPatient(
         patient=patient,
         institution=source.institution(patient),
@@ -83,15 +86,21 @@ def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) 
         label_voxels=dict(volume.label_voxels),
         person=source.person(patient) if isinstance(source, KnowsPeople) else None,
         region_voxels=_region_voxels(mask_shw, source.rules.layout),
+        # What is resampled while it is read may differ between machines in last bits.
+        pixels="" if cfg.resample else pixels_hash(hashes),
+        mask="" if cfg.resample else mask_hash(mask_shw),
     )
-    sizes = {
-        "images": write_array(aside / "images" / f"{patient}.npy", prepared.image_shwc.astype(np.float16)),
-        "masks": write_array(aside / "masks" / f"{patient}.npy", prepared.mask_shw),
-    }
+    arrays: dict[str, NDArray[Any]] = {"images": prepared.image_shwc.astype(np.float16), "masks": prepared.mask_shw}
+    sizes, digests = {}, {}
+    for kind, array in arrays.items():
+        file = aside / kind / f"{patient}.npy"
+        sizes[kind] = write_array(file, array)
+        digests[kind] = files.sha256(file)
     return Written(
         entry,
         sizes,
-        slice_hashes=_slice_hashes(volume.image_shwc),
+        digests,
+        slice_hashes=hashes,
         remarks=volume.remarks + prepared.remarks,
         measured=measure(volume, prepared, source.contrasts, source.rules.layout),
     )
@@ -99,12 +108,3 @@ def prepare_patient(source: Source, patient: str, cfg: DataConfig, aside: Path) 
 
 def _region_voxels(mask_shw: NDArray[np.uint8], layout: MaskLayout) -> tuple[int, ...]:
     return tuple(int(np.count_nonzero(in_region(mask_shw, number))) for number in range(len(layout.regions)))
-
-
-def _slice_hashes(image_shwc: Pixels) -> list[str]:
-    """A hash of every slice that is not constant: equal ones under two patients are one patient twice."""
-    return [
-        hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).hexdigest()
-        for plane in image_shwc
-        if plane.max() > plane.min()
-    ]

@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from segtrain.config.text_file import text_of
 from segtrain.errors import DataError
+from segtrain.runtime.cells import unquoted
 
 # The group `person` of the first pattern that matches a whole id is the person. Sources: the sets' pages.
 PATTERNS = tuple(
@@ -87,14 +89,14 @@ def read_groups(path: Path) -> dict[str, str]:
     """The person of each patient: lines `patient,person`, with or without a heading. Raises DataError."""
     remedy = "write a line patient,person for each patient"
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        rows = list(csv.reader(text_of(path).removeprefix("\ufeff").splitlines()))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); set data.groups to a file that can") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of people ({error}); {remedy}") from error
     people: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
-        cells = [cell.strip() for cell in row]
+        cells = [unquoted(cell.strip()) for cell in row]  # a name may be copied from a table of ours
         if not any(cells) or (number == 1 and cells[1:2] == [COLUMNS[1]]):
             continue
         if len(cells) != len(COLUMNS) or not all(cells):

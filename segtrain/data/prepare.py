@@ -4,7 +4,6 @@ No torch is imported, so that worker processes start in a fraction of a second.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, as_completed
@@ -17,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, name_of
-from segtrain.data.building import building
+from segtrain.config.paths import expanded
+from segtrain.data.building import building, copy_store, shared_store
 from segtrain.data.label_table import refuse_mixed_labels
 from segtrain.data.patient import Outcome, Written, prepare_of_used, prepare_patient, use_source
 from segtrain.data.people import people_of
@@ -34,20 +34,20 @@ from segtrain.data.sources import (
 from segtrain.data.sources.base import Check, LeavesOut, ListsFiles, no_check
 from segtrain.data.sources.identity import identify
 from segtrain.data.store import (
-    INDEX,
     Store,
     is_built,
-    label_of,
     open_store,
     resolved_by_source,
     store_path,
     stores_like,
 )
+from segtrain.data.store_folder import stores_folder
+from segtrain.data.store_index import INDEX, label_of, with_hash
 from segtrain.data.survey import overview
 from segtrain.data.tissues import DataSet
 from segtrain.data.traps import judge
 from segtrain.errors import DataError
-from segtrain.runtime import files
+from segtrain.runtime import cpus, files
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import process_pool
 
@@ -62,13 +62,16 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     """
     original, cfg = cfg, with_layout(cfg)
     source = make_source(cfg)
-    identity = identify(Path(cfg.store).expanduser(), source, check)
+    identity = identify(stores_folder(cfg), source, check)
     cfg = resolved_by_source(cfg, source)  # a run's config, which says what came with the data, has the same store
     path = store_path(cfg, identity.fingerprint)
     if not is_built(path):
         _warn_if_changed(cfg, source.label)
         with building(path, check) as aside:
-            if aside is not None:
+            if aside is not None and (shared := shared_store(cfg, path)):
+                log.info("copying %s into %s", shared, path)
+                copy_store(shared, aside, check)
+            elif aside is not None:
                 log.info("preparing %s into %s", source.label, path)
                 _log_overview(original, source)
                 _build(cfg, source, aside, check)
@@ -88,12 +91,33 @@ def _log_overview(cfg: DataConfig, source: Source) -> None:
 
 def log_left_out(cfg: DataConfig, store: Store) -> None:
     """Log what of the source's folder is not read, and the patients that are left out. Raises DataError."""
-    if cfg.root is not None and (names := not_taken(Path(cfg.root).expanduser(), make_source(cfg))):
+    if cfg.root is not None and (names := not_taken(expanded(cfg.root), make_source(cfg))):
         log.info("not read, no part of %s: %s", store.label, first_few(names))
     if store.skipped:
         log.info("patients left out: %d (%s)", len(store.skipped), first_few(list(store.skipped)))
     for warning in store.warnings:
         log.warning("%s", warning)
+
+
+def verify(store: Store) -> None:
+    """Check all files of the store against their hashes. Raises DataError: one that is damaged, or there are none."""
+    if not all(store.sha256.get(patient) for patient in store.patients):
+        raise DataError(
+            f"{store.path}: prepared by an earlier version, which kept no hashes; rename it and it is built again"
+        )
+    damaged = []
+    with Progress("verify", total=len(store.patients), unit="patients") as bar:
+        for patient in store.patients:
+            try:
+                store.verify(patient)
+            except DataError as error:
+                damaged.append(str(error))
+                log.warning("%s", error)
+            bar.advance(1, patient=patient)
+    if damaged:
+        more = f" (and {len(damaged) - 1} more patients)" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{more}")
+    log.info("%s: the files of %d patients are what was prepared", store.path, len(store.patients))
 
 
 def _warn_if_changed(cfg: DataConfig, label: str) -> None:
@@ -130,9 +154,9 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
         "remap": source.rules.remap,
         "warnings": _checked(cfg, source, written),
         "skipped": skipped,
-        "patients": [{**asdict(one.entry), "bytes": one.file_bytes} for one in written],
+        "patients": [{**asdict(one.entry), "bytes": one.file_bytes, "sha256": one.file_sha256} for one in written],
     }
-    files.write_json(aside / INDEX, index)
+    files.write_json(aside / INDEX, with_hash(index))
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
 
@@ -142,7 +166,7 @@ def _checked(cfg: DataConfig, source: Source, written: Sequence[Written]) -> lis
     _refuse_shared_pixels(written)
     label_voxels = {one.entry.patient: one.entry.label_voxels for one in written}
     warnings = refuse_mixed_labels(source.rules, label_voxels, takes_any_white=isinstance(source, LggSource))
-    groups = Path(cfg.groups).expanduser() if cfg.groups else None
+    groups = expanded(cfg.groups) if cfg.groups else None
     known = {one.entry.patient: one.entry.person for one in written if one.entry.person}
     data = DataSet(
         patients=[(one.entry, one.measured) for one in written],
@@ -165,7 +189,7 @@ def _log_remarks(written: Sequence[Written]) -> None:
 def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> dict[str, Outcome]:
     """Each patient's index entry or its error; without `skip_bad` the first error ends the work."""
     patients = source.patients()
-    workers = min(cfg.workers or len(os.sched_getaffinity(0)), len(patients))
+    workers = min(cfg.workers or cpus.usable(), len(patients))
     outcomes: dict[str, Outcome] = {}
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
@@ -226,9 +250,9 @@ def summary(store: Store, groups: str | None = None) -> list[tuple[str, str]]:
     missing = Counter(name for patient in patients for name in patient.missing_channels)
     replaceable = [name for name in store.contrasts if store.contrasts != LGG_CONTRASTS or name != LGG_CONTRASTS[FLAIR]]
     known = {patient.patient: patient.person for patient in patients if patient.person}
-    people = set(people_of(store.patients, Path(groups).expanduser() if groups else None, known).values())
+    people = set(people_of(store.patients, expanded(groups) if groups else None, known).values())
     of_people = f" of {len(people)} people" if len(people) < len(patients) else ""
-    megabytes = sum(file.stat().st_size for file in store.path.rglob("*.npy")) / 2**20
+    megabytes = sum(file.stat().st_size for file in store.path.rglob("*.npy") if file.is_file()) / 2**20
     return [
         ("data", store.label),
         ("patients", f"{len(patients)}{of_people}"),

@@ -95,12 +95,11 @@ def preprocess(volume: Volume, preparation: Preparation, where: str) -> Prepared
 def slice_weights(areas: NDArray[np.int64], lesion_free: float = 0.1) -> NDArray[np.float64]:
     """The probability of each slice of a patient: by lesion area, with `lesion_free` times their sum spread evenly.
 
-    The reference spreads a tenth. Without a lesion all are alike.
+    The reference spreads a tenth. Without a lesion all are alike. areas: [..., slice].
     """
-    total = areas.sum()
-    if total == 0:
-        return np.full(len(areas), 1 / len(areas))
-    weights: NDArray[np.float64] = (areas + lesion_free * total / len(areas)) / ((1 + lesion_free) * total)
+    total, slices = areas.sum(axis=-1, keepdims=True), areas.shape[-1]
+    weights: NDArray[np.float64] = (areas + lesion_free * total / slices) / ((1 + lesion_free) * np.maximum(total, 1))
+    weights[total[..., 0] == 0] = 1 / slices
     return weights
 
 

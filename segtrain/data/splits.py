@@ -3,12 +3,15 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segtrain.config import DataConfig
+from segtrain.config.json_text import json_in
+from segtrain.config.paths import expanded
 from segtrain.data.folds import BEFORE_VERSIONS, NEWEST, Group, by_volume, fold_of, seed_without_empty_fold, sizes_of
 from segtrain.data.people import groups_of, people_of, refuse_parted, several
 from segtrain.data.published import is_published, published_validation
@@ -37,7 +40,7 @@ class Split:
         for side, patients in (("train", self.train), ("validation", self.validation)):
             if not patients:
                 raise DataError(f"split: 0 patients in {side}; every side needs at least one")
-            twice = sorted({p for p in patients if patients.count(p) > 1})
+            twice = sorted(patient for patient, count in Counter(patients).items() if count > 1)
             if twice:
                 raise DataError(f"split: patient {twice[0]} is listed twice in {side}; list each patient once")
         both = sorted(set(self.train) & set(self.validation))
@@ -83,7 +86,7 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
 def people_in(cfg: DataConfig, store: Store) -> dict[str, str]:
     """The person of each patient of a store. Raises DataError."""
     known = {patient: stored.person for patient, stored in store.patients.items() if stored.person}
-    return people_of(store.patients, Path(cfg.groups).expanduser() if cfg.groups else None, known)
+    return people_of(store.patients, expanded(cfg.groups) if cfg.groups else None, known)
 
 
 def refuse_impossible(cfg: DataConfig, groups: Sequence[Group], people: Mapping[str, str]) -> None:
@@ -144,7 +147,7 @@ def _from_file(path: Path, store: Store, fold: int) -> tuple[tuple[str, ...], tu
     Or from nnU-Net's splits_final.json, a list of `{"train": [...], "val": [...]}`, whose entry `fold` is taken.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_in(path)
         names = ("train", "val") if isinstance(tree, list) else ("train", "validation")
         if isinstance(tree, list) and fold >= len(tree):
             raise DataError(f"{path}: has {len(tree)} folds, but data.fold={fold}; folds count from 0")

@@ -1,21 +1,19 @@
 """The store: a source prepared once, read by every run with the same source and settings.
 
     <data.store>/<source>-<size>px-<settings>-<fingerprint>/
-        index.json             fingerprint, per-patient geometry and slice areas, patients left out
+        index.json             fingerprint, per-patient geometry and slice areas, patients left out (store_index.py)
         images/<patient>.npy   float16 [slice, size, size, contrast], z-scored
         masks/<patient>.npy    uint8 bits of regions [slice, size, size]
 
-A patient's slices are contiguous in its file, so a sample is one read. These are plain reads, since a memory map's
-pages count as the rank's own memory and grow with the number of patients.
+A sample is one plain read of a patient's file: the pages of a memory map would count as the rank's own memory.
 
 L11: the folder's name is the key of source and settings, so a store is built or not, and never changed. A builder holds
-an exclusive `flock`, which the kernel releases when the process dies, builds aside and renames. Builders that cannot
-exclude each other build each their own; the first one counts.
+a lock, which is free when its process dies, builds aside and renames. If builders cannot exclude each other, each
+builds its own; the first one counts.
 """
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import re
@@ -28,19 +26,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 
 from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout, Reference, name_of
-from segtrain.data.geometry import Geometry
 from segtrain.data.preprocess import VERSIONS
 from segtrain.data.sources import Source, make_source
-from segtrain.errors import DAMAGED, DataError
+from segtrain.data.store_folder import stores_folder
+from segtrain.data.store_index import INDEX, KINDS, StoredFiles, StoredPatient, read_index
+from segtrain.errors import DataError
 from segtrain.runtime import files, machine
 from segtrain.runtime.outbox import patiently
 
 log = logging.getLogger(__name__)
 
-INDEX = "index.json"
 # Settings, besides regions, that decide what is read and how it is prepared.
 READING = (
     "files", "contrasts", "missing", "ignore", "remap", "soft_above", "rater", "resample", "protocol", "spacing_mm",
@@ -49,41 +47,12 @@ FORMAT = 2  # of the files of a store and of how a source's files are read; a ch
 
 
 @dataclass(frozen=True)
-class StoredPatient:
-    """A patient's entry in the index.
-
-    areas: per prepared slice the pixels of any region; unlabelled: slices of which no voxel is known; spacing_mm: in
-    the source, between slices, rows and columns; label_voxels, region_voxels: in the source, of each value of the
-    mask's files, and of each region; person: where the source names whose scan it is.
-    """
-
-    patient: str
-    institution: str
-    areas: tuple[int, ...]
-    slice_numbers: tuple[int, ...]  # the source's numbers of the prepared slices
-    geometry: Geometry
-    missing_channels: tuple[str, ...]
-    unlabelled: tuple[int, ...] = ()
-    spacing_mm: tuple[float, float, float] | None = None
-    label_voxels: Mapping[int, int] = field(default_factory=dict)
-    region_voxels: tuple[int, ...] = ()
-    person: str | None = None
-
-    @property
-    def slices(self) -> int:
-        return len(self.areas)
-
-    @property
-    def lesion_voxels(self) -> int:
-        return sum(self.areas)
-
-
-@dataclass(frozen=True)
 class Store:
     """A built store, opened: the index in memory, the arrays read on demand.
 
     regions: the labels of each region; None where the source's masks are black and white. warnings: what looked wrong
-    when the data were prepared. source: the layout that `data.source=auto` found.
+    when the data were prepared. source: the layout that `data.source=auto` found. sha256: of each patient's files by
+    folder, checked when a process first reads the patient; none in stores of earlier versions.
     """
 
     path: Path
@@ -97,6 +66,8 @@ class Store:
     remap: Mapping[int, int] | None = None
     warnings: tuple[str, ...] = ()
     source: str | None = None
+    sha256: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    _verified: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def layout(self) -> MaskLayout:
@@ -124,17 +95,35 @@ class Store:
         arrays: dict[str, NDArray[Any]] = {"images": image_shwc, "masks": mask_shw}
         for kind, array in arrays.items():
             path = self.path / kind / f"{patient}.npy"
-            try:
-                with readable(path), path.open("rb") as file:
-                    header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
-                    file.seek(header_bytes + first * array[0].nbytes)
-                    read_bytes = file.readinto(array.data.cast("B"))
-            except FileNotFoundError as error:
-                if not (self.path / INDEX).exists():
-                    raise
-                raise DataError(f"{path}: is missing; rename {self.path} and it is built again") from error
+            with self._reading(path), path.open("rb") as file:
+                header_bytes = 10 + int.from_bytes(file.read(10)[8:], "little")  # version 1.0 of the format
+                file.seek(header_bytes + first * array[0].nbytes)
+                read_bytes = file.readinto(array.data.cast("B"))
             if read_bytes != array.nbytes:
                 raise DataError(f"{path}: cut short; rename {self.path} and it is built again")
+        if patient not in self._verified:
+            self.verify(patient)
+
+    def verify(self, patient: str) -> None:
+        """Raises DataError where a file of the patient is not what was prepared, OSError where it cannot be read."""
+        for kind, expected in self.sha256.get(patient, {}).items():
+            path = self.path / kind / f"{patient}.npy"
+            with self._reading(path):
+                is_whole = files.sha256(path) == expected
+            if not is_whole:
+                raise DataError(f"{path}: is not what was prepared, damaged; rename {self.path} and it is built again")
+        self._verified.add(patient)
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        """Turns a file that is missing or private in the block into a DataError, unless the whole store is away."""
+        try:
+            with readable(path):
+                yield
+        except FileNotFoundError as error:
+            if not (self.path / INDEX).exists():
+                raise
+            raise DataError(f"{path}: is missing; rename {self.path} and it is built again") from error
 
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """All slices of a patient: image float16 [s, h, w, c], mask uint8 [s, h, w]."""
@@ -142,6 +131,11 @@ class Store:
         image_shwc, mask_shw = np.empty((*shape, len(self.contrasts)), np.float16), np.empty(shape, np.uint8)
         self.read(patient, 0, image_shwc, mask_shw)
         return image_shwc, mask_shw
+
+    def pixels(self, patients: Iterable[str]) -> dict[str, str]:
+        """The hashes of the patients' images, as far as they are known."""
+        hashes = {patient: self.patients[patient].pixels for patient in patients}
+        return {patient: digest for patient, digest in hashes.items() if digest}
 
     def require(self, patients: Iterable[str]) -> None:
         """Raises DataError for a patient that the store does not have."""
@@ -170,22 +164,27 @@ def _filled(
     ignore: tuple[int, ...],
 ) -> DataConfig:
     contrasts_of_data = None if contrasts == LGG_CONTRASTS else contrasts
-    return replace(
-        cfg,
-        contrasts=cfg.contrasts or contrasts_of_data,
-        regions=cfg.regions or (None if regions is None else dict(regions)),
-        ignore=ignore,
-    )
+    try:
+        return replace(
+            cfg,
+            contrasts=cfg.contrasts or contrasts_of_data,
+            regions=cfg.regions or (None if regions is None else dict(regions)),
+            ignore=ignore,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ".".join(map(str, first["loc"]))
+        raise DataError(f"{cfg.root}: gives data.{what}={first['input']!r}: {first['msg']}; mend the data") from error
 
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
-    return Path(cfg.store).expanduser() / f"{_settings(cfg)}-{source_fingerprint[:12]}"
+    return stores_folder(cfg) / f"{_settings(cfg)}-{source_fingerprint[:12]}"
 
 
 def stores_like(cfg: DataConfig) -> list[Path]:
     """The stores at these settings, of any content."""
-    return sorted(Path(cfg.store).expanduser().glob(f"{_settings(cfg)}-*"))
+    return sorted(stores_folder(cfg).glob(f"{_settings(cfg)}-*"))
 
 
 def _settings(cfg: DataConfig) -> str:
@@ -212,41 +211,43 @@ def is_built(path: Path) -> bool:
         return path.is_dir()
 
 
-def open_store(path: Path) -> Store:
-    """The store at `path`. Raises DataError when its index or a file of it is private, missing or of the wrong size."""
-    adapter = TypeAdapter(StoredPatient)
+def open_store(path: Path, check_files: bool = True) -> Store:
+    """The store at `path`. Raises DataError when its index or a file of it is private, missing or damaged.
+
+    check_files: else the index alone is looked at, as where another process of this node has looked at the files.
+    """
     try:
         with readable(path):
-            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            patients = {entry["patient"]: adapter.validate_python(entry) for entry in index["patients"]}
-            for entry in index["patients"]:
-                for kind, size in entry["bytes"].items():
-                    _check_file(path / kind / f"{entry['patient']}.npy", size)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: damaged store ({' '.join(str(error).split())}); rename it and it is built again"
-        ) from error
-    regions, remap = index.get("regions"), index.get("remap")
+            index, patients, stored_files = read_index(path)
+            if check_files:
+                _check_files(path, stored_files)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: damaged store ({reason}); rename it and it is built again") from error
     return Store(
         path=path,
-        label=index["label"],
-        size_px=index["size_px"],
+        label=index.label,
+        size_px=index.size_px,
         patients=patients,
-        skipped=index["skipped"],
-        contrasts=tuple(index.get("contrasts", LGG_CONTRASTS)),
-        regions=regions and {name: tuple(labels) for name, labels in regions.items()},
-        ignore=tuple(index.get("ignore", ())),
-        remap=remap and {int(label): target for label, target in remap.items()},
-        warnings=tuple(index.get("warnings", ())),
+        skipped=dict(index.skipped),
+        contrasts=index.contrasts,
+        regions=index.regions,
+        ignore=index.ignore,
+        remap=index.remap,
+        warnings=index.warnings,
+        sha256={patient: of_patient.sha256 for patient, of_patient in stored_files.items()},
     )
 
 
-def _check_file(file: Path, size: int) -> None:
-    if file.stat().st_size != size:
-        store = file.parent.parent
-        raise DataError(f"{file}: {file.stat().st_size} bytes in place of {size}; rename {store} and it is built again")
-    if not os.access(file, os.R_OK, effective_ids=True):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+def _check_files(store: Path, stored_files: Mapping[str, StoredFiles]) -> None:
+    """Strings in place of paths: of 100,000 patients, making the paths takes longer than asking the system."""
+    for patient, of_patient in stored_files.items():
+        for kind in KINDS:
+            file, size = f"{store}/{kind}/{patient}.npy", of_patient.bytes[kind]
+            if (size_now := os.stat(file).st_size) != size:  # noqa: PTH116
+                raise DataError(f"{file}: {size_now} bytes in place of {size}; rename {store} and it is built again")
+            if not os.access(file, os.R_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
 
 
 @contextmanager
@@ -260,11 +261,3 @@ def readable(path: Path) -> Iterator[None]:
             f"{path}: a private store: {barrier}; prepare another one with data.store=FOLDER, or ask for that one's "
             "rights"
         ) from error
-
-
-def label_of(path: Path) -> str | None:
-    """The label of the store's source; None where it is damaged or private."""
-    try:
-        return str(json.loads((path / INDEX).read_text(encoding="utf-8"))["label"])
-    except DAMAGED:
-        return None

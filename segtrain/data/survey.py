@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segtrain.config import DataConfig, name_of
+from segtrain.config.paths import expanded
 from segtrain.data.people import groups_of, people_of
 from segtrain.data.sources import Source, Volume, first_few, make_source, not_taken, read_with_mask
 from segtrain.data.sources.base import TRUTH, AsksForTruths, KnowsPeople, LeavesOut, ListsFiles, ListsRest, Remarks
@@ -151,7 +152,7 @@ def overview(cfg: DataConfig, source: Source) -> Overview:
         layout=layout_of(cfg),
         label=source.label,
         contrasts=source.contrasts,
-        people=people_of(patients, Path(cfg.groups).expanduser() if cfg.groups else None, known),
+        people=people_of(patients, expanded(cfg.groups) if cfg.groups else None, known),
         files=files,
         broken=broken,
         left_out=source.left_out() if isinstance(source, LeavesOut) else {},
@@ -170,7 +171,7 @@ def layout_of(cfg: DataConfig) -> str:
 def _passed_over(cfg: DataConfig, source: Source) -> Mapping[str, Sequence[str]]:
     if isinstance(source, ListsRest):
         return source.passed_over()
-    names = not_taken(Path(cfg.root).expanduser(), source) if cfg.root else []
+    names = not_taken(expanded(cfg.root), source) if cfg.root else []
     return {"no part of the layout": names} if names else {}
 
 

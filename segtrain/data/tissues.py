@@ -10,7 +10,7 @@ import numpy as np
 from segtrain.config import canonical
 from segtrain.data.measured import Measured
 from segtrain.data.sources import LabelRules
-from segtrain.data.store import StoredPatient
+from segtrain.data.store_index import StoredPatient
 
 FEWEST = 3  # patients that a figure of the whole set needs
 CLEARLY = 0.2  # standard deviations between the means of two tissues

@@ -7,12 +7,13 @@ import numpy as np
 from markupsafe import Markup
 
 from segtrain.data.people import groups_of, values_by_person
+from segtrain.evaluation.lettering import width as letters_width
 from segtrain.evaluation.metrics import EMPTY_RULE, Summary, summarise
 from segtrain.evaluation.overlays import REGION_COLOURS, Picture
 from segtrain.evaluation.svg import WIDTH, Figure, axis_x, line, pixels, svg, text
 
 LINE = 20  # units from bar to bar
-MARGIN, LETTER, LONGEST = 12, 8, 26  # of a patient's name: beside it, a letter's width at most, letters
+MARGIN, LETTER, LONGEST = 12, 8, 26  # of a patient's name: beside it, a letter's mean width, letters
 BLUE, GREY, RED, GREEN = "#56B4E9", "#b9b9b9", "#d62828", "#188c3c"
 
 
@@ -45,7 +46,9 @@ def bar_chart(
     colour: str = BLUE,
 ) -> Figure:
     """A bar for each patient, worst first; notes are lines of text below."""
-    left = MARGIN + LETTER * max(len(_short(bar.patient)) for bar in bars)
+    names = [_short(bar.patient) for bar in bars]
+    # Capitals may be wider than a letter is on average.
+    left = MARGIN + max(LETTER * max(map(len, names)), *map(letters_width, names))
     right = width - 46
     top = 6
     bottom = top + LINE * len(bars)

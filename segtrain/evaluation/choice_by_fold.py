@@ -22,6 +22,7 @@ from segtrain.evaluation.out_of_fold import Fold, OutOfFold, folds_of, out_of_fo
 from segtrain.evaluation.postprocessing import FEWEST_FOLDS, RULE, Scored, choose
 from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.run import ChosenPostprocessing, Effect, FoldMember
+from segtrain.run.manifest import weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,6 @@ def _dsc_of_candidates(
 
 
 def _members(fold: Fold) -> tuple[FoldMember, ...]:
-    from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
-
     return tuple(
         FoldMember(one.run.root.resolve().name, fold.number, one.folder.name, weights_sha256(one.folder))
         for one in fold.checkpoints

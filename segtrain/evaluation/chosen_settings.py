@@ -10,6 +10,7 @@ from segtrain.config import POSTPROCESSING, EvaluateConfig, Postprocessing
 from segtrain.errors import ConfigError, RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
 from segtrain.run import ChosenPostprocessing, read_postprocessing
+from segtrain.run.manifest import weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ def _choice_for(checkpoints: Sequence[TrainedCheckpoint]) -> tuple[ChosenPostpro
 
     That of their fold where all are of one fold, else that of all folds.
     """
+    if any(one.is_bare for one in checkpoints):
+        return None, "a file of weights has none"
     problem = ""
     for whose in ("postprocessing_settings", "postprocessing_of_all_folds"):
         choices = [_read(one, whose) for one in checkpoints]
@@ -121,8 +124,6 @@ def _read(checkpoint: TrainedCheckpoint, whose: str) -> ChosenPostprocessing | N
 
 def _problem(chosen: ChosenPostprocessing, checkpoints: Sequence[TrainedCheckpoint]) -> str:
     """Why the choice does not hold for these checkpoints; "" where it does."""
-    from segtrain.run.checkpoint import weights_sha256  # imports torch: seconds
-
     if len(chosen.folds_of_members) == 1 < len(chosen.members) != len(checkpoints):
         return (
             f"{checkpoints[0].run.root}: it was chosen for the ensemble of {len(chosen.members)} seeds; name these "

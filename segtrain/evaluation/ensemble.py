@@ -25,12 +25,14 @@ from segtrain.config import (
     untrained_views,
 )
 from segtrain.config.own_parts import portable
+from segtrain.config.paths import is_weights
 from segtrain.data.neighbours import Neighbours
 from segtrain.data.people import may_be_same, person_of
 from segtrain.data.sources import first_few
 from segtrain.data.splits import hash_of
 from segtrain.data.store import READING
 from segtrain.errors import ConfigError, RunError
+from segtrain.evaluation.checkpoint_folder import checkpoint_folder
 from segtrain.run import Run
 from segtrain.run.code import with_own_code
 from segtrain.runtime.allocator import use_allocator
@@ -59,6 +61,9 @@ SHARED = (
 )
 
 
+SAME_PIXELS = "patient {patient} has the pixels of {name}, which the run was trained on"
+
+
 @dataclass(frozen=True)
 class TrainedCheckpoint:
     """A checkpoint of a run, with the config to use it by and the run's patients."""
@@ -69,7 +74,10 @@ class TrainedCheckpoint:
     train: frozenset[str]
     validation: frozenset[str]
     people: Mapping[str, str] = field(default_factory=dict)  # the person of each patient who has several ids
+    pixels: Mapping[str, str] = field(default_factory=dict)  # the hash of each patient's, as far as it is known
     configured: EvaluateConfig | None = None  # the run's own settings, where `cfg` has chosen post-processing
+    asked_as_last: bool = False  # which no score has chosen, though it may be the best
+    is_bare: bool = False  # weights without a run, of which `run` and `folder` are the file
 
     @property
     def own_network(self) -> Reference | None:
@@ -89,16 +97,20 @@ class TrainedCheckpoint:
     @property
     def is_best(self) -> bool:
         """Whether its epoch was selected by the scores of the run's validation patients."""
-        pointer = self.run.best_pointer
-        return pointer.exists() and pointer.read_text(encoding="utf-8").strip() == self.folder.name
+        return not self.asked_as_last and self.run.best_checkpoint() == self.folder.name
 
 
-def select_checkpoints(runs: Sequence[Path], which: str, overrides: Sequence[str]) -> list[TrainedCheckpoint]:
+def select_checkpoints(
+    runs: Sequence[Path], which: str, overrides: Sequence[str], settings: Path | None = None
+) -> list[TrainedCheckpoint]:
     """The checkpoint `best`, `last` or of step `which` of each run, the members of an ensemble.
 
+    A path may also name a file of weights alone, to be used by the config `settings`, or else by what its tensors say.
     Raises RunError for a run without it; ConfigError for a run that is listed twice, or runs that do not fit together.
     """
-    checkpoints = [_select(Run(path), which, overrides) for path in runs]
+    checkpoints = [
+        _bare(path, overrides, settings) if is_weights(path) else _select(Run(path), which, overrides) for path in runs
+    ]
     folders = [checkpoint.folder.resolve() for checkpoint in checkpoints]
     first = checkpoints[0]
     for place, checkpoint in enumerate(checkpoints[1:], start=1):
@@ -139,8 +151,13 @@ def people_of_patients(patients: Collection[str], checkpoints: Sequence[TrainedC
     return {patient: people.get(patient) or person_of(patient) for patient in patients}
 
 
-def trained_on(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint]) -> frozenset[str]:
-    """Those of the patients that any of the checkpoints was trained on, itself or another scan of the person (L1)."""
+def trained_on(
+    patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint], pixels: Mapping[str, str] | None = None
+) -> frozenset[str]:
+    """Those of the patients that any of the checkpoints was trained on, itself or another scan of the person (L1).
+
+    pixels: the hashes of theirs, which tell a training patient under another name.
+    """
     train = frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
     people = people_of_patients({*patients, *train}, checkpoints)
     if doubtful := may_be_same(patients, train):
@@ -151,7 +168,19 @@ def trained_on(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoin
             first_few(doubtful),
         )
     seen = {people[patient] for patient in train}
-    return frozenset(patient for patient in patients if people[patient] in seen)
+    by_name = frozenset(patient for patient in patients if people[patient] in seen)
+    return by_name | renamed(pixels or {}, checkpoints).keys()
+
+
+def renamed(pixels: Mapping[str, str], checkpoints: Sequence[TrainedCheckpoint]) -> dict[str, str]:
+    """Patients that any of the checkpoints was trained on under another name, each with that; pixels: their hashes."""
+    names = {
+        checkpoint.pixels[patient]: patient
+        for checkpoint in checkpoints
+        for patient in checkpoint.train
+        if patient in checkpoint.pixels
+    }
+    return {patient: names[mine] for patient, mine in pixels.items() if names.get(mine, patient) != patient}
 
 
 @contextmanager
@@ -184,10 +213,10 @@ def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Log
     """Logits, float32, as the run's engine computes them in validation: same precision, same memory layout."""
     import torch
 
-    from segtrain.engines.base import AUTOCAST, prefers_channels_last, set_tf32
+    from segtrain.engines.precision import AUTOCAST, prefers_channels_last, use_tf32
 
     cfg = checkpoint.cfg
-    network = _network(checkpoint, device)
+    network = network_of(checkpoint, device)
     dtype = AUTOCAST[cfg.precision]
     flattens = ENGINES[cfg.engine].load().flattens
     channels_last = not flattens and prefers_channels_last(cfg, device)
@@ -195,7 +224,7 @@ def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Log
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
 
     def logits(image_bchw: "Tensor") -> "Tensor":
-        set_tf32(cfg.precision == "tf32")
+        use_tf32(cfg.precision)
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             output: Tensor = network(image_bchw.contiguous(memory_format=layout)).float()
         return output
@@ -203,7 +232,7 @@ def member_logits(checkpoint: TrainedCheckpoint, device: "torch.device") -> "Log
     return logits
 
 
-def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Module":
+def network_of(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Module":
     """The network with the checkpoint's weights, in evaluation mode.
 
     Raises RunError for a checkpoint that cannot be used, and where the run's split.json is not the split that the
@@ -211,12 +240,19 @@ def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Modul
     """
     from segtrain.models.make import make_model
     from segtrain.models.own import check_precision
+    from segtrain.models.weights import load_weights
     from segtrain.run import checkpoint as checkpoints
 
     run, cfg, folder = checkpoint.run, checkpoint.cfg, checkpoint.folder
+    data = cfg.data
+    if checkpoint.is_bare:
+        model = replace(cfg.model, weights=None, weights_input=None)  # those are of the start of its training
+        network = make_model(model, cfg.seed, data.channels, data.image_size, len(data.layout.regions))
+        load_weights(network, folder, whole=True)
+        check_precision(network, cfg.precision)
+        return network.to(device).eval().requires_grad_(False)
     try:
         snapshot = checkpoints.read(folder)
-        data = cfg.data
         network = make_model(cfg.model, cfg.seed, data.channels, data.image_size, len(data.layout.regions))
         check_precision(network, cfg.precision)
         network.load_state_dict(dict(snapshot.model))
@@ -231,6 +267,14 @@ def _network(checkpoint: TrainedCheckpoint, device: "torch.device") -> "nn.Modul
     return network.to(device).eval().requires_grad_(False)
 
 
+def _bare(path: Path, overrides: Sequence[str], settings: Path | None) -> TrainedCheckpoint:
+    """Weights without a run: nothing is known of the patients that they were trained on."""
+    from segtrain.evaluation.bare import config_of  # imports torch
+
+    cfg = config_of(path, overrides, settings)
+    return TrainedCheckpoint(Run(path), cfg, path, frozenset(), frozenset(), is_bare=True)
+
+
 def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint:
     tree = run.config_tree()
     if isinstance(tree.get("model"), dict):
@@ -239,31 +283,14 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
     refuse_unknown_regions(cfg)
     if message := untrained_views(cfg):
         log.warning("%s: %s", run.root, message)
-    sides = run.split()
+    split = run.split_record()
     return TrainedCheckpoint(
         run=run,
         cfg=cfg,
-        folder=_folder(run, which),
-        train=frozenset(sides["train"]),
-        validation=frozenset(sides["validation"]),
-        people=run.people(),
+        folder=checkpoint_folder(run, which),
+        train=frozenset(split.train),
+        validation=frozenset(split.validation),
+        people=split.people,
+        pixels=split.pixels,
+        asked_as_last=which == "last",
     )
-
-
-def _folder(run: Run, which: str) -> Path:
-    """The folder of the checkpoint `best`, `last` or of a step. Raises ConfigError; RunError when it is not there."""
-    pointers = {"best": run.best_pointer, "last": run.latest_pointer}
-    if which in pointers:
-        if not pointers[which].exists():
-            raise RunError(
-                f"{run.root}: has no {which} checkpoint yet; train it first, or name a step with --checkpoint"
-            )
-        folder = run.checkpoints / pointers[which].read_text(encoding="utf-8").strip()
-    elif which.isdecimal():
-        folder = run.checkpoint(int(which))
-    else:
-        raise ConfigError(f"--checkpoint {which}: not best, last or the number of a step; give one of these")
-    if not folder.is_dir():
-        steps = ", ".join(map(str, run.saved_steps()))
-        raise RunError(f"{folder}: no such checkpoint; there are those of steps {steps or '(none)'}")
-    return folder

@@ -5,7 +5,9 @@ Legend: b batch, s slice, h height, w width, c channel, r region.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import heapreplace
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from segtrain.data.masks import regions_of
 from segtrain.data.people import values_by_person
 from segtrain.data.store import Store
+from segtrain.data.store_index import StoredPatient
 from segtrain.evaluation.lesion_marks import picture_of
 from segtrain.evaluation.lesion_places import caption, lesions_of_regions, worst_of
 from segtrain.evaluation.metrics import Counts, Summary, among_known, count, summarise
@@ -104,21 +107,31 @@ def evaluate(
 ) -> Evaluation | None:
     """The evaluation of `patients` on rank 0, None on the others. Collective.
 
+    A thread counts a patient's voxels and draws its picture while the next one is predicted.
     `people`: the person of each patient who has several ids. All ranks call `check`, which may raise, as often: after
     each of their patients, and where others have more of them.
     """
     assignment = assign({patient: store.patients[patient].slices for patient in patients}, world.size)
     mine = assignment[world.rank]
     drawn = set(sorted(patients)[: predictor.cfg.pictures])
-    scores = []
+    scores: list[PatientScore] = []
     total = sum(store.patients[patient].slices for patient in mine)
-    with Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar:
+    with (
+        ThreadPoolExecutor(1, "score") as scorer,
+        Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar,
+    ):
+        waiting: Future[PatientScore] | None = None
         for turn in range(max(map(len, assignment))):
             for patient in mine[turn : turn + 1]:
-                score, *_ = score_patient(predictor, loss, store, patient, draw=patient in drawn)
-                scores.append(score)
+                predicted = _predict(predictor, loss, store, patient)
+                if waiting:
+                    scores.append(waiting.result())
+                # While the device predicts the next patient.
+                waiting = scorer.submit(_score_of, predictor, store, predicted, patient in drawn)
                 bar.advance(store.patients[patient].slices, patient=patient)
             check()
+        if waiting:
+            scores.append(waiting.result())
     gathered = world.gather(scores)
     if gathered is None:
         return None
@@ -128,11 +141,11 @@ def evaluate(
 def assign(slices: dict[str, int], world_size: int) -> list[list[str]]:
     """Patients per rank, longest first to the rank with the least so far: whole patients, each exactly once."""
     ranks: list[list[str]] = [[] for _ in range(world_size)]
-    load = [0] * world_size
+    loads = [(0, rank) for rank in range(world_size)]  # a heap
     for patient in sorted(slices, key=lambda patient: (-slices[patient], patient)):
-        least = load.index(min(load))
+        load, least = loads[0]
         ranks[least].append(patient)
-        load[least] += slices[patient]
+        heapreplace(loads, (load + slices[patient], least))
     return ranks
 
 
@@ -167,6 +180,23 @@ def score_patient(
 
     Neither has voxels that the mask ignores.
     """
+    return _scored(predictor, store, _predict(predictor, loss, store, patient), draw)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A patient as prepared, and what the network makes of it. loss_sums: of batches or of the volume."""
+
+    patient: StoredPatient
+    image_shwc: NDArray[np.float16]
+    mask_shw: NDArray[np.uint8]
+    probability_rshw: NDArray[np.float32]
+    loss_sums: Sequence[Tensor]
+
+
+def _predict(predictor: Predictor, loss: Loss | None, store: Store, patient: str) -> _Predicted:
+    """The work of the device."""
+    stored = store.patients[patient]
     image_shwc, mask_shw = store.volume(patient)
     sums: list[Tensor] = []
     volume: list[tuple[Tensor, Tensor]] = []
@@ -177,28 +207,35 @@ def score_patient(
         elif loss is not None:
             sums.append(loss.sums(output, mask).double())
 
-    probability_rshw = predictor.probability(
-        image_shwc, mask_shw, add_loss, store.patients[patient].spacing_mm, f"patient {patient}"
-    )
+    probability_rshw = predictor.probability(image_shwc, mask_shw, add_loss, stored.spacing_mm, f"patient {patient}")
     if loss is not None and volume:
         output, mask = (torch.cat(parts) for parts in zip(*volume, strict=True))
         sums.append(loss.sums(output, mask).double())
+    return _Predicted(stored, image_shwc, mask_shw, probability_rshw, sums)
+
+
+def _scored(
+    predictor: Predictor, store: Store, predicted: _Predicted, draw: bool
+) -> tuple[PatientScore, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The work of the CPU: see `score_patient`."""
+    stored, mask_shw, sums = predicted.patient, predicted.mask_shw, predicted.loss_sums
     layout, true_rshw = predictor.layout, regions_of(mask_shw, predictor.layout)
-    predicted_rshw = predictor.over_threshold(probability_rshw)
-    stored = store.patients[patient]
+    predicted_rshw = predictor.over_threshold(predicted.probability_rshw)
     voxel_ml = prepared_voxel_ml(stored.spacing_mm, stored.geometry)
     kept_rshw = among_known(predictor.kept(predicted_rshw, voxel_ml), mask_shw, layout)
     predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
     pictures = _Pictures()
     if draw:
         spacing_mm = prepared_spacing(stored.spacing_mm, stored.geometry)
-        pictures = _pictures(image_shwc, store.contrasts, kept_rshw, true_rshw, layout.regions, spacing_mm)
+        pictures = _pictures(predicted.image_shwc, store.contrasts, kept_rshw, true_rshw, layout.regions, spacing_mm)
     score = PatientScore(
-        patient=patient,
+        patient=stored.patient,
         slices=len(mask_shw),
         regions={
-            name: RegionScore(count(kept, true), count(predicted, true))
-            for name, kept, predicted, true in zip(layout.regions, kept_rshw, predicted_rshw, true_rshw, strict=True)
+            name: RegionScore(count(kept, true), count(all_components, true))
+            for name, kept, all_components, true in zip(
+                layout.regions, kept_rshw, predicted_rshw, true_rshw, strict=True
+            )
         },
         loss_sums=tuple(sum(sums[1:], start=sums[0]).tolist()) if sums else (),
         picture=pictures.most,
@@ -206,6 +243,11 @@ def score_patient(
         lesions=pictures.caption,
     )
     return score, kept_rshw, true_rshw
+
+
+def _score_of(predictor: Predictor, store: Store, predicted: _Predicted, draw: bool) -> PatientScore:
+    """The score alone: nobody needs the volumes."""
+    return _scored(predictor, store, predicted, draw)[0]
 
 
 @dataclass(frozen=True)

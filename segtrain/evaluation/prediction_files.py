@@ -29,6 +29,8 @@ from segtrain.evaluation.region_scores import Row
 from segtrain.evaluation.uncertainty import Uncertainty
 from segtrain.evaluation.worst import WorstLesion, worst_first, worst_sheet
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
+from segtrain.runtime.zip_names import zip_name
 
 SHEET_COLUMNS = 8
 COMPRESSED = (".png", ".gz")  # stored in the zip as they are
@@ -100,7 +102,7 @@ class Writer:
     def add_scores(self, rows: Sequence[Row], rule: str, people: Mapping[str, str]) -> None:
         """scores.csv, and dsc.png of the patients that have a DSC; `rule` is that for patients without lesion."""
         cells = [{**row, "dsc": None if row["dsc"] is None else f"{row['dsc']:.6f}"} for row in rows]
-        files.write_text(self.folder / "scores.csv", files.csv_text(cells))
+        files.write_text(self.folder / "scores.csv", csv_text(cells))
         self.add_file(self.folder / "scores.csv")
         bars = [
             Bar(row["patient"], row["dsc"], row["trained_on"] == "yes", row.get("region", ""))
@@ -122,7 +124,7 @@ class Writer:
     def add_not_predicted(self, reasons: Mapping[str, str]) -> None:
         """not_predicted.csv, so that whoever gets the folder knows that it is not whole."""
         rows = [{"patient": patient, "reason": reason} for patient, reason in reasons.items()]
-        files.write_text(self.folder / "not_predicted.csv", files.csv_text(rows))
+        files.write_text(self.folder / "not_predicted.csv", csv_text(rows))
         self.add_file(self.folder / "not_predicted.csv")
 
     def draw(self, name: str, picture: NDArray[np.uint8]) -> None:
@@ -135,14 +137,14 @@ class Writer:
     def add_file(self, file: Path) -> None:
         """Add a file of the folder to the zip."""
         method = ZIP_STORED if file.name.lower().endswith(COMPRESSED) else ZIP_DEFLATED
-        self.archive.write(file, file.relative_to(self.folder), method)
+        self.archive.write(file, zip_name(file.relative_to(self.folder)), method)
 
 
 @contextmanager
 def writing(out: Path, source: Source, cfg: DataConfig, probabilities: bool) -> Iterator[Writer]:
     """A writer into a folder aside, which is renamed to `out` at the end; after an error nothing of it is left."""
     out = out.resolve()  # "." has no name to put another beside
-    aside = files.free_place(out, "writing")
+    aside = files.own_place(out, "writing")
     try:
         files.make_folder(aside)
         with ZipFile(aside / "predictions.zip", "w") as archive:

@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.data.content import pixels_hash, slice_hashes
 from segtrain.data.geometry import Geometry
 from segtrain.data.masks import regions_of
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import Source, Volume, fill_missing, stand_in_of
 from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError, RunError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, people_of_patients, trained_on
+from segtrain.evaluation.ensemble import SAME_PIXELS, TrainedCheckpoint, opened, people_of_patients, renamed, trained_on
 from segtrain.evaluation.lesion_places import lesions_of_regions
 from segtrain.evaluation.metrics import Counts, among_known, count
 from segtrain.evaluation.patient_scores import in_source
@@ -68,12 +69,13 @@ class Outcome:
 class Scored:
     """A patient's rows, one a region, and its worst lesion with the overlay of that; nothing without a mask.
 
-    uncertainty: the rows of that, where it was asked for, with a mask or without.
+    uncertainty: the rows of that, where it was asked for, with a mask or without. pixels: the hash of its image.
     """
 
     rows: Sequence[Row] = ()
     worst: tuple[WorstLesion, str] | None = None
     uncertainty: Sequence[Row] = ()
+    pixels: str = ""
 
 
 def refuse_folder(out: Path, images: Path) -> None:
@@ -118,7 +120,8 @@ def predict_source(
                 scored = _predict_patient(predictor, writer, patient, rule, uncertainty)
             except DataError as error:
                 _leave_out(patient, error, not_predicted)
-            mark = {"trained_on": "yes" if patient in seen else "no"}
+            is_seen = patient in seen or _is_renamed(patient, scored.pixels, checkpoints)
+            mark = {"trained_on": "yes" if is_seen else _unless_seen(checkpoints)}
             rows += [row | mark for row in scored.rows]
             uncertain += [row | mark for row in scored.uncertainty]
             worst += [scored.worst] if scored.worst else []
@@ -133,6 +136,19 @@ def predict_source(
         if not_predicted:
             writer.add_not_predicted(not_predicted)
     return Outcome(rows, not_predicted, people)
+
+
+def _unless_seen(checkpoints: Sequence[TrainedCheckpoint]) -> str:
+    """Whether the checkpoints were trained on a patient that none of their runs lists; weights alone list nobody."""
+    return "unknown" if any(one.is_bare for one in checkpoints) else "no"
+
+
+def _is_renamed(patient: str, pixels: str, checkpoints: Sequence[TrainedCheckpoint]) -> bool:
+    """Whether the checkpoints were trained on these pixels under another name, which is told."""
+    name = renamed({patient: pixels}, checkpoints).get(patient)
+    if name:
+        log.warning("%s", SAME_PIXELS.format(patient=patient, name=name))
+    return name is not None
 
 
 def _slices(source: Source, not_predicted: dict[str, str]) -> dict[str, int]:
@@ -168,12 +184,13 @@ def _predict_patient(
     volume = fill_missing(source.read(patient), source.contrasts, stand_in, where=f"patient {patient}")
     for remark in volume.remarks:
         log.info("patient %s: %s", patient, remark)
+    pixels = pixels_hash(slice_hashes(volume.image_shwc))
     prediction = predict_volume(predictor, volume, Preparation.of(cfg), f"patient {patient}", uncertainty)
     volume = one_range(volume)  # as pictures show it
     uncertain = write_uncertainty(writer, patient, prediction, volume)
     if volume.mask_shw is None:
         writer.add(patient, prediction, volume)
-        return Scored(uncertainty=uncertain)
+        return Scored(uncertainty=uncertain, pixels=pixels)
     layout = writer.cfg.layout
     predicted_rshw = among_known(prediction.mask_rshw, volume.mask_shw, layout)
     true_rshw = regions_of(volume.mask_shw, layout)
@@ -185,7 +202,7 @@ def _predict_patient(
     ]
     known = [row["dsc"] for row in rows if row["dsc"] is not None]
     worst = WorstLesion.of(patient, sum(known) / len(known) if known else None, lesions)
-    return Scored(rows, (worst, f"overlays/{patient}/{volume.slice_names[worst.place]}.png"), uncertain)
+    return Scored(rows, (worst, f"overlays/{patient}/{volume.slice_names[worst.place]}.png"), uncertain, pixels)
 
 
 def _row(patient: str, region: str, counts: Counts, slices: int, rule: EmptyMasks) -> Row:

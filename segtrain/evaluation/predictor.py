@@ -3,6 +3,7 @@
 Legend: b batch, s slice, h height, w width, c channel, r region, p plane of a mask.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from segtrain.config import EvaluateConfig, MaskLayout
 from segtrain.data.augment.batch import to_device
+from segtrain.data.augment.draws import empty, pinned
 from segtrain.data.neighbours import Neighbours, with_neighbours
-from segtrain.engines.out_of_memory import is_out_of_memory
+from segtrain.errors import DataError
 from segtrain.evaluation.metrics import kept_components
 from segtrain.evaluation.spread import number_of_views, with_spread
 from segtrain.evaluation.tta import mean_probability
 from segtrain.evaluation.uncertainty import MemberSpread
+from segtrain.runtime.out_of_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, r, h, w]
 
@@ -32,6 +37,7 @@ class Predictor:
     """The logits of a network, the settings that make a prediction of them, and the regions of masks.
 
     members: the networks whose mean probability `logits` are of; none where it is one network.
+    training: a network that is being trained may give NaN for a while; it is told, and scored as no lesion.
     """
 
     logits: Logits
@@ -40,6 +46,7 @@ class Predictor:
     neighbours: Neighbours = field(default_factory=Neighbours)
     layout: MaskLayout = field(default_factory=MaskLayout)
     members: tuple[Logits, ...] = ()
+    training: bool = False
 
     def probability(
         self,
@@ -52,25 +59,26 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """Probabilities [r, s, h, w] of a prepared volume.
 
-        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`. Raises
-        DataError: neighbours are at a distance in mm, and it is not known. `spread` is filled (`room_for_spread`).
+        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`.
+        `spread` is filled (`room_for_spread`). Raises DataError: neighbours are at a distance in mm, and it is not
+        known; a probability is NaN, and this is no `training`.
         """
         channels_shwc = with_neighbours(image_shwc, self.neighbours.offsets(spacing_mm, where))
-        probability_rshw = np.empty((len(self.layout.regions), *mask_shw.shape), np.float32)
+        on_gpu = self.device.type == "cuda"
+        # On a GPU the batches are queued, and waited for once: pinned memory, and a batch in one piece of it.
+        slices, *plane = mask_shw.shape
+        probability_srhw = empty((slices, len(self.layout.regions), *plane), torch.float32, pin=on_gpu)
         start, size = 0, self.cfg.batch
         while start < len(image_shwc):
             part = slice(start, start + size)
             try:
-                image, mask = to_device(
-                    torch.from_numpy(channels_shwc[part]),
-                    torch.from_numpy(mask_shw[part]),
-                    None,
-                    self.device,
-                    layout=self.layout,
-                )
+                batch = [torch.from_numpy(array[part]) for array in (channels_shwc, mask_shw)]
+                if on_gpu:
+                    batch = [pinned(tensor) for tensor in batch]
+                image, mask = to_device(batch[0], batch[1], None, self.device, layout=self.layout)
                 with torch.inference_mode():
                     output, mean = self._predicted(image, part, spread)
-                    probability_rshw[:, part] = mean.transpose(0, 1).cpu().numpy()
+                    probability_srhw[part].copy_(mean, non_blocking=True)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -78,7 +86,24 @@ class Predictor:
                 continue
             watch(output, mask)
             start += size
+        if on_gpu:
+            torch.cuda.synchronize(self.device)
+        probability_rshw = np.ascontiguousarray(probability_srhw.numpy().swapaxes(0, 1))
+        self._look_for_nan(probability_rshw, where)
         return probability_rshw
+
+    def _look_for_nan(self, probability_rshw: NDArray[np.float32], where: str) -> None:
+        """A NaN is over no threshold: such a patient would have no lesion, and nobody would know why."""
+        unknown = int(np.isnan(probability_rshw).any(axis=(0, 2, 3)).sum())
+        if not unknown:
+            return
+        slices = f"in {unknown} of {probability_rshw.shape[1]} slices"
+        if not self.training:
+            raise DataError(
+                f"{where}: the network's output is NaN {slices}; are its weights damaged, or is fp16 too small for it? "
+                "Take another checkpoint (--checkpoint), or try precision=fp32"
+            )
+        log.warning("%s: the network's output is NaN %s, which counts as no lesion there", where, slices)
 
     def _predicted(self, image: Tensor, part: slice, spread: MemberSpread | None) -> tuple[Tensor, Tensor]:
         """The logits of these slices and the mean over views, [b, r, h, w]; their part of `spread` is filled."""

@@ -97,7 +97,7 @@ def score(
     Raises DataError: source not readable, or the distance of neighbours not known; LaunchError: started under torchrun,
     or a worker was killed.
     """
-    source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints)
+    source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints, store.pixels(patients))
     cfg = checkpoints[0].cfg
     refuse_unknown_distances(cfg.data, store, patients)
     refuse_unknown_spacing(

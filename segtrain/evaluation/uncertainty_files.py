@@ -21,6 +21,7 @@ from segtrain.evaluation.prediction_files import Prediction, Writer, folder_of
 from segtrain.evaluation.region_scores import Row
 from segtrain.evaluation.uncertainty import MOST_SPREAD, Uncertainty, numbers_of
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 
 FOLDER, TABLE = "uncertainty", "uncertainty.csv"
 COLUMNS = 6  # of a sheet of one map; of two there are half as many
@@ -50,7 +51,7 @@ def write_uncertainty(writer: Writer, patient: str, prediction: Prediction, volu
 def write_table(writer: Writer, rows: Sequence[Row]) -> None:
     """Write uncertainty.csv."""
     cells = [{key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
-    files.write_text(writer.folder / TABLE, files.csv_text(cells))
+    files.write_text(writer.folder / TABLE, csv_text(cells))
     writer.add_file(writer.folder / TABLE)
 
 

@@ -3,7 +3,12 @@
     layout.py        the names of files and folders, in a run directory and beside it
     reader.py        a run, read
     writer.py        a run, to be trained in
+    stored.py        files read without trust: damage is one error that names the file
     events.py        the lines of metrics.jsonl, typed
+    milestones.py    first, best and last events, read from both ends of metrics.jsonl
+    live.py          how a training goes: facts, and events read as they come
+    ranks.py         what the ranks report while they train
+    split.py         the patients of both sides: split.json
     outcome.py       how the last start ended: outcome.json
     result.py        what a run has achieved so far, in numbers
     environment.py   what a start used: an entry of environment.json
@@ -11,14 +16,28 @@
     postprocessing.py  the settings of `segtrain postprocess`
     code.py          the user's own parts, copied into the run
     ablation.py      a spec of variants, folds and seeds becomes runs
+    ablation_record.py  ablation.json: how an ablation's best is confirmed, or what it confirms
     index.py         results.csv and queue.csv, which list runs
+    model_archive.py a trained network as one zip
+    manifest.py      what a checkpoint consists of
     checkpoint.py    weights, moments and state, written whole or not at all (torch)
     tensorboard.py   the curves, derived from the events (torch)
 
 All but those marked import without torch.
 """
 
-from segtrain.run.ablation import Member, Name, Spec, differences, expand, missing, write_results
+from segtrain.run.ablation import (
+    Member,
+    Name,
+    Spec,
+    confirmation,
+    confirmation_name,
+    differences,
+    expand,
+    missing,
+    write_results,
+)
+from segtrain.run.ablation_record import AblationRecord, Search, read_record, write_record
 from segtrain.run.environment import Environment
 from segtrain.run.evaluation import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.run.index import COLUMNS, QueueLine, ResultsLine, read_queue, read_results, write_queue
@@ -34,10 +53,12 @@ from segtrain.run.postprocessing import (
     write_postprocessing,
 )
 from segtrain.run.result import Result
+from segtrain.run.split import RunSplit
 from segtrain.run.writer import Run
 
 __all__ = [
     "COLUMNS",
+    "AblationRecord",
     "ChosenPostprocessing",
     "Effect",
     "Environment",
@@ -52,7 +73,11 @@ __all__ = [
     "ResultsLine",
     "Run",
     "RunLayout",
+    "RunSplit",
+    "Search",
     "Spec",
+    "confirmation",
+    "confirmation_name",
     "differences",
     "expand",
     "foreign_file",
@@ -61,9 +86,11 @@ __all__ = [
     "read_evaluation",
     "read_postprocessing",
     "read_queue",
+    "read_record",
     "read_results",
     "write_evaluation",
     "write_postprocessing",
     "write_queue",
+    "write_record",
     "write_results",
 ]

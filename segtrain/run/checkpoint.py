@@ -3,15 +3,13 @@
     checkpoints/step-00001000/model.safetensors       the plain state dict
                               optimizer.safetensors   moments as <parameter name>/<moment>
                               state.json              step, best score, losses not yet recorded, config, split
-                              manifest.json           size and SHA-256 of the others
+                              manifest.json           size and SHA-256 of the others (manifest.py)
     checkpoints/LATEST, checkpoints/BEST              the name of one
 
 Tensors are safetensors, the rest is JSON: reading a checkpoint runs no code from it. It holds no generator state, since
 order and augmentation are functions of (seed, epoch, position).
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -27,8 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from segtrain.config.json_text import json_in
 from segtrain.errors import RunError
 from segtrain.run.layout import BAD, MANIFEST, MODEL, OPTIMIZER, STATE
+from segtrain.run.manifest import fingerprint, manifest_of, read_manifest
+from segtrain.run.stored import NO_FILE
 from segtrain.run.writer import FRESH, Run
 from segtrain.runtime import files
 from segtrain.runtime.outbox import Outbox
@@ -67,7 +68,8 @@ def publish(folder: Path, snapshot: Snapshot) -> None:
         for name in (MODEL, OPTIMIZER):
             files.copy_rights(aside / STATE, aside / name)  # safetensors makes files of mode 600, whatever the umask
             files.sync_file(aside / name)
-        files.write_json(aside / MANIFEST, {name: _fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)})
+        listed = {name: fingerprint(aside / name) for name in (MODEL, OPTIMIZER, STATE)}
+        files.write_json(aside / MANIFEST, manifest_of(listed))
         files.share_all(aside)
         files.rename(aside, folder)
     except SafetensorError as error:
@@ -82,22 +84,23 @@ def read(folder: Path) -> Snapshot:
     One whose manifest lists no moments, as in an archive of results, is read without them.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        names = [name for name in (MODEL, OPTIMIZER, STATE) if name != OPTIMIZER or name in manifest]
-        for name in names:
-            if manifest[name] != _fingerprint(folder / name):
+        listed = read_manifest(folder)
+        if OPTIMIZER not in listed and (folder / OPTIMIZER).exists():
+            raise CorruptCheckpoint(f"{MANIFEST} lists no moments, and there are some")
+        for name in listed:
+            if listed[name] != fingerprint(folder / name):
                 raise CorruptCheckpoint(f"{name} is not what was written")
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        assert isinstance(state, dict), "its hash is that of a state that was written"
-        optimizer = load_file(folder / OPTIMIZER) if OPTIMIZER in names else {}
+        state = json_in(folder / STATE)
+        if not isinstance(state, dict):
+            raise CorruptCheckpoint(f"{STATE} is no mapping")
+        optimizer = load_file(folder / OPTIMIZER) if OPTIMIZER in listed else {}
         return Snapshot(load_file(folder / MODEL), optimizer, state)
-    except (*MISSING, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except OSError as error:
+        if not isinstance(error, MISSING) and error.errno not in NO_FILE:
+            raise
         raise CorruptCheckpoint(" ".join(f"{type(error).__name__} {error}".split())) from error
-
-
-def weights_sha256(folder: Path) -> str:
-    """The hash of a checkpoint's weights from its manifest; `sha256sum model.safetensors` gives the same."""
-    return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[MODEL]["sha256"])
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CorruptCheckpoint(" ".join(f"{type(error).__name__} {error}".split())) from error
 
 
 def newest(run: Run) -> str | None:
@@ -244,8 +247,3 @@ def _os_error(error: SafetensorError) -> OSError:
     """The operating system's error in one of safetensors, which tells its number in its text alone."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

@@ -30,10 +30,8 @@ def copy_code(cfg: Config, folder: Path) -> Config:
             if copy.exists():
                 continue
             files.make_folder(copy.parent)
-            aside = copy.with_name(f".{copy.name}.tmp")
-            shutil.copyfile(file, aside)
-            files.share(aside)
-            files.rename(aside, copy)
+            with files.aside(copy) as temporary:
+                shutil.copyfile(file, temporary)
         if copies:
             places[part.folder] = copies[0][0]
             files.write_text(folder / part.folder / MARK, json.dumps({"part": str(part.reference)}) + "\n")

@@ -3,22 +3,35 @@
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from segtrain.runtime.launcher import job_id
+from segtrain.config.schema import Precision
+from segtrain.run.stored import built
+from segtrain.runtime import cpus
+from segtrain.runtime.launcher import job_id, launcher
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CHECKOUT = PACKAGE.parent  # of a wheel: site-packages
 DECISIVE = ("torch", "numpy", "scipy", "deepspeed")  # other versions may compute other last digits
+FLOAT32 = "float32"
+TF32_CONVOLUTIONS = "TF32 convolutions, float32 products"
+ON_CUDA: dict[Precision, str] = {
+    "fp32": TF32_CONVOLUTIONS,
+    "ieee": FLOAT32,
+    "tf32": "TF32 convolutions and products",
+    "bf16": "bfloat16 convolutions and products",
+    "fp16": "float16 convolutions and products",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +39,16 @@ class Environment:
     """What one start used. A field that an entry lacks has its default.
 
     packages: the version of every installed distribution. libraries: CUDA, cuDNN, NCCL and driver, where there is a
-    GPU. code_sha256: of segtrain's own Python files. git_commit: of segtrain's checkout, with -dirty where tracked
-    files differ from it; None where it is not known. store: the folder of the prepared data, whose name ends in their
-    fingerprint.
+    GPU. arithmetic: number types of convolutions and matrix products. code_sha256: of segtrain's own Python files.
+    git_commit: of segtrain's checkout, with -dirty where tracked files differ from it; None where it is not known.
+    store: the folder of the prepared data, whose name ends in their fingerprint. launcher: who named the job: segtrain,
+    slurm or torchrun. cluster: SLURM's name of it.
     """
 
     time: str = ""  # ISO 8601
     job: str | None = None
+    launcher: str | None = None
+    cluster: str | None = None
     command: str | None = None
     python: str | None = None
     platform: str | None = None
@@ -41,6 +57,7 @@ class Environment:
     world_size: int | None = None
     device: str | None = None
     device_name: str | None = None
+    arithmetic: str | None = None
     cores: int | None = None
     git_commit: str | None = None
     code_sha256: str | None = None
@@ -54,11 +71,14 @@ class Environment:
         device_name: str | None = None,
         libraries: Mapping[str, str] | None = None,
         store: str | None = None,
+        precision: Precision = "fp32",
     ) -> Self:
         """That of this process."""
         return cls(
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             job=job_id(),
+            launcher=launcher(),
+            cluster=os.environ.get("SLURM_CLUSTER_NAME"),
             command=shlex.join(sys.orig_argv),
             python=platform.python_version(),
             platform=platform.platform(),
@@ -67,7 +87,8 @@ class Environment:
             world_size=world_size,
             device=device,
             device_name=device_name,
-            cores=len(os.sched_getaffinity(0)),
+            arithmetic=arithmetic_of(precision, device),
+            cores=cpus.usable(),
             git_commit=commit(),
             code_sha256=code_sha256(),
             store=store,
@@ -75,8 +96,8 @@ class Environment:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Self:
-        """That of an entry."""
-        return cls(**{key.name: tree[key.name] for key in fields(cls) if key.name in tree})
+        """That of an entry. Raises ValueError: damaged."""
+        return built(cls, tree)
 
     @property
     def began_s(self) -> float:
@@ -115,7 +136,10 @@ def code_sha256(package: Path = PACKAGE) -> str:
 
 
 def changed_since(starts: Sequence[Environment]) -> Iterator[str]:
-    """What the last start uses otherwise than the one before: segtrain's code, Python, DECISIVE packages, libraries."""
+    """What the last start uses otherwise than the one before.
+
+    segtrain's code, Python, DECISIVE packages, libraries, the arithmetic.
+    """
     if len(starts) < 2:
         return
     before, now = starts[-2:]
@@ -125,16 +149,39 @@ def changed_since(starts: Sequence[Environment]) -> Iterator[str]:
     pairs = [("Python", before.python, now.python)]
     pairs += [(name, before.packages.get(name), now.packages.get(name)) for name in DECISIVE]
     pairs += [(name, before.libraries.get(name), now.libraries.get(name)) for name in ("cuda", "cudnn", "nccl")]
+    pairs.append(("the arithmetic", before.arithmetic, now.arithmetic))
     for name, earlier, later in pairs:
         if earlier and later and earlier != later:
             yield f"{name} was {earlier} at this run's last start and is {later}"
+    on_gpu = (before.device or "").startswith("cuda")
+    if on_gpu and before.arithmetic is None and now.arithmetic == TF32_CONVOLUTIONS:
+        yield (
+            "precision=fp32 may have meant float32 convolutions at this run's last start, whose version did not record "
+            "it, and means TF32 convolutions now (precision=ieee convolves in float32)"
+        )
+
+
+def arithmetic_of(precision: Precision, device: str) -> str:
+    """Number types of convolutions and matrix products; all else is float32."""
+    if device.startswith("cuda") or precision in ("bf16", "fp16"):
+        return ON_CUDA[precision]
+    return FLOAT32
 
 
 def _packages() -> dict[str, str | None]:
     """Every installed distribution and its version, by lower-case names."""
     versions: dict[str, str | None] = {}
     for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
+        name, version = _name_and_version(distribution)
         if name:  # what an interrupted pip leaves has none
-            versions.setdefault(name.lower(), distribution.version)  # the first on the path is what is imported
+            versions.setdefault(name.lower(), version)  # the first on the path is what is imported
     return dict(sorted(versions.items()))
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str | None, str | None]:
+    """As `distribution.metadata` has them, whose parser of e-mails takes a tenth of a second for 150 distributions."""
+    head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]
+    name, version = (re.search(rf"^{key}: (.*\S)", head, re.MULTILINE) for key in ("Name", "Version"))
+    if name and version:
+        return name[1], version[1]
+    return distribution.metadata["Name"], distribution.version

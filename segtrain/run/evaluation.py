@@ -1,12 +1,11 @@
 """The scores of `segtrain evaluate` in their folder: scores.csv, summary.json, lesions.csv and pictures."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segtrain.config.text_file import open_file
 from segtrain.errors import RunError
 from segtrain.run.layout import (
     CALIBRATION,
@@ -18,13 +17,18 @@ from segtrain.run.layout import (
     VOLUMES_PICTURE,
     WORST,
 )
+from segtrain.run.stored import table_in, tree_in
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Drawing = tuple[str, NDArray[np.uint8]]  # as SVG, and as pixels [height, width, 3]
+
+
+AGAIN = "run segtrain evaluate again"
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,12 @@ def write_evaluation(folder: Path, contents: EvaluationFiles) -> None:
     """Write the files, the summary last. Raises RunError when the folder cannot be written."""
     try:
         files.make_folder(folder)
-        files.write_text(folder / SCORES, files.csv_text(contents.rows))
+        files.write_text(folder / SCORES, csv_text(contents.rows))
         if contents.lesions is None:
             (folder / LESION_TABLE).unlink(missing_ok=True)
         else:
             columns, rows = contents.lesions
-            files.write_text(folder / LESION_TABLE, files.csv_text(rows, columns))
+            files.write_text(folder / LESION_TABLE, csv_text(rows, columns))
         _write_drawing(folder / VOLUMES, folder / VOLUMES_PICTURE, contents.volumes)
         _write_drawing(folder / CALIBRATION, folder / CALIBRATION_PICTURE, contents.calibration)
         if contents.worst is None:
@@ -75,19 +79,13 @@ def _write_drawing(svg: Path, picture: Path, drawing: "Drawing | None") -> None:
 def _write_picture(path: Path, picture_hwc: "NDArray[np.uint8]") -> None:
     from PIL import Image  # slow to import
 
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.unlink(missing_ok=True)
-    Image.fromarray(picture_hwc).save(aside, format="PNG", optimize=True)
-    files.share(aside)
-    files.sync_file(aside)
-    files.rename(aside, path)
+    with files.aside(path) as temporary:
+        Image.fromarray(picture_hwc).save(temporary, format="PNG", optimize=True)
 
 
 def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The rows and the summary. Raises OSError, ValueError or TypeError."""
-    with (folder / SCORES).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return rows, dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    """The rows and the summary. Raises DamagedFile; OSError."""
+    return table_in(folder / SCORES, AGAIN), tree_in(folder / SUMMARY, dict, AGAIN)
 
 
 def foreign_file(folder: Path) -> Path | None:
@@ -99,7 +97,7 @@ def foreign_file(folder: Path) -> Path | None:
         return lesions
     try:
         summary = _summary(folder)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return folder / SUMMARY
     if summary and "chosen_on" not in summary:
         return folder / SUMMARY
@@ -116,12 +114,12 @@ def _summary(folder: Path) -> dict[str, Any]:
     """An empty one where there is no file."""
     if not (folder / SUMMARY).exists():
         return {}
-    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    return tree_in(folder / SUMMARY, dict, AGAIN)
 
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline()
+        with open_file(path) as file:
+            return file.readline(1 << 16).decode(errors="replace")
     except OSError:
         return ""

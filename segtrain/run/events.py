@@ -3,8 +3,11 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+from segtrain.config.json_text import parse_json
+from segtrain.run.stored import built, shown
 
 
 def _now_s() -> float:
@@ -64,6 +67,7 @@ def parts_text(dsc_by_region: Mapping[str, float | None], digits: int = 4) -> st
 
 Event = TrainEvent | EvaluationEvent
 OF_SEVERAL = ("regions", "people")  # left out of the lines of runs that have one region, and a patient a person
+LATEST_S = 1e11  # of any time of an event, seconds since the epoch: year 5138
 KINDS: dict[str, type[TrainEvent] | type[EvaluationEvent]] = {cls.kind: cls for cls in (TrainEvent, EvaluationEvent)}
 
 
@@ -73,21 +77,31 @@ def to_line(event: Event) -> str:
     return json.dumps({"event": event.kind, **values}, allow_nan=False) + "\n"
 
 
-def from_lines(lines: Iterable[str]) -> list[Event]:
-    """The events in lines of metrics.jsonl, without a line that is only half there.
+def from_line(line: bytes) -> Event | None:
+    """The event in a line of metrics.jsonl; None of one that is only half there. Raises ValueError: it is no event."""
+    try:
+        tree = parse_json(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):  # it was being written when the process was killed
+        return None
+    kind = KINDS.get(str(tree.get("event"))) if isinstance(tree, dict) else None
+    if kind is None:
+        raise ValueError("it is no event")
+    event = built(kind, tree)
+    _refuse_impossible(event)
+    return event
 
-    Raises KeyError or TypeError: a whole line that is no event.
-    """
-    events = []
-    for line in lines:
-        try:
-            tree = json.loads(line)
-        except ValueError:  # it was being written when the process was killed
-            continue
-        kind = KINDS[tree["event"]]
-        values: dict[str, Any] = {key.name: tree[key.name] for key in fields(kind) if key.name in tree}
-        events.append(kind(**values))
-    return events
+
+def _refuse_impossible(event: Event) -> None:
+    """Raise ValueError where no training counts like that."""
+    if not 0 <= event.time <= LATEST_S:
+        raise ValueError(f"time is {event.time:g}")
+    if event.step < 0:
+        raise ValueError(f"step is {event.step}")
+    if isinstance(event, EvaluationEvent):
+        if min(event.step, event.epoch, event.n) < 1:
+            raise ValueError(f"step, epoch and n are {event.step}, {event.epoch} and {event.n}")
+        if nameless := [name for name, numbers in event.regions.items() if "dsc" not in numbers]:
+            raise ValueError(f"region {shown(nameless[0])} has no dsc")
 
 
 def evaluations(events: Iterable[Event]) -> list[EvaluationEvent]:

@@ -5,17 +5,21 @@ queue.csv     the runs of a queue: state, when the last start ended, and why
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from segtrain.config.text_file import text_of
 from segtrain.run.layout import QUEUE, RESULTS
 from segtrain.run.result import Result
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text, read_csv
 
 # Of results.csv.
-COLUMNS = ("run", "variant", "fold", "seed", *(field.name for field in fields(Result)))
-OF_SEVERAL = ("people", "best_parts", "last_parts")  # columns where a run has several regions, or scans of a person
+COLUMNS = ("run", "variant", "fold", "seed", "repeat", *(field.name for field in fields(Result)))
+# Columns of ablations with repeats, and where a run has several regions, or scans of a person.
+OF_SEVERAL = ("repeat", "people", "best_parts", "last_parts")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class ResultsLine:
     fold: int | None
     seed: int | None
     state: str
+    repeat: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class QueueLine:
 def write_queue(folder: Path, lines: Sequence[QueueLine]) -> Path:
     """Write queue.csv beside the runs; returns its path. Raises OSError."""
     table = folder / QUEUE
-    files.write_text(table, files.csv_text([asdict(line) for line in lines]))
+    files.write_text(table, csv_text([asdict(line) for line in lines]))
     return table
 
 
@@ -56,17 +61,21 @@ def read_results(folder: Path) -> dict[str, ResultsLine]:
     """The lines of results.csv by the runs' names; none where there is no such table or it cannot be read."""
     return {
         row["run"]: ResultsLine(
-            row["run"], row["variant"], _number_or_none(row["fold"]), _number_or_none(row["seed"]), row["state"]
+            row["run"],
+            row["variant"],
+            _number_or_none(row["fold"]),
+            _number_or_none(row["seed"]),
+            row["state"],
+            _number_or_none(row.get("repeat") or ""),
         )
-        for row in _rows(folder / RESULTS, [field.name for field in fields(ResultsLine)])
+        for row in _rows(folder / RESULTS, [field.name for field in fields(ResultsLine) if field.name != "repeat"])
     }
 
 
 def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows that have all columns and name a run in the table's folder."""
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(io.StringIO(text_of(table), newline=""))
     except (OSError, ValueError, csv.Error):
         return []
     whole = [row for row in rows if set(columns) <= row.keys() and all(row[key] is not None for key in columns)]
@@ -74,4 +83,4 @@ def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _number_or_none(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) < 16 else None

@@ -19,9 +19,11 @@ runs/<name>/
   log.txt            the terminal's output, and the other ranks' warnings
   STOP               `touch` it: all ranks save and leave
 
-The runs of an ablation or of a queue share a folder, and a table lies beside them: results.csv, queue.csv.
+The runs of an ablation or of a queue share a folder, and a table lies beside them: results.csv, queue.csv. An ablation
+has ablation.json there, too, and a search trials.jsonl: what was drawn.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,10 +53,13 @@ WORST = "worst.png"
 # Beside runs.
 RESULTS = "results.csv"
 QUEUE = "queue.csv"
+ABLATION = "ablation.json"
+TRIALS = "trials.jsonl"
+BESIDE_RUNS = (ABLATION, QUEUE, RESULTS, TRIALS)
 
 BAD = "bad-"  # a damaged checkpoint's name begins with it
-_STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
-_EPOCH = re.compile(r"epoch-([0-9]{4}|[1-9][0-9]{4,})\.(csv|png|tmp)")
+_STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
+_EPOCH = re.compile(r"epoch-([0-9]{4}|[1-9][0-9]{4,17})\.(csv|png|tmp)")
 
 
 def step_of(name: str) -> int | None:
@@ -118,6 +123,10 @@ class RunLayout:
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
+
+    def weights(self, checkpoint: str) -> Path:
+        """The weights in the checkpoint of that name."""
+        return self.checkpoints / checkpoint / MODEL
 
     @property
     def validation(self) -> Path:
@@ -198,8 +207,10 @@ class RunLayout:
 
 def run_folders(runs_dir: Path) -> Iterable[Path]:
     """The run directories in a folder, and in its ablations' and queues' folders, in no order."""
-    for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}"):
-        yield from (file.parent for file in runs_dir.glob(pattern))
+    for folder in _folders(runs_dir):
+        for one in (folder, *_folders(folder)):
+            if os.path.lexists(one / CONFIG):  # also where it is a link that leads nowhere
+                yield one
 
 
 def closed_folders(runs_dir: Path) -> Iterable[Path]:
@@ -212,4 +223,7 @@ def closed_folders(runs_dir: Path) -> Iterable[Path]:
 
 
 def _folders(parent: Path) -> Iterable[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except (FileNotFoundError, PermissionError):  # it was removed meanwhile, or is closed
+        return []

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from segtrain.errors import StopReason
+from segtrain.run.stored import built, shown
 
 State = Literal["finished", "stopped", "diverged", "failed"]
 
@@ -25,21 +26,33 @@ class Outcome:
         return {**asdict(self), "reason": self.reason.name if self.reason else None}
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What outcome.json holds."""
+
+    state: str
+    step: int = 0
+    epochs: int = 0
+    best_dsc: float | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
 def outcome_from_json(tree: Mapping[str, Any]) -> Outcome:
-    """The outcome in a file. Raises ValueError, KeyError or TypeError: damaged.
+    """The outcome in a file. Raises ValueError: damaged.
 
     Older files have no `message` but a sentence as `reason`; it is read as the message.
     """
-    state = tree["state"]
-    reason: Any = tree.get("reason")
-    if state not in get_args(State):
-        raise ValueError(f"it ended as {state!r}, which no run does")
-    named = reason in StopReason.__members__
+    stored = built(_Stored, tree)
+    if stored.state not in get_args(State):
+        raise ValueError(f"it ended as {shown(stored.state)}, which no run does")
+    state: Any = stored.state
+    named = stored.reason in StopReason.__members__
     return Outcome(
         state=state,
-        step=tree.get("step", 0),
-        epochs=tree.get("epochs", 0),
-        best_dsc=tree.get("best_dsc"),
-        reason=StopReason[reason] if named else None,
-        message=tree.get("message", None if named else reason),
+        step=stored.step,
+        epochs=stored.epochs,
+        best_dsc=stored.best_dsc,
+        reason=StopReason[str(stored.reason)] if named else None,
+        message=tree.get("message", None if named else stored.reason),
     )

@@ -4,17 +4,17 @@ settings.json holds what was chosen without the patients of the run's own fold, 
 patients of all folds. They are two files so that the masks of a fold leave no trace in the first.
 """
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from segtrain.config import Postprocessing
-from segtrain.errors import DAMAGED, RunError
+from segtrain.errors import DAMAGED, DamagedFile, RunError
 from segtrain.run.layout import RunLayout
+from segtrain.run.stored import built, damaged, number_in, reading, table_in, tree_in
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 
 VERSION = 1
 EFFECT_COLUMNS = ("patient", "region", "dsc", "dsc_as_configured")
@@ -94,7 +94,7 @@ def write_postprocessing(
              "dsc_as_configured": f"{one.dsc_as_configured:.6f}"}
             for one in effects
         ]  # fmt: skip
-        files.write_text(run.postprocessing_effect, files.csv_text(rows, EFFECT_COLUMNS))
+        files.write_text(run.postprocessing_effect, csv_text(rows, EFFECT_COLUMNS))
         files.write_json(run.postprocessing_of_all_folds, {"version": VERSION, **asdict(all_folds)})
         files.write_json(run.postprocessing_settings, {"version": VERSION, **asdict(own)})
     except OSError as error:
@@ -103,40 +103,40 @@ def write_postprocessing(
 
 def read_postprocessing(path: Path) -> ChosenPostprocessing | None:
     """The choice in a file; None where there is none. Raises RunError."""
+    remedy = "run segtrain postprocess again, or give --postprocessing configured"
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = tree_in(path, dict, remedy)
         if tree["version"] != VERSION:
             raise ValueError(f"version {tree['version']}, this segtrain reads {VERSION}")
         return _from_json(tree)
     except FileNotFoundError:
         return None
+    except DamagedFile:
+        raise
     except DAMAGED as error:
         reason = " ".join(str(error).split())
-        raise RunError(
-            f"{path}: cannot be read ({type(error).__name__}: {reason}); run segtrain postprocess again, or give "
-            "--postprocessing configured"
-        ) from error
+        raise damaged(path, f"{type(error).__name__}: {reason}", remedy) from error
 
 
 def read_effects(run: RunLayout) -> list[Effect]:
     """The effect on the run's own patients, none where nothing was chosen.
 
-    Raises OSError, ValueError, LookupError or TypeError.
+    Raises DamagedFile; OSError, LookupError.
     """
     if not run.postprocessing_effect.exists():
         return []
-    with run.postprocessing_effect.open(newline="", encoding="utf-8") as file:
+    with reading(run.postprocessing_effect):
         return [
-            Effect(row["patient"], row["region"], float(row["dsc"]), float(row["dsc_as_configured"]))
-            for row in csv.DictReader(file)
+            Effect(row["patient"], row["region"], number_in(row["dsc"]), number_in(row["dsc_as_configured"]))
+            for row in table_in(run.postprocessing_effect)
         ]
 
 
 def _from_json(tree: Mapping[str, Any]) -> ChosenPostprocessing:
     return ChosenPostprocessing(
-        members=tuple(FoldMember(**one) for one in tree["members"]),
-        predictors=tuple(FoldMember(**one) for one in tree["predictors"]),
-        patients=tuple(tree["patients"]),
+        members=tuple(built(FoldMember, one) for one in tree["members"]),
+        predictors=tuple(built(FoldMember, one) for one in tree["predictors"]),
+        patients=tuple(map(str, tree["patients"])),
         tta=str(tree["tta"]),
         candidates=int(tree["candidates"]),
         rule=str(tree["rule"]),
@@ -145,5 +145,5 @@ def _from_json(tree: Mapping[str, Any]) -> ChosenPostprocessing:
 
 
 def _region(tree: Mapping[str, Any]) -> RegionChoice:
-    settings = {key: Postprocessing(**tree[key]) for key in ("settings", "configured", "best")}
-    return RegionChoice(**{**tree, **settings})
+    settings = {key: built(Postprocessing, tree[key]) for key in ("settings", "configured", "best")}
+    return built(RegionChoice, {**tree, **settings})

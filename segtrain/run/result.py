@@ -1,10 +1,9 @@
 """What a run has achieved so far, in numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segtrain.run.events import Event, best_of, evaluations
+from segtrain.run.milestones import Milestones
 from segtrain.run.outcome import Outcome, State
 
 # none: it has not begun; running: its last start has not ended, or was killed.
@@ -33,14 +32,13 @@ class Result:
     last_parts: str | None = None
 
 
-def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
-    """The result of a run that has begun, from how its last start ended and what was recorded."""
+def result_of(outcome: Outcome | None, reached: Milestones) -> Result:
+    """The result of a run that has begun, from how its last start ended and what it has reached."""
     state: ResultState = outcome.state if outcome else "running"
     epochs = outcome.epochs if outcome else None
-    scores = evaluations(events)
-    if not scores:
+    first, last, best, newest = reached.first, reached.last, reached.best, reached.last_evaluation
+    if first is None or last is None or best is None or newest is None:
         return Result(state, epochs)
-    best = best_of(scores)
     return Result(
         state=state,
         epochs=epochs,
@@ -49,9 +47,9 @@ def result_of(outcome: Outcome | None, events: Sequence[Event]) -> Result:
         ci_low=best.ci_low,
         ci_high=best.ci_high,
         n=best.n,
-        last_dsc=scores[-1].val_dsc,
-        hours=round((events[-1].time - events[0].time) / 3600, 4),
+        last_dsc=newest.val_dsc,
+        hours=round((last.time - first.time) / 3600, 4),
         people=best.people,
         best_parts=best.parts or None,
-        last_parts=scores[-1].parts or None,
+        last_parts=newest.parts or None,
     )

@@ -4,7 +4,6 @@ Neither order nor values depend on the number of workers: each sample is a funct
 and is computed with one thread. Legend: k samples, h height, w width, c channel.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from segtrain.data.augment.own import OwnAugmentation, Recipe
 from segtrain.data.neighbours import Neighbours, window
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError, SegtrainError
-from segtrain.runtime.launcher import env_int
+from segtrain.runtime import cpus
 from segtrain.runtime.workers import Worker, start_workers
 
 T = TypeVar("T")
@@ -47,9 +46,8 @@ class Asked:
 
 
 def default_workers() -> int:
-    """As many as this rank has cores besides the one that it trains with, at least one."""
-    ranks = env_int("LOCAL_WORLD_SIZE", 1)
-    return min(MOST, max(1, len(os.sched_getaffinity(0)) // ranks - 1))
+    """As many as this rank has CPUs besides the one that it trains with, at least one."""
+    return min(MOST, max(1, cpus.of_rank() - 1))
 
 
 class OneThread:

@@ -3,12 +3,18 @@
 Legend: b batch, k samples to which an effect applies.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 
+import torch
 from torch import Tensor, device
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, canonical
+from segtrain.runtime.out_of_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,3 +103,33 @@ class Draws:
 def to(target: device) -> Callable[[Tensor], Tensor]:
     """A copy to a device that nobody waits for (which needs pinned memory)."""
     return lambda tensor: tensor.to(target, non_blocking=True)
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """The tensor in memory from which a copy to the GPU waits for nothing, unless it is there already.
+
+    As it is, with a warning, where there is no such memory left: copies then wait, and have the same values.
+    """
+    return tensor if tensor.is_cuda else _pinned_or(lambda: tensor, tensor.pin_memory)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
+    """A tensor to be filled; with `pin` as from `pinned`."""
+    plain = partial(torch.empty, shape, dtype=dtype)
+    return _pinned_or(plain, partial(plain, pin_memory=True)) if pin else plain()
+
+
+def _pinned_or(plain: Callable[[], Tensor], pinned_one: Callable[[], Tensor]) -> Tensor:
+    try:
+        return pinned_one()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _warn_of_plain_memory(" ".join(str(error).split())[:200])
+    return plain()
+
+
+@cache
+def _warn_of_plain_memory(message: str) -> None:
+    """Once for each cause."""
+    log.warning("no pinned memory is left (%s); copies to the GPU wait instead, and nothing else changes", message)

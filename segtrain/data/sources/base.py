@@ -7,6 +7,7 @@ Legend: s slice, h height, w width, c channel (one a contrast).
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,11 @@ Check = Callable[[], None]
 FLAIR = 1
 
 Pixels = NDArray[np.uint8 | np.uint16]
+
+# Pixels of a side of a slice, and voxels of a file: finer than any scan of a head. A file of a few bytes may say that
+# it holds more than fits into memory.
+MOST_SIDE = 4096
+MOST_VOXELS = 2**29
 
 
 def no_check() -> None:
@@ -224,6 +230,15 @@ def _is_constant(contrast_shw: NDArray[Any]) -> bool:
 def plain_slice_names(slices: int) -> tuple[str, ...]:
     """`slice_001`, ... for sources whose slices have no names of their own."""
     return tuple(f"slice_{number:03d}" for number in range(1, slices + 1))
+
+
+def refuse_large(path: Path, shape: Sequence[int]) -> None:
+    """Raises DataError for a file that says it holds more pixels, or voxels, than a scan has."""
+    if max(shape, default=0) > MOST_SIDE or math.prod(shape) > MOST_VOXELS:
+        raise DataError(
+            f"{path}: {'x'.join(map(str, shape))} is more than a scan has, {MOST_SIDE} a side and {MOST_VOXELS} in all "
+            "at most; export it again"
+        )
 
 
 def first_few(values: Sequence[object]) -> str:

@@ -3,7 +3,6 @@
 Needs no nibabel.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.config import DataConfig, canonical
+from segtrain.config.json_text import json_in
 from segtrain.config.label_names import BACKGROUND, DATASET_JSON, IGNORE, labels_of
+from segtrain.config.paths import expanded
 from segtrain.data.sources.base import first_few
 from segtrain.data.sources.images import NIFTI_SUFFIXES
 from segtrain.data.sources.listing import with_suffix
@@ -52,17 +53,18 @@ class DatasetJson:
 def read_dataset_json(path: Path) -> DatasetJson:
     """What the file says. Raises DataError: not JSON, a key that is missing, files of slices."""
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
+        about = json_in(path)
         if not isinstance(about, dict):
             raise ValueError("is no object")
         labels = labels_of(about)
+        _refuse_background(labels)
         channels = _channels(about)
+        endings = _endings(path, about)
+        listed, is_whole = _listed(path, about, endings)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; make it readable for this user") from error
+        raise DataError(f"{error.filename}: {error.strerror}; make it readable for this user") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}; mend it, as nnU-Net's documentation of dataset.json describes") from error
-    endings = _endings(path, about)
-    listed, is_whole = _listed(path, about, endings)
     count = about.get("numTraining")
     return DatasetJson(
         path=path,
@@ -74,6 +76,12 @@ def read_dataset_json(path: Path) -> DatasetJson:
         listed=listed,
         is_whole=is_whole,
     )
+
+
+def _refuse_background(labels: Mapping[str, Sequence[int]]) -> None:
+    for name, values in labels.items():
+        if not values or (0 in values and name.lower() != BACKGROUND):
+            raise ValueError(f"names {name} as {list(values)}, but 0 is the background")
 
 
 def _channels(about: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,8 +128,8 @@ def _listed(path: Path, about: Mapping[str, Any], endings: Sequence[str]) -> tup
     for entry in about["training"]:
         if not isinstance(entry, Mapping) or "image" not in entry:
             raise DataError(f"{path}: {entry!r} in training has no image; mend it")
-        image = root / str(entry["image"])
-        label = root / str(entry["label"]) if "label" in entry else None
+        image = _place(root, entry["image"])
+        label = _place(root, entry["label"]) if "label" in entry else None
         case = image.name[: -len(ending_of(image.name, endings))]
         # Version 1 lists images without the number of a channel, so the file itself is there in the decathlon alone.
         listed[case] = Listed((image,), label, is_whole=True) if image.exists() else Listed((), label)
@@ -129,16 +137,30 @@ def _listed(path: Path, about: Mapping[str, Any], endings: Sequence[str]) -> tup
     return listed, is_whole
 
 
+def _place(folder: Path, name: Any) -> Path:
+    """The file of that name, there or not. Raises ValueError for what is no name of a file, or that of a folder."""
+    place = folder / str(name)
+    try:
+        place.lstat()
+        if place.exists() and not place.is_file():
+            raise ValueError("not a file")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"lists {str(name)[:80]!r}, which is no name of a file ({error})") from error
+    return place
+
+
 def _with_paths(path: Path, case: str, files: Any) -> Listed:
     """A case whose files may lie anywhere; names of variables of the environment are replaced. Raises DataError."""
-    if not isinstance(files, Mapping) or not files.get("images"):
+    if not isinstance(files, Mapping) or not isinstance(files.get("images"), list) or not files["images"]:
         raise DataError(f"{path}: case {case} of dataset has no images; mend it")
 
     def place(text: Any) -> Path:
         expanded = os.path.expandvars(str(text))
         if unset := re.search(r"\$\{?\w+\}?", expanded):
             raise DataError(f"{path}: {text} of case {case} has {unset[0]}, which is not set; export it first")
-        return Path(os.path.abspath(path.parent / expanded))  # noqa: PTH100  links stay what they are
+        return Path(os.path.abspath(_place(path.parent, expanded)))  # noqa: PTH100  links stay what they are
 
     label = files.get("label")
     return Listed(tuple(map(place, files["images"])), None if label is None else place(label))
@@ -152,7 +174,7 @@ def ending_of(name: str, endings: Sequence[str]) -> str:
 
 def dataset_json_of(root: Path, trained_on: str | None = None) -> Path | None:
     """The dataset.json of a folder of images: in it, beside it, or that of the data `trained_on`."""
-    folders = [root, root.resolve().parent, *([Path(trained_on).expanduser()] if trained_on else [])]
+    folders = [root, root.resolve().parent, *([expanded(trained_on)] if trained_on else [])]
     return next((folder / DATASET_JSON for folder in folders if (folder / DATASET_JSON).is_file()), None)
 
 

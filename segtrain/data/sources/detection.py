@@ -3,7 +3,6 @@
 Sources: the sets' pages; nnU-Net's and MSD's documentation of dataset.json.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from segtrain.config import canonical
+from segtrain.config.json_text import json_in
 from segtrain.config.label_names import DATASET_JSON
 from segtrain.data.sources.images import NIFTI_SUFFIXES
 from segtrain.data.sources.lgg import has_slices
@@ -79,7 +79,7 @@ class Root:
         if not path.is_file():
             return None
         try:
-            tree = json.loads(path.read_text(encoding="utf-8-sig"))
+            tree = json_in(path)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as JSON ({error}); mend it or move it elsewhere") from error
         is_ours = isinstance(tree, dict) and ("channel_names" in tree or "modality" in tree)

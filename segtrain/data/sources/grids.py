@@ -109,7 +109,7 @@ def grid_of(path: Path) -> tuple[Grid, int]:
     image = open_volume(path)
     shape, affine = image.shape, np.asarray(image.affine, np.float64)
     spatial, rest = shape[:3], [size for size in shape[3:] if size != 1]
-    if len(spatial) < 3 or 0 in shape or len(rest) > 1:
+    if len(spatial) < 3 or min(shape) < 1 or len(rest) > 1:
         raise DataError(f"{path}: {size_of(shape)} voxels, but a volume [x, y, z] is needed; export it again")
     if not np.isfinite(affine).all():
         raise DataError(f"{path}: its affine has values that are not finite; mend the header")

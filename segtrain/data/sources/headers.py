@@ -3,6 +3,7 @@
 Legend: x, y, z the file's own axes.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.data.sources.base import refuse_large
 from segtrain.data.sources.listing import refuse_absent
 from segtrain.data.sources.remarks import LibraryRemarks
 from segtrain.errors import DataError
 
 SAME_GRID_MM = 1e-2
+MOST_DEFLATED = 1032  # bytes that one byte of gzip can stand for
 
 
 def open_volume(path: Path, library: LibraryRemarks | None = None) -> Any:
@@ -26,9 +29,19 @@ def open_volume(path: Path, library: LibraryRemarks | None = None) -> Any:
     refuse_absent(path)
     try:
         with (library or LibraryRemarks()).on(path):
-            return nibabel.load(path)
+            image: Any = nibabel.load(path)
     except Exception as error:  # nibabel lets the errors of gzip, zlib and struct through
-        raise _broken(path, error) from error
+        raise _broken(path, " ".join(str(error).split()) or type(error).__name__) from error
+    _refuse_size(path, image)
+    return image
+
+
+def _refuse_size(path: Path, image: Any) -> None:
+    """Raises DataError where the header says that there are more voxels than there are: nibabel makes room for all."""
+    refuse_large(path, image.shape)
+    stored_bytes = path.stat().st_size * (1 if path.suffix.lower() == ".nii" else MOST_DEFLATED)
+    if math.prod(image.shape) * image.dataobj.dtype.itemsize > stored_bytes:
+        raise _broken(path, f"cut short: its header says {size_of(image.shape)} voxels of {image.dataobj.dtype}")
 
 
 def voxels_of(path: Path) -> NDArray[Any]:
@@ -41,7 +54,7 @@ def voxels_of(path: Path) -> NDArray[Any]:
     except DataError:
         raise
     except Exception as error:
-        raise _broken(path, error) from error
+        raise _broken(path, " ".join(str(error).split()) or type(error).__name__) from error
     if voxels.dtype.kind not in "biuf":
         raise DataError(f"{path}: voxels are {voxels.dtype}, but numbers are needed; export it again")
     if not np.isfinite(voxels).all():
@@ -53,8 +66,7 @@ def voxels_of(path: Path) -> NDArray[Any]:
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
-def _broken(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _broken(path: Path, reason: str) -> DataError:
     return DataError(f"{path}: not a readable NIfTI file ({reason[:80]}); copy the file again")
 
 

@@ -112,7 +112,7 @@ def spacing_of(path: Path) -> tuple[float, float, float] | None:
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
-    with Image.open(path) as image:
+    with Image.open(path, formats=["TIFF"]) as image:
         tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
     description = str(tags.get(TIFF_DESCRIPTION, ""))
     between_slices = IMAGEJ_SPACING.search(description)

@@ -59,13 +59,12 @@ class LggSource(SliceSource):
         refuse_unpaired(images, masks)
         if 0 in images:
             raise DataError(f"{images[0]}: slice 0, but slices are numbered from 1; renumber the patient's slices")
-        missing = sorted(set(range(1, max(images) + 1)) - images.keys())
-        if missing:
-            raise DataError(
-                f"{folder}: slice {missing[0]} is missing (numbers go from 1 to {max(images)}); "
-                f"restore it or {LEAVE_OUT}"
-            )
         numbers = sorted(images)
+        missing = next((place for place, number in enumerate(numbers, start=1) if place != number), None)
+        if missing is not None:
+            raise DataError(
+                f"{folder}: slice {missing} is missing (numbers go from 1 to {numbers[-1]}); restore it or {LEAVE_OUT}"
+            )
         return SliceFiles(
             tuple(images[number] for number in numbers),
             tuple(masks[number] for number in numbers if masks),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from segtrain.config import DataConfig, Reference, name_of
 from segtrain.config.label_names import DATASET_JSON
+from segtrain.config.paths import expanded
 from segtrain.data.sources.base import ListsRest, Source
 from segtrain.data.sources.candidates import has_volumes
 from segtrain.data.sources.dataset_json import is_nnunet
@@ -44,7 +45,7 @@ def make_source(cfg: DataConfig) -> Source:
     if name == "auto":
         return make_source(with_layout(cfg))
     assert cfg.root is not None, "loading checks it"
-    root = Path(cfg.root).expanduser()
+    root = expanded(cfg.root)
     if name != "lgg":
         require_folder(root, "set data.root to the folder that holds the patients")
     return _source(root, LAYOUT_OF[name], cfg, for_training=True)
@@ -55,7 +56,7 @@ def detected(cfg: DataConfig) -> Detected | None:
     if cfg.source != "auto":
         return None
     assert cfg.root is not None, "loading checks it"
-    root = Path(cfg.root).expanduser()
+    root = expanded(cfg.root)
     require_folder(root, "set data.root to the folder that holds the patients")
     return detect(root, "data.root")
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segtrain.config import DataConfig, Reference, canonical, name_of, options_of
 from segtrain.config.importing import explained, load
 from segtrain.config.own_code import own_code
+from segtrain.config.paths import expanded
 from segtrain.data.sources.base import Check, Volume, digest, first_few, no_check, plain_slice_names
 from segtrain.data.sources.images import write_masks, write_pages
 from segtrain.data.sources.labels import LabelRules
@@ -35,6 +36,11 @@ NEEDED = ("patients", "read")
 ROOT_NAMES = ("root", "folder", "data_root", "path")
 CFG_NAMES = ("cfg", "config", "data")
 _fingerprints: dict[str, str] = {}  # by code, options and root: a process reads the data once for it
+
+
+def forget_fingerprints() -> None:
+    """Have the data read again: in a process that goes on they may have changed."""
+    _fingerprints.clear()
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class OwnSource:
         """The options of the config, and root and config where the parameters ask for them. Raises ConfigError."""
         arguments = options_of(self.cfg.source)
         parameters = inspect.signature(factory).parameters
-        root = None if self.cfg.root is None else Path(self.cfg.root).expanduser()
+        root = None if self.cfg.root is None else expanded(self.cfg.root)
         for name, parameter in parameters.items():
             if name in arguments or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from segtrain.data.sources.base import Pixels, first_few
+from segtrain.data.sources.base import Pixels, first_few, refuse_large
 from segtrain.data.sources.kinds import colours_of, refuse_other_kinds, sample_type_of
 from segtrain.data.sources.labels import BINARISE, LabelRules, ReadMask
 from segtrain.data.sources.listing import readable, refuse_absent
@@ -74,6 +74,7 @@ def _decoded(path: Path, handle: BinaryIO, kind: str, channels: int) -> Pixels:
     header = handle.read(PNG_BITS + 1)
     handle.seek(0)
     with Image.open(handle, formats=[kind]) as image:
+        refuse_large(path, image.size)
         sample_type = sample_type_of(image, 0 if kind == "TIFF" else header[PNG_BITS])
         refuse_other_kinds(path, image, sample_type, channels)
         if image.mode == "P":

@@ -91,7 +91,7 @@ def _add_files(
         path = folder / entry.name
         if entry.name in folders:
             continue
-        is_file = entry.is_file() or is_broken_link(path)
+        is_file = is_broken_link(path) or entry.is_file()  # in this order: a link to itself
         name = parse_name(path.stem, known, place.in_masks)
         if place.contrast is not None and not name.is_mask:
             name = replace(name, contrast=place.contrast)

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from segtrain.config import LGG_CONTRASTS, canonical
+from segtrain.config.paths import expanded
 from segtrain.config.regions import SPELLINGS
 from segtrain.data.sources.base import Check, digest, first_few, no_check
 from segtrain.data.sources.images import SliceFiles, SliceSource, add_file, refuse_unpaired
@@ -60,7 +61,7 @@ class FolderSource(SliceSource):
 
     @property
     def _groups(self) -> Path | None:
-        return Path(self.cfg.groups).expanduser() if self.cfg.groups and self.for_training else None
+        return expanded(self.cfg.groups) if self.cfg.groups and self.for_training else None
 
     @cached_property
     def _by_patient(self) -> dict[str, list[SliceFile]]:
@@ -151,9 +152,9 @@ class FolderSource(SliceSource):
                 if file.name.is_mask:
                     continue
                 try:
-                    with Image.open(file.path) as image:
+                    with Image.open(file.path, formats=["PNG", "TIFF"]) as image:
                         return 1 if image.mode in GREY_MODES else COLOURS
-                except (OSError, ValueError, SyntaxError):  # reading the file says what is wrong with it
+                except Exception:  # noqa: BLE001  reading the file says what is wrong with it
                     continue
         return COLOURS
 
