@@ -3,16 +3,25 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from segtrain.config import Config, DataConfig
 from segtrain.data.order import plan_order
 from segtrain.data.sources import Source, make_source, read_with_mask, with_layout
 from segtrain.data.sources.identity import identify
-from segtrain.data.store import Store, is_built, open_store, resolved_by_source, store_path, stores_like
-from segtrain.doctor import cluster, disk, forecast, limits, software, talk
+from segtrain.data.store import (
+    Store,
+    is_built,
+    open_store,
+    resolved_by_source,
+    store_path,
+    stores_like,
+)
+from segtrain.data.store_folder import stores_folder
+from segtrain.doctor import cluster, disk, forecast, limits, listening, software, talk
 from segtrain.doctor.finding import Finding, failure, ok
-from segtrain.errors import SegtrainError
+from segtrain.errors import ConfigError, SegtrainError
 
 SAMPLED = 3  # patients that are read to estimate slices where there is no store
 
@@ -23,18 +32,24 @@ def findings(cfg: Config, ranks: int, grace_s: float, price: float | None) -> It
         yield software.packages()
         return
     yield from software.check(cfg)
-    yield from limits.check()
+    yield from limits.check(ranks)
     yield from talk.ports()
+    yield from listening.check()
     yield from talk.check(cfg, max(ranks, gpus(cfg)), grace_s)  # every device, also those that no rank will use
     yield from cluster.check()
     finding, work, store_bytes = data(cfg, ranks)
     yield finding
     trial = forecast.run_trial(cfg, ranks)
     yield from forecast.check(cfg, ranks, work, trial, price)
-    store = Path(cfg.data.store).expanduser()
+    yield from _disks(cfg, work, store_bytes, trial)
+
+
+def _disks(cfg: Config, work: forecast.Work | None, store_bytes: int, trial: forecast.Trial) -> Iterator[Finding]:
     is_prepared = work is not None and work.exact
-    if not is_prepared or os.access(store, os.W_OK, effective_ids=True):  # a colleague's store need not be writable
-        yield from disk.check("data.store", store, store_bytes)
+    with suppress(ConfigError):  # it is on a job's node, as the check of the data says
+        store = stores_folder(cfg.data)
+        if not is_prepared or os.access(store, os.W_OK, effective_ids=True):  # a colleague's need not be writable
+            yield from disk.check("data.store", store, store_bytes)
     yield from disk.check("runs_dir", Path(cfg.runs_dir), forecast.checkpoint_bytes(cfg.checkpoint, trial.parameters))
 
 
@@ -74,7 +89,7 @@ def _prepared(cfg: DataConfig, source: Source) -> Store | None:
     cfg = resolved_by_source(cfg, source)
     if not stores_like(cfg):
         return None
-    path = store_path(cfg, identify(Path(cfg.store).expanduser(), source).fingerprint)
+    path = store_path(cfg, identify(stores_folder(cfg), source).fingerprint)
     return open_store(path) if is_built(path) else None
 
 

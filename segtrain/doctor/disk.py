@@ -9,11 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from segtrain.config.paths import expanded
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.runtime import files
+from segtrain.runtime import files, lock, lock_file
 
 SLOW_S = 2.0  # for a few small files made durable
-HOLD = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"  # noqa: E501
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1])
+try:
+    fcntl.flock(file, fcntl.LOCK_EX)
+except OSError as error:
+    sys.exit(print(error.errno))
+print('held', flush=True)
+time.sleep(60)
+"""
 TAKE = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 ANSWER_S = 10.0  # in which the file system must answer a request for a lock
 GIB = 2**30
@@ -21,7 +31,7 @@ GIB = 2**30
 
 def check(what: str, folder: Path, needed_bytes: int) -> Iterator[Finding]:
     """Check the folder, or the nearest existing one above it. Leaves nothing behind."""
-    existing = folder.expanduser().absolute()
+    existing = expanded(folder).absolute()
     while not os.path.exists(existing):  # noqa: PTH110  (Path.exists raises where it may not look)
         existing = existing.parent
     yield space(what, existing, needed_bytes)
@@ -85,7 +95,10 @@ def locks(what: str, scratch: Path) -> Finding:
             answers, _, _ = select.select([holder.stdout], [], [], ANSWER_S)
             if not answers:
                 raise subprocess.TimeoutExpired(holder.args, ANSWER_S)
-            if holder.stdout.readline().strip() != b"held":
+            answer = holder.stdout.readline().strip()
+            if answer.isdigit() and int(answer) in lock.NO_FLOCK:
+                return _lock_files(check, scratch)
+            if answer != b"held":
                 return failure(check, f"{scratch.parent}: a lock cannot be taken", remedy)
             if _free(file):
                 return failure(check, f"{scratch.parent}: a second process got the lock too", remedy)
@@ -102,6 +115,22 @@ def locks(what: str, scratch: Path) -> Finding:
     except subprocess.TimeoutExpired:  # NFS asks its server, without a time limit
         return failure(check, f"{scratch.parent}: no answer to a request for a lock in {ANSWER_S:g} s", remedy)
     return ok(check, f"{scratch.parent}: exclusive, and released when the holder is killed")
+
+
+def _lock_files(check: str, scratch: Path) -> Finding:
+    """Whether the files that take the place of locks exclude others."""
+    file = scratch / "without-flock"
+    taken = lock_file.take(file)
+    again = lock_file.take(file)
+    if taken is None or again is not None:
+        return failure(check, f"{scratch.parent}: no flock, and no lock files either", "use another file system")
+    taken.release()
+    silent_s = lock_file.SILENT_S + lock_file.WATCH_S
+    return warning(
+        check,
+        f"{scratch.parent}: no flock, so files with a heartbeat take its place",
+        f"mount it with flock; without, a run whose machine failed can go on elsewhere after {silent_s:.0f} s",
+    )
 
 
 def _free(file: Path) -> bool:

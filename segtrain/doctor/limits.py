@@ -1,4 +1,4 @@
-"""What the machine allows this user: semaphores in shared memory, open files, processes."""
+"""What the machine allows this user: CPUs, semaphores in shared memory, open files, processes."""
 
 import os
 import resource
@@ -7,17 +7,28 @@ from collections.abc import Iterator
 import psutil
 
 from segtrain.doctor.finding import Finding, failure, ok, warning
+from segtrain.runtime import cpus
 from segtrain.runtime.machine import SHARED_MEMORY, limit_of, semaphore_error
 
 FEW_FILES = 256
 FEW_PROCESSES = 128  # that may still be started: torch and BLAS start a thread a core in each rank
 
 
-def check() -> Iterator[Finding]:
-    """All limits."""
+def check(ranks: int) -> Iterator[Finding]:
+    """All limits, for a training of so many ranks on this machine."""
+    yield processors(ranks)
     yield semaphores(semaphore_error())
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield processes(resource.getrlimit(resource.RLIMIT_NPROC)[0], _running())
+
+
+def processors(ranks: int) -> Finding:
+    """Whether each rank has a CPU of its own."""
+    usable, limit = cpus.least(ranks)
+    message = f"{usable} may be used ({limit}), {cpus.of_rank(ranks)} by each of {ranks} ranks"
+    if usable >= ranks:
+        return ok("CPUs", message)
+    return warning("CPUs", f"{message}: they wait for each other", "ask for more CPUs, or start fewer ranks")
 
 
 def semaphores(error: str | None) -> Finding:

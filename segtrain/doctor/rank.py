@@ -34,7 +34,7 @@ def main(folder: str, device: str) -> int:
         while not stop.reason() and time.monotonic() < end:
             time.sleep(0.02)
         if stop.reason():
-            _write(Path(folder, f"signalled-{world.rank}.json"), {"rank": world.rank, "time": time.time()})
+            _write(Path(folder, f"signalled-{world.rank}.json"), {"rank": world.rank, "time_s": time.monotonic()})
     return 0
 
 

@@ -1,7 +1,6 @@
 """Python, packages, torch's devices and backends, DeepSpeed's operations."""
 
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -15,7 +14,8 @@ from packaging.requirements import Requirement
 from segtrain import DISTRIBUTION, __version__
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
-from segtrain.runtime.machine import missing_compiler
+from segtrain.runtime import cpus
+from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.usage import gpu_reader
 
 OLDEST_PYTHON = (3, 11)
@@ -80,18 +80,7 @@ def devices(cfg: Config) -> Iterator[Finding]:
 
     gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
     if gpus:
-        properties = [torch.cuda.get_device_properties(index) for index in range(gpus)]
-        names = ", ".join(f"{device.name} {device.total_memory / 2**30:.0f} GiB" for device in properties)
-        yield ok("device", f"{gpus} GPU(s): {names}; CUDA {torch.version.cuda}")
-        if not dist.is_nccl_available():
-            yield failure("backend", "torch has no NCCL", "install torch's CUDA build")
-        unread = [str(index) for index, gpu in enumerate(properties) if gpu_reader(f"GPU-{gpu.uuid}") is None]
-        if unread:
-            yield warning(
-                "watching",
-                f"NVML cannot read GPU {', '.join(unread)}: its use, power and temperature are not recorded",
-                "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)",
-            )
+        yield from _gpus(gpus)
     elif cfg.device == "cuda":
         yield failure("device", "device=cuda, but torch sees no GPU", "check nvidia-smi and torch.version.cuda")
     elif shutil.which("nvidia-smi"):
@@ -101,9 +90,7 @@ def devices(cfg: Config) -> Iterator[Finding]:
             "install torch's CUDA build, check CUDA_VISIBLE_DEVICES",
         )
     else:
-        yield ok(
-            "device", f"CPU, {len(os.sched_getaffinity(0))} usable cores, {torch.backends.cpu.get_cpu_capability()}"
-        )
+        yield ok("device", f"CPU, {cpus.usable()} usable cores, {torch.backends.cpu.get_cpu_capability()}")
     if not dist.is_gloo_available():
         yield failure("backend", "torch has no gloo, which ranks need to agree", "install an official build of torch")
     if cfg.precision == "tf32" and not gpus:
@@ -112,15 +99,39 @@ def devices(cfg: Config) -> Iterator[Finding]:
         yield warning("precision", "precision=bf16 is far slower on a CPU without bf16 units", "use precision=fp32")
 
 
+def _gpus(count: int) -> Iterator[Finding]:
+    import torch
+    import torch.distributed as dist
+
+    from segtrain.runtime.gpu import cuda_problem
+
+    try:
+        properties = [torch.cuda.get_device_properties(index) for index in range(count)]
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        reason, remedy = cuda_problem(error)
+        yield failure("device", f"{count} GPU(s), but CUDA does not start: {reason}", f"{remedy}, or use device=cpu")
+        return
+    names = ", ".join(f"{device.name} {device.total_memory / 2**30:.0f} GiB" for device in properties)
+    yield ok("device", f"{count} GPU(s): {names}; CUDA {torch.version.cuda}")
+    if not dist.is_nccl_available():
+        yield failure("backend", "torch has no NCCL", "install torch's CUDA build")
+    unread = [str(index) for index, gpu in enumerate(properties) if gpu_reader(f"GPU-{gpu.uuid}") is None]
+    if unread:
+        yield warning(
+            "watching",
+            f"NVML cannot read GPU {', '.join(unread)}: its use, power and temperature are not recorded",
+            "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)",
+        )
+
+
 def compiler(cfg: Config) -> Finding:
-    """Whether there is the compiler that model.compile needs."""
+    """Whether there is what model.compile needs."""
     import torch
 
-    device = "cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if command := missing_compiler(device):
-        remedy = f"install one, name it in {'CC' if device == 'cuda' else 'CXX'}, or set model.compile=false"
-        return failure("compiler", f"model.compile=true, but there is no {command}", remedy)
-    return ok("compiler", "there is one for model.compile=true")
+    gpu = cfg.device != "cpu" and torch.cuda.device_count() > 0
+    if lack := lacks_to_compile("cuda" if gpu else "cpu"):
+        return failure("compiler", f"model.compile=true, but there is no {lack.thing}", lack.remedy)
+    return ok("compiler", "model.compile=true has its compiler and Python's headers")
 
 
 def deepspeed(cfg: Config) -> Finding:

@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from segtrain.config import Config
+from segtrain.doctor import listening
 from segtrain.doctor.finding import Finding, failure, ok, warning
 from segtrain.runtime.launcher import env_int, port_taken
 
@@ -44,7 +47,7 @@ def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD)
     """Start `ranks` small processes under torchrun, as a training is started; let them all-reduce, then stop them."""
     with tempfile.TemporaryDirectory(prefix="segtrain-doctor-") as folder:
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *child]
+        command = [sys.executable, "-m", "segtrain.runtime.torchrun", f"--nproc-per-node={ranks}", *child]
         with log.open("w", encoding="utf-8") as output:
             torchrun = subprocess.Popen(
                 [*command, folder, cfg.device],
@@ -57,7 +60,8 @@ def check(cfg: Config, ranks: int, grace_s: float, child: Sequence[str] = CHILD)
             ready = _wait(folder, "ready", ranks, START_S, torchrun)
             yield _all_reduce(ready, ranks, log)
             if len(ready) == ranks:
-                sent_s = time.time()
+                yield listening.of_launch(_family(torchrun))
+                sent_s = time.monotonic()  # the same in all processes of a machine
                 torchrun.terminate()
                 yield _signals(_wait(folder, "signalled", ranks, grace_s, None), ranks, sent_s, grace_s)
         finally:
@@ -100,19 +104,14 @@ def _signals(signalled: Sequence[Any], ranks: int, sent_s: float, grace_s: float
             "would be killed before they can save",
             "start torchrun directly, not from a script that does not pass signals on (use exec)",
         )
-    took_s = max(rank["time"] for rank in signalled) - sent_s
+    took_s = max(rank["time_s"] for rank in signalled) - sent_s
     message = f"SIGTERM to torchrun reached {ranks} ranks in {took_s:.2f} s; the grace period is {grace_s:.0f} s"
     return ok("signals", message)
 
 
 def _end(torchrun: subprocess.Popen[bytes]) -> None:
     """Leave no process behind, ranks that ignore signals included."""
-    import psutil
-
-    try:
-        family = psutil.Process(torchrun.pid).children(recursive=True)
-    except psutil.Error:
-        family = []
+    family = [process for process in _family(torchrun) if process.pid != torchrun.pid]
     try:
         torchrun.wait(5 if not family else 1)
     except subprocess.TimeoutExpired:
@@ -124,3 +123,12 @@ def _end(torchrun: subprocess.Popen[bytes]) -> None:
         except psutil.Error:
             continue
     psutil.wait_procs(family, timeout=5)
+
+
+def _family(torchrun: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """torchrun and what it has started."""
+    try:
+        process = psutil.Process(torchrun.pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []

@@ -17,6 +17,7 @@ from segtrain.config import Config, load_config
 from segtrain.data.store import resolved_by_source
 from segtrain.doctor.forecast import Measurement
 from segtrain.errors import SegtrainError
+from segtrain.runtime import cpus
 from segtrain.runtime.allocator import use_allocator
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ def main(config: str, ranks: str) -> int:
     with suppress(SegtrainError):  # the doctor tells it as a finding about the data
         cfg = replace(cfg, data=resolved_by_source(cfg.data))
     use_allocator(cfg.allocator, cfg.device)
-    import os
-
     import torch
 
     from segtrain.runtime.world import World, be_deterministic
@@ -42,7 +41,7 @@ def main(config: str, ranks: str) -> int:
 
     be_deterministic(cfg.deterministic)
     gpu = cfg.device != "cpu" and torch.cuda.is_available()
-    torch.set_num_threads(cfg.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // int(ranks)))
+    torch.set_num_threads(cfg.threads_per_rank or cpus.of_rank(int(ranks)))
     share = cfg.train.global_batch // int(ranks)
     # DeepSpeed's step is the same work, and its start takes long.
     cfg = replace(cfg, engine="ddp", train=replace(cfg.train, global_batch=share))
@@ -74,7 +73,7 @@ def on_gpu(cfg: Config, engine: "Engine", share: int) -> Iterator[Measurement]:
     """Halves of a rank's share of the batch, down to one that fits; then the size of the config, if that is smaller."""
     import torch
 
-    from segtrain.engines.out_of_memory import OutOfMemory
+    from segtrain.runtime.out_of_memory import OutOfMemory
 
     device = torch.device("cuda")
     size = share

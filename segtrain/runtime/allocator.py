@@ -8,11 +8,16 @@ allocation, so nothing here imports torch.
 
 import ctypes
 import sys
+import threading
 
 from segtrain.config import AllocatorName, DeviceName
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 TOP_PAD_BYTES = 256 << 20  # the heap grows by this much at a time
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: TOP_PAD_BYTES}
+# Setting any of them ends glibc's own adjustment of the thresholds, so they become what it would have adjusted them to.
+UNDO = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20, M_TOP_PAD: 128 << 10}  # mallopt(3)
+_kept = threading.Event()  # set while malloc keeps memory
 
 
 def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
@@ -23,10 +28,24 @@ def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
 
 def keep_memory() -> bool:
     """Make malloc keep freed memory until the process ends; False, and no change, where the C library is not glibc."""
+    libc = _glibc()
+    if libc is None:
+        return False
+    _kept.set()
+    return all(libc.mallopt(option, value) == 1 for option, value in KEEP.items())
+
+
+def give_memory_back() -> None:
+    """Undo `keep_memory`, and return what is free to the system, for a caller whose process goes on."""
+    if _kept.is_set() and (libc := _glibc()):
+        _kept.clear()
+        for option, value in UNDO.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):  # musl
-        return False
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: TOP_PAD_BYTES}
-    return all(libc.mallopt(option, value) == 1 for option, value in settings.items())
+    return libc if hasattr(libc, "gnu_get_libc_version") else None  # musl has none

@@ -4,19 +4,28 @@ In a folder that a group shares (setgid and group-writable) all that is written 
 whatever the umask, so that each member can go on with what another began. Elsewhere the umask decides.
 """
 
-import csv
-import io
+import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from segtrain.config.text_file import open_file
+from segtrain.runtime import machine
+
 SHARED = stat.S_ISGID | stat.S_IWGRP
+LONGEST_NAME = 200  # bytes of a file's name in that of what is written aside: names may have 255
+LEFT_S = 86400.0
+_TIDIED: set[Path] = set()  # where this process has looked for what others left
 
 
 def make_folder(path: Path) -> None:
@@ -95,6 +104,21 @@ def barrier(path: Path) -> str:
     return f"{path} may not be read"
 
 
+def now_s(folder: Path) -> float:
+    """The time by the clock that stamps the folder's files, a file server's for example, in seconds since the epoch.
+
+    By this machine's clock where nothing may be written there.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # without a name, where the file system can
+            file.write(b"0")
+            file.flush()
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON; `path` holds the old content or the new one, whatever happens."""
     write_text(path, json.dumps(tree, indent=1) + "\n")
@@ -105,22 +129,67 @@ def write_text(path: Path, text: str) -> None:
 
     What is not Unicode, as a path may have it, is escaped.
     """
-    aside = _written_aside(path, text)
-    sync_file(aside)
-    rename(aside, path)
+    with aside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write text that a crash of the machine may lose; a reader finds the old content or the new one."""
-    _written_aside(path, text).replace(path)
+    with aside(path, durable=False) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _written_aside(path: Path, text: str) -> Path:
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.unlink(missing_ok=True)  # a killed process of another user may have left one that only he may write
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-    share(aside)
-    return aside
+@contextmanager
+def aside(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A path to write a file at, which then takes the place of `path`; after an error nothing of it is left.
+
+    Of any number of processes that write one file at once, each replaces it by its own, whole.
+    """
+    temporary = own_place(path, "tmp")
+    try:
+        yield temporary
+        share(temporary)
+        if durable:
+            sync_file(temporary)
+            rename(temporary, path)
+        else:
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def own_place(path: Path, what: str) -> Path:
+    """A hidden path beside `path` that no other process or thread writes; what killed ones left is removed."""
+    here = hashlib.sha256(machine.identity().encode()).hexdigest()[:8]
+    beginning = os.fsdecode(os.fsencode(f".{path.name}")[:LONGEST_NAME])
+    place = path.with_name(f"{beginning}.{here}-{threading.get_native_id()}.{what}")
+    if place not in _TIDIED:
+        _TIDIED.add(place)
+        pattern = re.compile(rf"{re.escape(beginning)}\.([0-9a-f]{{8}})-(\d+)\.{what}")
+        for name in os.listdir(path.parent) if path.parent.exists() else ():
+            if owner := pattern.fullmatch(name):
+                _remove_leftover(path.with_name(name), owner[1] == here, owner[2])
+    return place
+
+
+def _remove_leftover(place: Path, is_here: bool, thread: str) -> None:
+    """Remove what a thread of this machine left that has ended, or one of another machine a day ago."""
+    with suppress(OSError):
+        if (is_here and machine.began(thread) is None) or time.time() - place.stat().st_mtime > LEFT_S:
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink()
+
+
+def keep_aside(path: Path, ending: str) -> Path:
+    """The new place of what is at `path`: the first that is free of path{ending}1, path{ending}2, ..."""
+    names = (path.with_name(f"{path.name}{ending}{number}") for number in range(1, 10_000))
+    place = next(name for name in names if not os.path.lexists(name))
+    path.rename(place)
+    return place
 
 
 def append_line(path: Path, line: str) -> None:
@@ -145,13 +214,10 @@ def append_line(path: Path, line: str) -> None:
     share(path)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """A CSV of these columns, or of the keys of its first row; None is an empty cell."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(columns or rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rename(old: Path, new: Path) -> None:

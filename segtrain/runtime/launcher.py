@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from segtrain.errors import LaunchError, Stopped, StopReason
+from segtrain.runtime import lock_file
 
 # Set by jobs/ for a job in the foreground: its name, and how often it has been restarted.
 LOCAL_JOB, LOCAL_RESTART = "SEGTRAIN_LOCAL_JOB", "SEGTRAIN_LOCAL_RESTART"
+# The variables that may name this job, the first that is set, and who sets them.
+LAUNCHERS = {LOCAL_JOB: "segtrain", "SLURM_JOB_ID": "slurm", "TORCHELASTIC_RUN_ID": "torchrun"}
 # What a rank of several needs to find the others, as torchrun sets it.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 UNSET = "unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE"
@@ -61,14 +64,25 @@ def refuse_ranks() -> None:
 
 def job_id() -> str | None:
     """The scheduler's or torchrun's name of this job; it stays the same when the job is requeued."""
-    names = (LOCAL_JOB, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
-    return next((job for name in names if (job := os.environ.get(name))), None)
+    return next((job for name in LAUNCHERS if (job := os.environ.get(name))), None)
+
+
+def launcher() -> str | None:
+    """Who gave this job its name: segtrain, slurm or torchrun."""
+    return next((launcher for name, launcher in LAUNCHERS.items() if os.environ.get(name)), None)
 
 
 def restarted() -> bool:
     """Whether this is a restart: SLURM requeued the job, or torchrun restarted its workers."""
     counts = (LOCAL_RESTART, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(env_int(name, 0) > 0 for name in counts)
+
+
+def start_name() -> str:
+    """The name of this start of the job, <job>-<restarts>; empty outside of a job."""
+    job = os.environ.get(LOCAL_JOB) or os.environ.get("SLURM_JOB_ID")
+    restarts = env_int(LOCAL_RESTART if LOCAL_JOB in os.environ else "SLURM_RESTART_COUNT", 0)
+    return f"{job}-{restarts}" if job else ""
 
 
 def launch_folder() -> Path | None:
@@ -118,12 +132,47 @@ def port_taken(port: int) -> bool:
     return False
 
 
-def signal_when_parent_dies(number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent has died. Does nothing where prctl is missing."""
+def signal_when_parent_dies(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send `number` to this process when its parent has died. Does nothing where prctl is missing.
+
+    `parent`: the process that started this one, where it is known; if that is gone already, the signal is sent now.
+    """
     try:
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
         return
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def follow_torchrun(number: signal.Signals) -> None:
+    """Have this rank get `number` when its torchrun dies, or now where that is gone. Does nothing without torchrun.
+
+    Until the ranks have met nothing is to be saved, and a rank may be inside of a wait for torchrun's store that no
+    handler can interrupt: SIGKILL is right there.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        signal_when_parent_dies(number)
+        if _torchrun_gone():
+            os.kill(os.getpid(), number)
+
+
+def _torchrun_gone() -> bool:
+    """Whether the parent is not what started this rank, but what takes in orphans: init, or the like of it.
+
+    torchrun does not say who it is. It is Python, though, and whatever else may start a rank (a script that torchrun
+    runs) is younger than the folder that torchrun made for the rank.
+    """
+    import psutil
+
+    try:
+        parent = psutil.Process(os.getppid())
+        made_s = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent.stat().st_ctime
+        return not Path(parent.exe()).name.startswith(("python", "pypy")) and parent.create_time() < made_s - 1.0
+    except psutil.AccessDenied:  # somebody else's process
+        return True
+    except (psutil.Error, OSError, KeyError):
+        return False
 
 
 def leave(code: int) -> NoReturn:
@@ -133,6 +182,7 @@ def leave(code: int) -> NoReturn:
     the teardown ends the process with SIGABRT, and a finished job would count as failed.
     """
     logging.shutdown()
+    lock_file.release_all()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the reader has gone
             stream.flush()

@@ -1,12 +1,24 @@
-"""Locks of files that several users share. The kernel releases a lock when its holder ends, however it ends."""
+"""Locks of files that several users share. The kernel releases a lock when its holder ends, however it ends.
+
+Where the file system has no flock, as Lustre without its mount option, files with a heartbeat take its place.
+"""
 
 import errno
 import fcntl
+import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.runtime import files
+from segtrain.runtime import files, lock_file
+from segtrain.runtime.lock_file import LockFile
+
+log = logging.getLogger(__name__)
+
+NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+LOCAL = Path("/tmp")
+_TOLD: set[Path] = set()  # folders without flock
 
 
 @dataclass(frozen=True)
@@ -14,11 +26,14 @@ class Lock:
     """A lock that this process holds, until it ends or releases it."""
 
     descriptors: tuple[int, ...]
+    file: LockFile | None = None  # where there is no flock
 
     def release(self) -> None:
         """Let other processes have it."""
         for descriptor in self.descriptors:
             os.close(descriptor)
+        if self.file:
+            self.file.release()
 
 
 def take(path: Path) -> Lock | None:
@@ -36,6 +51,9 @@ def take(path: Path) -> Lock | None:
         os.close(descriptor)
         return None
     except OSError as error:
+        if error.errno in NO_FLOCK:
+            os.close(descriptor)
+            return _take_file(path)
         if error.errno not in (errno.EBADF, errno.EACCES) or _may_write(descriptor):
             os.close(descriptor)
             raise
@@ -53,6 +71,19 @@ def take(path: Path) -> Lock | None:
     return Lock((descriptor, *second.descriptors))
 
 
+def _take_file(path: Path) -> Lock | None:
+    if path.parent not in _TOLD:
+        _TOLD.add(path.parent)
+        log.warning(
+            "%s: the file system has no flock, so locks are files with a heartbeat; what a machine that failed held is "
+            "free after %.0f s",
+            path.parent,
+            lock_file.SILENT_S + lock_file.WATCH_S,
+        )
+    file = lock_file.take(path)
+    return Lock((), file) if file else None
+
+
 def is_taken(path: Path) -> bool:
     """Whether another process has the lock, as far as this machine can see.
 
@@ -63,16 +94,45 @@ def is_taken(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in NO_FLOCK and lock_file.is_taken(path)
     return is_taken(_second(path))
 
 
 def join(path: Path) -> int:
-    """A descriptor of the file, made where it is missing, with a lock that many may have, but not beside `take`."""
+    """A descriptor of the file, made where it is missing, with a lock that many may have, until all close it."""
     descriptor = _open(path)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in NO_FLOCK:
+            raise
+        return join(_on_this_machine(path))
     return descriptor
+
+
+def is_joined(path: Path) -> bool:
+    """Whether a process of this machine has a descriptor of `join`. Raises OSError."""
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return is_joined(_on_this_machine(path))
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _on_this_machine(path: Path) -> Path:
+    """A file for locks among the processes of this machine, where a file system has none."""
+    if path.parent == LOCAL:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
+    return LOCAL / f"segtrain-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.lock"
 
 
 def _second(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A machine: its processor and driver; what it may lack: semaphores, files, processes, space, a name, a compiler.
+"""A machine: its name, processor and driver; what it may lack: semaphores, files, processes, space, a name, a compiler.
 
 Imports no torch.
 """
@@ -11,7 +11,11 @@ import pwd
 import re
 import resource
 import shutil
+import socket
+import sysconfig
+import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 SHARED_MEMORY = "/dev/shm"
@@ -19,6 +23,7 @@ CPU_COMPILERS = ("g++",)  # for which torch looks where CXX names none
 CUDA_COMPILERS = ("gcc", "clang")  # for which Triton looks where CC names none
 CPU_INFO = Path("/proc/cpuinfo")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
+UNKNOWN = uuid.uuid4().hex  # of a machine that does not say which it is: equal to no other
 
 
 def processor(info: Path = CPU_INFO) -> str:
@@ -27,6 +32,25 @@ def processor(info: Path = CPU_INFO) -> str:
         if model := re.search(r"^model name\s*:\s*(\S.*)$", info.read_text(encoding="utf-8"), re.MULTILINE):
             return model[1].strip()
     return platform.machine()
+
+
+def identity() -> str:
+    """This machine since its start, and who counts its processes: containers of one host may each have a process 7."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {UNKNOWN}"
+
+
+def began(number: object) -> int | None:
+    """When a process or thread of this machine began, in ticks since the machine's start; None where it has ended."""
+    try:
+        text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # after the command's name, from the state on; see proc(5)
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def nvidia_driver(file: Path = NVIDIA_VERSION) -> str | None:
@@ -76,13 +100,26 @@ def limit_of(kind: int) -> str:
     return "any number" if soft == resource.RLIM_INFINITY else str(soft)
 
 
-def missing_compiler(device: str) -> str | None:
-    """The command of the compiler that model.compile lacks for a device, cpu or cuda; None where there is one."""
-    if os.environ.get("TORCH_INDUCTOR_INSTALL_GXX"):  # torch fetches one itself
-        return None
-    named = os.environ.get("CC" if device == "cuda" else "CXX")
+@dataclass(frozen=True)
+class Lack:
+    """A thing that this machine does not have, and what to do about it."""
+
+    thing: str
+    remedy: str
+
+
+def lacks_to_compile(device: str) -> Lack | None:
+    """What model.compile lacks for a device, cpu or cuda: a compiler, or Python's headers; None where it has both."""
+    variable = "CC" if device == "cuda" else "CXX"
+    named = os.environ.get(variable)
     commands = (named,) if named else CUDA_COMPILERS if device == "cuda" else CPU_COMPILERS
-    return None if any(map(shutil.which, commands)) else " or ".join(commands)
+    # With TORCH_INDUCTOR_INSTALL_GXX torch fetches one itself.
+    if not os.environ.get("TORCH_INDUCTOR_INSTALL_GXX") and not any(map(shutil.which, commands)):
+        return Lack(" or ".join(commands), f"install one, name it in {variable}, or set model.compile=false")
+    # What Triton and Inductor generate includes it.
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return Lack("Python.h", "install Python's headers (python3-dev), or set model.compile=false")
+    return None
 
 
 def name_user() -> None:

@@ -5,21 +5,26 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
 from segtrain.runtime import files, machine
 from segtrain.runtime.launcher import launch_folder
 from segtrain.runtime.outbox import Addition, Outbox
-from segtrain.runtime.terminal import FILE_ONLY
+from segtrain.runtime.terminal import FILE_ONLY, show
+from segtrain.runtime.visible import Formatter, in_lines, in_one_line
 
 LAST_LINES_S = 2.0  # for the log's last lines, at the end of a process
 
 log = logging.getLogger("segtrain")
-log.addHandler(logging.NullHandler())  # until start_logging; without any, Python would print errors a second time
+logging.getLogger("segtrain").addHandler(
+    logging.NullHandler()
+)  # until start_logging; without any, Python would print errors a second time
 
 
 class Terminal(logging.StreamHandler[TextIO]):
@@ -55,20 +60,37 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     """Log to standard error, and to `file` if one is given. Ranks other than 0 log warnings only, with their number."""
     prefix = "" if rank == 0 else f"[rank {rank}] "
     to_terminal = Terminal()
-    to_terminal.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    to_terminal.setFormatter(Formatter(f"{prefix}%(message)s"))
     to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
     handlers: list[logging.Handler] = [to_terminal]
     if file is not None and _is_there(file.parent):  # another node may not see it
         to_file = LogFile(file)
-        to_file.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+        to_file.setFormatter(Formatter(f"%(asctime)s {prefix}%(mark)s%(message)s", "%Y-%m-%d %H:%M:%S"))
         to_file.addFilter(_mark_warnings)
         files.share(file)
         handlers.append(to_file)
+    others = [handler for handler in log.handlers if not isinstance(handler, (Terminal, LogFile))]
     for old in log.handlers:
-        old.close()
-    log.handlers = handlers
+        if old not in others:
+            old.close()
+    log.handlers = [*handlers, *others]
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """A context after which the log goes where it went before, for a caller whose process goes on."""
+    handlers, level, propagate = list(log.handlers), log.level, log.propagate
+    try:
+        yield
+    finally:
+        for handler in log.handlers:
+            if handler not in handlers:
+                handler.close()
+        log.handlers = handlers
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 def flush_log() -> None:
@@ -94,24 +116,32 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     """The exit code of a command; a user's error becomes one line on standard error, a bug keeps its traceback."""
     _escape_what_the_terminal_cannot_show()
     try:
-        _refuse_other_systems()
-        machine.name_user()
-        return command(argv)
+        with on_this_machine():
+            return command(argv)
     except SegtrainError as error:
         return _reported(error)
+
+
+@contextmanager
+def on_this_machine() -> Iterator[None]:
+    """A context for whatever a user asks for. Raises LaunchError where this system, or a limit of it, is in the way."""
+    _refuse_other_systems()
+    machine.name_user()
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if limit := machine.shortage(error) or machine.full_disk(error):
-            return _reported(LaunchError(limit))
+            raise LaunchError(limit) from error
         raise
 
 
 def _reported(error: SegtrainError) -> int:
     """The exit code of an error, which is told in one line, even if a path in it has several."""
-    message = str(error).replace("\n", "\\n")
+    message = in_one_line(error)
     if _is_first_to_report(message):
         kind = "" if isinstance(error, Stopped) else "error: "
         with suppress(OSError):  # standard error may be a file on a full disk
-            print(f"segtrain: {kind}{message}", file=sys.stderr, flush=True)
+            show(f"segtrain: {kind}{message}", errors=True)
         log.error("%s%s", kind, message, extra=FILE_ONLY)
     return error.exit_code
 
@@ -119,8 +149,14 @@ def _reported(error: SegtrainError) -> int:
 def main(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """The exit code of a command on these arguments, by default this process's, with logging to standard error."""
     _open_closed_streams()
+    sys.excepthook = _show_traceback
     start_logging()
     return run_command(command, sys.argv[1:] if argv is None else argv)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own traceback, whose message may be that of a file's name."""
+    sys.stderr.write(in_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _open_closed_streams() -> None:

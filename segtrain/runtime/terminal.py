@@ -13,6 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
+from segtrain.runtime.visible import in_lines, in_one_line
+
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 15.0
@@ -24,7 +26,7 @@ class Progress:
     """A bar on a terminal; elsewhere a log line every `LINE_EVERY_S` seconds. Nothing where `quiet`."""
 
     def __init__(self, title: str, total: int, unit: str, quiet: bool = False) -> None:
-        self.title = title
+        self.title = in_one_line(title)
         self.total = total
         self.unit = unit
         self.quiet = quiet
@@ -43,7 +45,7 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self.task = self.bar.add_task(title, total=total, note="")
+            self.task = self.bar.add_task(self.title, total=total, note="")
 
     def __enter__(self) -> Self:
         if self.bar:
@@ -61,7 +63,7 @@ class Progress:
             return
         now = time.monotonic()
         rate = self.done / max(now - self.started, 1e-9)
-        note = " ".join(f"{name} {value}" for name, value in notes.items())
+        note = in_one_line(" ".join(f"{name} {value}" for name, value in notes.items()))
         if self.bar:
             self.bar.update(self.task, advance=amount, note=f"{note}  {rate:.1f} {self.unit}/s")
         if now - self.last_line > LINE_EVERY_S or (self.done == self.total and now - self.started > LINE_EVERY_S):
@@ -87,6 +89,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
+def show(line: object, errors: bool = False) -> None:
+    """Print a line on standard output, or standard error; what it holds from outside cannot break or colour it."""
+    print(in_one_line(line), file=sys.stderr if errors else sys.stdout, flush=True)
+
+
+def show_text(text: object) -> None:
+    """The same for several lines."""
+    print(in_lines(text), flush=True)
+
+
 def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequence[str] = ("", "")) -> None:
     """Print rows, each as long as `header`, on standard output; the first column holds the names of the rows.
 
@@ -94,7 +106,9 @@ def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequenc
     """
     columns = [Column(as_text(name), overflow="fold") for name in header]
     columns[0].style = "bold"
-    table = Table(*columns, title=Text(title, "table.title"), show_header=any(header), title_justify="left")
+    table = Table(
+        *columns, title=Text(in_one_line(title), "table.title"), show_header=any(header), title_justify="left"
+    )
     for row in rows:
         table.add_row(*map(as_text, row))
     standard_output().print(table)
@@ -102,7 +116,7 @@ def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequenc
 
 def as_text(cell: str | Text) -> Text:
     """A cell that is shown as it is: rich takes brackets in a plain string for markup."""
-    return cell if isinstance(cell, Text) else Text(cell)
+    return cell if isinstance(cell, Text) else Text(in_lines(cell))
 
 
 def standard_output() -> Console:

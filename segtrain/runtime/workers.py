@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -46,7 +47,7 @@ def _started(workers: int, remedy: str, set_up: Callable[[], None] | None) -> Pr
     others = set(multiprocessing.active_children())
     try:
         pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(), set_up))
-        with _signals_held():
+        with _signals_held(), _script_hidden():
             for _ in range(workers):
                 pool.submit(int)  # starts a process, while none is idle yet
     except (OSError, RuntimeError, ImportError) as error:
@@ -120,7 +121,7 @@ def start_workers(serve: Callable[..., None], arguments: Sequence[Any], workers:
     """
     started: list[Worker] = []
     try:
-        with _one_thread_each(), _signals_held():
+        with _one_thread_each(), _signals_held(), _script_hidden():
             for _ in range(workers):
                 started.append(Worker(serve, arguments))  # noqa: PERF401  those that started are killed below
     except (OSError, RuntimeError, ImportError) as error:
@@ -149,6 +150,21 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Processes started inside do not run this process's script again, which may train: nothing of it is sent there."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or main.__spec__ is not None:
+        yield
+        return
+    main.__file__ = None
+    try:
+        yield
+    finally:
+        main.__file__ = file
+
+
 def _begin(parent: int, set_up: Callable[[], None] | None) -> None:
     _die_with_parent(parent)
     if set_up is not None:
@@ -160,9 +176,7 @@ def _die_with_parent(parent: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    signal_when_parent_dies(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    signal_when_parent_dies(signal.SIGKILL, parent)
 
 
 @contextmanager

@@ -15,16 +15,23 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from segtrain.config import DeviceName
 from segtrain.errors import LaunchError, SegtrainError, StopReason
-from segtrain.runtime import machine
+from segtrain.runtime import cpus, machine
+from segtrain.runtime.addresses import keep_to_loopback
+from segtrain.runtime.gpu import nccl_problem, start_gpu
+from segtrain.runtime.interface import interface_to
 from segtrain.runtime.launcher import env_int
+from segtrain.runtime.peers import PeerWatch, stop_waiting_for_nccl
+from segtrain.runtime.store import connect, has_agents_store, serve
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective, and for the ranks to meet
 
 
 @dataclass(frozen=True)
@@ -148,28 +155,41 @@ def be_deterministic(enabled: bool) -> None:
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(enabled)
+    # Even to switch off what is off, torch imports its compiler: 1.6 s of each start.
+    if enabled or torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(enabled)
 
 
 @contextmanager
 def join(device: DeviceName, threads: int | None, deterministic: bool = False) -> Iterator[World]:
     """Join the job that torchrun (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describes; alone without one.
 
-    NCCL for CUDA tensors, gloo for CPU tensors. Raises LaunchError: no CUDA, fewer GPUs than ranks, address unreachable
-    or port taken.
+    NCCL for CUDA tensors, gloo for CPU tensors. Raises LaunchError: no CUDA, a GPU that cannot be used, fewer GPUs than
+    ranks, address unreachable or port taken.
     """
     rank, size = env_int("RANK", 0), env_int("WORLD_SIZE", 1)
     local_rank, local_size = env_int("LOCAL_RANK", 0), env_int("LOCAL_WORLD_SIZE", 1)
     be_deterministic(deterministic)
     world = World(rank, size, local_rank, device_of(device, local_rank, local_size))
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    torch.set_num_threads(threads or cpus.of_rank())
     if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
+        start_gpu(world.device)
+    peers = None
+    is_callers_group = dist.is_initialized()
     if size > 1:
         _init(world, one_node=local_size == size)
-    yield world
-    # Not after an error: the other ranks may be in a collective, and this one must not wait for them.
-    if dist.is_initialized():
+        if world.device.type == "cuda":  # on a CPU gloo itself finds out
+            peers = PeerWatch(rank, size, on_death=stop_waiting_for_nccl)
+    try:
+        yield world
+    except BaseException:
+        # Not with others: they may be in a collective, and this rank must not wait for them.
+        if size == 1 and dist.is_initialized() and not is_callers_group:
+            dist.destroy_process_group()
+        raise
+    if peers:
+        peers.leave()
+    if dist.is_initialized() and not is_callers_group:
         dist.destroy_process_group()
 
 
@@ -177,6 +197,7 @@ def be_a_group(world: World) -> None:
     """Make a process group of this one process, for code that needs one."""
     if world.size == 1 and not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")
+        keep_to_loopback()
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
@@ -190,25 +211,45 @@ def device_of(device: DeviceName, local_rank: int, local_size: int) -> torch.dev
         )
     if not gpus:
         return torch.device("cpu")
-    if local_size > gpus:
+    if local_size <= gpus:
+        return torch.device("cuda", local_rank)
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_LOCALID" not in os.environ:
         raise LaunchError(
             f"{local_size} ranks on {socket.gethostname()}, which has {gpus} GPU(s); "
             f"use --nproc_per_node={gpus}, or device=cpu"
         )
-    return torch.device("cuda", local_rank)
+    if gpus > 1:
+        raise LaunchError(
+            f"{local_size} ranks on {socket.gethostname()}, and SLURM gives this one {gpus} GPU(s); "
+            f"use --gpus-per-task=1, or --gpus-per-node={local_size} without --gpus-per-task"
+        )
+    # srun --gpus-per-task=1: each task sees its own GPU alone, as the first. NCCL refuses two ranks on one.
+    return torch.device("cuda", 0)
 
 
 def _init(world: World, one_node: bool) -> None:
-    if one_node:  # the host name may not resolve; the loopback interface always works
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if one_node:
+        keep_to_loopback()
+    elif interface := interface_to(address or "", int(port or 0)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     device_id = world.device if world.device.type == "cuda" else None
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # nobody says that the others have been started
         log.info("rank %d waits at %s:%s for the other ranks of WORLD_SIZE=%d", world.rank, address, port, world.size)
     try:
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30), device_id=device_id)
-    except (dist.DistError, ValueError) as error:
+        dist.init_process_group(
+            backend,
+            store=_store(world, one_node),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=TIMEOUT,
+            device_id=device_id,
+        )
+    except (dist.DistError, ValueError, OSError) as error:
+        if problem := nccl_problem(error):
+            reason, remedy = problem
+            raise LaunchError(f"NCCL cannot start on rank {world.rank} of {world.size}: {reason}; {remedy}") from error
         reason = " ".join(str(error).split())
         if "EADDRINUSE" in reason or "in use" in reason:
             raise LaunchError(
@@ -218,3 +259,16 @@ def _init(world: World, one_node: bool) -> None:
             f"rank {world.rank} of {world.size} cannot reach {address}:{port} ({reason[:150]}); "
             "start with torchrun, or set MASTER_ADDR and MASTER_PORT"
         ) from error
+
+
+def _store(world: World, one_node: bool) -> TCPStore | None:
+    """The store of ranks that no launcher serves: rank 0 does. Raises OSError, DistError, ValueError.
+
+    None leaves it to torch: to connect to a launcher's, or to say what is missing in the environment.
+    """
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if has_agents_store() or not host or not port:
+        return None
+    if world.rank:
+        return connect(host, int(port), world.size, TIMEOUT)
+    return serve(host, int(port), world.size, TIMEOUT, other_nodes=not one_node)
