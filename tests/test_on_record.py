@@ -20,10 +20,11 @@ from segtrain.report.cost import cost
 from segtrain.report.facts import text_of
 from segtrain.report.write import make
 from segtrain.run import Environment, Run
-from segtrain.run.environment import CHECKOUT, changed_since, code_sha256, commit
+from segtrain.run.environment import CHECKOUT, arithmetic_of, changed_since, code_sha256, commit
 from segtrain.runtime import machine
 
 NOW = Environment.now(2, "cpu", "A Processor", {"cuda": "12.4"}, "lgg-64px-fingerprint")
+ON_GPU = replace(NOW, device="cuda:0", arithmetic=arithmetic_of("fp32", "cuda:0"))
 
 
 @pytest.mark.law("L15")
@@ -38,6 +39,27 @@ def test_every_installed_package_is_on_record() -> None:
     assert expected.items() <= dict(NOW.packages).items()
     assert NOW.packages["torch"] == metadata.version("torch")
     assert NOW.command == shlex.join(sys.orig_argv)
+
+
+@pytest.mark.law("L15")
+@pytest.mark.parametrize(
+    ("file", "text", "recorded"),
+    [
+        ("METADATA", "Metadata-Version: 2.4\nName: Some.Thing\nVersion: 1.0\n\nName: other\nVersion: 2\n", "1.0"),
+        ("METADATA", "Metadata-Version: 2.4\r\nname: Some.Thing\r\nversion: 1.0\r\n", "1.0"),
+        ("PKG-INFO", "Metadata-Version: 1.1\nName: Some.Thing\nVersion: 1.0\nSummary: Name: other\n", "1.0"),
+        ("METADATA", "", None),  # as an interrupted pip leaves it
+    ],
+)
+def test_a_version_is_that_of_the_metadata_s_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, recorded: str | None
+) -> None:
+    suffix = "egg-info" if file == "PKG-INFO" else "dist-info"
+    folder = tmp_path / f"some_thing-9.9.{suffix}"
+    folder.mkdir()
+    (folder / file).write_text(text, newline="")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Environment.now(1, "cpu").packages.get("some.thing") == recorded
 
 
 def git(folder: Path, *words: str) -> None:
@@ -116,6 +138,24 @@ def test_what_changed_since_the_last_start_is_found(before: Environment, words: 
     assert len(messages) == bool(words)
     assert all(word in messages[0] for word in words)
     assert not list(changed_since([NOW]))
+
+
+@pytest.mark.quick
+@pytest.mark.law("L15")
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (ON_GPU, None),
+        (replace(ON_GPU, arithmetic="float32"), "arithmetic was float32 at this run's last start and is TF32 conv"),
+        (replace(ON_GPU, arithmetic=None), "precision=fp32 may have meant float32 convolutions .*precision=ieee"),
+        (replace(NOW, arithmetic=None), None),  # on a CPU it means what it meant
+    ],
+)
+def test_other_arithmetic_than_at_the_last_start_is_found(before: Environment, words: str | None) -> None:
+    messages = list(changed_since([before, ON_GPU]))
+    assert len(messages) == (words is not None)
+    assert words is None or re.search(words, messages[0])
+    assert (NOW.arithmetic, ON_GPU.arithmetic) == ("float32", "TF32 convolutions, float32 products")
 
 
 @pytest.mark.law("L15")

@@ -5,12 +5,13 @@
     ddp.py             DistributedDataParallel
     deepspeed.py       DeepSpeed; zero.py: its configuration, made from ours; zero_state.py: moments that are divided
     average.py         the average of weights that is scored and saved
+    batch_norm.py      batch norm over the samples of all ranks
     optim.py           optimisers, and the rates of their groups; own_optim.py: those of the user's own
     optim_state.py     the state of an optimiser as tensors and JSON
     optim_trial.py     trials of an optimiser of the user's own, on optim_bench.py; zero_trial.py: under DeepSpeed
     schedules.py       the learning rate of a step
     own_schedule.py    schedules of the user's own as tables; schedule_arguments.py: what they are called with
-    out_of_memory.py   errors that mean there was not enough memory
+    precision.py       number types of products, TF32, the memory layout
 
 Imports torch.
 """

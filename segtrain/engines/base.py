@@ -13,22 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segtrain.config import Config, Precision
+from segtrain.config import Config
 from segtrain.engines.average import Average, live
+from segtrain.engines.batch_norm import GlobalBatchNorm, over_all_ranks
 from segtrain.engines.objective import make_objective
-from segtrain.engines.out_of_memory import OutOfMemory, is_out_of_memory
+from segtrain.engines.precision import AUTOCAST, prefers_channels_last, use_tf32
 from segtrain.losses.loss import Loss
+from segtrain.models.freeze import is_frozen
+from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.runtime.world import World
 
-AUTOCAST: dict[Precision, torch.dtype | None] = {
-    "fp32": None,
-    "tf32": None,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 T = TypeVar("T")
 Snapshot = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
-WIDTH = 16  # float32 numbers in an AVX-512 register: networks with fewer first features are no faster in channels_last
 
 
 class BaseEngine(ABC):
@@ -40,12 +36,11 @@ class BaseEngine(ABC):
         self.world = world
         self.micro_batch = min(cfg.train.micro_batch or cfg.train.global_batch, cfg.train.global_batch // world.size)
         self.dtype = AUTOCAST[cfg.precision]
-        set_tf32(cfg.precision == "tf32")
+        use_tf32(cfg.precision)
         self.channels_last = not self.flattens and prefers_channels_last(cfg, world.device)
         self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(world.device)
-        if world.device.type == "cuda" and world.size > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = over_all_ranks(network, world, compiled=cfg.model.compile)
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     average: Average
@@ -85,6 +80,9 @@ class BaseEngine(ABC):
     def _backward(self, loss: Tensor) -> None:
         """Add the mean over ranks of this loss's gradients. Collective."""
 
+    def _reserve(self) -> None:  # noqa: B027
+        """Allocate what the update will need, and free it: an update that runs short cannot be repeated."""
+
     @abstractmethod
     def _update(self, lr: float) -> None:
         """Clip and step. Collective."""
@@ -99,9 +97,15 @@ class BaseEngine(ABC):
         self._network.train()
         self._remember()
         loss = self._guarded(lambda: self._gradients(image_bchw, mask_bchw, progress, step))
-        self._update(lr)
-        self._average_buffers()
-        self.average.update()
+        self._guarded(self._reserve)
+        try:
+            self._update(lr)
+            self._average_buffers()
+            self.average.update()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(_in_one_line(error), repeatable=False) from error
         return loss
 
     def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float, step: int) -> Tensor:
@@ -145,13 +149,12 @@ class BaseEngine(ABC):
         self._start(torch.zeros(2, channels, size, size, device=device))
         self._network.train()
         for module in self._network.modules():
-            if isinstance(module, nn.SyncBatchNorm):  # needs as much memory in evaluation, and does not communicate
+            if isinstance(module, GlobalBatchNorm):  # needs as much memory in evaluation, and does not communicate
                 module.eval()
 
         def both_ways() -> None:
             with unchanged_buffers(self._network):
-                parameters = list(self._network.parameters())
-                moments = [torch.empty_like(p) for p in (*parameters, *parameters)]
+                moments = self._moments()
                 image = torch.zeros(self.micro_batch, channels, size, size, device=device)
                 with self._autocast():
                     logits = self._network(image.contiguous(memory_format=self.layout))
@@ -166,6 +169,11 @@ class BaseEngine(ABC):
         self._guarded(both_ways)
         self._drop_gradients()
 
+    def _moments(self) -> list[Tensor]:
+        """As much memory as Adam's moments take."""
+        parameters = [p for p in self._network.parameters() if p.requires_grad]
+        return [torch.empty_like(p) for p in (*parameters, *parameters)]
+
     def _guarded(self, work: Callable[[], T]) -> T:
         """The result of `work`. Raises OutOfMemory if there was not enough memory.
 
@@ -176,7 +184,7 @@ class BaseEngine(ABC):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            message = " ".join(str(error).split())[:200]
+            message = _in_one_line(error)
         # Outside of the except clause: the error's traceback refers to all tensors of the work.
         self._drop_gradients()
         for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
@@ -207,14 +215,21 @@ class BaseEngine(ABC):
         return logits
 
     def _average_buffers(self) -> None:
-        """Make batch norm's running statistics equal on all ranks, as their mean. Collective.
+        """Make running statistics equal on all ranks, as their mean. Collective.
 
-        SyncBatchNorm (CUDA) keeps them equal itself. Elsewhere each rank normalises its own share of the batch. Running
-        values are linear in the statistics of the shares, so their mean after each step is the right value for
-        validation, and any rank's state is the state of the run.
+        Those of batch norm are equal already. Other layers of the user's own may keep some of their rank's samples;
+        any rank's state is then the state of the run.
         """
-        buffers = [b for b in self._network.buffers() if b.is_floating_point()]
-        if self.world.size == 1 or not buffers or self.world.device.type == "cuda":
+        if self.world.size == 1:
+            return
+        buffers = [
+            buffer
+            for module in self._network.modules()
+            if not isinstance(module, GlobalBatchNorm) and not is_frozen(module)
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.is_floating_point() and (name.startswith("running_") or self.world.device.type == "cpu")
+        ]
+        if not buffers:
             return
         mean = self.world.sum(torch.cat([b.flatten() for b in buffers])) / self.world.size
         for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
@@ -222,6 +237,10 @@ class BaseEngine(ABC):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def copy(tensor: Tensor) -> Tensor:
@@ -238,22 +257,3 @@ def unchanged_buffers(network: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in zip(network.buffers(), before, strict=True):
             buffer.copy_(value)
-
-
-def set_tf32(wanted: bool) -> None:
-    """Set the precision of float32 products and convolutions on CUDA, for which torch has different defaults."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if wanted else "ieee"  # type: ignore[attr-defined]
-
-
-def prefers_channels_last(cfg: Config, device: torch.device) -> bool:
-    """`model.channels_last`, or else where it is faster: on CPUs with AVX-512 (measured), unless the network is narrow.
-
-    On CUDA with the half precisions, since cuDNN computes their convolutions in this layout (not measured here).
-    """
-    if cfg.model.channels_last is not None:
-        return cfg.model.channels_last
-    if device.type == "cuda":
-        return cfg.precision in ("bf16", "fp16")
-    wide: bool = torch.backends.cpu.get_cpu_capability() == "AVX512" and cfg.model.features >= WIDTH
-    return wide

@@ -72,6 +72,10 @@ class DdpEngine(BaseEngine):
             return self.wrapped.no_sync()
         return nullcontext()
 
+    def _reserve(self) -> None:
+        if not self.optimizer.state:  # the first update makes the moments
+            self._moments()
+
     def _update(self, lr: float) -> None:
         self.rates.set(self.optimizer.param_groups, lr)
         if self.cfg.optim.clip_norm is not None:

@@ -186,9 +186,9 @@ class DeepSpeedEngine(BaseEngine):
         with self.average.in_place():
             for name, tensor in self._gathered():
                 self._whole.state_dict(keep_vars=True)[name].data.copy_(tensor)
-        tables = dict(self._whole.named_buffers())  # those that are not saved among them
-        for name, buffer in self._network.named_buffers():
-            tables[name].copy_(buffer)
+            tables = dict(self._whole.named_buffers())  # those that are not saved among them
+            for name, buffer in self._network.named_buffers():
+                tables[name].copy_(buffer)
         try:
             yield
         finally:

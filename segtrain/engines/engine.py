@@ -29,7 +29,7 @@ class Engine(Protocol):
     """Whether a step that raised OutOfMemory has changed nothing and may be repeated."""
 
     def rehearse(self) -> None:
-        """Forward and backward of one micro-batch, which changes nothing. Raises OutOfMemory (engines.out_of_memory).
+        """Forward and backward of one micro-batch, which changes nothing. Raises OutOfMemory (runtime.out_of_memory).
 
         It does not communicate, but before the first step all ranks have to call it equally often.
         """
@@ -38,7 +38,7 @@ class Engine(Protocol):
         """One optimiser step on the global batch: its loss, equal on all ranks, still on the device. Collective.
 
         `progress` of the run, 0 to 1, is for losses whose weights move; `step`, its number, seeds dropout. Raises
-        OutOfMemory on the rank that ran out.
+        OutOfMemory on the rank that ran out; where that is not `repeatable`, weights may have changed.
         """
 
     def finite(self) -> bool:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from segtrain.config import OPTIMIZERS, OptimConfig, Reference, name_of, options_of, part_of
 from segtrain.engines.own_optim import OwnOptimizer
 from segtrain.errors import ConfigError
+from segtrain.models.freeze import rates_of
 
 Groups = list[dict[str, Any]]  # of parameters, as torch's optimisers take them
 
@@ -74,15 +75,28 @@ def make_optimizer(network: nn.Module, cfg: OptimConfig) -> Optimizer:
     name, options = name_of(cfg.name), options_of(cfg.name)
     if reference := Reference.parse(name):
         return OwnOptimizer(reference, cfg).make(network)
-    matrices = [p for p in network.parameters() if p.dim() > 1 or cfg.decay_all]
-    vectors = [p for p in network.parameters() if not (p.dim() > 1 or cfg.decay_all)]
-    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = _groups(network, cfg)
     make: Callable[[Groups, OptimConfig], Optimizer] = part_of(cfg.name, OPTIMIZERS).load(**options)
     try:
-        return make([group for group in groups if group["params"]], cfg)
+        return make(groups, cfg)
     except (ValueError, TypeError) as error:
         settings = ", ".join(f"{key}={value}" for key, value in options.items())
         raise ConfigError(f"optim.name={name}: refuses {settings} ({error}); change optim.name's options") from error
+
+
+def _groups(network: nn.Module, cfg: OptimConfig) -> Groups:
+    """The parameters that train: those that are decayed, the others, and both again for each ratio of `lr_ratios`."""
+    ratios = rates_of(network, cfg.lr_ratios or {})
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    groups: Groups = []
+    for ratio in (None, *dict.fromkeys((cfg.lr_ratios or {}).values())):
+        rate = {} if ratio is None else {"lr": cfg.lr * ratio}
+        own = [parameter for name, parameter in trained if ratios.get(name) == ratio]
+        decayed = [parameter for parameter in own if parameter.dim() > 1 or cfg.decay_all]
+        rest = [parameter for parameter in own if not (parameter.dim() > 1 or cfg.decay_all)]
+        groups += [{"params": decayed, "weight_decay": cfg.weight_decay, **rate}]
+        groups += [{"params": rest, "weight_decay": 0.0, **rate}]
+    return [group for group in groups if group["params"]]
 
 
 class Rates:

@@ -25,7 +25,7 @@ def make_model(cfg: ModelConfig, seed: int, in_channels: int = 3, size_px: int =
         raise ConfigError(problem)
     network = _initialised(cfg, seed, in_channels, size_px, regions)
     if cfg.weights is not None:
-        load_weights(network, Path(cfg.weights))
+        load_weights(network, Path(cfg.weights), cfg.weights_input)
     if cfg.checkpoint_activations:
         recompute(network)
     return network

@@ -17,9 +17,10 @@ from segtrain.engines.optim_trial import try_optimizer
 from segtrain.errors import ConfigError, LaunchError
 from segtrain.losses.loss import DeepSupervision, Loss, make_loss, own_losses
 from segtrain.models.base import Network, supervision_ratio
+from segtrain.models.freeze import freeze, is_frozen
 from segtrain.models.make import make_model
 from segtrain.models.own import OwnNetwork, check_precision
-from segtrain.runtime.machine import missing_compiler
+from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.world import World
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
     LaunchError, before anything is written.
     """
     loss, network = _parts(cfg, begun)
-    _refuse_single_voxels(cfg, network, world.size, world.device)
+    _refuse_single_voxels(cfg, network, world.size)
     _refuse_optimizer(cfg, network)
     for message in network.warnings if world.is_main else ():
         log.warning("model.name=%s %s", name_of(cfg.model.name), message)
@@ -57,10 +58,10 @@ def augmentation(cfg: Config, world: World) -> Tried | None:
     return world.on_main(try_it)
 
 
-def rehearse(cfg: Config, ranks: int, device: torch.device, begun: bool) -> None:
-    """Raise what `build` would raise on each of `ranks` ranks with such a device; builds on this process's CPU."""
+def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
+    """Raise what `build` would raise on each of `ranks` ranks; builds on this process's CPU."""
     loss, network = _parts(cfg, begun)
-    _refuse_single_voxels(cfg, network, ranks, device)
+    _refuse_single_voxels(cfg, network, ranks)
     _refuse_optimizer(cfg, network)
     share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
     make_engine(replace(cfg, train=share), network, loss, World())
@@ -70,11 +71,8 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
     """Raise LaunchError for settings that this kind of device, cpu or cuda, does not support."""
     if cfg.precision == "tf32" and kind != "cuda":
         raise LaunchError("precision=tf32 is a mode of CUDA devices, and this is a CPU; use precision=fp32 or bf16")
-    if cfg.model.compile and (command := missing_compiler(kind)):
-        raise LaunchError(
-            f"model.compile=true needs a compiler, and there is no {command}; install one, name it in "
-            f"{'CC' if kind == 'cuda' else 'CXX'}, or set model.compile=false"
-        )
+    if cfg.model.compile and (lack := lacks_to_compile(kind)):
+        raise LaunchError(f"model.compile=true needs a compiler, and there is no {lack.thing}; {lack.remedy}")
     losses = {term.part for term in loss_terms(cfg.loss)}
     if cfg.deterministic and kind == "cuda" and "lovasz" in losses:
         raise LaunchError(
@@ -97,6 +95,7 @@ def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
         loss = DeepSupervision(loss, ratio)
     model = replace(cfg.model, weights=None) if begun else cfg.model
     network = make_model(model, cfg.seed, cfg.data.channels, cfg.data.image_size, len(layout.regions))
+    freeze(network, cfg.model.freeze)
     check_precision(network, cfg.precision)
     if name_of(cfg.optim.name) == "schedulefree" and isinstance(network, OwnNetwork) and "batch" in network.norm:
         raise ConfigError(
@@ -117,13 +116,16 @@ def _refuse_optimizer(cfg: Config, network: Network) -> None:
             raise ConfigError(f"optim.name={name_of(cfg.optim.name)}: {check.message}")
 
 
-def _refuse_single_voxels(cfg: Config, network: Network, ranks: int, device: torch.device) -> None:
-    """Raise ConfigError where a batch norm would see one value for each channel, which torch refuses to train on."""
+def _refuse_single_voxels(cfg: Config, network: Network, ranks: int) -> None:
+    """Raise ConfigError where a batch norm would see one value for each channel, which torch refuses to train on.
+
+    It sees the samples of all ranks.
+    """
     share = cfg.train.global_batch // ranks
     micro_batch = min(cfg.train.micro_batch or share, share)
     fewest = share % micro_batch or micro_batch  # the last may be smaller
-    together = fewest * ranks if device.type == "cuda" else fewest  # on CUDA batch norm is synchronised
-    if together > 1 or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+    norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
+    if fewest * ranks > 1 or all(is_frozen(norm) for norm in norms):
         return
     if _ends_in_one_voxel(network, cfg.data):
         raise ConfigError(

@@ -1,6 +1,20 @@
-"""Durations of steps, patients and saves: when a save is due, and how long the next stretch of work may take."""
+"""Times of events; durations of steps, patients and saves: when a save is due, how long the next work may take."""
 
 import time
+
+
+class EventClock:
+    """The times of a run's events, in seconds since the epoch: they never go back, even where the clock is set back.
+
+    A start takes the clock's time once and then counts monotonic seconds. `not_before_s`: the time of the last event.
+    """
+
+    def __init__(self, not_before_s: float = 0.0) -> None:
+        self._zero_s = max(time.time(), not_before_s) - time.monotonic()
+
+    def now_s(self) -> float:
+        """The time of an event now."""
+        return round(self._zero_s + time.monotonic(), 3)
 
 
 class Clock:

@@ -17,9 +17,12 @@ from segtrain.evaluation.evaluate import Evaluation, PatientScore
 from segtrain.evaluation.metrics import EMPTY_RULE, Summary
 from segtrain.evaluation.overlays import Picture, legend_of, sheet
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, parts_text, to_line
+from segtrain.run.live import facts_of
+from segtrain.run.milestones import Milestones
 from segtrain.run.tensorboard import Curves
 from segtrain.runtime.outbox import Appended, Outbox
 from segtrain.runtime.terminal import Progress
+from segtrain.training.clock import EventClock
 from segtrain.training.start import Start
 from segtrain.training.watch import Watch
 
@@ -33,13 +36,21 @@ class TrainingLog:
     """
 
     def __init__(
-        self, start: Start, losses: Sequence[float], curves: Curves | None = None, outbox: Outbox | None = None
+        self,
+        start: Start,
+        losses: Sequence[float],
+        curves: Curves | None = None,
+        outbox: Outbox | None = None,
+        clock: EventClock | None = None,
+        reached: Milestones | None = None,
     ) -> None:
         self.start = start
         self.curves = curves
         self.outbox = outbox
+        self._clock = clock or EventClock()
         self._metrics = Appended(start.run.metrics) if outbox else None
         self._losses = [torch.tensor(loss, device=start.world.device) for loss in losses]  # since the last record
+        self._reached = reached or Milestones()
         self._shown_loss = "..."
         self._recorded_step = 0
         self._recorded_at = 0.0
@@ -67,7 +78,9 @@ class TrainingLog:
         """Remember a step's loss, without waiting for the device."""
         self._losses.append(loss)
         if self._bar:
-            self._bar.advance(self.start.cfg.train.global_batch, loss=self._shown_loss)
+            facts = facts_of(self._reached, self.start.cfg.train.epochs)
+            notes = {"loss": self._shown_loss, "DSC": facts.score, "run ETA": facts.left}
+            self._bar.advance(self.start.cfg.train.global_batch, **{name: text for name, text in notes.items() if text})
 
     def losses(self, step: int) -> list[float]:
         """The losses since the last record, up to `step`, on the host. Raises Diverged, on all ranks alike."""
@@ -93,6 +106,7 @@ class TrainingLog:
             self._write(
                 TrainEvent(
                     step=step,
+                    time=self._clock.now_s(),
                     loss=loss,
                     lr=lr,
                     images_per_s=images_per_s,
@@ -113,6 +127,7 @@ class TrainingLog:
         self._write(
             EvaluationEvent(
                 step=step,
+                time=self._clock.now_s(),
                 epoch=epoch,
                 val_loss=result.loss,
                 val_dsc=dsc.mean,
@@ -147,6 +162,7 @@ class TrainingLog:
     def _write(self, event: Event) -> None:
         assert self.outbox, "it is on rank 0"
         assert self._metrics, "it is there where the outbox is"
+        self._reached = self._reached.after(event)
         self.outbox.put("the last events", partial(self._metrics.append, to_line(event).encode()))
         if self.curves:
             self.outbox.put("the last curves", partial(self.curves.show, event))

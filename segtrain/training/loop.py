@@ -14,15 +14,16 @@ from segtrain.config import MaskLayout
 from segtrain.data.augment.batch import to_device
 from segtrain.data.feed import Batch, Feed
 from segtrain.data.neighbours import Neighbours
-from segtrain.errors import Diverged, StopReason
+from segtrain.errors import DataError, Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
 from segtrain.run import checkpoint
-from segtrain.training.clock import Clock
+from segtrain.training.clock import Clock, EventClock
+from segtrain.training.in_step import InStep, stopped
 from segtrain.training.log import TrainingLog
 from segtrain.training.micro_batch import MemoryGuard
 from segtrain.training.resume import Position
-from segtrain.training.start import Start, stopped
+from segtrain.training.start import Start
 from segtrain.training.watch import Watch
 
 
@@ -33,7 +34,9 @@ class Loop:
         self.start = start
         self.memory = memory
         self.saver = saver  # on rank 0
-        self.log = TrainingLog(start, position.losses, position.curves, saver.outbox if saver else None)
+        clock = EventClock(position.recorded_s)
+        outbox = saver.outbox if saver else None
+        self.log = TrainingLog(start, position.losses, position.curves, outbox, clock, position.reached)
         self.clock = Clock(start.cfg.checkpoint.every_min)
         self.watch = Watch(start.run, start.cfg.watch, start.world.rank, start.world.size, start.world.gpu_uuid)
         self.step = position.step
@@ -54,6 +57,7 @@ class Loop:
             write = partial(self.start.run.write_engine_settings, cfg.engine, settings)
             self.saver.outbox.put("the engine's settings", write)
         with self.watch, self._feed() as feed:
+            self._load(feed)
             if self.step and self.step % per_epoch == 0:
                 self._evaluate()  # the run ended in this evaluation, or after it: the result is the same
             self.log.begin_epoch(self.step)
@@ -81,9 +85,30 @@ class Loop:
 
     def _feed(self) -> Feed:
         start, world = self.start, self.start.world
-        pin = world.device.type == "cuda"
         own = start.augmentation.recipe if start.augmentation else None
-        return Feed(start.store, start.split.train, start.order, start.cfg.data, world.rank, world.size, pin, own)
+        return Feed(
+            start.store, start.split.train, start.order, start.cfg.data, world.rank, world.size, world.device, own
+        )
+
+    def _load(self, feed: Feed) -> None:
+        """Have the slices on the device where they fit, which each rank finds out by itself. Collective.
+
+        Raises Stopped, or DataError, on all ranks alike: nothing is lost, since nothing was trained since the start.
+        """
+        in_step = InStep(self.start.stop, self.start.world, f"before step {self.step}, while slices were loaded")
+
+        def check() -> None:
+            self.watch.progress(self.step, "loading")
+            in_step.check()
+
+        failure: DataError | None = None
+        if self.memory.holds_slices:
+            try:
+                feed.load(check)
+            except DataError as error:
+                failure = error
+        in_step.finish(failure)
+        self.memory.release = feed.release
 
     def _agree(self, evaluating: bool) -> tuple[StopReason | None, bool]:
         """Why any rank has to stop before its next step (or patient, when `evaluating`), and whether to save.
@@ -134,7 +159,12 @@ class Loop:
             return
         self.clock.begin()
         predictor = Predictor(
-            start.engine.logits, cfg.evaluate, start.world.device, Neighbours.of(cfg.data), start.store.layout
+            self.memory.logits,
+            cfg.evaluate,
+            start.world.device,
+            Neighbours.of(cfg.data),
+            start.store.layout,
+            training=True,
         )
         with start.engine.averaged():
             result = evaluate(

@@ -1,5 +1,7 @@
 """Steps that fit into memory: where one does not, the micro-batch is halved and gradients are accumulated over more.
 
+The slices that lie on the device make room first (`data.resident`): without them batches have the same bits.
+
 One rank alone repeats the step that ran out of memory. Several ranks try a micro-batch before their first step, each by
 itself, and agree on one that fits all: all steps have one shape, so what fits once fits later. If a rank still runs out
 of memory in the middle of a step, the others wait for it in a collective and none can go on. It then writes down the
@@ -9,7 +11,7 @@ next smaller micro-batch, all ranks leave, and the same command goes on from the
 import logging
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
 from segtrain.engines.engine import Engine
-from segtrain.engines.out_of_memory import OutOfMemory
 from segtrain.errors import RunError, Stopped, StopReason
 from segtrain.run import Run
+from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.runtime.world import World
 
 log = logging.getLogger(__name__)
 
-REMEDIES = "model.checkpoint_activations=true, precision=bf16, a smaller data.image_size or model.features"
+REMEDIES = (
+    "model.checkpoint_activations=true, precision=bf16, data.resident=false, a smaller data.image_size or "
+    "model.features"
+)
 
 
 class MemoryGuard:
@@ -44,6 +49,8 @@ class MemoryGuard:
         self.world = world
         self.earlier = earlier
         self.state: dict[str, Any] | None = None
+        self.holds_slices = True  # whether training slices may lie on the device
+        self.release: Callable[[], bool] = lambda: False  # `Feed.release`
 
     @property
     def halves(self) -> bool:
@@ -56,6 +63,9 @@ class MemoryGuard:
         if self.halves and state and mine.items() <= state.items():
             if state["micro_batch"] < self.engine.micro_batch:
                 log.info("going on with %d samples at once: more did not fit into memory", state["micro_batch"])
+            if self.holds_slices and not state.get("resident", True):
+                log.info("going on without the training slices on the device: they left too little memory")
+                self.holds_slices = False
             self._take(min(state["micro_batch"], self.engine.micro_batch))
 
     def rehearse(self) -> None:
@@ -93,13 +103,37 @@ class MemoryGuard:
             try:
                 return self.engine.step(image_bchw, mask_bchw, lr, progress, number)
             except OutOfMemory as error:
-                message = str(error)
+                message, repeatable = str(error), error.repeatable
             if not self.halves:
                 remedy = f"set train.micro_batch below {self.engine.micro_batch}, or train.on_oom=halve"
-                raise self._error(message, remedy)
-            if not self.engine.recovers:
+                raise self._error(message, f"{remedy}; data.resident=false" if self.release() else remedy)
+            if not (self.engine.recovers and repeatable):
                 raise self._leave_to_the_next_start(number, message)
-            self._halve(message)
+            if not self._release(message):
+                self._halve(message)
+
+    def _release(self, message: str) -> bool:
+        """Whether slices made room on the device; the next start then does not bring them there."""
+        if not self.release():
+            return False
+        self.holds_slices = False
+        self._take(self.engine.micro_batch)
+        log.warning(
+            "out of memory (%s); the training slices leave the %s to the network, and each step reads its own: losses "
+            "and weights stay the same",
+            message,
+            self.world.device.type,
+        )
+        return True
+
+    def logits(self, image_bchw: Tensor) -> Tensor:
+        """`Engine.logits`, for which slices on the device make room. Not collective."""
+        try:
+            return self.engine.logits(image_bchw)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not self._release(" ".join(str(error).split())[:200]):
+                raise
+        return self.engine.logits(image_bchw)
 
     def explain(self, error: RuntimeError) -> Exception:
         """The cause of a failed collective: another rank that ran out of memory and left, else the error itself."""
@@ -131,9 +165,12 @@ class MemoryGuard:
     def _take(self, micro_batch: int) -> None:
         self.engine.micro_batch = micro_batch
         self.state = {"micro_batch": micro_batch, "asked": self.cfg.micro_batch, "device": self._device()}
+        if not self.holds_slices:
+            self.state["resident"] = False
 
     def _leave_to_the_next_start(self, step: int, message: str) -> Stopped:
-        self._take(self._half(message))
+        if not self._release(message):
+            self._take(self._half(message))
         why = f"rank {self.world.rank} was out of memory at step {step} ({message})"
         with suppress(OSError):  # another node may not see the run's directory; then the next start finds out again
             self.run.record_out_of_memory({**(self.state or {}), "why": why, "time": time.time()})
@@ -179,5 +216,5 @@ def may_run_short(device: torch.device) -> bool:
 
 
 def _stopped(why: str) -> Stopped:
-    message = f"{why}; the same command goes on from the last checkpoint, with fewer samples at once"
+    message = f"{why}; the same command goes on from the last checkpoint, with less in memory at once"
     return Stopped(message, StopReason.OUT_OF_MEMORY)

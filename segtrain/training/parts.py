@@ -10,10 +10,12 @@ from segtrain.data.sources.own_trial import checks_of as try_source
 from segtrain.data.store import resolved_by_source
 from segtrain.engines.average import reached_at
 from segtrain.engines.optim_trial import try_optimizer
+from segtrain.engines.precision import described_precision
 from segtrain.engines.schedules import make_schedule
 from segtrain.errors import ConfigError
 from segtrain.losses.loss import own_losses
 from segtrain.losses.trial import check_loss
+from segtrain.models.freeze import described_freeze
 from segtrain.models.trial import checks_of
 from segtrain.training.start import Start
 
@@ -21,14 +23,21 @@ STEPS_PER_EPOCH = 100  # of the training that `segtrain check` makes up for a sc
 
 
 def described(start: Start) -> Iterator[str]:
-    """A line about each part of the user's own, and one for each warning: `loss: losses.py:my_loss(): ...`."""
+    """A line about a GPU's precision, about each part of the user's own, and about each warning.
+
+    For example `loss: losses.py:my_loss(): ...`.
+    """
     cfg = start.cfg
+    if line := described_precision(cfg.precision, start.world.device):
+        yield line
     several = ", once for each region" if len(cfg.data.layout.regions) > 1 else ""
     for loss in own_losses(start.loss):
         yield f"loss: {loss.description}{several}"
         yield from (f"loss: {loss.function} {remark}" for remark in loss.remarks)
     if description := getattr(start.engine.network, "description", ""):
         yield f"network: {description}"
+    if patterns := cfg.model.freeze:
+        yield f"network: {described_freeze(start.engine.network, patterns)}"
     if start.augmentation:
         yield f"augmentation: {start.augmentation.description}"
     if Reference.parse(name_of(cfg.optim.name)):

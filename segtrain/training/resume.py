@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from segtrain.errors import RunError
 from segtrain.run import Run, checkpoint
+from segtrain.run.milestones import Milestones, milestones_of
 from segtrain.run.tensorboard import Curves
 from segtrain.training.start import Start
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training goes on. `best_dsc`, `evaluated_here` and `curves` are known on rank 0 alone."""
+    """Where a training goes on. `best_dsc` and what comes from the run's events are known on rank 0 alone."""
 
     step: int = 0
     best_dsc: float | None = None
@@ -24,6 +25,8 @@ class Position:
     memory: Mapping[str, Any] | None = None  # the micro-batch that fitted
     evaluated_here: bool = False  # at `step`, before the run was ended
     curves: Curves | None = None
+    recorded_s: float = 0.0  # the time of the last event
+    reached: Milestones = field(default_factory=Milestones)
 
 
 def resume(start: Start) -> Position:
@@ -41,11 +44,11 @@ def resume(start: Start) -> Position:
         log.info("resuming %s at step %d of %d", start.run.root, state["step"], start.total_steps)
     step = int(state["step"])
     _refuse_fewer_epochs(start, step)
-    rewound: list[tuple[bool, Curves]] = []
-    start.world.on_main(lambda: rewound.append(_rewind(start, step)))
-    evaluated_here, curves = rewound[0] if rewound else (False, None)
-    losses = tuple(state.get("losses", ()))
-    return Position(step, state.get("best_dsc"), losses, state.get("memory"), evaluated_here, curves)
+    position = Position(step, state.get("best_dsc"), tuple(state.get("losses", ())), state.get("memory"))
+    recorded = step - len(position.losses) if "losses" in state else 0
+    rewound = [position]
+    start.world.on_main(lambda: rewound.append(_rewind(start, position, recorded)))
+    return rewound[-1]
 
 
 def _newest(run: Run) -> str | None:
@@ -78,11 +81,21 @@ def _refuse_fewer_epochs(start: Start, step: int) -> None:
         )
 
 
-def _rewind(start: Start, step: int) -> tuple[bool, Curves]:
-    """Forget events, tables and curves after `step`; whether there was an evaluation at it, and the curves."""
-    epochs, steps_into_epoch = divmod(step, start.order.steps_per_epoch)
-    evaluated_epochs = epochs - (step > 0 and steps_into_epoch == 0)  # the evaluation at `step` is done again
+def _rewind(start: Start, position: Position, recorded: int) -> Position:
+    """Forget events, tables and curves after the position's step; the position with what its run has recorded.
+
+    `recorded`: the last step before it of which there should be a record.
+    """
+    epochs, steps_into_epoch = divmod(position.step, start.order.steps_per_epoch)
+    # The evaluation at the step itself is done again.
+    evaluated_epochs = epochs - (position.step > 0 and steps_into_epoch == 0)
     with start.run.usable():
         checkpoint.remove_leftovers(start.run)
-        events, evaluated_here = start.run.rewind(step, evaluated_epochs)
-        return evaluated_here, Curves.redrawn(start.run, events)
+        events, evaluated_here = start.run.rewind(position.step, evaluated_epochs, recorded)
+        return replace(
+            position,
+            evaluated_here=evaluated_here,
+            curves=Curves.redrawn(start.run, events),
+            recorded_s=max((event.time for event in events), default=0.0),
+            reached=milestones_of(events),
+        )

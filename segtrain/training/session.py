@@ -2,11 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from segtrain.config import Config, untrained_views
+from segtrain.data.content import content_of
 from segtrain.data.published import published_remark
-from segtrain.data.splits import people_in
+from segtrain.data.splits import Split, people_in
+from segtrain.data.store import Store
 from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.environment import changed_since
@@ -30,7 +35,19 @@ def train(cfg: Config, run: Run, arguments: Sequence[str], fresh: bool, stop: St
     Raises a SegtrainError; rank 0 has then written down how the run ended.
     """
     start = prepare(cfg, run, stop, world, fresh)
-    world.on_main(lambda: run.open(start.cfg, start.split.to_json(), arguments, _environment(start), fresh))
+    with ExitStack() as held:
+
+        def open_run() -> None:
+            tree = split_tree(start.store, start.split)
+            held.callback(run.open(start.cfg, tree, arguments, _environment(start), fresh).release)
+
+        world.on_main(open_run)
+        return _train(start)
+
+
+def _train(start: Start) -> float | None:
+    """Train the run, which is open."""
+    cfg, run, world = start.cfg, start.run, start.world
     start_logging(run.log_file, world.rank)
     refuse_disagreement(start)
     if world.is_main:
@@ -100,7 +117,21 @@ def _conclude(outbox: Outbox, run: Run, outcome: Outcome) -> None:
 
 def _environment(start: Start) -> Environment:
     world = start.world
-    return Environment.now(world.size, str(world.device), world.device_name, world.libraries, start.store.path.name)
+    return Environment.now(
+        world.size,
+        str(world.device),
+        world.device_name,
+        world.libraries,
+        start.store.path.name,
+        start.cfg.precision,
+    )
+
+
+def split_tree(store: Store, split: Split) -> dict[str, Any]:
+    """The split, and what its patients consist of, for split.json."""
+    content = content_of(store, (*split.train, *split.validation))
+    tree = split.to_json()
+    return tree | ({"content": {patient: asdict(one) for patient, one in content.items()}} if content else {})
 
 
 def _introduce(start: Start) -> None:

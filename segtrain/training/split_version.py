@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
-import yaml
-
 from segtrain.config import DataConfig, SplitVersion
 from segtrain.data.folds import BEFORE_VERSIONS, NEWEST
 from segtrain.data.store import Store
@@ -47,7 +45,7 @@ def split_version(cfg: DataConfig, store: Store, run: Run, fresh: bool = False) 
 
 
 def _version_of(run: Run) -> SplitVersion:
-    version = run.split_version() or BEFORE_VERSIONS
+    version = run.split_record().version or BEFORE_VERSIONS
     if version not in KNOWN:
         raise RunError(
             f"{run.split_file}: follows version {version}, which this segtrain does not know; use a later one"
@@ -72,9 +70,9 @@ def _version_of_same_split(cfg: DataConfig, store: Store, run: Run) -> SplitVers
     """The version of a run that splits the same patients in the same way; None of any other."""
     try:
         version = _version_of(run)
-        if version == NEWEST or {patient for side in run.split().values() for patient in side} != set(store.patients):
+        if version == NEWEST or run.split_record().patients != set(store.patients):
             return None
         theirs = run.config().data
-    except (*DAMAGED, yaml.YAMLError, ConfigError, RunError):
+    except (*DAMAGED, ConfigError, RunError):
         return None  # it is no reason to stop another run
     return version if all(getattr(theirs, key) == getattr(cfg, key) for key in SAME_SPLIT) else None

@@ -10,8 +10,6 @@ import socket
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-import torch
-
 from segtrain.config import LGG_CONTRASTS, Config, DataConfig
 from segtrain.data.augment.trial import Tried
 from segtrain.data.label_table import log_labels
@@ -20,15 +18,17 @@ from segtrain.data.order import Order, plan_order
 from segtrain.data.prepare import ensure_store, log_left_out
 from segtrain.data.splits import Split
 from segtrain.data.store import Store
+from segtrain.data.store_note import StoreNote
 from segtrain.engines.engine import Engine
 from segtrain.engines.schedules import Schedule, make_schedule
-from segtrain.errors import ConfigError, DataError, LaunchError, SegtrainError, Stopped, StopReason
+from segtrain.errors import ConfigError, DataError, LaunchError, SegtrainError
 from segtrain.evaluation.units import refuse_unknown_spacing
 from segtrain.losses.loss import Loss
 from segtrain.run import Run
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World, device_of
 from segtrain.training import build
+from segtrain.training.in_step import InStep
 from segtrain.training.split_version import split_version
 
 
@@ -114,40 +114,26 @@ def schedule_of(cfg: Config, order: Order) -> Schedule:
 def _ensure_store_in_step(cfg: DataConfig, stop: Stop, world: World) -> Store:
     """The store, on every rank; one process a node builds, the others wait in step with it. Collective.
 
+    That process alone looks at the files of source and store: a file server would not bear it of a thousand ranks.
     Raises what is wrong with the data, and Stopped, on all ranks alike.
     """
-
-    def in_step(busy: bool, error: SegtrainError | None = None) -> bool:
-        """Whether any rank is still busy."""
-        reason, failed, others_busy = world.largest(stop.reason() or 0, error is not None, busy)
-        if reason:
-            raise stopped(StopReason(reason), "before the first step")
-        if failed:
-            raise DataError(world.first(str(error) if error else None))
-        return others_busy > 0
-
-    def keep_in_step() -> None:
-        in_step(busy=True)
-
+    in_step = InStep(stop, world)
     failure: SegtrainError | None = None
     store: Store | None = None
     if world.local_rank == 0:
         try:
-            store = ensure_store(cfg, keep_in_step)
+            store = ensure_store(cfg, in_step.check)
             if world.is_main:
                 log_left_out(cfg, store)
                 log_labels(store)
                 log_distances(cfg, store)
         except (ConfigError, DataError, LaunchError) as error:
             failure = error
-    while in_step(busy=False, error=failure):
-        pass
-    return store or ensure_store(cfg)  # not listed twice by one process
-
-
-def stopped(reason: StopReason, where: str) -> Stopped:
-    """The exception that says why and where the training was stopped."""
-    return Stopped(f"stopped by {reason.sentence} {where}; the same command goes on from there", reason)
+    in_step.finish(failure)
+    note = world.on_main(lambda: StoreNote.of(store) if store else None)
+    if store is None and note is not None:
+        store = note.open(cfg)
+    return store or ensure_store(cfg)  # where the node has other data than rank 0, which is refused later
 
 
 def refuse_disagreement(start: Start) -> None:
@@ -179,7 +165,7 @@ class Rehearsal:
         split, order = plan_order(cfg, store, self.ranks)
         _refuse_unknown_spacing(cfg, store, split)
         schedule_of(cfg, order)
-        self._build(cfg, device)
+        self._build(cfg)
 
     def _store(self, data: DataConfig) -> Store:
         same = replace(data, fold=0)
@@ -194,20 +180,20 @@ class Rehearsal:
             raise store
         return store
 
-    def _build(self, cfg: Config, device: torch.device) -> None:
+    def _build(self, cfg: Config) -> None:
         begun = Run.of(cfg).saved_step() > 0
         same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0))
         known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
         if not known:
-            known.append(self._error_of(cfg, device, begun))
+            known.append(self._error_of(cfg, begun))
             self._built.append((same, begun, known[0]))
         if known[0]:
             raise known[0]
 
-    def _error_of(self, cfg: Config, device: torch.device, begun: bool) -> SegtrainError | None:
+    def _error_of(self, cfg: Config, begun: bool) -> SegtrainError | None:
         try:
             build.augmentation(cfg, World())
-            build.rehearse(cfg, self.ranks, device, begun)
+            build.rehearse(cfg, self.ranks, begun)
         except SegtrainError as error:
             return error
         return None

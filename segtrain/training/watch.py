@@ -3,11 +3,11 @@
     ranks/0.json     every `watch.every_s` seconds: step, since when, phase, resources, host and process
     ranks/0.stacks   the stacks of all its threads, after every `watch.stall_s` seconds without progress
 
-faulthandler's own thread writes the stacks. It does not need the interpreter, so it works even where the rank hangs in
-a C call that holds the interpreter's lock. Nothing here waits for a device or for another rank.
+The thread that measures writes the stacks too, once progress has stopped. Where the rank hangs in a C call that holds
+the interpreter's lock, no thread runs: another process then has the main thread write its stack (`runtime.stacks`).
+Nothing here waits for a device or for another rank. Intervals are monotonic, since the clock may be set.
 """
 
-import faulthandler
 import json
 import logging
 import os
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -22,7 +23,7 @@ import psutil
 
 from segtrain.config import WatchConfig
 from segtrain.run import RunLayout
-from segtrain.runtime import files
+from segtrain.runtime import files, machine, stacks
 from segtrain.runtime.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ class Watch:
         self._latest: Usage = {}
         self._step = 0
         self._phase = "starting"
-        self._progressed_s = time.time()
-        self._armed_s = 0.0  # monotonic
+        self._progressed_s = time.monotonic()
         self._leave = threading.Event()
         self._stacks: TextIO | None = None
+        self._onlooker: stacks.Onlooker | None = None
         self._thread = threading.Thread(target=self._write_repeatedly, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -59,6 +60,8 @@ class Watch:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process_started": psutil.Process().create_time(),
+            "process_began": machine.began(os.getpid()),
+            "began": round(time.time(), 3),
             "thread": f"0x{threading.get_ident():016x}",
             "every_s": self.cfg.every_s,
             "stall_s": self.cfg.stall_s,
@@ -67,10 +70,11 @@ class Watch:
             if self.rank == 0:
                 self._remove_further_ranks()
             files.make_folder(self.run.ranks)
-            stacks = self.run.rank_stacks(self.rank)
-            stacks.unlink(missing_ok=True)
-            self._stacks = stacks.open("w", encoding="utf-8")
-            files.share(stacks)
+            file = self.run.rank_stacks(self.rank)
+            file.unlink(missing_ok=True)
+            self._stacks = file.open("a", encoding="utf-8")
+            files.share(file)
+            self._onlooker = stacks.Onlooker(self._stacks, self.cfg.stall_s)
         self.progress(self._step, self._phase)
         self._thread.start()
         return self
@@ -84,27 +88,20 @@ class Watch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leave.set()
         self._thread.join(LEAVE_S)
-        if self._stacks:
-            faulthandler.cancel_dump_traceback_later()
-            with suppress(OSError):
-                self._stacks.close()
-            self._stacks = None
+        if self._onlooker:
+            self._onlooker.close()
         self._phase = "ended"
         if not self._thread.is_alive():
+            if self._stacks:
+                with suppress(OSError):
+                    self._stacks.close()
             self._write()
 
     def progress(self, step: int, phase: str) -> None:
-        """Note that this rank has reached `step`, in a phase: training or evaluating.
-
-        Takes microseconds, except once every tenth of `stall_s`.
-        """
+        """Note that this rank has reached `step`, in a phase: training or evaluating. Takes microseconds."""
         self._step = step
         self._phase = phase
-        self._progressed_s = time.time()
-        now_s = time.monotonic()
-        if self._stacks and now_s - self._armed_s > self.cfg.stall_s / 10:
-            self._armed_s = now_s
-            faulthandler.dump_traceback_later(self.cfg.stall_s, repeat=True, file=self._stacks)
+        self._progressed_s = time.monotonic()
 
     def sample(self) -> Usage:
         """Resources that this rank has used since the last reading; that reading itself while it is fresh."""
@@ -114,29 +111,43 @@ class Watch:
             return dict(self._latest)
 
     def _write_repeatedly(self) -> None:
-        warned = False
+        dumps = 0  # since the last progress
         self._write()
         while not self._leave.wait(self.cfg.every_s):
+            still_s = time.monotonic() - self._progressed_s
+            if still_s <= self.cfg.stall_s:
+                dumps = 0
+            elif still_s > self.cfg.stall_s * (dumps + 1):
+                self._write_stacks(still_s)
+                if not dumps:
+                    self._warn(still_s)
+                dumps = int(still_s / self.cfg.stall_s)
             self._write()
-            still_s = time.time() - self._progressed_s
-            if still_s > self.cfg.stall_s and not warned:
-                log.warning(
-                    "rank %d: no progress for %.0f s at step %d (%s); its stacks: %s",
-                    self.rank,
-                    still_s,
-                    self._step,
-                    self._phase,
-                    self.run.rank_stacks(self.rank),
-                )
-            warned = still_s > self.cfg.stall_s
+
+    def _write_stacks(self, still_s: float) -> None:
+        if self._stacks:
+            with suppress(OSError):
+                self._stacks.write(f"Timeout ({timedelta(seconds=int(still_s))})!\n{stacks.all_threads()}")
+                self._stacks.flush()
+
+    def _warn(self, still_s: float) -> None:
+        log.warning(
+            "rank %d: no progress for %.0f s at step %d (%s); its stacks: %s",
+            self.rank,
+            still_s,
+            self._step,
+            self._phase,
+            self.run.rank_stacks(self.rank),
+        )
 
     def _write(self) -> None:
+        now_s = time.time()
         state = {
             **self.identity,
             "step": self._step,
             "doing": self._phase,
-            "progressed": round(self._progressed_s, 3),
-            "time": round(time.time(), 3),
+            "progressed": round(now_s - (time.monotonic() - self._progressed_s), 3),
+            "time": round(now_s, 3),
             "resources": self.sample(),
         }
         with suppress(OSError):
