@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from jobs import submission
 from jobs.submission import Submission
 from segtrain.config import load_config
 from segtrain.errors import SegtrainError
@@ -12,7 +13,7 @@ from segtrain.runtime.process import start_logging
 
 log = logging.getLogger("segtrain.jobs")
 
-REPORT = "report"  # beside the runs
+REPORT = submission.REPORT
 
 
 def write(root: str) -> str:
@@ -21,10 +22,10 @@ def write(root: str) -> str:
     The report comes twice: at once without the atlas, which predicts for minutes and may not fit into the job.
     """
     start_logging()
-    submission = Submission(Path(root))
+    submitted = Submission(Path(root))
     members = [
-        Member(row["variant"], row["fold"], row["seed"], load_config(submission.config(row["name"])))
-        for row in submission.record["members"]
+        Member(row["variant"], row["fold"], row["seed"], load_config(submitted.config(row["name"])), row.get("repeat"))
+        for row in submitted.record["members"]
     ]
     table = write_results(members)
     finished = {member.variant for member in members if member.finished()}

@@ -3,10 +3,14 @@
 python -m jobs.batch run [--config F] [--fresh] [key=value ...]   the run's directory
 python -m jobs.batch member SPEC INDEX [key=value ...]            writes the config of an ablation's run, says where
 python -m jobs.batch begin RUN                                    a folder for the ranks; refuses a start in vain
-python -m jobs.batch end RUN --code N [--asked SIGNAL]            requeues, or not; the run's exit code
+python -m jobs.batch end RUN --code N [--asked SIGNAL] [--again SCRIPT ...]
+                                                                  requeues or resubmits, or not; the run's exit code
 """
 
 import argparse
+import math
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,12 +18,17 @@ from pathlib import Path
 
 from jobs import scheduler
 from jobs.history import History
-from jobs.requeue import conclude, start_end
+from jobs.requeue import SIGNALS, Resubmission, StartEnd, conclude, start_end
+from jobs.takeover import take_over
 from segtrain.config import load_config, to_yaml
 from segtrain.errors import EXIT_FINISHED, ConfigError, LaunchError
 from segtrain.run import Run, expand
 from segtrain.runtime import files
 from segtrain.runtime.process import main
+from segtrain.runtime.stop import Stop
+from segtrain.runtime.terminal import show
+
+MAX_MIN = 365 * 24 * 60  # of a job without a limit
 
 
 def command(argv: Sequence[str]) -> int:
@@ -41,8 +50,9 @@ def command(argv: Sequence[str]) -> int:
     end.add_argument("run", type=Path)
     end.add_argument("--code", type=int, required=True)
     end.add_argument("--asked", default="")
+    end.add_argument("--again", nargs=argparse.REMAINDER, default=(), help="the script and its arguments")
     question, *rest = argv or [""]
-    own_parser = {"run": run, "member": member, "end": end}.get(question)  # intermixed, which subparsers cannot do
+    own_parser = {"run": run, "member": member}.get(question)  # intermixed, which subparsers cannot do
     arguments = own_parser.parse_intermixed_args(rest) if own_parser else parser.parse_args(list(argv))
     answers = {"run": _run, "member": _member, "begin": _begin, "end": _end}
     return answers[question](arguments)
@@ -71,24 +81,53 @@ def _member(arguments: argparse.Namespace) -> int:
 
 def _begin(arguments: argparse.Namespace) -> int:
     history, job = History(Run(arguments.run)), _job()
-    history.begin(job)
+    # Into the job's log, where jobs.logs looks for the newest start.
+    show(f"{arguments.run.name}: job {job}, restart {scheduler.restarts()}", errors=True)
     folder = history.start_folder(job, scheduler.restarts())
     files.make_folder(folder)
+    stop = Stop()
+    stop.listen()
+    if not take_over(history.run, lambda: stop.reason() is not None):
+        code, sentence = conclude(history, job, StartEnd(1, [], held=True))
+        show(f"{arguments.run.name}: {sentence} (exit code {code})", errors=True)
+        return code
+    history.begin(job, slurm=scheduler.in_batch_script())
     print(folder)
     return EXIT_FINISHED
 
 
 def _end(arguments: argparse.Namespace) -> int:
     history, job = History(Run(arguments.run)), _job()
-    signal = arguments.asked or None
-    end = start_end(history.start_folder(job, scheduler.restarts()), arguments.code, signal)
-    if arguments.code and not end.ranks and not signal:
+    by_signal = f"SIG{arguments.asked}" if arguments.asked else _killed_by(arguments.code)
+    end = start_end(history.start_folder(job, scheduler.restarts()), arguments.code, by_signal)
+    if arguments.code and not end.ranks and not end.signal:
         end = replace(end, lost=scheduler.dead_nodes())
-    if signal:  # the script's own STOP, which the training may have left without reading
-        history.run.stop_file.unlink(missing_ok=True)
-    code, sentence = conclude(history, job, end)
-    print(f"{arguments.run.name}: {sentence} (exit code {code})")
+    again = Resubmission(_sbatch(job, *arguments.again)) if arguments.again else None
+    code, sentence = conclude(history, job, end, again)
+    show(f"{arguments.run.name}: {sentence} (exit code {code})")
     return code
+
+
+# sbatch's options, which may stand on its command line alone, and the variables in which a job finds them.
+OPTIONS = {
+    "job-name": "SLURM_JOB_NAME", "partition": "SLURM_JOB_PARTITION", "account": "SLURM_JOB_ACCOUNT",
+    "qos": "SLURM_JOB_QOS", "nodes": "SLURM_JOB_NUM_NODES", "cpus-per-task": "SLURM_CPUS_PER_TASK",
+    "gpus-per-node": "SLURM_GPUS_ON_NODE", "mem": "SLURM_MEM_PER_NODE", "array": "SLURM_ARRAY_TASK_ID",
+}  # fmt: skip
+
+
+def _sbatch(job: str, script: str, *arguments: str) -> list[str]:
+    """The command that submits a template's job again, to go on when this one has ended."""
+    options = {option: value for option, name in OPTIONS.items() if (value := os.environ.get(name))}
+    minutes = math.ceil(min(scheduler.time_limit_s(job) / 60, MAX_MIN))
+    more = ["--parsable", f"--dependency=afterany:{job}", f"--time={minutes}"]
+    pairs = [f"--{option}={value}" for option, value in options.items()]
+    return ["sbatch", *more, *pairs, script, *(word for word in arguments if word != "--fresh")]
+
+
+def _killed_by(code: int) -> str | None:
+    """The signal by which a step ended before slurm/node.sh listened; none of those that a fault sends."""
+    return next((reason.name for reason in SIGNALS if code == 128 + signal.Signals[reason.name]), None)
 
 
 def _job() -> str:

@@ -1,17 +1,23 @@
 """Have runs save and leave, then end their jobs: `segtrain cancel NAME`, or `python -m jobs.cancel`."""
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jobs import scheduler, submission
-from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
+from jobs import lookup, scheduler, submission
+from jobs.history import History
+from jobs.lookup import Job, user_name
+from jobs.run_state import trained_elsewhere
+from jobs.scheduler import Entry
+from segtrain.errors import DAMAGED, EXIT_FINISHED, EXIT_USER_ERROR, LaunchError, RunError
 from segtrain.run import Run, layout
 from segtrain.run.reader import refuse_private
 from segtrain.runtime import files
 from segtrain.runtime.process import main
+from segtrain.runtime.terminal import show
 
 GONE_S = 60.0  # that a job may take to end after scancel: slurm.conf(5), KillWait, and a margin
 EXAMPLES = """\
@@ -22,6 +28,9 @@ examples:
 Each run that trains gets a STOP file, saves and leaves; jobs that wait, or are still there after --wait seconds, are
 ended by scancel. What was started without SLURM (segtrain ablate, --executor local, segtrain offline) is stopped by the
 same file if it is trained on this machine, with all that would come after it, and never killed.
+A job is ended only if SLURM shows it with the cluster, user, name and folder that it was submitted with. While SLURM
+does not answer, and on another cluster, the runs that train get their STOP files, and the command names the jobs that
+may still wait.
 Submitted again, the runs go on from there.
 """
 
@@ -45,28 +54,84 @@ def command(argv: Sequence[str]) -> int:
             f"{arguments.name}: nothing in {arguments.runs_dir} was submitted by this name; see segtrain status"
         )
     jobs = {snapshot.run(run): job for run, (job, snapshot) in submitted.items()}
-    queue = scheduler.queued(jobs.values())
+    return _cancel_all(arguments.name, jobs, arguments.wait)
+
+
+def _cancel_all(name: str, jobs: Mapping[Run, Job], wait_s: float) -> int:
+    """Cancel the runs' jobs, and print what became of each; returns the exit code."""
+    answer = lookup.ask(jobs.values(), ended=False)
+    queue = answer.alive
     queued = {run: job for run, job in jobs.items() if job in queue}
-    here = {run: _stop_file(run, job) for run, job in jobs.items() if not scheduler.OWN.fullmatch(job) and run.busy()}
-    if not queued and not here:
-        print(f"{arguments.name}: no job of it is in the queue, and none of its runs is being trained on this machine")
+    unseen = {
+        run: (job, answer.unknown[job])
+        for run, job in jobs.items()
+        if job in answer.unknown and _may_come_back(run, job)
+    }
+    without_slurm = {run: job for run, job in jobs.items() if not job.is_slurms}
+    here = {run: _stop_file(run, job.id) for run, job in without_slurm.items() if run.busy()}
+    errors = [
+        f"{run.root.name}: is being trained on {host} without SLURM; "
+        f"cancel it there, or touch {_stop_file(run, job.id)}"
+        for run, job in without_slurm.items()
+        if run not in here and (host := trained_elsewhere(run, job))
+    ]
+    if not (queued or here or unseen or errors):
+        show(f"{name}: no job of it is in the queue, and none of its runs is being trained on this machine")
         return EXIT_FINISHED
-    still_trained = _stop_here(here, arguments.wait)
-    refused = _cancel(queued, queue, arguments.wait)
-    for run in jobs:
+    errors += _stop_unseen(unseen, wait_s)
+    still_trained = _stop_here(here, wait_s)
+    refused = _cancel(queued, queue, wait_s)
+    for run, job in jobs.items():
         if run in queued and run not in refused:
-            print(f"{run.root.name}: job {queued[run]} cancelled, the run is {_state(run)} at step {run.saved_step()}")
+            show(f"{run.root.name}: job {job.id} cancelled, the run is {_state(run)} at step {run.saved_step()}")
         elif run in here and run not in still_trained:
-            print(f"{run.root.name}: the run is {_state(run)} at step {run.saved_step()}")
-    for run, refusal in refused.items():
-        print(f"segtrain: error: scancel refused job {queued[run]}: {refusal}; try scancel yourself", file=sys.stderr)
-    for run in still_trained:
-        print(
-            f"segtrain: error: {run.root} is still being trained after {arguments.wait:g} s; its STOP file stays: "
-            "wait for it to leave, or end its process",
-            file=sys.stderr,
-        )
-    return EXIT_USER_ERROR if refused or still_trained else EXIT_FINISHED
+            show(f"{run.root.name}: the run is {_state(run)} at step {run.saved_step()}")
+    errors += [_refusal(jobs[run], refusal) for run, refusal in refused.items()]
+    errors += [
+        f"{run.root} is still being trained after {wait_s:g} s; its STOP file stays: wait for it to leave, or "
+        "end its process"
+        for run in still_trained
+    ]
+    for error in errors:
+        show(f"segtrain: error: {error}", errors=True)
+    return EXIT_USER_ERROR if errors else EXIT_FINISHED
+
+
+def _refusal(job: Job, refusal: str) -> str:
+    owner = user_name(int(job.user)) if job.user.isdigit() and int(job.user) != os.getuid() else None
+    remedy = f"have {owner}, whose job it is, cancel it" if owner else "try scancel yourself"
+    return f"scancel refused job {job.id}: {refusal}; {remedy}"
+
+
+def _may_come_back(run: Run, job: Job) -> bool:
+    """Whether the job trains or waits, as far as the run's history tells: it has not ended for good."""
+    has_not_ended = History(run).last(job.id).get("how") in (None, "requeued", "left to SLURM", "cut off")
+    return has_not_ended and _state(run) != "finished"
+
+
+def _stop_unseen(unseen: Mapping[Run, tuple[Job, str]], wait_s: float) -> list[str]:
+    """Have runs save and leave whose jobs SLURM does not show, for the reason given; returns what is left to do."""
+    begun = {run: job for run, (job, _) in unseen.items() if run.root.is_dir()}
+    for run in begun:
+        _put(run.stop_file)
+    end = time.monotonic() + wait_s
+    while not all(_has_stopped(run, job) for run, job in begun.items()) and time.monotonic() < end:
+        time.sleep(1.0)
+    errors = []
+    for run, (job, why) in unseen.items():
+        if run in begun and _has_stopped(run, job):
+            run.stop_file.unlink(missing_ok=True)
+            state = f"{_state(run)} at step {run.saved_step()}"
+            show(f"{run.root.name}: the run is {state}, and its job {job.id} ends by itself")
+            continue
+        what = f"{run.stop_file} is left for its next start" if run in begun else "it has not begun"
+        errors.append(f"{run.root.name}: {why}; {what}; job {job.id} may still wait: cancel again when SLURM shows it")
+    return errors
+
+
+def _has_stopped(run: Run, job: Job) -> bool:
+    """Whether the job's last start ended by the STOP file, after which it does not come back."""
+    return History(run).last(job.id).get("how") == "stopped"
 
 
 def _stop_file(run: Run, job: str) -> Path:
@@ -99,10 +164,10 @@ def _stop_here(stop_files: dict[Run, Path], wait_s: float) -> list[Run]:
     return busy
 
 
-def _cancel(jobs: dict[Run, str], queue: dict[str, str], wait_s: float) -> dict[Run, str]:
+def _cancel(jobs: dict[Run, Job], queue: Mapping[Job, Entry], wait_s: float) -> dict[Run, str]:
     """End the jobs, those that train when they have saved; returns SLURM's messages for those it refuses to end."""
-    refused = _scancel({run: job for run, job in jobs.items() if queue[job] == "PENDING"})
-    training = {run: job for run, job in jobs.items() if queue[job] != "PENDING"}
+    refused = _scancel({run: job for run, job in jobs.items() if queue[job].state == "PENDING"})
+    training = {run: job for run, job in jobs.items() if queue[job].state != "PENDING"}
     _stop(training, wait_s)
     refused |= _scancel(_still_queued(training))
     ending = {run: job for run, job in training.items() if run not in refused}
@@ -112,9 +177,9 @@ def _cancel(jobs: dict[Run, str], queue: dict[str, str], wait_s: float) -> dict[
     return refused
 
 
-def _scancel(jobs: dict[Run, str]) -> dict[Run, str]:
+def _scancel(jobs: dict[Run, Job]) -> dict[Run, str]:
     """End the jobs; returns SLURM's messages for those that it refuses and that are still in the queue."""
-    refused = {run: refusal for run, job in jobs.items() if (refusal := scheduler.cancel(job))}
+    refused = {run: refusal for run, job in jobs.items() if (refusal := scheduler.cancel(job.id))}
     return {run: refused[run] for run in _still_queued({run: jobs[run] for run in refused})}
 
 
@@ -123,11 +188,11 @@ def _state(run: Run) -> str:
         if outcome := run.outcome():
             return outcome.state
         return "cut off" if run.metrics.exists() else "before its first step"
-    except (OSError, ValueError) as error:
+    except DAMAGED as error:
         return f"unreadable ({error})"
 
 
-def _stop(training: dict[Run, str], wait_s: float) -> None:
+def _stop(training: dict[Run, Job], wait_s: float) -> None:
     """Ask the runs to stop, and wait for them."""
     for run in training:
         if run.root.is_dir():
@@ -135,17 +200,17 @@ def _stop(training: dict[Run, str], wait_s: float) -> None:
     _wait(training, wait_s)
 
 
-def _wait(training: dict[Run, str], at_most_s: float) -> None:
+def _wait(training: dict[Run, Job], at_most_s: float) -> None:
     """Wait until the jobs are gone."""
     end = time.monotonic() + at_most_s
     while _still_queued(training) and time.monotonic() < end:
         time.sleep(1.0)
 
 
-def _still_queued(jobs: dict[Run, str]) -> dict[Run, str]:
+def _still_queued(jobs: dict[Run, Job]) -> dict[Run, Job]:
     """The jobs that are still in the queue; all of them where SLURM does not answer."""
     try:
-        queue = scheduler.queued(jobs.values())
+        queue = lookup.alive(jobs.values())
     except LaunchError:
         return jobs
     return {run: job for run, job in jobs.items() if job in queue}

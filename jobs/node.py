@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from jobs import scheduler
+from jobs import network, scheduler
 from jobs.history import History
 from jobs.rank import START_FOLDER, rank_ends
 from jobs.rendezvous import Endpoint, Rendezvous, free_port
-from jobs.requeue import StartEnd, conclude, start_end
+from jobs.requeue import Resubmission, StartEnd, conclude, start_end
 from jobs.submission import Submission
-from segtrain.errors import SegtrainError
+from jobs.takeover import take_over
+from segtrain.errors import RunError, SegtrainError
+from segtrain.runtime import cpus
 from segtrain.runtime.launcher import LOCAL_JOB, LOCAL_RESTART, env_int, port_taken, signal_when_parent_dies
+from segtrain.runtime.visible import Formatter
 
 log = logging.getLogger("jobs")
 
@@ -31,7 +34,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal
 ATTEMPTS = 3  # to start torchrun, each at another port, where somebody else takes the port first
 POLL_EVERY_S = 0.2
 REPORT_S = 30.0  # that the other launchers get to end after the first one failed
-LOCK_S = 120.0  # that processes of the start before may still hold the run
 
 
 class StopSignal:
@@ -41,10 +43,14 @@ class StopSignal:
         self.name: str | None = None
 
     def listen(self) -> None:
-        """Handle signals from now on, in place of submitit's handlers. SIGCONT comes with SIGTERM and is ignored."""
+        """Handle signals from now on, in place of submitit's handlers. SIGCONT comes with SIGTERM and is ignored.
+
+        The step's first process blocks them (jobs.sbatch), so those that came before Python listened come now.
+        """
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCONT, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
@@ -70,6 +76,12 @@ class Node:
         return Node(env_int("SLURM_NODEID", 0), env_int("SLURM_JOB_NUM_NODES", 1), host, job, scheduler.restarts())
 
 
+def resubmission(submission: Submission, job: str) -> Resubmission:
+    """How to submit the run of a job again, where SLURM does not requeue."""
+    words = (sys.executable, "-m", "jobs.resubmit", str(submission.root), job)
+    return Resubmission(words, submission.resources.resubmit)
+
+
 def train(root: str, name: str, parent: int | None = None) -> None:
     """Train one run of the submission in `root` on this node; ends the process with the exit code unless it is 0.
 
@@ -78,10 +90,10 @@ def train(root: str, name: str, parent: int | None = None) -> None:
     stop = StopSignal()
     stop.listen()
     if parent is not None:
-        signal_when_parent_dies(signal.SIGTERM)
-        if os.getppid() != parent:  # gone before the line above
-            stop.name = "SIGTERM"
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s jobs: %(message)s", stream=sys.stderr, force=True)
+        signal_when_parent_dies(signal.SIGTERM, parent)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s jobs: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     try:
         code = Start(Submission(Path(root)), name, Node.from_environment(), stop).run()
     except SegtrainError as error:
@@ -99,10 +111,13 @@ class Start:
         self.name = name
         self.node = node
         self.stop = stop
-        self._fresh = bool(submission.record.get("fresh"))  # of no effect where the job has begun the run already
         self.history = History(submission.run(name))
+        # Of no effect where the job has begun the run already; a job that it was resubmitted as goes on.
+        self._fresh = bool(submission.record.get("fresh")) and len(self.history.line(node.job)) == 1
         folder = self.history.start_folder(node.job, node.restart)
-        self.rendezvous = Rendezvous(folder, node.index, node.nodes, node.host)
+        leads = node.nodes > 1 and node.index == 0
+        host = network.address(node.host, submission.resources) if leads else node.host
+        self.rendezvous = Rendezvous(folder, node.index, node.nodes, host)
 
     def run(self) -> int:
         """Train; on the first node, decide what becomes of the job. Raises RunError: the job makes no progress."""
@@ -112,17 +127,25 @@ class Start:
         self.rendezvous.open()
         if node.index:
             return self._follow()
-        self._wait_for_the_lock()
-        self.history.begin(node.job, self._fresh)
-        code, sentence = conclude(self.history, node.job, self._lead())
+        if "members" in self.submission.record and scheduler.this_job() == node.job:
+            scheduler.rename(node.job, self.name)
+        if take_over(self.history.run, self._stopping):
+            self._begin()
+            end = self._lead()
+        else:
+            self.rendezvous.leave()
+            end = StartEnd(1, [], self.stop.name, held=True)
+        code, sentence = conclude(self.history, node.job, end, resubmission(self.submission, node.job))
         log.info("%s: %s (exit code %d)", self.name, sentence, code)
         return code
 
-    def _wait_for_the_lock(self) -> None:
-        """Wait for processes of a start whose node was lost: they end by themselves, or the run refuses this one."""
-        end = time.monotonic() + LOCK_S
-        while self.node.restart and self.history.run.busy() and time.monotonic() < end and not self.stop.name:
-            time.sleep(1.0)
+    def _begin(self) -> None:
+        """Book the start. Raises RunError: the job makes no progress; the other nodes are told that there is none."""
+        try:
+            self.history.begin(self.node.job, self._fresh)
+        except RunError:
+            self.rendezvous.leave()
+            raise
 
     def _lead(self) -> StartEnd:
         """Run torchrun on the first node, at another port if the one was taken; how the start ended."""
@@ -133,34 +156,37 @@ class Start:
             if not code or ranks or self.stop.name or not (self.node.nodes > 1 and port_taken(endpoint.port)):
                 break
             log.warning("port %d was taken by another process in between; trying another", endpoint.port)
-        lost = self.rendezvous.missing(attempt, REPORT_S) if code and not ranks else []
+        # SLURM kills a step that it ends within KillWait: then there is no time to look for the others.
+        lost = self.rendezvous.missing(attempt, REPORT_S, self._stopping) if code and not ranks else []
         self.rendezvous.leave()
         return start_end(self.rendezvous.folder, code, self.stop.name, [f"node {index}" for index in lost])
 
     def _follow(self) -> int:
         """Run torchrun on another node, where the first one listens; the first one decides what becomes of the job."""
         for attempt in range(ATTEMPTS):
-            endpoint = self.rendezvous.await_endpoint(attempt, lambda: self.stop.name is not None)
+            endpoint = self.rendezvous.await_endpoint(attempt, self._stopping)
             if endpoint is None:
                 break
             self.rendezvous.report(attempt, self._torchrun(endpoint, attempt))
         return 0
 
+    def _stopping(self) -> bool:
+        return self.stop.name is not None
+
     def _torchrun(self, endpoint: Endpoint, attempt: int) -> int:
         """Run torchrun to its end on this node; its exit code."""
         environment = {
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(cpus.of_rank(self.submission.processes(self.name))),
             **os.environ,
             START_FOLDER: str(self.rendezvous.folder),
             "SEGTRAIN_COMMIT": self.submission.record["commit"] or "",
             "PET_SHUTDOWN_TIMEOUT": str(self.submission.resources.save_s),
-            "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
         }
         process = subprocess.Popen(
             self._command(endpoint),
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: signal_when_parent_dies(signal.SIGTERM),
+            preexec_fn=_prepare_child,
         )
         asked_to_stop = False
         while (code := process.poll()) is None:
@@ -185,10 +211,17 @@ class Start:
             f"--master-port={endpoint.port}",
         ]
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *(several_nodes if self.node.nodes > 1 else ["--standalone"]),
+            *(sys.executable, "-m", "jobs.launch"),
+            *(several_nodes if self.node.nodes > 1 else []),
             f"--nproc-per-node={self.submission.processes(self.name)}",
             *("-m", "jobs.rank"),
             *(["--fresh"] if self._fresh else []),
             *("--config", str(self.submission.config(self.name))),
         ]
+
+
+def _prepare_child() -> None:
+    """In the child, before torchrun: USR1 and USR2, which SLURM may send to all processes, must not end it."""
+    signal_when_parent_dies(signal.SIGTERM)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -4,59 +4,115 @@ The spreads come from an earlier report's results.csv (`--spreads`), or from the
 are those of small runs on LGG. docs/statistics.md has the formula.
 """
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
 
 from segtrain.config import Config
 from segtrain.config.schema import SOURCES
-from segtrain.errors import ConfigError, SegtrainError
-from segtrain.report.power import LGG_LIKE, POWER, Design, Spreads, detectable
+from segtrain.errors import SegtrainError
+from segtrain.report.earlier import Earlier, read_earlier
+from segtrain.report.power import POWER, Design, Spreads, detectable, power, power_of_verdicts
 from segtrain.run import Member, Spec
 from segtrain.runtime.terminal import show_table
 
-RESULTS = "results.csv"
 PROPOSED = ((1, 3), (5, 1), (5, 2), (5, 3), (5, 5))  # folds, seeds
 UNKNOWN_PEOPLE = (20, 40, 100)  # shown where the number of patients is not known
+FIND = 0.02  # the difference that a proposal is for, unless another is asked for
+MOST_TRAININGS = 10  # of a variant on a fold, that a proposal may have
 HEADS = ("folds x seeds", "runs", "GPU hours", "patients", f"difference found in {POWER:.0%}")
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """The spreads of an earlier report, and the GPU hours of one of its runs, where it had a GPU."""
+def show(spec: Spec, members: Sequence[Member], report: Path, asked: Path | None, find: float = FIND) -> str:
+    """Print the table; returns a proposal and a line on what both rest on.
 
-    spreads: Spreads
-    gpu_hours: float | None = None
-
-
-def show(spec: Spec, members: Sequence[Member], report: Path, asked: Path | None) -> str:
-    """Print the table; returns a line on what it rests on. Raises ConfigError: `asked` is no report with spreads."""
+    `find`: the difference that the proposal is for. Raises ConfigError: `asked` is no report with spreads.
+    """
     comparisons = len(spec.variants) - 1
     if not comparisons:
         return "One variant: nothing is compared."
-    cfg = members[0].cfg
-    earlier = _read(asked or report, asked is not None)
-    folds, seeds = len(spec.folds) or 1, len(spec.seeds) or 1
-    everybody = _everybody(cfg)
+    earlier = read_earlier(asked or report, asked is not None)
+    plan = Plan(spec, members[0].cfg, earlier, _everybody(members[0].cfg))
     rows = []
-    for design in dict.fromkeys([(folds, seeds), *PROPOSED]):
-        runs = len(spec.variants) * design[0] * design[1]
-        hours = "" if earlier.gpu_hours is None else f"{earlier.gpu_hours * runs:.1f}"
-        as_specified = design == (folds, seeds) or design[0] == 1
-        people = _people(cfg, everybody, design[0] if as_specified else cfg.data.folds)
-        differences = (_difference(Design(n, *design, comparisons), earlier.spreads) for n in people)
-        name = f"{design[0]} x {design[1]}" + (" (this spec)" if design == (folds, seeds) else "")
-        rows.append((name, str(runs), hours, " / ".join(map(str, people)), " / ".join(differences)))
+    for folds, seeds in dict.fromkeys([plan.own, *PROPOSED]):
+        people = plan.people(folds)
+        differences = (_difference(Design(n, folds, seeds, comparisons), earlier.spreads) for n in people)
+        name = f"{folds} x {seeds}" + (" (this spec)" if (folds, seeds) == plan.own else "")
+        cells = [name, str(plan.runs(folds, seeds)), plan.hours(folds, seeds)]
+        rows.append((*cells, " / ".join(map(str, people)), " / ".join(differences)))
     spreads = earlier.spreads
     show_table(
         f"{spec.name}: what it can find, over {comparisons} comparisons with {next(iter(spec.variants))}", rows, HEADS
     )
     return (
-        f"Spreads: sd of patients' differences {spreads.people:.3f}, sd between trainings {spreads.trainings:.3f}, "
-        f"{spreads.origin}. --spreads REPORT takes those of an earlier report."
+        f"{plan.proposal(find)}\nSpreads: sd of patients' differences {spreads.people:.3f}, sd between trainings "
+        f"{spreads.trainings:.3f}, {spreads.origin}. --spreads REPORT takes those of an earlier report."
     )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What designs of an ablation cost and can find. everybody: how many patients there are, where it is known."""
+
+    spec: Spec
+    cfg: Config
+    earlier: Earlier
+    everybody: int | None
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """Folds, and trainings of each variant on each, of the spec."""
+        return len(self.spec.folds) or 1, self.spec.repeats or len(self.spec.seeds) or 1
+
+    def people(self, folds: int) -> tuple[int, ...]:
+        """How many patients so many folds validate; several numbers where it is not known."""
+        as_specified = folds in (self.own[0], 1)
+        return _people(self.cfg, self.everybody, folds if as_specified else self.cfg.data.folds)
+
+    def runs(self, folds: int, seeds: int) -> int:
+        """Trainings of all variants."""
+        return len(self.spec.variants) * folds * seeds
+
+    def hours(self, folds: int, seeds: int) -> str:
+        """GPU hours, where those of a run are known."""
+        return "" if self.earlier.gpu_hours is None else f"{self.earlier.gpu_hours * self.runs(folds, seeds):.1f}"
+
+    def proposal(self, find: float) -> str:
+        """The cheapest design that finds a difference, what it costs, and how often it finds it by which verdict."""
+        own_seeds = not self.spec.seeds
+        best = (0.0, 0, 0)
+        for design in sorted(self._designs(), key=lambda one: (one.folds * one.seeds, -one.folds)):
+            of_design = power(find, design, self.earlier.spreads)
+            if of_design < POWER:
+                best = max(best, (of_design, design.folds, design.seeds))
+                continue
+            runs, hours = self.runs(design.folds, design.seeds), self.hours(design.folds, design.seeds)
+            cost = f"{runs} runs" + (f", {hours} GPU hours" if hours else "")
+            verdicts = power_of_verdicts(find, design, self.earlier.spreads, own_seeds)
+            powers = ", ".join(f"{share:.0%} {words}" for words, share in verdicts.items())
+            return f"Proposal, to find {find:g}{self._of_unknown(design)}: {self._keys(design)} ({cost}): {powers}."
+        share, folds, seeds = best
+        return (
+            f"Proposal: no design of up to {MOST_TRAININGS} trainings of each variant on a fold finds {find:g} in "
+            f"{POWER:.0%} of cases; {folds} folds x {seeds} do in {share:.0%}. --find names another difference."
+        )
+
+    def _designs(self) -> Iterator[Design]:
+        for k in {1, self.own[0], self.cfg.data.folds}:
+            people = self.people(k)
+            for seeds in range(1, MOST_TRAININGS + 1):
+                yield Design(people[len(people) // 2], k, seeds, len(self.spec.variants) - 1)
+
+    def _of_unknown(self, design: Design) -> str:
+        unknown = len(self.people(design.folds)) > 1
+        return f" with {design.people} patients, whose number is not known" if unknown else ""
+
+    def _keys(self, design: Design) -> str:
+        """The design as keys of the spec."""
+        folds = f"folds: {list(range(design.folds))}, " if design.folds > 1 else ""
+        if self.spec.seeds:
+            return f"{folds}seeds: {list(range(1, design.seeds + 1))}"
+        return f"{folds}repeats: {design.seeds}"
 
 
 def _difference(design: Design, spreads: Spreads) -> str:
@@ -85,37 +141,3 @@ def _people(cfg: Config, everybody: int | None, folds: int) -> tuple[int, ...]:
     if everybody is None:
         return UNKNOWN_PEOPLE
     return (max(1, everybody * min(folds, cfg.data.folds) // cfg.data.folds),)
-
-
-def _read(folder: Path, must: bool) -> Earlier:
-    """The spreads of a report: medians over its comparisons. Without them LGG's, unless they `must` be there."""
-    table = folder / RESULTS if folder.is_dir() else folder
-    try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        if must:
-            raise ConfigError(f"--spreads {folder}: no report is there ({error}); name the folder of one") from error
-        return Earlier(LGG_LIKE)
-    people = _numbers(rows, "sd_differences")
-    if not people:
-        if must:
-            raise ConfigError(f"--spreads {table}: compares no variants; name a report over two variants or more")
-        return Earlier(LGG_LIKE)
-    trainings, noise = _numbers(rows, "sd_trainings"), _numbers(rows, "sd_noise")
-    runs, folds = _numbers(rows, "runs"), _numbers(rows, "folds")
-    origin = f"of {table}" if trainings else f"of {table}, which has one seed: the second is that of small runs on LGG"
-    spreads = Spreads(
-        people=median(people),
-        trainings=median(trainings) if trainings else LGG_LIKE.trainings,
-        noise=median(noise) if noise else 0.0,
-        seeds=max(1.0, fmean(runs) / fmean(folds)),
-        origin=origin,
-    )
-    hours = sum(_numbers(rows, "gpu_hours"))
-    return Earlier(spreads, hours / sum(runs) if hours and runs else None)
-
-
-def _numbers(rows: Sequence[Mapping[str, str]], column: str) -> list[float]:
-    """The numbers of a column in the lines of variants, not of their regions."""
-    whole = [row for row in rows if row.get("region", "") in ("", "mean over regions")]
-    return [float(row[column]) for row in whole if row.get(column)]

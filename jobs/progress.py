@@ -1,67 +1,74 @@
 """What the ranks of a run do, from the files that `segtrain.training.watch` writes."""
 
-import json
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from segtrain.config.text_file import text_of
 from segtrain.run import Run
+from segtrain.run.ranks import Rank, late_after_s
+from segtrain.runtime import machine
 
-LATE = 6  # a rank without a report for so many of its intervals, and a minute, is gone or hangs hard
-LATE_S = 60.0
 FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
-
-Rank = Mapping[str, Any]
-
-
-def rank_reports(run: Run, since_s: float) -> list[Rank]:
-    """The newest reports of the ranks, in their order, of a start that began at `since_s` (seconds since the epoch)."""
-    reports: list[Rank] = []
-    for file in run.ranks.glob("[0-9]*.json"):
-        with suppress(OSError, ValueError):
-            reports.append(dict(json.loads(file.read_text(encoding="utf-8"))))
-    return sorted((rank for rank in reports if rank["time"] >= since_s), key=lambda rank: int(rank["rank"]))
 
 
 def silent(ranks: Sequence[Rank], now_s: float) -> bool:
-    """Whether all have stopped reporting, and those of this machine no longer exist."""
-    late = [now_s - rank["time"] > max(LATE_S, LATE * rank["every_s"]) for rank in ranks]
+    """Whether all have stopped reporting, and those of this machine no longer exist.
+
+    A report of this machine from a time that has not come, since the clock was set back, says nothing.
+    """
+    late = [
+        now_s - rank["time"] > late_after_s(rank) or (rank["host"] == socket.gethostname() and rank["time"] > now_s + 1)
+        for rank in ranks
+    ]
     return all(late) and not any(_is_alive(rank) for rank in ranks)
 
 
 def stalled(run: Run, ranks: Sequence[Rank], now_s: float) -> dict[str, Any] | None:
     """For how long a rank has made no progress, if for longer than it may, and where each rank stands; else None."""
-    behind = [rank for rank in ranks if now_s - rank["progressed"] > rank["stall_s"] and rank["doing"] != "ended"]
+    still_s = [_still_s(rank, now_s) for rank in ranks]
+    behind = [
+        seconds
+        for rank, seconds in zip(ranks, still_s, strict=True)
+        if seconds > rank["stall_s"] and rank["doing"] != "ended"
+    ]
     if not behind:
         return None
     return {
-        "since_s": round(now_s - min(rank["progressed"] for rank in behind), 1),
+        "since_s": round(max(behind), 1),
         "ranks": [
             {
                 "rank": rank["rank"], "host": rank["host"], "pid": rank["pid"], "step": rank["step"],
-                "doing": rank["doing"], "since_s": round(now_s - rank["progressed"], 1),
+                "doing": rank["doing"], "since_s": round(seconds, 1),
                 "silent": now_s - rank["time"] > 3 * rank["every_s"],
                 "stack": stack_of(run.rank_stacks(rank["rank"]), rank["thread"]),
             }
-            for rank in ranks
+            for rank, seconds in zip(ranks, still_s, strict=True)
         ],
     }  # fmt: skip
+
+
+def _still_s(rank: Rank, now_s: float) -> float:
+    """For how long a rank has made no progress: as it says itself, and since it said so. The clock may be set back."""
+    return float(rank["time"] - rank["progressed"] + max(0.0, now_s - rank["time"]))
 
 
 def stack_of(file: Path, thread: str) -> list[str]:
     """Where the rank's main thread stood when its stacks were last written, innermost first: `function (file:line)`."""
     try:
-        newest_dump = file.read_text(encoding="utf-8").split("Timeout (")[-1]
+        text = text_of(file, errors="replace")
+        newest_dump = re.split(r"^(?=Timeout \(|Stack \()", text, flags=re.MULTILINE)[-1]
     except OSError:
         return []
-    # Newer versions of Python add the thread's name behind its number.
-    parts = re.split(r"^(?:Current thread|Thread) (0x[0-9a-f]+).*$", newest_dump, flags=re.MULTILINE)
-    frames = dict(zip(parts[1::2], parts[2::2], strict=False)).get(thread, "")
+    if newest_dump.startswith("Stack"):  # by a signal, of the main thread alone
+        frames = newest_dump
+    else:
+        parts = re.split(r"^(?:Current thread|Thread) (0x[0-9a-f]+).*$", newest_dump, flags=re.MULTILINE)
+        frames = dict(zip(parts[1::2], parts[2::2], strict=False)).get(thread, "")
     return [
         f"{frame['function']} ({_short(frame['file'])}:{frame['line']})"
         for line in frames.splitlines() if (frame := FRAME.fullmatch(line))
@@ -98,6 +105,8 @@ def _is_alive(rank: Rank) -> bool:
     if rank["host"] != socket.gethostname() or rank["doing"] == "ended":
         return False
     try:
+        if began := rank.get("process_began"):  # counted from the machine's start, unlike a time
+            return bool(machine.began(rank["pid"]) == began)
         return bool(abs(psutil.Process(rank["pid"]).create_time() - rank["process_started"]) < 1)
     except psutil.Error:
         return False

@@ -1,10 +1,13 @@
 """One rank of a job, started by torchrun: `segtrain.train`, whose end is written down, since torchrun loses it.
 
-rank-<r> in the start's folder holds code, reason (the name of a StopReason, or none) and message as JSON.
+rank-<r> in the start's folder holds code, reason (the name of a StopReason, or none) and message as JSON; fault-<r> the
+error of a rank whose machine failed it.
 """
 
 import json
 import os
+import re
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +23,8 @@ from segtrain.runtime.outbox import patiently
 from segtrain.runtime.process import run_command
 
 START_FOLDER = "SEGTRAIN_CODES"  # the environment variable that names the folder for rank-<r>; slurm/env.sh reads it
+# Errors that say that a device or the network failed, not the code: CUDA's, NCCL's and the driver's words.
+FAULT = re.compile(r"ECC error|hardware|NVLink|GPU is lost|fallen off the bus|ncclRemoteError|ncclSystemError")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
         except SegtrainError as error:
             caught = error
             raise
+        except Exception as error:
+            _write_down_a_fault(f"{type(error).__name__}: {error}")
+            raise
 
     code = run_command(training, argv)
     if folder := os.environ.get(START_FOLDER):
@@ -50,6 +58,19 @@ def main(argv: Sequence[str]) -> int:
         file = Path(folder, f"rank-{env_int('RANK', 0)}")
         patiently(file, partial(files.write_json, file, end))
     return code
+
+
+def _write_down_a_fault(message: str) -> None:
+    if FAULT.search(message) and (folder := os.environ.get(START_FOLDER)):
+        rank, host = env_int("RANK", 0), os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        file = Path(folder, f"fault-{rank}")
+        text = f"rank {rank} on {host}: {' '.join(message.split())[:300]}"
+        patiently(file, partial(files.write_text, file, text))
+
+
+def faults(folder: Path) -> list[str]:
+    """What the machines of a start failed its ranks by, in words."""
+    return [file.read_text(encoding="utf-8") for file in sorted(folder.glob("fault-*"))]
 
 
 def rank_ends(folder: Path) -> list[RankEnd]:

@@ -84,15 +84,19 @@ class Rendezvous:
         """Publish that this node's launcher has ended."""
         _write(self._report(attempt, self.index), str(code))
 
-    def missing(self, attempt: int, patience_s: float) -> list[int]:
-        """Nodes whose launchers have not ended after that long; those that are silent are not waited for."""
+    def missing(self, attempt: int, patience_s: float, give_up: Callable[[], bool] = lambda: False) -> list[int]:
+        """Nodes whose launchers have not ended after that long; those that are silent are not waited for.
+
+        Empty where `give_up` says that there is no time to wait.
+        """
         end = time.monotonic() + patience_s
-        while True:
+        while not give_up():
             missing = [n for n in range(self.nodes) if n != self.index and not self._report(attempt, n).exists()]
             if set(missing) <= set(self.silent()) or time.monotonic() > end:
                 return missing
             self.beat()
             time.sleep(0.2)
+        return []
 
     def beat(self) -> None:
         """Show that this node is alive, if a beat is due. By a file's content, since NFS caches the ages of files."""

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,37 @@ from typing import Any, Literal, get_args
 import submitit
 from submitit.helpers import clean_env
 
-from jobs import ablation_report, node, scheduler
+from jobs import ablation_report, lookup, node, scheduler
 from jobs.resources import Resources
-from jobs.submission import Submission
+from jobs.submission import Submission, discard, report_name
 from segtrain.errors import LaunchError
-from segtrain.runtime import files
 
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
-MAX_NAME = 60
-REPORT_MIN = 60  # that the job for the report asks for, unless a run gets less
+REQUEUE_AT_EXIT = (
+    f"""trap '[ ! -e "${scheduler.REQUEUE}" ] || {{ rm -f "${scheduler.REQUEUE}"; """
+    """[ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ] || scontrol requeue "$SLURM_JOB_ID"; }' EXIT"""
+)
+SUBMITITS = re.compile("%[jtAa]")  # what it replaces in the names of its files
+# SBATCH_* variables that are not named like their option.
+VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX"}
+# Those that stand for one demand: of two, sbatch refuses the job or takes both.
+FAMILIES = (
+    {"GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES"},
+    {"MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"},
+    {"NO_REQUEUE", "REQUEUE"},
+)
+ALWAYS_HIDDEN = {"ARRAY_INX", "ERROR", "INPUT", "WAIT"}  # they would lose logs, or hold sbatch up until the job ends
+# The batch script's first line: signals are noted.
+NOTE = "asked=; " + " ".join(f"trap 'asked=${{asked:-{name}}}' {name};" for name in ("USR1", "USR2", "TERM"))
+# The step's first process: it ignores signals and starts Python with them blocked (coreutils 8.31 or later), so that
+# those that come before jobs.node listens are heeded then.
+STEP = (
+    'trap "" USR1 USR2 TERM; block="env --block-signal=USR1,USR2,TERM"; $block true 2>/dev/null || block=; '
+    'exec $block "$@"'
+)
+PROGRAMS = ("resubmit", "cut_off")  # of the batch script
+LISTENING = ("bash", "-c", STEP, "step")
 
 
 class _Sbatch(submitit.SlurmExecutor):
@@ -41,42 +63,63 @@ class _Sbatch(submitit.SlurmExecutor):
 
 def script(submission: Submission, name: str, resources: Resources, count: int = 1, max_parallel: int = 0) -> str:
     """The sbatch script of a submission that need not exist."""
-    return _executor(submission, name, resources, max_parallel).script(count)
+    return _training(submission, name, resources, max_parallel, many=count > 1).script(count)
 
 
 def submit(submission: Submission, names: Sequence[str], max_parallel: int = 0) -> dict[str, str]:
     """Hand the runs to SLURM, several as one array; returns their job ids. Raises LaunchError: refused."""
-    executor = _executor(submission, submission.record["name"], submission.resources, max_parallel)
+    record = submission.record
+    executor = _training(submission, record["name"], submission.resources, max_parallel, many=len(names) > 1)
     roots = [str(submission.root)] * len(names)
+    text = script(submission, record["name"], submission.resources, len(names), max_parallel)
     try:
-        ids = _job_ids(lambda: executor.map_array(node.train, roots, names))
-    except LaunchError:
-        files.remove_folder(submission.root)
+        ids = _job_ids(lambda: executor.map_array(node.train, roots, names), text)
+        jobs = dict(zip(names, ids, strict=True))
+        submission.keep(runs=jobs)
+        _link_logs(submission.logs, jobs)
+    except BaseException as error:
+        # A job that SLURM took lacks its record, or what submitit gives it: it could not run.
+        for file in submission.logs.glob("[0-9]*_submission.sh"):
+            scheduler.cancel(file.name.removesuffix("_submission.sh"))
+        discard(submission)
+        if isinstance(error, OSError):
+            raise LaunchError(f"{submission.root}: cannot be written ({error}); nothing is submitted") from error
         raise
-    jobs = dict(zip(names, ids, strict=True))
-    submission.keep(runs=jobs)
+    submission.keep(slurm=lookup.identity(ids[0]))  # the ids come first: SLURM may take long to answer
     return jobs
 
 
+def resubmit(submission: Submission, name: str, job: str) -> str:
+    """Submit a run of the submission again, to start when its job has ended; returns the new id. Raises LaunchError."""
+    resources = replace(submission.resources, dependency=f"afterany:{job}")
+    executor = _training(submission, submission.record["name"], resources, 0)
+    new = _job_ids(lambda: [executor.submit(node.train, str(submission.root), name)], executor.script(1))[0]
+    submission.keep(runs=submission.record["runs"] | {name: new})
+    return new
+
+
 def submit_report(submission: Submission, jobs: Mapping[str, str]) -> str:
-    """Submit the job that writes table and report when those have ended; returns its id. Raises LaunchError."""
+    """Submit the job that writes table and report when those have ended; its id is kept. Raises LaunchError."""
+    return submit_after(submission, jobs, ablation_report.write, str(submission.root))
+
+
+def submit_after(submission: Submission, jobs: Mapping[str, str], call: Callable[..., object], *arguments: str) -> str:
+    """Submit a job that calls something when those have ended, in place of that for the report. Raises LaunchError."""
     arrays = sorted({re.split("[_ ]", job)[0] for job in jobs.values()})
-    resources = replace(
-        submission.resources,
-        nodes=1,
-        gpus_per_node=0,
-        cpus_per_node=1,
-        time=str(min(REPORT_MIN, submission.resources.minutes)),
-        dependency=f"afterany:{':'.join(arrays)}",
-    )
-    executor = _executor(submission, f"{submission.record['name']}-report", resources, 0)
-    return _job_ids(lambda: [executor.submit(ablation_report.write, str(submission.root))])[0]
+    resources = replace(submission.resources.for_report, dependency=f"afterany:{':'.join(arrays)}")
+    name = report_name(submission.record["name"])
+    executor = _executor(submission, name, resources, 0)
+    # Whatever the user's defaults are, it asks for no GPU.
+    text = executor.script(1) + "\n#SBATCH --gpus=0\n"
+    job = _job_ids(lambda: [executor.submit(call, *arguments)], text)[0]
+    submission.keep(report=job, report_slurm=lookup.identity(job))
+    return job
 
 
-def _job_ids(submitting: Callable[[], Sequence[submitit.Job[Any]]]) -> list[str]:
-    """The ids of the jobs that are submitted. Raises LaunchError: refused."""
+def _job_ids(submitting: Callable[[], Sequence[submitit.Job[Any]]], text: str) -> list[str]:
+    """The ids of the jobs that are submitted by that script. Raises LaunchError: refused."""
     try:
-        with _outside_of_jobs():
+        with environment(text):
             return [str(job.job_id) for job in submitting()]
     except (RuntimeError, subprocess.CalledProcessError) as error:  # submitit's own are RuntimeErrors
         messages = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
@@ -86,12 +129,41 @@ def _job_ids(submitting: Callable[[], Sequence[submitit.Job[Any]]]) -> list[str]
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job that this process is part of: sbatch takes its SLURM_* for options. On a login node hide nothing."""
+def environment(script: str) -> Iterator[None]:
+    """The environment in which sbatch is called: without what would change a script's options.
+
+    Inside of a job, sbatch would take that job's SLURM_* for options; on a login node a user's defaults stay. To sbatch
+    a SBATCH_* variable counts more than a line of the script, so those that the script has a line for are hidden.
+    """
     needed = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}  # where SLURM is
-    with clean_env() if scheduler.this_job() else contextlib.nullcontext():
-        os.environ.update(needed)
-        yield
+    hidden = {name: os.environ.pop(name) for name in overridden(script)}
+    try:
+        with clean_env() if scheduler.this_job() else contextlib.nullcontext():
+            os.environ.update(needed)
+            yield
+    finally:
+        os.environ.update(hidden)
+
+
+def overridden(script: str) -> list[str]:
+    """The SBATCH_* variables of this process that the script's own options stand against."""
+    options = set(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE))
+    names = {VARIABLES.get(option, option.upper().replace("-", "_")) for option in options}
+    hidden = names | ALWAYS_HIDDEN
+    for family in FAMILIES:
+        hidden |= family if family & names else set()
+    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name[7:] in hidden)
+
+
+def rules(script: str) -> list[str]:
+    """A line on each SBATCH_* variable of this process: whether it counts."""
+    against = overridden(script)
+    return [
+        f"{name}={os.environ[name]}: "
+        + ("not used, the job's own options count" if name in against else "used by sbatch")
+        for name in sorted(os.environ)
+        if name.startswith("SBATCH_")
+    ]
 
 
 def check(name: str, resources: Resources) -> None:
@@ -102,10 +174,39 @@ def check(name: str, resources: Resources) -> None:
         raise LaunchError(f"--nodes {resources.nodes}: --executor local is this machine alone; leave --nodes out")
 
 
-def _executor(submission: Submission, name: str, resources: Resources, max_parallel: int) -> _Sbatch:
-    """submitit's executor for these resources, with the snapshot before whatever is installed."""
-    executor = _Sbatch(submission.logs)
-    executor.update_parameters(**_parameters(resources, name), setup=_setup(submission.code, resources))
+def _training(
+    submission: Submission, name: str, resources: Resources, max_parallel: int, many: bool = False
+) -> _Sbatch:
+    """The executor of jobs whose step loses no signal. many: for an array."""
+    executor = _executor(submission, name, resources, max_parallel, many)
+    executor.parameters["srun_args"] += LISTENING
+    return executor
+
+
+def _link_logs(logs: Path, jobs: Mapping[str, str]) -> None:
+    """Give each job's log the name of its run too."""
+    with contextlib.suppress(OSError):  # some file systems have no links
+        for name, job in jobs.items():
+            (logs / f"{name}.out").symlink_to(f"{job}_0_log.out")
+
+
+def _executor(
+    submission: Submission, name: str, resources: Resources, max_parallel: int, many: bool = False
+) -> _Sbatch:
+    """submitit's executor for these resources, with the snapshot before whatever is installed. many: for an array."""
+    logs = str(submission.logs)
+    if taken := SUBMITITS.search(logs):
+        raise LaunchError(f"{logs}: submitit takes {taken[0]} for part of a job's id; set runs_dir to another folder")
+    executor = _Sbatch(submission.logs, python=resources.python)
+    parameters = _parameters(resources, name)
+    if "%" in logs:  # SLURM would replace what follows it
+        job = "%A_%a" if many else "%j"
+        log = f"{logs.replace('%', '%%')}/{job}"
+        parameters["additional_parameters"] = {"output": f"{log}_0_log.out", **parameters["additional_parameters"]}
+        parameters["srun_args"] += [f"--output={log}_%t_log.out"]
+    executor.update_parameters(
+        **parameters, setup=[*_setup(submission.code, resources), *_requeue(submission, resources)]
+    )
     if max_parallel:
         executor.update_parameters(array_parallelism=max_parallel)
     return executor
@@ -114,7 +215,7 @@ def _executor(submission: Submission, name: str, resources: Resources, max_paral
 def _parameters(resources: Resources, name: str) -> dict[str, Any]:
     """The resources under submitit's names for sbatch's options."""
     parameters = {
-        "job_name": name[:MAX_NAME],
+        "job_name": name[: scheduler.MAX_NAME],
         "time": resources.minutes,
         "nodes": resources.nodes,
         "ntasks_per_node": 1,
@@ -131,8 +232,12 @@ def _parameters(resources: Resources, name: str) -> dict[str, Any]:
         "signal_delay_s": resources.warn_s,
         "stderr_to_stdout": True,
         "wckey": None,
-        "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *_cpus(resources)],
-        "additional_parameters": {"requeue": True, **_memory(resources), **resources.slurm},
+        "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1", *step_options(resources)],
+        "additional_parameters": {
+            "no-requeue" if resources.resubmit else "requeue": True,
+            **_memory(resources),
+            **resources.slurm,
+        },
     }
     return {key: value for key, value in parameters.items() if value is not None or key == "wckey"}
 
@@ -142,9 +247,14 @@ def _memory(resources: Resources) -> dict[str, str]:
     return {"mem": resources.mem} if resources.mem else {}
 
 
-def _cpus(resources: Resources) -> list[str]:
-    """srun no longer takes --cpus-per-task from the job since SLURM 22.05."""
-    return [f"--cpus-per-task={resources.cpus_per_node}"] if resources.cpus_per_node else []
+def step_options(resources: Resources) -> list[str]:
+    """Options of the step, those of the preset last, so that they win."""
+    # Of a job that was submitted with --export=NONE, by the user or the site, the step would get no environment.
+    options: list[tuple[str, str | int | bool]] = [("export", "ALL")]
+    if resources.cpus_per_node:  # srun no longer takes it from the job since SLURM 22.05
+        options.append(("cpus-per-task", resources.cpus_per_node))
+    options += [(key.replace("_", "-"), value) for key, value in resources.srun.items()]
+    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in options if value is not False]
 
 
 def _setup(code: Path, resources: Resources) -> list[str]:
@@ -152,8 +262,30 @@ def _setup(code: Path, resources: Resources) -> list[str]:
 
     Nothing is imported from the folder where the job runs.
     """
+    resubmit, cut_off = (shlex.join([sys.executable, "-m", f"jobs.{name}", str(code.parent)]) for name in PROGRAMS)
     return [
+        NOTE,
         *resources.setup,
+        *(f"export {name}={shlex.quote(str(value))}" for name, value in _network(resources).items()),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
+        f". {shlex.quote(str(code / 'jobs' / 'job.sh'))}",
+        f'resubmit() {{ shielded {resubmit} "$@"; }}',
+        f'cut_off() {{ shielded {cut_off} "$@"; }}',
     ]
+
+
+def _requeue(submission: Submission, resources: Resources) -> list[str]:
+    """Lines by which the batch script requeues a job whose step, in a container, cannot; not one that is cancelled."""
+    if not (resources.python or any(key.startswith("container") for key in resources.srun)):
+        return []
+    return [
+        f"export {scheduler.REQUEUE}={shlex.quote(str(submission.logs))}/requeue-$SLURM_JOB_ID",
+        REQUEUE_AT_EXIT,
+    ]
+
+
+def _network(resources: Resources) -> dict[str, str | int]:
+    """The variables of the preset, and those that keep gloo and NCCL to its interface."""
+    interface = resources.interface
+    return (dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), interface) if interface else {}) | resources.env

@@ -2,69 +2,72 @@
 # Sourced by the templates beside it. Edit the first part for your cluster; values from the environment take precedence.
 
 SEGTRAIN_HOME=${SEGTRAIN_HOME:-${SLURM_SUBMIT_DIR:-$PWD}} # the checkout
-PYTHON=${PYTHON:-$SEGTRAIN_HOME/.venv/bin/python}        # made by `make setup`; any Python with the dependencies works
+PYTHON=${PYTHON:-$SEGTRAIN_HOME/.venv/bin/python}        # of `make setup`, another, or words: apptainer exec --nv x.sif python
 NPROC=${NPROC:-${SLURM_GPUS_ON_NODE:-1}}                 # processes per node: one per GPU
 SAVE_S=${SAVE_S:-60}                                     # seconds that a save may take after a signal
+SRUN_OPTIONS=${SRUN_OPTIONS:-}                           # of the training's step: --label --container-image=...
+HOST_SUFFIX=${HOST_SUFFIX:-}                             # of the first node's name, where the other nodes reach it: -ib0
 # module load cuda
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 
+# End as after a user's error.
+refuse() { # MESSAGE
+	echo "error: $1" >&2
+	exit 2
+}
+
+python=("$PYTHON")
+if ! command -v "$PYTHON" >/dev/null; then
+	eval "python=($PYTHON)"
+	command -v "${python[0]:-}" >/dev/null || refuse "PYTHON=$PYTHON: no such program; run make setup, or set PYTHON"
+fi
+export SLURM_EXPORT_ENV=ALL # what is set here reaches the steps, also of a job submitted with --export=NONE
+# A container may have no scontrol: then the job is requeued here, at the end of the script, unless it is cancelled.
+export SEGTRAIN_REQUEUE=${SLURM_SUBMIT_DIR:-$PWD}/.requeue-${SLURM_JOB_ID:-}
+trap '[ ! -e "$SEGTRAIN_REQUEUE" ] || { rm -f "$SEGTRAIN_REQUEUE"; requeue_unless_cancelled; }' EXIT
+requeue_unless_cancelled() {
+	[ "$(shielded squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ] || shielded scontrol requeue "$SLURM_JOB_ID"
+}
 export PYTHONPATH=$SEGTRAIN_HOME${PYTHONPATH:+:$PYTHONPATH}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > NPROC ? cpus / NPROC : 1))}
 export PET_SHUTDOWN_TIMEOUT=$SAVE_S
-# A signal that torchrun does not handle would kill it, and the training with it, unsaved.
-export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 # srun no longer takes this from the job since SLURM 22.05.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# Start `jobs.rank` (segtrain.train, with its exit code recorded) under torchrun on every node of the job.
-launch_on_nodes() { # PORT ARGUMENT...
-	local port=$1 first
-	shift
-	first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-	# shellcheck disable=SC2016  # the variables are those of each node
-	exec srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 --open-mode=append \
-		bash -c 'nproc=$1 first=$2 port=$3 python=$4; shift 4
-			exec "$python" -m torch.distributed.run --nnodes="$SLURM_JOB_NUM_NODES" --node-rank="$SLURM_NODEID" \
-				--nproc-per-node="$nproc" --master-addr="$first" --master-port="$port" -m jobs.rank "$@"' \
-		launch "$NPROC" "$first" "$port" "$PYTHON" "$@"
+# shellcheck source=jobs/job.sh
+. "$SEGTRAIN_HOME/jobs/job.sh"
+
+# A question of jobs/batch.py's.
+ask() { # QUESTION ARGUMENT...
+	shielded "${python[@]}" -m jobs.batch "$@"
 }
 
 listening() { # PORT: whether a process on this node, the first one, listens there
-	(: <>"/dev/tcp/$(hostname)/$1") 2>/dev/null || (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+	local address
+	for address in "$first" "$(hostname)" 127.0.0.1; do
+		! (: <>"/dev/tcp/$address/$1") 2>/dev/null || return 0
+	done
+	return 1
 }
 
-# Train over the job's nodes, on another port if the first was taken; returns the launcher's exit code. A signal to this
-# script sets `asked` and stops the training.
+# Train over the job's nodes (slurm/node.sh on each), on another port if the first was taken; returns srun's exit code.
 train() { # ARGUMENT...
-	local attempt port code=1
+	local attempt port first code=75
+	first=$(shielded scontrol show hostnames "$SLURM_JOB_NODELIST") # not into head, whose early end may fail the pipe
+	first=${first%%$'\n'*}$HOST_SUFFIX
 	for attempt in 1 2 3; do
+		[ -z "$asked" ] || break
 		port=$((20000 + RANDOM % 10000))
 		while listening "$port"; do port=$((20000 + RANDOM % 10000)); done
-		launch_on_nodes "$port" "$@" &
-		step=$!
 		code=0
-		wait "$step" || code=$?
-		# `wait` also returns when a trap has run.
-		while kill -0 "$step" 2>/dev/null; do
-			code=0
-			wait "$step" || code=$?
-		done
-		if [ "$code" -eq 0 ] || [ -n "${asked:-}" ] || [ -n "$(ls "${SEGTRAIN_CODES:-/nonexistent}" 2>/dev/null)" ]; then
-			break
-		fi
+		# shellcheck disable=SC2086  # several options
+		run_step --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 --open-mode=append $SRUN_OPTIONS \
+			bash "$SEGTRAIN_HOME/slurm/node.sh" "$NPROC" "$first" "$port" "${#python[@]}" "${python[@]}" "$@" || code=$?
+		case $code in 0 | 75) break ;; esac
+		[ -z "$(ls "${SEGTRAIN_CODES:-/nonexistent}" 2>/dev/null)" ] || break
 		listening "$port" || break
 		echo "port $port was taken in between; trying another (attempt $attempt of 3)" >&2
 	done
 	return "$code"
-}
-
-# Have the training save and leave. SLURM signals the steps itself; this is for signals that only this script gets.
-stop_training() { # SIGNAL RUN
-	[ -z "${asked:-}" ] || return 0
-	asked=$1
-	echo "$asked: telling the training to save and leave"
-	if [ -d "$2/checkpoints" ]; then
-		touch "$2/STOP"
-	elif [ -n "${step:-}" ]; then # training has not begun yet
-		kill -TERM "$step" 2>/dev/null || true
-	fi
 }

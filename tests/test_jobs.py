@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 from made_runs import evaluation_event, train_event
+from slurm_programs import entry
 from trainings import assert_same, run_to_end, state_of
 
-from jobs import history, node, rendezvous, requeue, resources, scheduler, status, submission
+from jobs import history, node, rendezvous, requeue, resources, scheduler, submission
+from jobs.lookup import Job
 from jobs.rank import RankEnd
 from jobs.requeue import StartEnd
+from jobs.run_state import QUIET_S, summary
 from segtrain.config import Config, read_yaml, to_yaml
 from segtrain.errors import ConfigError, RunError, StopReason
 from segtrain.run import Outcome, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
+JOB = Job("7")
 
 
 def call(folder: Path, command: str, *arguments: str | Path, code: int = 0, env: dict[str, str] | None = None) -> str:
@@ -93,7 +97,7 @@ def test_every_preset_opens_with_its_command_and_loads(preset: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--cluster", "nowhere"], "--cluster nowhere: no such preset; there are cpu, gpu,"),
+        (["--cluster", "nowhere"], "--cluster nowhere: no such preset; there are alliance, cpu, gpu,"),
         (["--nodes", "0"], "the options: nodes='0': Input should be greater than or equal to 1; change nodes"),
         (
             ["--time", "soon"],
@@ -254,23 +258,23 @@ def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, t
 def test_the_status_tells_runs_that_end_from_runs_that_go_on(tmp_path: Path) -> None:
     run = begun(tmp_path, 40)
     run.checkpoints.parent.joinpath("config.yaml").write_text("train: {epochs: 10}\n")
-    assert status.summary(run, None, None, time.time() + status.QUIET_S + 1)["state"] == "broken off"
+    assert summary(run, None, None, time.time() + QUIET_S + 1)["state"] == "broken off"
     for epoch in (1, 2):
         run.record(train_event(20 * epoch))
         run.record(evaluation_event(20 * epoch, epoch, 0.1 * epoch))
     now = time.time()
-    row = status.summary(run, None, None, now)
+    row = summary(run, None, None, now)
     assert (row["state"], row["epoch"], row["epochs"], row["best_dsc"]) == ("running", 2, 10, 0.2)
     assert row["eta_s"] is not None
-    assert status.summary(run, None, None, now + 2 * status.QUIET_S)["state"] == "broken off"
-    assert status.summary(run, "7", "PENDING", now)["state"] == "pending"
-    assert status.summary(run, "7", "NODE_FAIL", now)["state"] == "broken off"
+    assert summary(run, None, None, now + 2 * QUIET_S)["state"] == "broken off"
+    assert summary(run, JOB, entry("7", "PENDING"), now)["state"] == "pending"
+    assert summary(run, JOB, entry("7", "NODE_FAIL"), now)["state"] == "broken off"
     run.end(Outcome("stopped", 40, 2, 0.2, StopReason.SIGUSR2, "Stopped: stopped by SIGUSR2"))
     told = {"PENDING": "pending", "RUNNING": "running", "COMPLETING": "stopped", "CANCELLED": "stopped"}
-    assert {said: status.summary(run, "7", said, now)["state"] for said in told} == told
+    assert {said: summary(run, JOB, entry("7", said), now)["state"] for said in told} == told
     run.end(Outcome("diverged", 40, 2, 0.2, message="Diverged: the loss is nan"))
-    assert status.summary(run, "7", "FAILED", now)["state"] == "diverged"
-    assert "nan" in status.summary(run, "7", "FAILED", now)["why"]
+    assert summary(run, JOB, entry("7", "FAILED"), now)["state"] == "diverged"
+    assert "nan" in summary(run, JOB, entry("7", "FAILED"), now)["why"]
 
 
 @pytest.mark.law("L12")
@@ -286,6 +290,6 @@ def test_the_templates_pass_shellcheck() -> None:
         subprocess.run(["shellcheck", "--version"], capture_output=True, check=True)
     except FileNotFoundError:
         pytest.skip("shellcheck is not installed")
-    files = sorted((ROOT / "slurm").glob("*.s*"))
+    files = [*sorted((ROOT / "slurm").glob("*.s*")), ROOT / "jobs" / "job.sh"]
     done = subprocess.run(["shellcheck", "-x", *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (len(files), done.stdout) == (5, "")
+    assert (len(files), done.stdout) == (7, "")

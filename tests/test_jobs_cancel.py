@@ -1,12 +1,13 @@
 """`jobs.cancel` where SLURM refuses it, and where there is no SLURM."""
 
 import fcntl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from slurm_programs import entry
 
 from jobs import cancel, resources, scheduler, submission
 from jobs.submission import Submission
@@ -48,18 +49,15 @@ def test_what_scancel_refuses_is_not_called_cancelled(
     made: Submission, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
     made.keep(runs={"one": "12_0", "two": "12_1"})
-    queue = {"12_0": state, "12_1": "RUNNING"}
+    queue = {"12_0": entry("12_0", state, "spec"), "12_1": entry("12_1", "RUNNING", "spec")}
 
     def scancel(job: str) -> str | None:
         if job == "12_1":
             del queue[job]
         return {"12_0": "scancel: error: Kill job error on job id 12_0: Access/permission denied"}.get(job)
 
-    def queued(jobs: Iterable[str]) -> dict[str, str]:
-        return {job: queue[job] for job in jobs if job in queue}
-
     Clock(monkeypatch)
-    monkeypatch.setattr(scheduler, "queued", queued)
+    monkeypatch.setattr(scheduler, "listed", lambda users: list(queue.values()))
     monkeypatch.setattr(scheduler, "cancel", scancel)
     assert call(made) == 2
     told = capsys.readouterr()
@@ -74,14 +72,14 @@ def test_a_job_that_has_ended_in_between_is_no_refusal(
     made: Submission, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.keep(runs={"one": "12"})
-    queue = {"12": "PENDING"}
+    queue = {"12": entry("12", "PENDING", "spec")}
 
     def scancel(job: str) -> str:
         del queue[job]
         return "scancel: error: Kill job error on job id 12: Invalid job id specified"
 
     Clock(monkeypatch)
-    monkeypatch.setattr(scheduler, "queued", lambda jobs: dict(queue))
+    monkeypatch.setattr(scheduler, "listed", lambda users: list(queue.values()))
     monkeypatch.setattr(scheduler, "cancel", scancel)
     assert call(made) == 0
     assert not capsys.readouterr().err

@@ -2,12 +2,14 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from slurm_programs import entry, squeue_lines
 from trainings import run_to_end
 
 from jobs import ablate, ablation_report, submission
@@ -17,6 +19,7 @@ from jobs.queue.items import Item
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.config import Config, to_yaml
+from segtrain.errors import LaunchError
 from segtrain.run import Member, Outcome, expand, missing
 from segtrain.runtime.process import run_command
 
@@ -104,10 +107,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scripts = {
         "squeue": f"cat {folder}/queue",
         "srun": "",
-        "sbatch": f"""if grep -q job-name=loss-report "$1"; then
+        "sbatch": f"""if [ "$1" = --test-only ]; then exit 0; fi
+            if grep -q job-name=loss-report "$1"; then
             if [ -e {folder}/strict ]; then echo "sbatch: error: Job requires GPUs" >&2; exit 1; fi
             cat "$1" >> {folder}/reports; echo Submitted batch job 99
-        else echo >> {folder}/arrays; echo Submitted batch job $((11 + $(wc -l < {folder}/arrays))); fi""",
+        else
+            cp "$1" {folder}/newest; echo >> {folder}/arrays
+            echo Submitted batch job $((11 + $(wc -l < {folder}/arrays)))
+        fi""",
     }
     for name, script in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -116,6 +123,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     return folder
+
+
+def queue(jobs: str) -> str:
+    """What squeue lists of jobs, each given as `12_0|RUNNING`."""
+    return squeue_lines(*(entry(*job.split("|")) for job in jobs.split()))
 
 
 def finish(member: Member) -> None:
@@ -135,31 +147,59 @@ def test_a_report_job_that_is_refused_is_caught_up_on_and_costs_the_array_nothin
     assert ablate.command(arguments) == 0
     told = capsys.readouterr()
     assert told.out.count("Submitted job 12_") == len(members)
+    logs = folder.parent / ".jobs" / "loss" / "001" / "logs"
+    assert f"Logs:  {logs}, each by the name of its run: {members[0].cfg.name}.out\n" in told.out
+    assert (logs / f"{members[1].cfg.name}.out").readlink() == Path("12_1_0_log.out")
     assert f"When all have ended: {by_hand}\n" in told.out
     assert "the runs are submitted, no job for the report is: sbatch refused the job" in told.err
     assert "Job requires GPUs" in told.err
 
     (cluster / "strict").unlink()
-    (cluster / "queue").write_text("12_0|RUNNING\n12_1|PENDING\n")
+    (cluster / "queue").write_text(queue("12_0|RUNNING 12_1|PENDING"))
     finish(members[2])
     assert ablate.command(arguments) == 0
     assert f"(job 99): {folder / 'report' / 'index.html'}\n" in capsys.readouterr().out
     assert "#SBATCH --dependency=afterany:12\n" in (cluster / "reports").read_text()
-    (cluster / "queue").write_text("12_0|RUNNING\n12_1|PENDING\n99|PENDING\n")
+    (cluster / "queue").write_text(queue("12_0|RUNNING 12_1|PENDING 99|PENDING"))
     assert ablate.command(arguments) == 0
     assert "(job 99)" not in capsys.readouterr().out
     assert (cluster / "reports").read_text().count("job-name") == 1
 
-    (cluster / "queue").write_text("12_1|PENDING\n99|PENDING\n")  # the first has failed, and is submitted again
+    (cluster / "queue").write_text(queue("12_1|PENDING 99|PENDING"))  # the first has failed, and is submitted again
     assert ablate.command(arguments) == 0
     assert "#SBATCH --dependency=afterany:12:13\n" in (cluster / "reports").read_text()
 
-    (cluster / "queue").write_text("99|PENDING\n")
+    (cluster / "queue").write_text(queue("99|PENDING"))
     for member in members[:2]:
         finish(member)
     capsys.readouterr()
     assert ablate.command(arguments) == 0
     assert "There is no report" not in capsys.readouterr().out, "a job is about to make it"
+
+
+def test_the_limit_of_runs_at_a_time_counts_over_all_arrays(
+    tmp_path: Path, cluster: Path, members: list[Member], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An array is submitted, some of its runs fail, the same command submits those beside what is left of the first."""
+    arguments = [str(tmp_path / "spec.yaml"), "--executor", "slurm", f"runs_dir={tmp_path / 'runs'}"]
+
+    def submitted(limit: int, jobs: str, *options: str) -> tuple[str | None, str | None]:
+        """The indices and limit of the new array, None of a single job, and what it waits for."""
+        (cluster / "queue").write_text(queue(jobs))
+        assert ablate.command([*arguments, "--max-parallel", str(limit), *options]) == 0
+        script = (cluster / "newest").read_text()
+        values = [re.search(rf"--{option}=(\S+)", script) for option in ("array", "dependency")]
+        return values[0] and values[0][1], values[1] and values[1][1]
+
+    assert submitted(2, "") == ("0-2%2", None)
+    assert submitted(2, "12_0|RUNNING") == ("0-1%1", None), "two have failed"
+    assert "--max-parallel 2: 1 at a time beside those in the queue" in capsys.readouterr().out
+    finish(members[0])
+    waits = "13_1|PENDING"
+    assert submitted(1, waits, "--dependency", "afterok:7") == (None, "afterok:7,afterany:13"), "one more has failed"
+    assert "--max-parallel 1: they begin when job 13 has ended" in capsys.readouterr().out
+    with pytest.raises(LaunchError, match=r"--dependency afterok:7\?afterok:8: with --max-parallel .* wait for job 13"):
+        submitted(1, waits, "--dependency", "afterok:7?afterok:8")
 
 
 def test_an_ablation_that_is_finished_without_a_report_says_how_to_make_it(
@@ -181,7 +221,7 @@ def test_what_waits_in_slurm_is_not_trained_here_beside_it(
     tmp_path: Path, cluster: Path, members: list[Member], made: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.keep(runs={members[0].cfg.name: "12_0"})
-    (cluster / "queue").write_text("12_0|PENDING\n")
+    (cluster / "queue").write_text(queue("12_0|PENDING"))
     trained: list[str] = []
 
     def train(snapshot: Submission, items: Sequence[Item], *_: object) -> int:

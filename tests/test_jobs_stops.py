@@ -1,6 +1,7 @@
 """Why a job or a queue stopped is a value, in records of earlier versions too; its sentence decides nothing."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from jobs.rank import RankEnd
 from jobs.requeue import StartEnd
 from segtrain.errors import StopReason
 from segtrain.run import Run
+from segtrain.runtime.stop import Stop
 
 
 @pytest.fixture
@@ -103,3 +105,30 @@ def test_a_queue_of_an_earlier_version_goes_on(tmp_path: Path, stand_ins: StandI
         changed = [entry | {"why": why} if entry["event"] == "left" else entry for entry in old]
         path.write_text("".join(json.dumps(entry) + "\n" for entry in changed))
         assert (Journal(path.parent).began_s() > first_s) == renewed, why
+
+
+@pytest.mark.parametrize(
+    ("content", "start", "stops"),
+    [
+        ("", "7-0", True),
+        ("7-1\n", "7-0", True),
+        ("7-1", "7-1", False),
+        ("7-1", "8-0", False),
+        ("7-1", "", False),
+        ("please", "7-0", True),
+    ],
+)
+@pytest.mark.law("L8")
+def test_a_stop_file_stops_whom_it_is_for_and_is_gone_then(
+    tmp_path: Path, content: str, start: str, stops: bool
+) -> None:
+    """One that an earlier job left behind, by name, stops nobody."""
+    file, stop = tmp_path / "STOP", Stop()
+    file.write_text(content)
+    stop.watch(file, None, start)
+    end = time.monotonic() + 10
+    while file.exists() and time.monotonic() < end:
+        stop.reason()
+        time.sleep(0.01)
+    assert stop.reason() is (StopReason.STOP_FILE if stops else None)
+    assert not file.exists()

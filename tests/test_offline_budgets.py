@@ -16,10 +16,11 @@ from made_runs import train
 from queues import StandIns, command, ends, entries, write
 
 from jobs.offline import queue_file, wrap_up
-from jobs.queue import machine, runner
+from jobs.queue import machine
 from jobs.queue.journal import Journal, QueueEnd
 from segtrain.config import to_yaml
 from segtrain.doctor import disk
+from segtrain.runtime import stop
 
 REPORT = wrap_up.report
 
@@ -44,7 +45,7 @@ def test_the_time_budget_ends_the_queue_in_time_with_all_saved(
     monkeypatch.setattr(wrap_up, "report", lambda *_, deadline_s: given.append(deadline_s))
     queue, began = write(tmp_path), time.time()
     fake = SimpleNamespace(time=clock, monotonic=time.monotonic, sleep=time.sleep)
-    monkeypatch.setattr(runner, "time", fake)
+    monkeypatch.setattr(stop, "time", fake)
     stand_ins.words["a"] = ["gain", "finish"]
     until = {"max-hours": "1", "stop-at": datetime.fromtimestamp(began + 3600).isoformat()}
     assert command(queue, f"--{budget}", until[budget], "--when-done", f"touch {tmp_path}/hook") == 75

@@ -74,6 +74,30 @@ def test_what_is_wrong_with_a_queue_is_said_before_anything_starts(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("name", ["results.zip", "results.zip.sha256", "STOP", "stop", "log.txt", "journal.jsonl",
+                                  "queue.csv", "results.csv", "ablation.json", "logs", "Report"])  # fmt: skip
+def test_a_run_is_not_named_as_a_file_of_the_queue(tmp_path: Path, name: str) -> None:
+    queue = write(tmp_path, runs=[{"config": "base.yaml", "name": name}])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=f"a run's name is {name}, as a file of the queue's; give it another name:"):
+        queue_file.load(queue, [f"runs_dir={tmp_path}/runs"])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.law("L12")
+def test_names_that_lead_elsewhere_are_none(tmp_path: Path) -> None:
+    wrong = {"config": "base.yaml", "overrides": {"name": "../other"}}
+    queue = write(tmp_path, runs=[wrong, {"config": "base.yaml"}])
+    refused, taken = queue_file.load(queue, [f"runs_dir={tmp_path}/runs"]).items
+    assert (refused.name, taken.name) == ("run-1", "phantom")
+    assert "name='../other'" in refused.trouble
+    (tmp_path / "runs" / "night").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="is a run's directory; give the queue another name:"):
+        queue_file.load(queue, [f"runs_dir={tmp_path}/runs"])
+
+
 def test_the_queues_that_come_with_the_project_load_and_open_with_their_command() -> None:
     for path in sorted((ROOT / "configs" / "offline").glob("*.yaml")):
         first, second = path.read_text().splitlines()[:2]

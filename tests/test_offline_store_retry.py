@@ -13,8 +13,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from queues import StandIns, command, entries, write
 
+from jobs.offline import location, manifest, store_retry, sync
 from jobs.offline import mirror as mirrors
-from jobs.offline import store_retry, sync
+from jobs.offline.location import Location, locate
 from segtrain.errors import RunError, Stopped
 from segtrain.run import Run
 
@@ -26,7 +27,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Every push hangs; whether one does."""
     begun, over = threading.Event(), threading.Event()
 
-    def push(*_: object) -> int:
+    def push(*_: object, **__: object) -> int:
         begun.set()
         over.wait()
         return 0
@@ -59,10 +60,14 @@ def test_a_push_that_hangs_does_not_keep_the_others_from_the_mirror(
     tmp_path: Path, trained_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push, over = sync.push, threading.Event()
-    monkeypatch.setattr(sync, "push", lambda to, folder, *of: over.wait() if folder.name == "bad" else push(to, folder))
+
+    def slow(to: Location, folder: Path, *of: Any, **options: Any) -> object:
+        return over.wait() if folder.name == "bad" else push(to, folder, *of, **options)
+
+    monkeypatch.setattr(sync, "push", slow)
     (tmp_path / "bad").mkdir()
-    place = sync.locate(str(tmp_path / "bucket"))
-    sent = (tmp_path / "bucket" / trained_run.root.name / sync.MANIFEST).exists
+    place = locate(str(tmp_path / "bucket"))
+    sent = (tmp_path / "bucket" / trained_run.root.name / manifest.MANIFEST).exists
     limits = iter([lambda: "half of the time is over", lambda: "no answer" if sent() else ""])
     monkeypatch.setattr(store_retry, "limit", lambda *_: next(limits))
     mirror = mirrors.Mirror(place, tmp_path)
@@ -79,7 +84,7 @@ def test_a_queue_that_is_told_to_stop_waits_for_no_mirror_any_longer(
 ) -> None:
     """What it waits is what a stop leaves, and is the same whether that came before or meanwhile."""
     monkeypatch.setattr(mirrors, "STOPPED_S", 0.2)
-    mirror = mirrors.Mirror(sync.locate(str(tmp_path / "bucket")), tmp_path)
+    mirror = mirrors.Mirror(locate(str(tmp_path / "bucket")), tmp_path)
     for told in (lambda: 1, lambda: int(hung.is_set())):
         hung.clear()
         assert mirror.flush(stopped=told) == [f"sync of {tmp_path.name}: no answer in 0 s after it was told to stop"]
@@ -150,7 +155,7 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
     before = dict(MemoryFileSystem.store)
     monkeypatch.setattr(store_retry, "REACH_S", 0.05)
     monkeypatch.setattr(mirrors, "LAST_S", 1.0)  # it does not come to that
-    monkeypatch.setattr(sync, "ANSWER_S", 0.1)
+    monkeypatch.setattr(location, "ANSWER_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.FETCH_S", 0.1)
     monkeypatch.setattr("jobs.offline.__main__.LEAST_S", 0.1)
     stand_ins.began.clear()

@@ -13,12 +13,14 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from jobs.offline import queue_file, sync, wrap_up
+from jobs.offline import own_files, queue_file, spot, sync, wrap_up
 from jobs.offline import store_retry as retry
+from jobs.offline.location import Location, locate
 from jobs.offline.mirror import Mirror
 from jobs.offline.queue_file import Plan
+from jobs.offline.spot import Spot
 from jobs.queue import machine
 from jobs.queue.diagnosis import score
 from jobs.queue.foreground import exit_code
@@ -27,7 +29,7 @@ from jobs.queue.runner import Runner
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, ConfigError, DataError
 from segtrain.run import Result, layout
 from segtrain.runtime.process import main, start_logging
-from segtrain.runtime.stop import Stop
+from segtrain.runtime.stop import Deadline, Stop
 from segtrain.runtime.terminal import FILE_ONLY, show_table
 
 log = logging.getLogger("segtrain.queue")
@@ -46,7 +48,7 @@ The same command goes on where it was, after a reboot, a reclaim or a kill too. 
 (retries:) and then passed over; runs, journal, report and results.zip lie in <runs_dir>/<name of the queue>.
 
 exit codes: 0 all runs finished; 1 a run failed, or report, archive or sync did; 2 a mistake in queue or command; 75
-stopped (signal, STOP file, time, disk) with everything saved: the same command goes on.
+stopped (signal, STOP file, time, disk, reclaim) with everything saved: the same command goes on.
 """
 
 
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--retries", type=int, metavar="N", help="further starts of a run that failed, default 1")
     options.add_argument("--min-free-gib", type=float, metavar="G", help="stop with less space than this, default 2")
     options.add_argument("--sync", metavar="ADDRESS", help="folder or fsspec address that mirrors the runs")
+    options.add_argument("--spot", choices=get_args(Spot), help="stop when this cloud gives notice of taking it back")
     options.add_argument("--max-hours", type=float, metavar="H", help="end after H hours, kills and reboots included")
     options.add_argument("--stop-at", metavar="TIME", help="end at a time like 2026-11-24T07:00")
     options.add_argument(
@@ -85,6 +88,7 @@ def command(argv: Sequence[str]) -> int:
         retries=arguments.retries,
         min_free_gib=arguments.min_free_gib,
         sync=arguments.sync,
+        spot=arguments.spot,
     )
     if arguments.max_hours is not None and arguments.max_hours <= 0:
         parser().error("--max-hours: more than 0")
@@ -99,8 +103,8 @@ def command(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the laptop is closed
     if not queue.sync:
         _refuse_what_is_past(arguments.stop_at, Journal(queue.folder))
-    location = sync.locate(queue.sync) / queue.name if queue.sync else None
-    with machine.alone(queue.folder):
+    location = locate(queue.sync) / queue.name if queue.sync else None
+    with machine.alone(queue.folder), spot.watching(queue.spot, stop):
         start_logging(queue.folder / layout.LOG)
         with _afterwards(arguments.when_done, queue.folder, stop):
             machine.wait_for_orphans(queue.folder, stop.reason)
@@ -141,23 +145,30 @@ def _train(queue: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
     """Everything between the locks; the exit code."""
     if mirror.to is not None:
         queue = _fetched(queue, mirror.to, stop, arguments)
+        for item in queue.items:
+            if item.cfg and item.run.root.is_dir():
+                mirror.push(item.run.root)  # compared with the mirror, whose damage it mends
     _refuse_what_is_past(arguments.stop_at, Journal(queue.folder))
     journal = Journal(queue.folder)
     journal.write("begin", pid=os.getpid(), host=socket.gethostname(), runs=len(queue.items))
     began_s = journal.began_s()
     deadline_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at)
+    deadline = Deadline(float("inf") if deadline_s is None else deadline_s)
     stop.watch(queue.folder / layout.STOP, None)
     log.info("queue %s: %d runs in %s", queue.name, len(queue.items), queue.folder)
-    end = Runner(queue, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
-    standings = _standings(queue, journal)
-    write_standings = partial(wrap_up.write_standings, journal=journal, end=end)
-    tasks = (write_standings, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
-    failures = [None if stop.reason() else task(queue, lambda: not stop.reason()) for task in tasks]
-    trouble = [failure for failure in failures if failure]
-    if reason := stop.reason():
-        end = stopped_by(reason)
-    code = EXIT_FAILED if trouble and end == DONE else _flattened(exit_code(end, standings.values()))
-    journal.write("left", reason=end.reason, why=end.sentence, code=code, trouble=trouble)
+    with _mirrored_even_so(mirror, stop):
+        end = Runner(queue, journal, stop, mirror, machine.runs_end(began_s, deadline_s)).run()
+        if deadline_s is not None:
+            deadline_s = deadline.at_s()
+        standings = _standings(queue, journal)
+        write_standings = partial(wrap_up.write_standings, journal=journal, end=end)
+        tasks = (write_standings, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
+        failures = [None if stop.reason() else task(queue, lambda: not stop.reason()) for task in tasks]
+        trouble = [failure for failure in failures if failure]
+        if reason := stop.reason():
+            end = stopped_by(reason)
+        code = EXIT_FAILED if trouble and end == DONE else _flattened(exit_code(end, standings.values()))
+        journal.write("left", reason=end.reason, why=end.sentence, code=code, trouble=trouble)
     unsent = mirror.flush(wrap_up.pushes(queue) if not stop.reason() else [], deadline_s, stop.reason)
     for line in (*trouble, *unsent):
         log.warning("%s", line)
@@ -165,6 +176,17 @@ def _train(queue: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
         log.warning("stopped: %s; everything is saved, the same command goes on", end.sentence)
     _show(queue, standings, f"{queue.name}: {end.sentence}")
     return code or (EXIT_FAILED if unsent else EXIT_FINISHED)
+
+
+@contextlib.contextmanager
+def _mirrored_even_so(mirror: Mirror, stop: Stop) -> Iterator[None]:
+    """Mirrors what there is before an error goes on: the command when done, which comes next, may end the machine."""
+    try:
+        yield
+    except BaseException:
+        for line in mirror.flush(stopped=stop.reason):
+            log.warning("%s", line)
+        raise
 
 
 def _flattened(code: int) -> int:
@@ -176,16 +198,16 @@ def _standings(queue: Plan, journal: Journal) -> dict[str, Standing]:
     return {item.name: standing(item, journal) for item in queue.items}
 
 
-def _fetched(queue: Plan, source: sync.Location, stop: Stop, arguments: argparse.Namespace) -> Plan:
+def _fetched(queue: Plan, source: Location, stop: Stop, arguments: argparse.Namespace) -> Plan:
     """The queue, after runs that are further in the mirror were fetched; a run that is damaged there cannot be used."""
     began_s = Journal(queue.folder).began_s()
-    end_s = machine.deadline(began_s, arguments.max_hours, arguments.stop_at) or float("inf")
+    deadline = Deadline(machine.deadline(began_s, arguments.max_hours, arguments.stop_at) or float("inf"))
 
     def insist(task: Callable[..., T], *of_task: Any) -> T:
-        within_s = min(FETCH_S, max(LEAST_S, end_s - time.time()))
+        within_s = min(FETCH_S, max(LEAST_S, deadline.left_s()))
         return retry.insist(partial(task, *of_task), stop.reason, within_s)
 
-    insist(sync.fetch_journal, source, queue.folder)
+    insist(own_files.fetch, source, queue.folder)
     items = []
     for item in queue.items:
         try:

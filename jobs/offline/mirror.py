@@ -10,7 +10,10 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from jobs.offline import store_retry, sync
+from jobs.offline import own_files, store_retry, sync
+from jobs.offline.location import Location
+from jobs.offline.objects import Proven
+from segtrain.errors import DataError
 
 log = logging.getLogger("segtrain.queue")
 
@@ -18,27 +21,29 @@ RETRY_S = 60.0  # after a push that failed
 TRIES, PAUSE_S = 3, 5.0  # of the last push
 LAST_S = 3600.0  # that the last push of all may take where there is no deadline,
 LEAST_S = 60.0  # where there is one, late as it may be,
-STOPPED_S = 300.0  # and after the queue was stopped
-
-
-def _push_here(to: sync.Location, folder: Path, queue: Path) -> int:
-    if folder != queue:
-        return sync.push(to / folder.name, folder)
-    own = [*folder.glob("*.jsonl"), *folder.glob("*.txt"), *folder.glob("logs/*.log")]
-    return sync.push(to / sync.OWN, folder, sorted(own))
+STOPPED_S = 300.0  # and after the queue was stopped;
+STOPPED_WAIT_S = 5.0  # then, before the others are pushed beside the push that is at work
 
 
 class Mirror:
     """The mirror of the queue in `folder`, kept by a thread so that no run waits; without `to`, nothing."""
 
-    def __init__(self, to: sync.Location | None, folder: Path, every_s: float = 900.0) -> None:
+    def __init__(self, to: Location | None, folder: Path, every_s: float = 900.0) -> None:
         self.to, self.folder, self.every_s = to, folder, every_s
+        self.proven = Proven()
         self._job: tuple[Path, Future[int]] | None = None  # one at a time
         self._due: dict[Path, float] = {}  # when to push a run, in monotonic seconds
+        self._runs: set[Path] = set()  # all of which it was told
+
+    def _push_here(self, to: Location, folder: Path) -> int:
+        if folder == self.folder:
+            return own_files.push(to, folder, self.proven)
+        return sync.push(to / folder.name, folder, proven=self.proven)
 
     def push(self, run: Path) -> None:
         """Mirror a run, and the queue's own files, as soon as possible."""
         self._due |= {run: 0.0, self.folder: 0.0}
+        self._runs.add(run)
 
     def look(self, at_work: Sequence[Path] = ()) -> None:
         """Begin the push that is due. `at_work`: runs that train, mirrored now and then."""
@@ -51,7 +56,7 @@ class Mirror:
             due = [folder for folder, at in self._due.items() if at <= now and folder.is_dir()]
             for folder in due[:1]:
                 del self._due[folder]
-                self._job = folder, store_retry.begin(partial(_push_here, self.to, folder, self.folder))
+                self._job = folder, store_retry.begin(partial(self._push_here, self.to, folder))
 
     def _at_work(self) -> bool:
         """Whether a push is at work; one that has failed is due again."""
@@ -68,30 +73,42 @@ class Mirror:
         return False
 
     def flush(
-        self, extra: Sequence[Callable[[sync.Location], object]] = (), until_s: float | None = None,
+        self,
+        extra: Sequence[Callable[[Location], object]] = (),
+        until_s: float | None = None,
         stopped: Callable[[], object] = lambda: 0,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Mirror all that is left, and what `extra` puts there; returns what could not be mirrored, and why.
 
-        It is given up at `until_s`, in seconds since the epoch, or soon after this process was `stopped`.
+        What was mirrored before is compared once more, unless this process was `stopped`. It is given up at `until_s`,
+        in seconds since the epoch, or soon after this process was stopped.
         """
         if self.to is None:
             return []
         left_s = LAST_S if until_s is None else max(LEAST_S, until_s - time.time())
-        half = store_retry.limit(left_s / 2, stopped, STOPPED_S / 2)
+        half = store_retry.limit(left_s / 2, stopped, min(STOPPED_WAIT_S, STOPPED_S / 2))
         limit = store_retry.limit(left_s, stopped, STOPPED_S)
         self._wait(half)
         slow = self._job[0] if self._job else None  # goes on beside the others
-        folders = [folder for folder in {**self._due, self.folder: 0.0} if folder.is_dir() and folder != slow]
+        due = {**self._due, self.folder: 0.0}
         self._due.clear()
-        outcomes = [_tried(folder.name, partial(_push_here, self.to, folder, self.folder), limit) for folder in folders]
+        outcomes = [self._pushed(folder, limit) for folder in due if folder != slow]
         outcomes += [_tried("the archive", partial(task, self.to), limit) for task in extra]
+        for folder in sorted(self._runs - {*due, slow}):
+            if not stopped() and not limit():
+                outcomes.append(self._pushed(folder, limit))
         self._wait(limit)
         if self._job:
             outcomes.append(f"sync of {self._job[0].name}: {limit()}")
         elif slow and slow in self._due:  # it has failed after all
-            outcomes.append(_tried(slow.name, partial(_push_here, self.to, slow, self.folder), limit))
+            outcomes.append(self._pushed(slow, limit))
         return [failure for failure in outcomes if failure]
+
+    def _pushed(self, folder: Path, limit: store_retry.Limit) -> str | None:
+        """Push a folder, if it is there; returns why that failed."""
+        if self.to is None or not folder.is_dir():
+            return None
+        return _tried(folder.name, partial(self._push_here, self.to, folder), limit)
 
     def _wait(self, limit: store_retry.Limit) -> None:
         """Wait for the push at work."""
@@ -108,7 +125,7 @@ def _tried(name: str, task: Callable[[], object], limit: store_retry.Limit) -> s
         try:
             store_retry.call(task, limit)
             return None
-        except store_retry.Unanswered as error:
+        except (store_retry.Unanswered, DataError) as error:  # another try would end alike
             return f"sync of {name}: {error}"
         except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
             failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]

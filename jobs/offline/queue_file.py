@@ -1,6 +1,7 @@
 """A queue's YAML, or an ablation's spec, as a queue: runs, each with its config, processes and retries."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, fields, replace
@@ -10,13 +11,30 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from jobs.offline import archive
+from jobs.offline.spot import Spot
 from jobs.queue.items import Item, Queue
+from jobs.queue.journal import FILE as JOURNAL
+from jobs.submission import REPORT
 from segtrain.config import COMMAND_LINE, checked, flatten, load_config, read_yaml
+from segtrain.config.paths import expanded
 from segtrain.errors import ConfigError
-from segtrain.run import Name, expand
+from segtrain.run import Name, expand, layout
 
 STRICT = ConfigDict(extra="forbid")
-TAKEN = ("logs", "report")  # names beside the runs
+# Names in a queue's folder, and in its mirror, that are no runs'.
+TAKEN = {
+    "logs",
+    REPORT,
+    JOURNAL,
+    archive.NAME,
+    archive.SUMS,
+    layout.ABLATION,
+    layout.LOG,
+    layout.QUEUE,
+    layout.RESULTS,
+    layout.STOP,
+}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,14 +62,19 @@ class Spec:
     min_free_gib: float = Field(default=2.0, ge=0)  # with less the queue saves and stops
     sync: str | None = None  # a folder or an address of fsspec, for example s3://bucket/folder
     sync_every_min: float = Field(default=15.0, gt=0)  # while a run trains; also after each start
+    spot: Spot | None = None  # the cloud whose notice of reclaim stops the queue: aws, gcp, azure, auto
 
 
 @plain_dataclass(frozen=True)
 class Plan(Queue):
-    """A queue whose runs lie in `folder`, `<runs_dir>/<name>`; `sync`: the address of its mirror."""
+    """A queue whose runs lie in `folder`, `<runs_dir>/<name>`.
+
+    `sync`: the address of its mirror; `spot`: the cloud that may take its machine back.
+    """
 
     sync: str | None = None
     sync_every_min: float = 15.0
+    spot: Spot | None = None
 
 
 def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
@@ -65,16 +88,18 @@ def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
     configs = [item.cfg for item in items if item.cfg is not None]
     if not configs:
         raise ConfigError(f"{path}: no run of it can be started; {items[0].name}: {items[0].trouble}")
-    folders = {str(Path(cfg.runs_dir).expanduser().absolute()): cfg.name for cfg in configs}
+    folders = {str(expanded(cfg.runs_dir).absolute()): cfg.name for cfg in configs}
     if len(folders) > 1:
         (one, of_one), (other, of_other) = list(folders.items())[:2]
         raise ConfigError(
             f"{path}: runs_dir is {one} for {of_one} and {other} for {of_other}; a queue has one runs_dir"
         )
     folder = Path(next(iter(folders))) / spec.name
+    if (folder / layout.CONFIG).exists():
+        raise ConfigError(f"{path}: {folder} is a run's directory; give the queue another name:, or another runs_dir")
     for item in items:
-        if item.name in TAKEN:
-            raise ConfigError(f"{path}: a run's name is {item.name}, as a folder of the queue's; give it another name:")
+        if item.name.casefold() in {name.casefold() for name in TAKEN}:  # there are systems where they are one
+            raise ConfigError(f"{path}: a run's name is {item.name}, as a file of the queue's; give it another name:")
         if [other.name for other in items].count(item.name) > 1:
             raise ConfigError(f"{path}: two runs are named {item.name}; give one of them another name:")
     return Plan(
@@ -85,6 +110,7 @@ def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
         min_free_gib=spec.min_free_gib,
         sync=spec.sync,
         sync_every_min=spec.sync_every_min,
+        spot=spec.spot,
     )
 
 
@@ -119,8 +145,10 @@ def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequenc
         cfg = load_config(source, settings, overrides_from=origin, parts_beside=path.parent)
         yield Item(entry.name or cfg.name, cfg, processes, retries)
     except ConfigError as error:
-        name = entry.name or entry.overrides.get("name") or f"{source.stem}-{number + 1}"
-        yield Item(str(name), None, processes, retries, trouble=str(error))
+        name = str(entry.name or entry.overrides.get("name") or f"{source.stem}-{number + 1}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):  # it may lead out of the queue's folder
+            name = f"run-{number + 1}"
+        yield Item(name, None, processes, retries, trouble=str(error))
 
 
 def _as_overrides(tree: Mapping[str, Any]) -> list[str]:

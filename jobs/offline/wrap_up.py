@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from jobs.offline import archive, sync
+from jobs.offline import archive, results
+from jobs.offline.location import Location
 from jobs.queue.items import Queue
 from jobs.queue.journal import Journal, QueueEnd, standing
 from segtrain.run import QueueLine, Run, layout, write_queue
 from segtrain.runtime.process import flush_log
+from segtrain.runtime.stop import Deadline
 
 log = logging.getLogger("segtrain.queue")
 
@@ -55,9 +57,10 @@ def report(queue: Queue, go_on: Callable[[], bool], deadline_s: float | None = N
     all_are_listed = (queue.folder / layout.QUEUE).exists()
     runs = [str(queue.folder / item.name) for item in (queue.items if all_are_listed else begun)]
     command = [sys.executable, "-m", "segtrain", "report", *runs, "--out", str(queue.folder / "report")]
-    tries: list[list[str]] = [[]] if deadline_s is None or _half_s(deadline_s) >= LEAST_S else []
+    deadline = None if deadline_s is None else Deadline(deadline_s)
+    tries: list[list[str]] = [[]] if deadline is None or deadline.left_s() / 2 >= LEAST_S else []
     for options in [*tries, ["--no-atlas"]]:
-        limit_s = None if deadline_s is None else max(LEAST_S, _half_s(deadline_s))
+        limit_s = None if deadline is None else max(LEAST_S, deadline.left_s() / 2)
         ended, failure = _reported([*command, *options], go_on, limit_s)
         if ended or not go_on():
             break
@@ -65,11 +68,6 @@ def report(queue: Queue, go_on: Callable[[], bool], deadline_s: float | None = N
     if failure is None and go_on():
         log.info("report: %s", queue.folder / "report" / "index.html")
     return failure if go_on() else None
-
-
-def _half_s(deadline_s: float) -> float:
-    """Half of the time until then."""
-    return (deadline_s - time.time()) / 2
 
 
 def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float | None) -> tuple[bool, str | None]:
@@ -89,24 +87,30 @@ def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float 
 
 
 def pack(queue: Queue, go_on: Callable[[], bool]) -> str | None:
-    """Write the archive; returns why that failed."""
+    """Write the archive; returns why that failed, or what could not be packed."""
     flush_log()
     needed, free = archive.size_bytes(queue.folder), shutil.disk_usage(queue.folder).free
     if needed > free:
         return f"the archive: needs up to {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free in {queue.folder}"
     try:
         written = archive.write(queue.folder, go_on)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return f"the archive: {error}"
-    if written:
-        log.info("archive: %s, %.1f MiB; checksum beside it", written, written.stat().st_size / 2**20)
-    return None
+    if written is None:
+        return None
+    log.info("archive: %s, %.1f MiB; checksum beside it", written.file, written.file.stat().st_size / 2**20)
+    reasons = [f"{path.relative_to(queue.folder)} ({why})" for path, why in written.left_out.items()]
+    for reason in reasons:
+        log.warning("the archive: without %s", reason)
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"the archive: without {reasons[0]}{more}" if reasons else None
 
 
-def pushes(queue: Queue) -> list[Callable[[sync.Location], object]]:
-    """The tasks that put archive and checksum into the mirror, as far as these exist."""
+def pushes(queue: Queue) -> list[Callable[[Location], object]]:
+    """The tasks that put archive and checksum into the mirror, if they exist."""
     packed = queue.folder / archive.NAME
-    return [partial(sync.put, file=file) for file in (packed, archive.checksum(packed)) if file.exists()]
+    is_there = packed.exists() and archive.checksum(packed).exists()
+    return [partial(results.put, packed=packed)] if is_there else []
 
 
 def run_when_done(command: str, folder: Path, journal: Journal) -> None:

@@ -19,7 +19,7 @@ from jobs.queue.journal import QueueEnd
 from jobs.submission import Submission
 from segtrain.config import Config, StopConfig, to_yaml
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
-from segtrain.runtime import files
+from segtrain.runtime import cpus, files
 from segtrain.runtime.outbox import patiently
 from segtrain.runtime.stop import deadline_of
 
@@ -41,7 +41,7 @@ class Child:
     @property
     def has_begun(self) -> bool:
         """Whether it came so far as to open the run."""
-        return len(self.item.run.starts()) > self.starts_before
+        return len(self.item.run.known_starts()) > self.starts_before
 
     @property
     def has_fixed_deadline(self) -> bool:
@@ -66,14 +66,16 @@ def start(
     queue: Queue, item: Item, snapshot: Submission, job: str, gpus: Sequence[str], at_once: int, end_s: float | None
 ) -> Child:
     """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`."""
-    cfg, has_queue_deadline = _as_started(item, at_once, end_s)
+    cfg, has_queue_deadline = _as_started(item, end_s)
     config = snapshot.config(item.name)
     patiently(config, partial(files.write_text, config, to_yaml(cfg)))
     restart = sum(entry["event"] == "start" for entry in History(item.run).entries(job))
-    starts_before = len(item.run.starts())
+    starts_before = len(item.run.known_starts())
     log = None if queue.attended else queue.folder / "logs" / f"{item.name}.log"
     mark = machine.mark(queue.folder)
-    environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    environment = {"OMP_NUM_THREADS": str(cpus.of_rank(at_once * item.processes))}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "pass_fds": (mark,)}
     offset = 0
     try:
@@ -91,13 +93,10 @@ def start(
     return Child(item, process, list(gpus), (job, restart), starts_before, log, offset, has_queue_deadline)
 
 
-def _as_started(item: Item, at_once: int, end_s: float | None) -> tuple[Config, bool]:
+def _as_started(item: Item, end_s: float | None) -> tuple[Config, bool]:
     """The config of a start, and whether its deadline is the queue's, which comes before its own."""
     assert item.cfg is not None, "only what has a config is started"
     cfg = item.cfg
-    if at_once > 1 and cfg.threads_per_rank is None:
-        cores = len(os.sched_getaffinity(0)) // (at_once * item.processes)
-        cfg = replace(cfg, threads_per_rank=max(1, cores))
     try:
         own_s = deadline_of(cfg.stop.deadline, time.time(), ask_slurm=False)
     except ConfigError:  # the training refuses it

@@ -23,8 +23,11 @@ from typing import Any
 from jobs.history import stop_reason
 from jobs.queue.items import Item
 from segtrain.errors import RunError, StopReason
+from segtrain.run.stored import entries_in
 from segtrain.runtime import files
 from segtrain.runtime.outbox import patiently
+
+FILE = "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Journal:
     """The entries of a queue's folder. `job`: what the starts are recorded under, if not by the queue's own count."""
 
     def __init__(self, folder: Path, job: str | None = None) -> None:
-        self.path = folder / "journal.jsonl"
+        self.path = folder / FILE
         self.entries = read(self.path)
         self._job = job
 
@@ -88,23 +91,16 @@ class Journal:
 
     def began_s(self) -> float:
         """When this budget of time began, in seconds since the epoch: kills, reboots and reclaims do not renew it."""
-        unrenewed = (None, StopReason.SIGTERM.name)
+        unrenewed = (None, StopReason.SIGTERM.name, StopReason.RECLAIM.name)
         ends = [n for n, entry in enumerate(self.entries) if _end_reason(entry) not in unrenewed]
         begins = [e for e in self.entries[ends[-1] + 1 if ends else 0 :] if e["event"] == "begin"]
-        return datetime.fromisoformat(begins[0]["time"]).timestamp() if begins else time.time()
+        now_s = time.time()
+        return min(now_s, datetime.fromisoformat(begins[0]["time"]).timestamp()) if begins else now_s
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The entries that are whole."""
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and "event" in entry:
-            entries.append(entry)
-    return entries
+    return [entry for entry in entries_in(path) if "event" in entry]
 
 
 def _end_reason(entry: dict[str, Any]) -> str | None:

@@ -106,8 +106,7 @@ def wait_for_orphans(folder: Path, stopped: Callable[[], object], give_up_s: flo
     end = time.monotonic() + give_up_s
     logged = False
     while not stopped():
-        if held := lock.take(folder / ".runs.lock"):
-            held.release()
+        if not lock.is_joined(folder / ".runs.lock"):
             return
         if time.monotonic() > end:
             raise LaunchError(

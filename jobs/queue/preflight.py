@@ -1,6 +1,7 @@
 """Which runs of a queue training would refuse here, before the first of them is started."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,8 @@ def problems(items: Sequence[Item], processes: int, stop: Stop) -> dict[str, str
         if not due:
             return refused
         out = Path(folder, "problems.json")
-        command = [sys.executable, "-m", "segtrain.training.preflight", folder, str(processes), str(out)]
+        arguments = [folder, str(processes), str(out), str(os.getpid())]
+        command = [sys.executable, "-m", "segtrain.training.preflight", *arguments]
         if code := _run(command, stop):
             raise subprocess.CalledProcessError(code, command)
         refused |= json.loads(out.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from jobs.queue.journal import DONE, FAILED, Journal, QueueEnd, Standing, out_of
 from jobs.resources import Resources
 from jobs.submission import Submission
 from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, StopReason
-from segtrain.runtime.stop import Stop
+from segtrain.runtime.stop import Deadline, Stop
 
 log = logging.getLogger("segtrain.queue")
 
@@ -49,7 +49,7 @@ class Runner:
         self.journal = journal
         self.stop = stop
         self.observer = observer
-        self.end_s = end_s
+        self.deadline = None if end_s is None else Deadline(end_s)
         self.gpus = machine.gpus()
         self.at_once = queue.at_once or max(1, len(self.gpus))
         self.children: list[Child] = []
@@ -92,7 +92,7 @@ class Runner:
     def _reason_to_end(self) -> QueueEnd | None:
         if reason := self.stop.reason():
             return stopped_by(reason)
-        if self.end_s is not None and time.time() > self.end_s:
+        if self.deadline and self.deadline.left_s() < 0:
             return stopped_by(StopReason.DEADLINE)
         if time.monotonic() - self._disk_checked_at > DISK_EVERY_S:
             self._disk_checked_at = time.monotonic()
@@ -162,7 +162,8 @@ class Runner:
 
     def _start(self, item: Item, gpus: Sequence[str]) -> None:
         step = item.run.saved_step()
-        child = start(self.queue, item, self._submission(), self._job, gpus, self.at_once, self.end_s)
+        end_s = self.deadline.at_s() if self.deadline else None
+        child = start(self.queue, item, self._submission(), self._job, gpus, self.at_once, end_s)
         self.children.append(child)
         self._due = None
         self.journal.write(

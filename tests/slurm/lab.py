@@ -123,7 +123,7 @@ class Lab:
             for pid, _ in descendants(self.cluster.procs[node][0]):
                 with contextlib.suppress(OSError):
                     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    rank = b"jobs.rank" in words and b"torch.distributed.run" not in words
+                    rank = b"jobs.rank" in words and b"jobs.launch" not in words
                     if rank and words[-2].decode().endswith(f"{run}.yaml"):
                         found.append(pid)
         return found
@@ -134,16 +134,21 @@ class Lab:
                 os.kill(pid, number)
 
     def history(self, run: str) -> list[dict[str, object]]:
-        file = self.runs / ".jobs" / run / "starts.jsonl"
+        folder = self.runs / run
+        file = folder.parent / ".jobs" / folder.name / "starts.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def starts(self, run: str) -> int:
         return sum(entry["event"] == "start" for entry in self.history(run))
 
+    def log_of(self, job: str) -> str:
+        """All that a job has said, in all of its starts."""
+        [log] = [*self.runs.glob(f".jobs/*/*/logs/{job}_0_log.out"), *self.folder.glob(f"*-{job}.out")]
+        return log.read_text(errors="replace")
+
     def told_since_start(self, job: str) -> str:
         """What the first node of a job submitted through submitit has said since it was started the last time."""
-        [log] = self.runs.glob(f".jobs/*/*/logs/{job}_0_log.out")
-        return log.read_text(errors="replace").rpartition(f", job {job}, restart ")[2]
+        return self.log_of(job).rpartition(f", job {job}, restart ")[2]
 
     def told(self) -> str:
         """The ends of all logs, for a test that fails."""

@@ -56,6 +56,9 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     again = lab.jobs(*command)
     assert "0 finished, 8 in the queue" in again
     assert "(job " not in again, "one that makes the report is waiting"
+    listed = {row["run"]: row for row in json.loads(lab.jobs("status", lab.runs, "--json"))}
+    waiting = {(row["kind"], row["state"], row["reason"]) for row in listed.values()}
+    assert waiting == {("run", "pending", "JobHeldUser"), ("report", "pending", "JobHeldUser")}
     array = next(iter(jobs.values())).partition("_")[0]
     for job in (array, table):
         lab.call("scontrol", "release", job)
@@ -75,9 +78,12 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     assert lab.until_over(table, 300) == "COMPLETED"
     assert victim in shown(lab)
     failed = sorted(run for run, row in rows(lab).items() if row["state"] != "finished")
-    assert failed == [victim, "jaccard-fold0-seed42", "jaccard-fold1-seed42"]
-    assert [lab.shown(jobs[run], "ExitCode") for run in failed if run.startswith("jaccard")] == ["2:0", "2:0"]
-    assert "precision=tf32 is a mode of CUDA devices" in lab.told()
+    assert failed == ["jaccard-fold0-seed42", "jaccard-fold1-seed42"]
+    assert [lab.shown(jobs[run], "ExitCode") for run in failed] == ["2:0", "2:0"]
+    killed, finished = (entry for entry in lab.history(f"loss/{victim}") if entry["event"] == "end")
+    assert (killed["how"], finished["how"]) == ("requeued", "finished")
+    assert str(killed["why"]).startswith("rank 0 on ")
+    assert "precision=tf32 is a mode of CUDA devices" in lab.jobs("logs", failed[0])
 
     spec.write_text(SPEC.replace(", precision: tf32", ""))
     said = lab.jobs(*command)
@@ -101,7 +107,8 @@ def test_the_templates_of_an_array_train_the_runs_of_the_spec_and_report_them(la
     states = {run: lab.outcome(f"two/{run}-seed42")["state"] for run in ("dice", "bce")}
     assert states == {"dice": "finished", "bce": "finished"}
     listed = {row["run"]: row for row in json.loads(lab.jobs("status", lab.runs, "--json"))}
-    assert {row["state"] for row in listed.values()} == {"finished"}
+    assert {(row["state"], row["slurm"]) for row in listed.values()} == {("finished", "COMPLETED")}
+    assert lab.jobs("logs", "two/dice-seed42").startswith(f"dice-seed42: job {job}_0, restart 0\n")
     assert sorted(listed) == ["two/bce-seed42", "two/dice-seed42"]
     assert lab.until_over(report) == "COMPLETED", lab.told()
     page = (lab.runs / "two" / "report" / "index.html").read_text()

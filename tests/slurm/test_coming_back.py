@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lab import Lab
 
-from segtrain.config import Config
+from segtrain.config import Config, StopConfig
 
 
 def start(lab: Lab, cfg: Config, how: str, *options: str) -> str:
@@ -46,7 +46,8 @@ def test_preempted_twice_a_run_ends_bitwise_the_same(lab: Lab, lasting: Config, 
 def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
     lab: Lab, lasting: Config, left_alone: dict[str, Any]
 ) -> None:
-    """The limit's warning comes 60 to 90 s before two minutes are over; until then the ranks stand still."""
+    """The limit's warning comes 60 to 90 s before two minutes are over; until then the ranks stand still. By hand the
+    signal goes to the batch script alone, then to all of the job; then the step is killed before it can say a word."""
     job = start(lab, lasting, "submitit", "--time", "2", "--warn-s", "60")
     lab.until_step(lasting.name, 1)
     lab.kill_ranks(signal.SIGSTOP)
@@ -55,13 +56,17 @@ def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
     assert 25 < lab.seconds(job) < 120
     lab.cluster.tool("scontrol", "update", f"jobid={job}", "timelimit=30")  # a slow machine would meet it once more
     lab.kill_ranks(signal.SIGCONT)
-    for starts, step in ((2, 120), (3, 240)):
+    for starts, step, to in ((2, 120, "--batch"), (3, 240, "--full")):
         lab.until("it starts again", lambda: lab.starts(lasting.name) == starts)  # noqa: B023
         lab.until_step(lasting.name, step)
-        lab.call("scancel", "--signal=USR2", job)
+        lab.call("scancel", "--signal=USR2", to, job)
+    lab.until("it starts again", lambda: lab.starts(lasting.name) == 4)
+    lab.until_step(lasting.name, 290)
+    lab.call("scancel", "--signal=KILL", f"{job}.0")
     lab.ends_the_same(lasting, job, left_alone)
+    assert "Traceback" not in lab.log_of(job), "of torchrun, at a stop that is an ordinary one"
     assert [entry["how"] for entry in lab.history(lasting.name) if entry["event"] == "end"] == [
-        "requeued", "requeued", "requeued", "finished",
+        "requeued", "requeued", "requeued", "requeued", "finished",
     ]  # fmt: skip
 
 
@@ -69,14 +74,18 @@ def test_a_time_limit_and_its_signal_sent_by_hand_change_nothing(
 def test_requeued_and_told_by_an_operator_a_run_comes_back(
     lab: Lab, lasting: Config, left_alone: dict[str, Any]
 ) -> None:
-    job = start(lab, lasting, "submitit")
+    job = start(lab, lasting, "sbatch")
     lab.until_step(lasting.name, 60)
     lab.call("scontrol", "requeue", job)
     lab.until("it starts again", lambda: lab.starts(lasting.name) == 2)
-    lab.until_step(lasting.name, 160)
-    lab.call("scancel", "--signal=TERM", job)
+    lab.until_step(lasting.name, 120)
+    lab.call("scancel", "--signal=USR2", "--batch", job)
     lab.until("it starts again", lambda: lab.starts(lasting.name) == 3)
+    lab.until_step(lasting.name, 180)
+    lab.call("scancel", "--signal=TERM", job)
+    lab.until("it starts again", lambda: lab.starts(lasting.name) == 4)
     lab.ends_the_same(lasting, job, left_alone)
+    assert not (lab.runs / lasting.name / "STOP").exists()
 
 
 @pytest.mark.law("L8")
@@ -102,11 +111,8 @@ def test_a_cancelled_run_has_saved_and_stays_away_until_it_is_submitted_again(la
 
 
 def test_a_run_that_gains_nothing_in_three_starts_is_given_up(lab: Lab, lasting: Config) -> None:
-    """Told to stop again and again before its first step, it does not come back a third time, and says why."""
-    job = start(lab, lasting, "submitit")
-    for starts in (1, 2, 3):
-        lab.until("it starts", lambda: lab.starts(lasting.name) == starts)  # noqa: B023
-        lab.call("scancel", "--signal=USR2", job)
+    """Stopped by its own deadline before its first step, it does not come back a third time, and says why."""
+    job = start(lab, replace(lasting, stop=StopConfig("1s")), "submitit")
     assert lab.until_over(job) == "FAILED"
     assert lab.shown(job, "ExitCode") == "75:0"
     assert lab.step(lasting.name) == 0

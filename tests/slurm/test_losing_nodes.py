@@ -42,12 +42,28 @@ def test_a_crashed_node_takes_its_jobs_down_within_a_minute_and_they_come_back(
 def test_a_killed_slurmd_leaves_a_run_that_ends_right_or_is_reported_failed(
     lab: Lab, lasting: Config, left_alone: dict[str, Any]
 ) -> None:
-    """The ranks of that node live on without it, until they miss the others; the next start waits for the run."""
-    job = lab.submit(lasting, "--nodes", "2")
-    lab.until_step(lasting.name, 60)
-    lab.kill_ranks(signal.SIGSTOP)  # they would be done before SLURM notices
-    lab.cluster.kill_slurmd(lab.cluster.nodes[1])
-    lab.until("SLURM gives the node up", lambda: lab.state(job) != "RUNNING")
-    lab.kill_ranks(signal.SIGCONT)
-    lab.cluster.boot(lab.cluster.nodes[1])
-    lab.ends_the_same(lasting, job, left_alone)
+    """The ranks of that node live on without it: until they miss the others, or the next start tells them to leave.
+
+    Two runs at a time, over both nodes and on that one alone, so that the waiting is done once.
+    """
+    first, second = lab.cluster.nodes
+    spread, orphan = (replace(lasting, name=name) for name in ("spread", "orphan"))
+    jobs = {
+        "spread": lab.submit(spread, "--nodes", "2"),
+        "orphan": lab.submit(orphan, "--processes-per-node", "2", "--slurm", f"nodelist={second}"),
+    }
+    for name in jobs:
+        lab.until_step(name, 60)
+        lab.kill_ranks(signal.SIGSTOP, name)  # they would be done before SLURM notices
+    lab.cluster.kill_slurmd(second)
+    for job in jobs.values():
+        lab.until("SLURM gives the node up", lambda: lab.state(job) == "PENDING")  # noqa: B023
+    lab.call("scontrol", "update", f"jobid={jobs['orphan']}", f"reqnodelist={first}")
+    lab.until("the next start waits", lambda: (lab.runs / "orphan" / "STOP").exists())
+    for name in jobs:
+        lab.kill_ranks(signal.SIGCONT, name)
+    lab.until("it is taken over", lambda: lab.starts("orphan") == 2)
+    lab.cluster.boot(second)
+    for cfg in (spread, orphan):
+        lab.ends_the_same(cfg, jobs[cfg.name], left_alone)
+    assert [entry["how"] for entry in lab.history("orphan") if entry["event"] == "end"] == ["cut off", "finished"]

@@ -1,4 +1,4 @@
-"""Several nodes: the losses of one process, whichever way the job was submitted."""
+"""Several nodes, each with its own store: the losses of one process, whichever way the job was submitted."""
 
 import json
 import resource
@@ -42,12 +42,14 @@ def submitted(lab: Lab, cfg: Config, how: str) -> str:
 def test_two_nodes_of_two_ranks_train_the_losses_of_one_process(
     lab: Lab, fragile: Config, alone: Path, how: str
 ) -> None:
-    cfg = replace(fragile, name=f"spread-{how}")
+    own_disks = replace(fragile.data, store=f"{lab.folder}/disks/$SLURMD_NODENAME")
+    cfg = replace(fragile, name=f"spread-{how}", data=own_disks)
     job = submitted(lab, cfg, how)
     assert lab.until_over(job) == "COMPLETED", lab.told()
     run = lab.runs / cfg.name
     starts = json.loads((run / "environment.json").read_text())
     assert [(start["world_size"], start["job"]) for start in starts] == [(4, job)]
     assert ("this is the snapshot" in lab.told()) == (how == "submitit"), "not the checkout, which is on the path too"
+    assert {file.parents[1].name for file in lab.folder.glob("disks/*/*/index.json")} == set(lab.cluster.nodes)
     for key in ("loss", "val_loss"):
         assert losses(run, key) == pytest.approx(losses(alone, key), abs=1e-4)

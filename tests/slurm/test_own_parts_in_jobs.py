@@ -1,5 +1,10 @@
-"""All five kinds of parts of the user's own, in a job on real patients, from end to end."""
+"""All five kinds of parts of the user's own, in a job on real patients, from end to end.
 
+The job is started as on other sites: with options for srun, by a launcher of several words, in a bare environment, in a
+folder with a space and a percent sign.
+"""
+
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -45,12 +50,16 @@ def test_a_job_of_own_parts_comes_back_bitwise_and_is_used_from_another_folder(
     lab: Lab, own: Config, tmp_path: Path
 ) -> None:
     unbroken = run_to_end(tmp_path / "alone", own, 2)
-    job = lab.submit(own, "--processes-per-node", "2")
+    lab.runs = tmp_path / "runs of 50%"
+    site = ("--srun", "label", "--python", f"env LAUNCHED=yes {sys.executable}", "--slurm", "export=NONE")
+    job = lab.submit(own, "--processes-per-node", "2", "--env", "OF_A_PRESET=yes", *site)
     (tmp_path / PARTS.name).unlink()  # the job has a copy
     lab.until_step(own.name, 20)
     lab.call("scontrol", "requeue", job)
     lab.until("it starts again", lambda: lab.starts(own.name) == 2)
     lab.ends_the_same(own, job, state_of(unbroken))
+    log = (lab.runs / ".jobs" / own.name / "001" / "logs" / f"{own.name}.out").read_text()
+    assert re.search(r"^0: .*jobs: own: node 0 of 1", log, re.MULTILINE)
 
     elsewhere, run = tmp_path / "elsewhere", lab.runs / own.name
     assert {path.name for path in (run / "code").glob("*/*.py")} == {PARTS.name}

@@ -1,0 +1,172 @@
+"""Where a search stands: what was drawn, what has ended, and which stage is due."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs.proposals import draw
+from jobs.submit import placed
+from segtrain.errors import ConfigError, RunError
+from segtrain.run import Member, Spec
+from segtrain.run.ablation import members_of
+from segtrain.run.search import (
+    BY_STAGES,
+    Trial,
+    better,
+    canonical,
+    read_search,
+    read_trials,
+    score_of,
+    write_trials,
+)
+from segtrain.runtime.terminal import show, show_table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trials that are trained for so many epochs."""
+
+    round: int
+    epochs: int
+    spec: Spec
+    members: Sequence[Member]
+
+    @property
+    def due(self) -> list[str]:
+        """The runs that have not ended."""
+        return [member.cfg.name for member in self.members if not _has_ended(member)]
+
+
+def _has_ended(member: Member) -> bool:
+    """Raises RunError: the run in its place is of other settings, as of an earlier state of the spec."""
+    result = member.run.result()
+    if result.state in ("none", "unreadable"):
+        return False
+    member.run.finished(member.cfg)
+    if result.state == "finished" and result.epochs != member.cfg.train.epochs:
+        raise RunError(
+            f"{member.run.root}: was trained for {result.epochs} epochs, not {member.cfg.train.epochs}; give the "
+            "search another name"
+        )
+    return result.state in ("finished", "diverged", "failed")
+
+
+class Searching:
+    """Where a search stands."""
+
+    def __init__(self, path: Path, overrides: list[str]) -> None:
+        """Reads the spec, and what was drawn. Raises ConfigError, DamagedFile, RunError."""
+        self.path, self.spec, self.overrides = path, read_search(path), overrides
+        for key in (override.partition("=")[0] for override in overrides):
+            if key == BY_STAGES or key in self.spec.space:
+                raise ConfigError(f"{key}: is set by the search, in {path}; leave it off the command line")
+        self._passed: set[str] = set()
+        self._known: dict[tuple[int, str], list[Member]] = {}
+        last = self.spec.stage(len(self.spec.epochs) - 1, [])
+        self.folder = members_of(path, last, overrides)[0].run.root.parent.absolute()
+        self.trials: list[Trial] = []
+        self.read()
+
+    def read(self) -> None:
+        """Read what was drawn, which another process may have done meanwhile. Raises DamagedFile, RunError."""
+        self.trials = read_trials(self.folder, self.spec)
+
+    def next(self, keep: bool = True) -> Stage | None:
+        """The stage that is due, drawn anew where one must be; None where the search has ended.
+
+        `keep`: what is drawn is written down.
+        """
+        while True:
+            for number in sorted({trial.round for trial in self.trials}):
+                if stage := self._due([trial for trial in self.trials if trial.round == number]):
+                    return stage
+            count = min(self.spec.at_once, self.spec.trials - len(self.trials))
+            new = draw(self.spec, count, self.trials, self.scores(), self._fits) if count > 0 else []
+            if not new:
+                return None
+            self._stage(len(self.spec.epochs) - 1, [*self.trials, *new])  # no two are the same training
+            self.trials += new
+            if keep:
+                write_trials(self.folder, self.trials)
+
+    def _due(self, trials: Sequence[Trial]) -> Stage | None:
+        """The first stage of a round that has not ended."""
+        for place in range(len(self.spec.epochs)):
+            if not trials:
+                break
+            if (stage := self._stage(place, trials)).due:
+                return stage
+            trials = better(trials, {trial.name: self._score(place, trial) for trial in trials}, self.spec.keep)
+        return None
+
+    def _stage(self, place: int, trials: Sequence[Trial]) -> Stage:
+        spec = self.spec.stage(place, trials)
+        members = [replace(one, cfg=placed(one.cfg)) for one in members_of(self.path, spec, self.overrides)]
+        return Stage(trials[0].round, self.spec.epochs[place], spec, members)
+
+    def last(self) -> Stage | None:
+        """The last stage with all trials that have reached it in any round; None where none has."""
+        place = len(self.spec.epochs) - 1
+        reached = [trial for trial in self.trials if trial.name in self.scores()[place]]
+        return self._stage(place, reached) if reached else None
+
+    def scores(self) -> list[dict[str, float | None]]:
+        """By stage, the score of each trial that has ended there; None: a run of it has failed."""
+        return [
+            {
+                trial.name: self._score(place, trial)
+                for trial in self.trials
+                if all(map(_has_ended, self._members(place, trial)))
+            }
+            for place in range(len(self.spec.epochs))
+        ]
+
+    def _score(self, place: int, trial: Trial) -> float | None:
+        return score_of(self._members(place, trial))
+
+    def _members(self, place: int, trial: Trial) -> list[Member]:
+        """The runs of a trial in a stage."""
+        key = place, trial.name
+        if key not in self._known:
+            members = self._stage(place, [trial]).members
+            self._known[key] = [member for member in members if member.variant == trial.name]
+        return self._known[key]
+
+    def _fits(self, trial: Trial) -> bool:
+        try:
+            self._members(len(self.spec.epochs) - 1, trial)  # beside the reference, which it may equal
+        except ConfigError as error:
+            if trial.name not in self._passed:
+                show(f"segtrain: warning: passed over: {error}", errors=True)
+            self._passed.add(trial.name)
+            return False
+        return True
+
+    def show(self) -> None:
+        """Print the trials with their scores, the best of the last stage first."""
+        scores = self.scores()
+
+        def rank(trial: Trial) -> list[float]:
+            return [-(of_stage.get(trial.name) or 0.0) for of_stage in reversed(scores)]
+
+        rows = [
+            (
+                trial.name,
+                str(trial.round + 1),
+                *(_cell(of_stage, trial.name) for of_stage in scores),
+                " ".join(
+                    f"{key}={value if isinstance(value, str) else canonical(value)}"
+                    for key, value in trial.settings.items()
+                ),
+            )
+            for trial in sorted(self.trials, key=rank)
+        ]
+        heads = ("trial", "round", *(f"DSC, {epochs} epochs" for epochs in self.spec.epochs), "settings")
+        show_table(f"{self.spec.name}: {len(self.trials)} of {self.spec.trials} trials in {self.folder}", rows, heads)
+
+
+def _cell(of_stage: Mapping[str, float | None], name: str) -> str:
+    if name not in of_stage:
+        return ""
+    score = of_stage[name]
+    return "failed" if score is None else f"{score:.4f}"
