@@ -7,18 +7,20 @@ from importlib import import_module
 from segtrain import __version__
 from segtrain.runtime import process
 from segtrain.runtime.launcher import leave
+from segtrain.runtime.terminal import show, show_text
 
 # A module, whose function `command` is it, and a line of help. The module is imported when the command runs: segtrain
 # knows jobs/ by these names alone.
 COMMANDS = {
     "prepare": ("segtrain.commands.prepare", "check the data and prepare it once for all runs"),
-    "train": ("segtrain.commands.train", "train a network (under torchrun: -m segtrain.train)"),
+    "train": ("segtrain.commands.train", "train a network (--nproc N, or under torchrun: -m segtrain.train)"),
     "evaluate": ("segtrain.commands.evaluate", "score a checkpoint, or an ensemble, patient by patient"),
     "postprocess": (
         "segtrain.commands.postprocess",
         "choose thresholds and smallest lesions on out-of-fold predictions",
     ),
     "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
+    "export": ("segtrain.commands.export", "write a trained network as one zip, with a model card"),
     "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
     "suspects": ("segtrain.commands.suspects", "find masks that may be wrong, by the predictions of a k-fold ablation"),
     "check": (
@@ -30,8 +32,12 @@ COMMANDS = {
     "augmentations": ("segtrain.commands.augmentations", "draw what augmentation does to some slices"),
     "phantoms": ("segtrain.commands.phantoms", "write made-up patients as a data set, to try a layout of files"),
     "ablate": ("jobs.ablate", "train, submit or list the runs of an ablation: variants x folds x seeds"),
+    "search": ("jobs.search", "search settings by Optuna in stages, and confirm the best on other patients"),
     "submit": ("jobs.submit", "submit one training to SLURM"),
     "status": ("jobs.status", "show every run: state, job, epoch, DSC, speed, time left"),
+    "watch": ("segtrain.commands.watch", "watch runs that train elsewhere: epoch, DSC, speed, time left, curves"),
+    "logs": ("jobs.logs", "show the output of a run's newest start, or follow it"),
+    "clean": ("jobs.clean", "remove copies of code that no job needs any more"),
     "cancel": ("jobs.cancel", "have runs save and leave, then end their jobs"),
     "offline": ("jobs.offline.__main__", "train a queue of runs on this machine, left alone"),
 }
@@ -45,13 +51,13 @@ def main() -> int:
     """The exit code of the command that the arguments name."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(USAGE + EXAMPLE, end="")
+        show_text((USAGE + EXAMPLE).removesuffix("\n"))
         return 0
     if name == "--version":
-        print(f"segtrain {__version__}")
+        show(f"segtrain {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"segtrain: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        show(f"segtrain: error: {name}: no such command; choose one of {', '.join(COMMANDS)}", errors=True)
         return 2
     code = run(name, rest)
     if name == "train":

@@ -7,6 +7,7 @@ SegtrainError                 a user's error (code 2); everything else keeps its
 ├── DataError                 source files, store, split
 ├── LaunchError               processes, devices, ports
 ├── RunError                  the run directory
+│   └── DamagedFile           a file in it is not what was written; a ValueError too, for readers that go on without it
 ├── Diverged                  the loss is not finite (code 3)
 └── Stopped                   asked to stop, saved, run the same command again (code 75, EX_TEMPFAIL)
 """
@@ -16,7 +17,8 @@ from enum import IntEnum
 # The remedy for a patient that cannot be used; predict has no data.skip_bad.
 LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
 # What reading a damaged or half-written file raises, for readers that go on without it.
-DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+LONGEST_MESSAGE = 2000  # letters
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
@@ -27,6 +29,18 @@ class SegtrainError(Exception):
     """A user's error: its message is the one line that is shown."""
 
     exit_code = EXIT_USER_ERROR
+
+    def __str__(self) -> str:
+        """Without the middle where a value in it is endless: the name of the file stands first, the remedy last."""
+        message = super().__str__()
+        if len(message) <= LONGEST_MESSAGE:
+            return message
+        return f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the one line."""
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(self))
+        return [f"{type(self).__name__}: {text}"]
 
 
 class ConfigError(SegtrainError):
@@ -43,6 +57,10 @@ class LaunchError(SegtrainError):
 
 class RunError(SegtrainError):
     """A run directory that cannot be used as asked."""
+
+
+class DamagedFile(RunError, ValueError):
+    """A file of a run that is not what was written, so that reading it again would not help."""
 
 
 class Diverged(SegtrainError):
@@ -64,6 +82,7 @@ class StopReason(IntEnum):
     STOP_FILE = 5
     DEADLINE = 6
     OUT_OF_MEMORY = 7
+    RECLAIM = 8  # of a queue's machine
 
     @property
     def sentence(self) -> str:
@@ -72,6 +91,7 @@ class StopReason(IntEnum):
             StopReason.STOP_FILE: "the STOP file",
             StopReason.DEADLINE: "the deadline",
             StopReason.OUT_OF_MEMORY: "a lack of memory",
+            StopReason.RECLAIM: "the notice that this machine is taken back",
         }.get(self, self.name)
 
     @property

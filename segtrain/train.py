@@ -1,10 +1,13 @@
-"""The entry `python -m segtrain.train`, for torchrun."""
+"""The entry `python -m segtrain.train`, for torchrun; called from Python, the function `segtrain.train`."""
 
 import sys
 from collections.abc import Sequence
 
+from segtrain import CallableModule
 from segtrain.__main__ import run
 from segtrain.runtime.launcher import leave
+
+sys.modules[__name__].__class__ = CallableModule
 
 
 def main(argv: Sequence[str] | None = None) -> int:

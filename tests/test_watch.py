@@ -22,11 +22,12 @@ from made_runs import train_event
 from ranks import FORKSERVER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs import progress, status
+from jobs import overview, run_state, status
 from segtrain.config import Config, WatchConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.run import Run
 from segtrain.run.events import train_events
+from segtrain.run.ranks import rank_reports
 from segtrain.runtime.usage import Meter, gpu_reader
 from segtrain.training.watch import Watch
 
@@ -108,12 +109,15 @@ def test_what_was_used_stands_beside_each_loss_and_in_tensorboard(trained_run: R
     board.Reload()
     shown = [point.value for point in board.Scalars("resources/rss_gib")]
     assert shown == pytest.approx([use["rss_gib"] for use in told], rel=1e-5)
-    [rank] = progress.rank_reports(trained_run, 0.0)
+    [rank] = rank_reports(trained_run, 0.0)
     assert (rank["doing"], rank["step"]) == ("ended", trained_run.saved_step())
 
 
 def hang_here() -> None:
-    ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock: no thread of Python's runs any more
+    """Hold the interpreter's lock, so that no thread of Python's runs any more, in a call that no signal interrupts."""
+    libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
 
 
 def train_and_hang(directory: str, rank: int, port: int) -> None:
@@ -125,9 +129,11 @@ def train_and_hang(directory: str, rank: int, port: int) -> None:
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )  # fmt: skip
-    from segtrain import train
     from segtrain.engines.ddp import DdpEngine
+    from segtrain.runtime import stacks
+    from segtrain.train import main
 
+    stacks.LEAST_S = 2.0
     update, updates = DdpEngine._update, list[float]()
 
     def update_or_hang(engine: DdpEngine, lr: float) -> None:
@@ -137,11 +143,11 @@ def train_and_hang(directory: str, rank: int, port: int) -> None:
         update(engine, lr)
 
     setattr(DdpEngine, "_update", update_or_hang)  # noqa: B010
-    train.main(["--config", "given.yaml"])
+    main(["--config", "given.yaml"])
 
 
 def row_of(runs_dir: Path, now_s: float) -> dict[str, Any]:
-    [row] = list(status.rows(runs_dir, now_s))
+    [row] = list(overview.rows(runs_dir, now_s))
     return row
 
 
@@ -171,7 +177,7 @@ def test_a_run_with_a_rank_that_hangs_is_stalled_and_says_where_each_rank_stands
         row: dict[str, Any] = {}
         while not both_stand(row) and time.monotonic() < end:
             time.sleep(0.2)
-            for row in status.rows(runs_dir, time.time()) if runs_dir.exists() else ():
+            for row in overview.rows(runs_dir, time.time()) if runs_dir.exists() else ():
                 states.add(row["state"])
         assert both_stand(row), (row, (tmp_path / "rank-0.log").read_text())
         assert "running" in states
@@ -211,14 +217,14 @@ def test_a_run_that_makes_progress_is_never_stalled_and_its_resources_are_shown(
         assert "RSS" in capsys.readouterr().out
         assert status.command(["--json", str(run.root.parent)]) == 0
         assert json.loads(capsys.readouterr().out)[0]["cpu_percent"] is not None
-    assert not (run.root / "ranks" / ".0.json.tmp").exists()
+    assert not list((run.root / "ranks").glob("*.tmp"))
 
 
 def test_a_run_whose_directory_is_just_being_made_is_running(run: Run) -> None:
     config = run.root / "config.yaml"
     config.write_text("train: {epochs: 10}\n")
     assert row_of(run.root.parent, time.time())["state"] == "running"
-    assert row_of(run.root.parent, time.time() + status.QUIET_S + 1)["state"] == "broken off"
+    assert row_of(run.root.parent, time.time() + run_state.QUIET_S + 1)["state"] == "broken off"
     (run.root / "environment.json").write_text(json.dumps([{"time": "2020-11-02T10:00:00+0000"}]))
     assert row_of(run.root.parent, time.time())["state"] == "broken off", "what it says itself comes first"
 

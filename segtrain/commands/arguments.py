@@ -25,6 +25,7 @@ from segtrain.config import (
     load_config,
     nearest,
 )
+from segtrain.config.paths import is_weights
 from segtrain.errors import ConfigError
 
 CONFIG_HELP = "YAML file, or the name of a packaged config such as lgg (default: phantom, made-up patients)"
@@ -50,7 +51,12 @@ EVALUATION_KEYS = (
 
 
 class _ConfigParser(argparse.ArgumentParser):
-    """Leads `--lr 1e-3`, as other programs take it, to the key."""
+    """Lists all keys and parts in its help; leads `--lr 1e-3`, as other programs take it, to the key."""
+
+    def format_help(self) -> str:
+        # Here, for whoever asks: the keys' meanings are read from the schema's source, a tenth of a second.
+        options = argparse.ArgumentParser.format_help(self)
+        return f"{options}\n{KEYS_HEADER}\n\n{key_lines()}\n\nbuilt-in parts:\n{_parts()}\n"
 
     def error(self, message: str) -> NoReturn:
         option = re.match(r"unrecognized arguments: --([\w.-]+)", message)
@@ -63,7 +69,7 @@ def config_parser(prog: str, description: str, examples: str) -> argparse.Argume
     parser = _ConfigParser(
         prog=prog,
         description=description,
-        epilog=f"examples:\n{examples}\n{KEYS_HEADER}\n\n{key_lines()}\n\nbuilt-in parts:\n{_parts()}",
+        epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, metavar="F", help=CONFIG_HELP)
@@ -103,16 +109,46 @@ def runs_parser(
     return parser
 
 
+def add_weights_config(parser: argparse.ArgumentParser) -> None:
+    """`--config F` of commands that also take a file of weights in place of a run."""
+    text = "of a file of weights in place of a run: the config that it was trained with (default: see below)"
+    parser.add_argument("--config", type=Path, metavar="F", dest="weights_config", help=text)
+
+
 def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Mapping[Any, str]) -> None:
     """A flag that takes one of `choices`, the first by default; its help says what each means."""
     meanings = ". ".join(f"{name}: {text}" for name, text in choices.items()).replace("%", "%%")
     parser.add_argument(flag, choices=choices, default=next(iter(choices)), help=f"{meanings} (default: the first)")
 
 
+def runs_or_weights(words: Sequence[str], weights_config: Path | None) -> tuple[list[Path], list[str]]:
+    """Like `runs_and_overrides`, with files of weights in place of runs, which `weights_config` is the config of.
+
+    Of weights alone no config is known, so any key may be given then.
+    """
+    runs, overrides = _split(words)
+    if weights_config and not any(map(is_weights, runs)):
+        raise ConfigError(f"--config {weights_config}: is for a file of weights, and none is named; leave it out")
+    if runs and all(map(is_weights, runs)):
+        return runs, overrides
+    return _checked(runs, overrides, EVALUATION_KEYS)
+
+
 def runs_and_overrides(words: Sequence[str], keys: Sequence[str] = EVALUATION_KEYS) -> tuple[list[Path], list[str]]:
     """Run directories and `key=value` of the `keys`. Raises ConfigError: no run, another key."""
+    runs, overrides = _split(words)
+    if alone := [run for run in runs if is_weights(run)]:
+        raise ConfigError(f"{alone[0]}: is a file of weights; name the folder of its run")
+    return _checked(runs, overrides, keys)
+
+
+def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Paths, and `key=value`."""
     overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
-    runs = [Path(word) for word in words if word not in overrides]
+    return [Path(word) for word in words if word not in overrides], overrides
+
+
+def _checked(runs: list[Path], overrides: list[str], keys: Sequence[str]) -> tuple[list[Path], list[str]]:
     for override in overrides:
         key = override.partition("=")[0]
         if key not in keys:

@@ -1,7 +1,6 @@
 """The command `segtrain check`: the laws that apply, tried on a part of the user's own before it trains."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -14,7 +13,7 @@ from segtrain.config.kinds import KEY_OF, Kind, kind_of
 from segtrain.config.trial import Verdict
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, ConfigError
 from segtrain.runtime.process import start_logging
-from segtrain.runtime.terminal import show_table
+from segtrain.runtime.terminal import show_table, show_text
 
 EXAMPLES = """\
 examples:
@@ -41,7 +40,7 @@ def command(argv: Sequence[str]) -> int:
     from segtrain.training.parts import tried  # imports torch: seconds
 
     description, checks = tried(cfg, kind)
-    sys.stdout.write(f"{description}\n")
+    show_text(description)
     rows = [(check.name, Text(check.verdict, COLOURS[check.verdict]), check.message) for check in checks]
     show_table(f"{reference} as {KEY_OF[kind]}", rows, ("law or trap", "", "what was found"))
     return EXIT_USER_ERROR if any(check.verdict == "fails" for check in checks) else EXIT_FINISHED

@@ -12,7 +12,8 @@ from segtrain.doctor.checks import findings, usual_ranks
 from segtrain.doctor.finding import Finding
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR, LaunchError
 from segtrain.runtime.process import start_logging
-from segtrain.runtime.terminal import show_table
+from segtrain.runtime.terminal import show, show_table
+from segtrain.runtime.visible import in_lines
 
 EXAMPLES = """\
   segtrain doctor
@@ -43,7 +44,7 @@ def command(argv: Sequence[str]) -> int:
     for finding in findings(cfg, ranks, arguments.grace_s or GRACE_S, arguments.price_per_hour):
         results.append(finding)
         if not arguments.json and sys.stderr.isatty():
-            sys.stderr.write(f"{finding.check}: {finding.state}\n")
+            show(f"{finding.check}: {finding.state}", errors=True)
     failed = any(finding.state == "failure" for finding in results)
     took_s = round(time.monotonic() - began, 1)
     if arguments.json:
@@ -57,8 +58,8 @@ def command(argv: Sequence[str]) -> int:
 def _show(results: Sequence[Finding], took_s: float) -> None:
     rows = []
     for finding in results:
-        message = Text(finding.message)
+        message = Text(in_lines(finding.message))
         if finding.remedy:
-            message.append(f"\n-> {finding.remedy}", "bold")
+            message.append(in_lines(f"\n-> {finding.remedy}"), "bold")
         rows.append((finding.check, Text(finding.state, COLOURS[finding.state]), message))
     show_table(f"segtrain doctor, {took_s:.0f} s", rows, ("check", "", "result"))

@@ -1,20 +1,27 @@
 """The command `segtrain evaluate`: scores of a checkpoint or an ensemble, patient by patient, and their means."""
 
 import argparse
-import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
+from segtrain.commands.arguments import add_choice, add_weights_config, runs_or_weights, runs_parser
+from segtrain.config.json_text import json_in
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.evaluation.bare import with_assumed_patients
 from segtrain.evaluation.calibration_summary import calibration_pictures
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, refuse_choosers, with_postprocessing
-from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
+from segtrain.evaluation.ensemble import (
+    SAME_PIXELS,
+    TrainedCheckpoint,
+    people_of_patients,
+    renamed,
+    select_checkpoints,
+    trained_on,
+)
 from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.lesion_summary import lesion_rows, volumes_figure
 from segtrain.evaluation.region_scores import (
@@ -30,6 +37,7 @@ from segtrain.evaluation.scores import Scores, score
 from segtrain.evaluation.show import show
 from segtrain.evaluation.summary import LESIONS, postprocessing_block, settings_of, summary_of
 from segtrain.run import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
+from segtrain.runtime import cpus
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 
@@ -42,6 +50,7 @@ examples:
   segtrain evaluate runs/a runs/b runs/c --out scores-ensemble
   segtrain evaluate runs/lgg --split all --include-training
   segtrain evaluate runs/lgg --postprocessing configured
+  segtrain evaluate unet.pt data.root=/data/kaggle_3m --out scores-published
 
 One process predicts, others score (--workers); evaluate.batch=64 is faster on a GPU. Distances are in mm and volumes in
 ml where the spacing of all patients is known (hd95_mm, true_ml), in voxels else (hd95_px, true_voxels), in the geometry
@@ -58,6 +67,10 @@ Means are over people: the scans of one person (data.groups) count once.
 
 Where segtrain postprocess chose the run's settings, they are used, and dsc_as_configured and dsc_gain tell the DSC
 without them; --postprocessing configured, or a setting such as evaluate.threshold=0.4, leaves them aside.
+
+In place of a run a file of weights may stand, see segtrain predict --help; data.root=DIR names the patients. Which of
+them it was trained on is not known. Of LGG data all but the ten validation patients of the reference program are taken
+for that, unless --config or data.split says otherwise; of other data none.
 """
 PATIENTS_A_WORKER = 32
 SPLITS = ("validation", "train", "all")
@@ -70,19 +83,30 @@ GEOMETRIES: dict[str, tuple[GeometryName, ...]] = {
 
 def command(argv: Sequence[str]) -> int:
     """Score the requested patients, write the tables, show the means."""
-    arguments = _parser().parse_intermixed_args(list(argv))
+    scored(argv)
+    return 0
+
+
+def scored(argv: Sequence[str]) -> Path:
+    """The folder of the scores that the command line asks for."""
+    arguments = parser().parse_intermixed_args(list(argv))
     start_logging()
     refuse_ranks()
-    runs, overrides = runs_and_overrides(arguments.words)
-    selected = select_checkpoints(runs, arguments.checkpoint, overrides)
+    runs, overrides = runs_or_weights(arguments.words, arguments.weights_config)
+    selected = select_checkpoints(runs, arguments.checkpoint, overrides, arguments.weights_config)
     postprocessed = with_postprocessing(selected, arguments.postprocessing, overrides)
     checkpoints = postprocessed.checkpoints
     folder = _folder(arguments, checkpoints)
     cfg = checkpoints[0].cfg
     checkpoints[0].say_own_source()
     store = ensure_store(cfg.data)
+    checkpoints = with_assumed_patients(checkpoints, store, split_is_known=arguments.weights_config is not None)
+    cfg = checkpoints[0].cfg
     patients = _patients(arguments.split, checkpoints, store)
-    seen = trained_on(patients, checkpoints)
+    pixels = store.pixels(patients)
+    seen = trained_on(patients, checkpoints, pixels)
+    for patient, name in renamed(pixels, checkpoints).items():
+        log.warning("%s", SAME_PIXELS.format(patient=patient, name=name))
     if not arguments.include_training:
         _refuse_training_patients(patients, seen)
     refuse_choosers(postprocessed.chosen, patients, seen, checkpoints)
@@ -95,11 +119,13 @@ def command(argv: Sequence[str]) -> int:
     write_evaluation(folder, _files(scores, summary, checkpoints, rules))
     show(summary)
     log.info("scores: %s", folder.resolve())
-    return 0
+    return folder
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = runs_parser("segtrain evaluate", "Score trained networks on whole patients.", EXAMPLES)
+    add_weights_config(parser)
     add = parser.add_argument
     add(
         "--split",
@@ -124,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help=f"processes that score (default: one for every {PATIENTS_A_WORKER} patients, at most the number of cores)",
+        help=f"processes that score (default: one for every {PATIENTS_A_WORKER} patients, at most the usable CPUs)",
     )
     return parser
 
@@ -133,7 +159,7 @@ def _workers(requested: int | None, patients: int) -> int:
     """A process takes as long to start as twenty patients to score, so it pays off with many."""
     if requested is not None and requested < 1:
         raise ConfigError(f"--workers {requested}: not a number of processes; give 1 or more")
-    return requested or max(1, min(len(os.sched_getaffinity(0)), patients // PATIENTS_A_WORKER))
+    return requested or max(1, min(cpus.usable(), patients // PATIENTS_A_WORKER))
 
 
 def _folder(arguments: argparse.Namespace, checkpoints: Sequence[TrainedCheckpoint]) -> Path:
@@ -141,6 +167,8 @@ def _folder(arguments: argparse.Namespace, checkpoints: Sequence[TrainedCheckpoi
         return Path(arguments.out)
     if len(checkpoints) > 1:
         raise ConfigError(f"an ensemble of {len(checkpoints)} runs has no folder of its own; name one with --out DIR")
+    if checkpoints[0].is_bare:
+        raise ConfigError(f"{checkpoints[0].folder}: a file has no folder for scores; name one with --out DIR")
     split = Path(arguments.split).stem
     if split in SPLITS and arguments.split not in SPLITS:
         split += "-file"  # a file of that name
@@ -169,7 +197,7 @@ def _patients(split: str, checkpoints: Sequence[TrainedCheckpoint], store: Store
 
 def _from_file(path: Path) -> set[str]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_in(path)
         names = tree["validation"] if isinstance(tree, dict) else tree
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("not a list of names")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.commands.arguments import add_choice, runs_and_overrides, runs_parser
+from segtrain.commands.arguments import add_choice, add_weights_config, runs_or_weights, runs_parser
 from segtrain.data.people import values_by_person
 from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
@@ -15,6 +15,7 @@ from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
 from segtrain.evaluation.region_scores import MASK_RULES
+from segtrain.run.model_archive import unpacked
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 EXAMPLES = """\
 examples:
   segtrain predict runs/lgg --images /data/new --out predictions
+  segtrain predict lgg.zip --images /data/new --out predictions    # of segtrain export
   segtrain predict runs/a runs/b --images /data/new --out predictions --probabilities evaluate.tta=flips
+  segtrain predict unet.pt --images /data/new --out predictions
   segtrain predict runs/a runs/b runs/c --images /data/new --out predictions --uncertainty
 
 DIR holds one of
@@ -37,16 +40,21 @@ and beside them masks, if there are any: <slice>_mask.tif (or _seg, _segmentatio
 is missing or blank, FLAIR stands in for it, as in the data that networks are trained on, and a message says so.
 Masks of several labels are read as in training: a run with data.regions='{lesion: [1, 2, 4]}' knows these alone.
 A run of several regions writes masks of each, in a folder named for it, and for NIfTI volumes also one map of labels.
+
+In place of a run a file of weights may stand: .pt of the public reference program, .safetensors of a checkpoint. Its
+tensors say network, width, channels and regions; the rest is as the reference program does, which is logged first:
+change it by any key of the config, as data.contrasts=[t1,flair], or give the config of the training with --config F.
 """
 
 
 def command(argv: Sequence[str]) -> int:
     """Predict every patient of the folder. Raises DataError at the end for those that are broken."""
-    arguments = _parser().parse_intermixed_args(list(argv))
+    arguments = parser().parse_intermixed_args(list(argv))
     start_logging()
     refuse_ranks()
-    runs, overrides = runs_and_overrides(arguments.words)
-    selected = select_checkpoints(runs, arguments.checkpoint, overrides)
+    runs, overrides = runs_or_weights(arguments.words, arguments.weights_config)
+    runs = [unpacked(run) for run in runs]
+    selected = select_checkpoints(runs, arguments.checkpoint, overrides, arguments.weights_config)
     checkpoints = with_postprocessing(selected, arguments.postprocessing, overrides).checkpoints
     if arguments.layout == "auto":
         checkpoints[0].say_own_source()
@@ -77,7 +85,7 @@ def _log_means(outcome: Outcome, rule: str) -> None:
     """The mean DSC over people that were not trained on, and of several regions each one's."""
     by_region: dict[str, dict[str, float]] = {}
     for row in outcome.rows:
-        if row["trained_on"] == "no" and row["dsc"] is not None:
+        if row["trained_on"] != "yes" and row["dsc"] is not None:
             by_region.setdefault(row.get("region", ""), {})[row["patient"]] = row["dsc"]
     means = {region: summarise(values_by_person(values, outcome.people)) for region, values in by_region.items()}
     for region, summary in means.items():
@@ -90,8 +98,10 @@ def _log_means(outcome: Outcome, rule: str) -> None:
         log.info("mean DSC over %d regions %.4f, without patients that were trained on; %s", len(means), mean, rule)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = runs_parser("segtrain predict", "Predict masks for a folder of patients.", EXAMPLES)
+    add_weights_config(parser)
     add = parser.add_argument
     add("--images", type=Path, metavar="DIR", required=True, help="the patients")
     add("--out", type=Path, metavar="DIR", required=True, help="where the predictions go: a new folder")

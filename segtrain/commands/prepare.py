@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from segtrain.commands.arguments import config_of, config_parser
 from segtrain.data.label_table import LABELS, REGIONS, label_rows, region_rows
-from segtrain.data.prepare import ensure_store, log_left_out, summary
+from segtrain.data.prepare import ensure_store, log_left_out, summary, verify
 from segtrain.data.survey import survey
 from segtrain.errors import DataError
 from segtrain.runtime.process import start_logging
@@ -13,6 +13,7 @@ from segtrain.runtime.terminal import show_table
 EXAMPLES = """\
   segtrain prepare --config configs/lgg.yaml data.root=/data/kaggle_3m
   segtrain prepare --dry-run data.source=auto data.root=/data/new
+  segtrain prepare --verify --config configs/lgg.yaml data.root=/data/kaggle_3m
   segtrain prepare data.image_size=128
 """
 
@@ -25,6 +26,7 @@ def command(argv: Sequence[str]) -> int:
         action="store_true",
         help="say in seconds what would be taken for what and what would be refused, and write nothing",
     )
+    parser.add_argument("--verify", action="store_true", help="check each prepared file against its hash")
     arguments = parser.parse_intermixed_args(argv)
     start_logging()
     cfg = config_of(arguments).data
@@ -36,6 +38,8 @@ def command(argv: Sequence[str]) -> int:
             raise DataError(f"{reasons[0]}{more}")
         return 0
     store = ensure_store(cfg)
+    if arguments.verify:
+        verify(store)
     log_left_out(cfg, store)
     show_table("Prepared data", summary(store, cfg.groups))
     for title, header, rows in (
