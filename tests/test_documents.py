@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from jobs.trials import Searching
 from segtrain.__main__ import COMMANDS
-from segtrain.commands.arguments import EVALUATION_KEYS, config_of, runs_and_overrides
+from segtrain.commands.arguments import EVALUATION_KEYS, config_of, runs_and_overrides, runs_or_weights
 from segtrain.commands.check import overrides_of
 from segtrain.commands.report import ATLAS_KEYS
 from segtrain.config import Reference, load_config
@@ -23,9 +25,9 @@ from segtrain.runtime.stop import Stop
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     ROOT / "README.md",
+    ROOT / "README.zh.md",
     ROOT / "CONTRIBUTING.md",
-    ROOT / "slurm" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 )
 OURS = ("segtrain ", "torchrun ", "python -m segtrain", "python -m jobs")
 
@@ -94,9 +96,13 @@ def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPa
         load_config(found.config, overrides_of(found.part, found.settings, kind))
     elif hasattr(found, "config"):
         config_of(found)
+    elif name == "search":
+        Searching(found.spec, found.overrides).next(keep=False)
     elif hasattr(found, "spec"):
         expand(found.spec, found.overrides)
-    elif name in ("evaluate", "predict", "report", "suspects"):
+    elif name in ("evaluate", "predict"):
+        runs_or_weights(found.words, found.weights_config)
+    elif name in ("report", "suspects"):
         runs_and_overrides(found.words, ATLAS_KEYS if name == "report" else EVALUATION_KEYS)
 
 
@@ -111,3 +117,26 @@ def stopping(parse: Any) -> Any:
 def test_settings_with_braces_are_taken_as_they_stand(span: str) -> None:
     (word,) = words_of(span)
     load_config(None, [word])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_where_the_repository_is_read(page: Path) -> None:
+    """`make docs` checks the same of the site, and anchors."""
+    targets = re.findall(r"\]\((?!https?:)([^)#\s]+)|src=\"([^\"]+)\"", page.read_text())
+    missing = {one or other for one, other in targets if not (page.parent / (one or other)).exists()}
+    assert not missing
+
+
+def leaves(nav: Any) -> Iterator[str]:
+    """The pages in a navigation of mkdocs."""
+    for entry in nav:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        yield from [value] if isinstance(value, str) else leaves(value)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if ROOT / "docs" in page.parents}
+    assert set(leaves(site["nav"])) == pages - {site["not_in_nav"].strip()}
+    assert site["theme"]["font"] is False
+    assert (ROOT / "docs" / site["extra"]["polyfills"][0]).exists(), "else search takes one from another host"

@@ -1,0 +1,1 @@
+"""The pages of the site; pages.py makes those of the reference."""
