@@ -114,7 +114,7 @@ def _feed_ours(world: Any, cfg: Config, batches: int) -> Work:
 
     store = ensure_store(cfg.data)
     split = make_split(cfg.data, store)
-    feed = Feed(store, split.train, make_order(cfg, store, split), cfg.data, 0, 1, pin=False)
+    feed = Feed(store, split.train, make_order(cfg, store, split), cfg.data, 0, 1)
 
     def work() -> int:
         for step in range(batches):

@@ -100,7 +100,7 @@ def p_values(own_dns: Array, other_dns: Array, design: Design) -> dict[str, Arra
     }
     if design.seeds > 1 or whole.folds_d is not None:
         p["folds and seeds"] = p["folds"] = t_p(mean_d, whole.variance_d, whole.df_d)
-    if design.folds > 1:
+    if design.folds > 1 and not design.own_seeds:
         p.pop("folds", None)
         if design.seeds > 1:
             variance_d, df_d = by_seeds([own_dns, other_dns], whole.patients_d, design)

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-README = DOCS.parent / "README.md"
 RESULTS = DOCS / "bench.json"
 ENGINES = DOCS / "engines.json"
 HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
 BEGIN, END = "<!-- benchmarks: begin (python -m benchmarks.publish) -->\n", "<!-- benchmarks: end -->"
-# File of results -> documents, each with the columns that it shows, and whether it shows only lines with a target.
-PLACES: dict[Path, dict[Path, tuple[tuple[str, ...], bool]]] = {
-    RESULTS: {README: (HEADINGS, True), DOCS / "performance.md": (HEADINGS, False)},
-    ENGINES: {DOCS / "engines.md": (("what", "ours", "value"), False)},
+# File of results -> documents, each with the columns that it shows.
+PLACES: dict[Path, dict[Path, tuple[str, ...]]] = {
+    RESULTS: {DOCS / "performance.md": HEADINGS},
+    ENGINES: {DOCS / "engines.md": ("what", "ours", "value")},
 }
 
 
@@ -29,12 +28,10 @@ def cells(line: Mapping[str, Any]) -> list[str]:
     return [*(str(line[heading]) for heading in HEADINGS[:-1]), words[line["met"]]]
 
 
-def markdown(results: Mapping[str, Any], columns: Sequence[str], targets_only: bool) -> str:
-    """The table of all lines, or of those with a target, below a line about the machine."""
+def markdown(results: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The table of all lines, below a line about the machine."""
     where, data = results["machine"], results["data"]
-    lines = [
-        dict(zip(HEADINGS, cells(line), strict=True)) for line in results["lines"] if line["target"] or not targets_only
-    ]
+    lines = [dict(zip(HEADINGS, cells(line), strict=True)) for line in results["lines"]]
     table = [columns, ["---"] * len(columns), *([line[column] for column in columns] for line in lines)]
     about = (
         f"{where['cores']} cores of {where['cpu']} ({where['vector_units']}), torch {where['torch']}, {data} "
@@ -46,9 +43,9 @@ def markdown(results: Mapping[str, Any], columns: Sequence[str], targets_only: b
 def documents(file: Path, results: Mapping[str, Any]) -> dict[Path, str]:
     """The text that each document with the table of `file` should have."""
     texts = {}
-    for path, (columns, targets_only) in PLACES[file].items():
+    for path, columns in PLACES[file].items():
         before, rest = path.read_text().split(BEGIN)
-        texts[path] = before + BEGIN + markdown(results, columns, targets_only) + END + rest.split(END, 1)[1]
+        texts[path] = before + BEGIN + markdown(results, columns) + END + rest.split(END, 1)[1]
     return texts
 
 

@@ -16,6 +16,7 @@ from segtrain.report.variants import by_variant, scores
 from segtrain.report.verdicts import difference, holm
 from segtrain.run.events import evaluations
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 from segtrain.runtime.process import run_command, start_logging
 
 QUALITIES = (0.70, 0.75, 0.80, 0.85)
@@ -111,8 +112,8 @@ def command(argv: Sequence[str]) -> int:
     of_pairs = differences(groups, pairs)
     tables = {"differences": of_pairs, "quality": quality(groups), "patients": patients(groups), "cost": cost(groups)}
     for name, lines in tables.items():
-        files.write_text(arguments.out / f"{name}.csv", files.csv_text(lines))
-    print(files.csv_text(of_pairs), end="")
+        files.write_text(arguments.out / f"{name}.csv", csv_text(lines))
+    print(csv_text(of_pairs), end="")
     return 0
 
 

@@ -25,6 +25,7 @@ from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import make_source, read_with_mask
 from segtrain.evaluation.metrics import count, largest_component
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 from segtrain.runtime.process import run_command, start_logging
 
 SIZES_PX = (64, 96, 128, 192, 256)
@@ -179,9 +180,9 @@ def command(argv: Sequence[str]) -> int:
         rows = list(csv.DictReader(arguments.path.read_text(encoding="utf-8").splitlines()))
         lines = TABLES[arguments.what](rows)
     if arguments.out:
-        files.write_text(arguments.out, files.csv_text(lines))
+        files.write_text(arguments.out, csv_text(lines))
     else:
-        print(files.csv_text(lines), end="")
+        print(csv_text(lines), end="")
     return 0
 
 

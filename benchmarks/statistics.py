@@ -3,11 +3,13 @@
 python -m benchmarks.statistics                  # print the tables
 python -m benchmarks.statistics --publish        # and write them into docs/statistics.md
 python -m benchmarks.statistics --data-sets 100  # rougher
+python -m benchmarks.statistics --table 4        # one of them
 """
 
 import argparse
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
@@ -21,6 +23,7 @@ from segtrain.report.verdicts import ALPHA
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
 BEGIN, END = "<!-- simulations: begin (python -m benchmarks.statistics --publish) -->\n", "<!-- simulations: end -->"
+LEGEND = "Designs: folds x seeds; `logit`, `beta`: the two data models.\n"
 AT_ONCE = 250  # data sets whose resamples fit into the memory
 TESTS = ("Wilcoxon", "paired t", "folds and seeds", "folds", "strict")
 DESIGNS = [(1, 1), (1, 2), (1, 3), (1, 5), (5, 1), (5, 2), (5, 3), (5, 5)]
@@ -112,6 +115,31 @@ def lasting_table(data_sets: int) -> Table:
     return rows
 
 
+def repeats_table(data_sets: int) -> Table:
+    """The same seeds in all folds and seeds of each fold's own, where a seed acts alike; the worse of two worlds."""
+    designs = [Design(40, 5, seeds) for seeds in (1, 2, 3, 5)]
+    kinds = {
+        "recipe and seed": Truth(0.0, True, shared=0.5),
+        "seed": Truth(0.0, True, common=0.5),
+        "none": Truth(0.0, True),
+    }
+    rows = [
+        ["half of the variance by", "spec", "test", *(f"{d}, tau {tau:g}" for d in designs for tau in (0.02, 0.05))]
+    ]
+    for kind, truth in kinds.items():
+        for spec, own in (("seeds", False), ("repeats", True)):
+            shares = [
+                [rejected(world, replace(d, own_seeds=own), replace(truth, tau=tau), data_sets, 4) for world in WORLDS]
+                for d in designs
+                for tau in (0.02, 0.05)
+            ]
+            for name in TESTS[2:]:
+                worst = [max(one.get(name, math.nan) for one in both) for both in shares]
+                cells = ["none given" if math.isnan(share) else f"{100 * share:.1f}" for share in worst]
+                rows.append([kind, spec, name, *cells])
+    return rows
+
+
 def power_table(data_sets: int) -> Table:
     """How often a true difference is shares."""
     rows = [["world, difference, patients, tau", "test", *(f"{k} x {s}" for k, s in DESIGNS)]]
@@ -170,18 +198,27 @@ TABLES: dict[str, Callable[[int], Table]] = {
     "Coverage and mean width of the 95% interval of the mean: percentile bootstrap (before), then ours": coverage_table,
     "False verdicts in %, mean (largest) over all settings": false_table,
     "False verdicts in % with a lasting effect of recipe and fold, or of recipe and seed, 40 patients": lasting_table,
+    "False verdicts in % with the same seeds in all folds, and with repeats, 40 patients": repeats_table,
     "Power in %": power_table,
     "Bias of the best of K equal recipes": best_table,
 }
 
 
-def report(data_sets: int) -> str:
-    """All tables with their headings."""
-    parts = [f"{data_sets} data sets a cell; designs: folds x seeds; `logit`, `beta`: the two data models."]
-    for head, table in TABLES.items():
-        parts.append(f"**{head}**\n\n{markdown(table(data_sets))}")
-        print(parts[-1], flush=True)
-    return "\n\n".join(parts) + "\n"
+def report(head: str, data_sets: int) -> str:
+    """A table with its heading."""
+    text = f"**{head}** ({data_sets} data sets a cell)\n\n{markdown(TABLES[head](data_sets))}\n"
+    print(text, flush=True)
+    return text
+
+
+def published(document: str, head: str, text: str) -> str:
+    """The document with this table in place of the one with the same heading, or after those that are there."""
+    before, rest = document.split(BEGIN)
+    tables, after = rest.split(END)
+    parts = {part.partition("**")[0]: f"**{part}" for part in tables.split("\n**")[1:]}
+    parts = {one: parts[one].strip() + "\n" for one in parts} | {head: text}
+    in_order = [parts[one] for one in TABLES if one in parts]
+    return before + BEGIN + LEGEND + "\n" + "\n".join(in_order) + END + after
 
 
 def main() -> None:
@@ -189,12 +226,14 @@ def main() -> None:
         "python -m benchmarks.statistics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-sets", type=int, default=2000, metavar="N", help="of each cell, default 2000")
+    parser.add_argument("--table", type=int, choices=range(1, len(TABLES) + 1), help="this one alone, default all")
     parser.add_argument("--publish", action="store_true", help=f"write the tables into docs/{DOCUMENT.name}")
     options = parser.parse_args()
-    text = report(options.data_sets)
-    if options.publish:
-        before, rest = DOCUMENT.read_text().split(BEGIN)
-        DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END, 1)[1])
+    heads = list(TABLES)
+    for head in heads if options.table is None else [heads[options.table - 1]]:
+        text = report(head, options.data_sets)
+        if options.publish:
+            DOCUMENT.write_text(published(DOCUMENT.read_text(), head, text))
 
 
 if __name__ == "__main__":

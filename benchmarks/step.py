@@ -168,7 +168,7 @@ def _feed_memory(world: object, cfg: Config, patients: int, steps: int) -> Work:
     order = Order([store.patients[p].areas for p in chosen], "lesion", BATCH, 0)
 
     def work() -> float:
-        feed = Feed(store, chosen, order, cfg.data, 0, 1, pin=False)
+        feed = Feed(store, chosen, order, cfg.data, 0, 1)
         for number in range(steps):
             feed.gather(number)
         return 1024 * peak_gib()

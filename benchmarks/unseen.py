@@ -16,6 +16,7 @@ from scipy import stats
 
 from segtrain.errors import RunError
 from segtrain.runtime import files
+from segtrain.runtime.cells import csv_text
 from segtrain.runtime.process import run_command, start_logging
 
 Rows = Sequence[dict[str, str]]
@@ -79,7 +80,7 @@ def command(argv: Sequence[str]) -> int:
     )
     if missing := {parent, child} - rows[0].keys():
         raise RunError(f"--of {arguments.of}: {arguments.patients} has no column {sorted(missing)[0]}; name one it has")
-    text = files.csv_text(unseen(rows, [row["patient"] for row in searched], parent, child))
+    text = csv_text(unseen(rows, [row["patient"] for row in searched], parent, child))
     if arguments.out:
         files.write_text(arguments.out, text)
     print(text, end="")

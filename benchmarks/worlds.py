@@ -25,11 +25,12 @@ GRID = np.linspace(-8, 8, 4001)
 
 @dataclass(frozen=True)
 class Design:
-    """Patients, folds of (nearly) equal size, seeds of each fold."""
+    """Patients, folds of (nearly) equal size, seeds of each fold; `own_seeds`: no seed is in two folds."""
 
     patients: int
     folds: int
     seeds: int
+    own_seeds: bool = False
 
     @property
     def fold_n(self) -> NDArray[np.int64]:
@@ -45,7 +46,8 @@ class Truth:
     """What differs between two recipes.
 
     tau: sd of a fold's mean between trainings; lasting, shared: the share of its variance that belongs to recipe and
-    fold, whatever the seed, and to recipe and seed, whatever the fold; failures: rate of scores below 0.1, half of them
+    fold, whatever the seed, and to recipe and seed, whatever the fold; common: that belongs to the seed, whatever the
+    recipe and fold, as of weights with which both begin; failures: rate of scores below 0.1, half of them
     by patient, half by training.
     """
 
@@ -53,6 +55,7 @@ class Truth:
     interplay: bool = False
     lasting: float = 0.0
     shared: float = 0.0
+    common: float = 0.0
     failures: float = 0.0
     difference: float = 0.0
 
@@ -130,6 +133,8 @@ def recipes(
     shape = data_sets, design.patients
     patient_dn = generator.standard_normal(shape)
     fails_dn = generator.random(shape) < truth.failures / 2
+    of_seed = data_sets, design.folds if design.own_seeds else 1, design.seeds
+    common = world.effects(generator, of_seed, truth.tau) if truth.common else np.zeros(of_seed)
     scores = []
     for number in range(count):
         latent_dn = patient_dn
@@ -138,9 +143,10 @@ def recipes(
             latent_dn = np.sqrt(1 - INTERPLAY) * patient_dn + np.sqrt(INTERPLAY) * own_dn
         of_seeds = world.effects(generator, (data_sets, design.folds, design.seeds), truth.tau)
         of_folds = world.effects(generator, (data_sets, design.folds, 1), truth.tau)
-        of_all = world.effects(generator, (data_sets, 1, design.seeds), truth.tau)
-        effects = np.sqrt(1 - truth.lasting - truth.shared) * of_seeds + np.sqrt(truth.lasting) * of_folds
-        effects = effects + np.sqrt(truth.shared) * of_all
+        of_all = world.effects(generator, of_seed, truth.tau)
+        rest = 1 - truth.lasting - truth.shared - truth.common
+        effects = np.sqrt(rest) * of_seeds + np.sqrt(truth.lasting) * of_folds
+        effects = effects + np.sqrt(truth.shared) * of_all + np.sqrt(truth.common) * common
         effect_dns = effects[:, design.fold_n] + (world.shift(truth) if truth.difference and number == count - 1 else 0)
         scores_dns = world.draw(generator, latent_dn[:, :, None], effect_dns)
         fails_dns = fails_dn[:, :, None] | (generator.random(scores_dns.shape) < truth.failures / 2)

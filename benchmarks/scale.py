@@ -1,0 +1,300 @@
+"""How the work between `segtrain train` and the first step, without the network, grows with the number of patients.
+
+python -m benchmarks.scale                                      # 100 to 100,000 patients, on one core
+python -m benchmarks.scale --patients 100 1000 --json scale.json
+
+Stores are made up: an index of patients of 28 to 32 slices, and empty files of the right size, which are links to a few
+sparse ones. Each piece of work has a process of its own, whose memory is counted from the moment the work begins. A
+piece is not measured at a larger size once it has taken longer than --most-s. An exponent of 1 means that ten times
+the patients take ten times as long.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.harness import machine, peak_gib
+from segtrain.config import Config, load_config
+from segtrain.data.store_index import with_hash
+from segtrain.errors import ConfigError, DataError
+from segtrain.runtime.process import run_command
+from segtrain.runtime.terminal import show_table
+
+SIZES = (100, 1_000, 10_000, 100_000)
+SLICES = range(28, 33)
+SIZE_PX = 256
+MOST_LINKS = 20_000  # to one file; ext4 takes 65,000
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A piece of work at one size; gib: the peak of its process."""
+
+    piece: str
+    patients: int
+    cpu_s: float
+    wall_s: float
+    gib: float
+
+
+def make_store(folder: Path, patients: int) -> None:
+    """A store of so many patients: a real index, and files without content."""
+    if (folder / "index.json").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    entries = [_entry(number) for number in range(patients)]
+    for number, entry in enumerate(entries):
+        for kind, size in entry["bytes"].items():
+            sparse = folder / f"{kind}-{size}-{number // MOST_LINKS}"
+            if not sparse.exists():
+                sparse.touch()
+                os.truncate(sparse, size)
+            (folder / kind / f"{entry['patient']}.npy").hardlink_to(sparse)
+    index = {"label": "made up", "size_px": SIZE_PX, "skipped": {}, "warnings": [], "patients": entries}
+    (folder / "index.json").write_text(json.dumps(with_hash(index), indent=1) + "\n")
+
+
+def _entry(number: int) -> dict[str, Any]:
+    """A patient as the index has it."""
+    slices = SLICES[number % len(SLICES)]
+    pixels = slices * SIZE_PX**2
+    areas = [max(0, (number * 131 + place * 977) % 4000 - 2000) for place in range(slices)]
+    digest = f"{number:064x}"
+    return {
+        "patient": f"patient_{number:06d}",
+        "institution": f"site {number % 7}",
+        "areas": areas,
+        "slice_numbers": list(range(3, 3 + slices)),
+        "geometry": {
+            "source_shape": [slices + 4, 240, 240],
+            "box": [[2, 2 + slices], [30, 210], [40, 200]],
+            "pad": [[0, 0], [10, 10]],
+            "size_px": SIZE_PX,
+            "resampled_px": None,
+        },
+        "missing_channels": [],
+        "unlabelled": [],
+        "spacing_mm": [5.0, 0.9375, 0.9375],
+        "label_voxels": {"0": pixels - sum(areas), "255": sum(areas)},
+        "region_voxels": [sum(areas)],
+        "person": None,
+        "pixels": digest[-32:],
+        "mask": digest[-32:],
+        "bytes": {"images": 128 + 6 * pixels, "masks": 128 + pixels},
+        "sha256": {"images": digest, "masks": digest},
+    }
+
+
+def _config(*overrides: str) -> Config:
+    return load_config(None, ["data.source=lgg", "data.root=.", "train.global_batch=16", *overrides])
+
+
+def _open(check_files: bool) -> Callable[[Path], Work]:
+    def setup(store: Path) -> Work:
+        from segtrain.data.store import open_store
+
+        return lambda: open_store(store, check_files)
+
+    return setup
+
+
+def _index_text(store: Path) -> Work:
+    return lambda: json.loads((store / "index.json").read_text(encoding="utf-8"))
+
+
+def _split(kind: str) -> Callable[[Path], Work]:
+    def setup(store: Path) -> Work:
+        from segtrain.data.splits import make_split
+        from segtrain.data.store import open_store
+
+        cfg, opened = _config(f"data.split={kind}").data, open_store(store)
+        return lambda: make_split(cfg, opened)
+
+    return setup
+
+
+def _order(sampling: str) -> Callable[[Path], Work]:
+    """Order and world size, without the split."""
+
+    def setup(store: Path) -> Work:
+        from segtrain.data.order import make_order
+        from segtrain.data.splits import make_split
+        from segtrain.data.store import open_store
+
+        cfg, opened = _config("data.split=kfold", f"data.sampling={sampling}"), open_store(store)
+        split = make_split(cfg.data, opened)
+        return lambda: make_order(cfg, opened, split).columns(0, 8)
+
+    return setup
+
+
+def _epoch(sampling: str) -> Callable[[Path], Work]:
+    def setup(store: Path) -> Work:
+        from segtrain.data.order import plan_order
+        from segtrain.data.store import open_store
+
+        cfg, opened = _config("data.split=kfold", f"data.sampling={sampling}"), open_store(store)
+        _, order = plan_order(cfg, opened, 8)
+        return lambda: order.plan(0)
+
+    return setup
+
+
+def _misfit(store: Path) -> Work:
+    """The error of a number of ranks that does not fit, which names those that do."""
+    from segtrain.data.order import plan_order
+    from segtrain.data.store import open_store
+
+    cfg, opened = _config("data.split=kfold"), open_store(store)
+    _, order = plan_order(cfg, opened, 1)
+
+    def work() -> None:
+        with suppress(ConfigError):
+            order.columns(0, 3)
+
+    return work
+
+
+def _assign(store: Path) -> Work:
+    from segtrain.data.store import open_store
+    from segtrain.evaluation.evaluate import assign
+
+    slices = {patient: stored.slices for patient, stored in open_store(store).patients.items()}
+    return lambda: assign(slices, 1024)
+
+
+def _data_hash(store: Path) -> Work:
+    from segtrain.data.order import plan_order
+    from segtrain.data.store import open_store
+    from segtrain.training.start import Start
+
+    cfg, opened = _config("data.split=kfold"), open_store(store)
+    split, order = plan_order(cfg, opened, 8)
+    absent = cast(Any, None)  # the hash looks at none of them
+    start = Start(cfg, absent, absent, absent, opened, split, order, absent, absent)
+    return lambda: start.data_hash
+
+
+def _write_split(store: Path) -> Work:
+    from segtrain.data.splits import make_split
+    from segtrain.data.store import open_store
+    from segtrain.runtime import files
+    from segtrain.training.session import split_tree
+
+    opened = open_store(store)
+    split = make_split(_config("data.split=kfold").data, opened)
+    return lambda: files.write_json(store / "split.json", split_tree(opened, split))
+
+
+def _read_split(store: Path) -> Work:
+    from segtrain.run import Run
+
+    _write_split(store)()
+    return lambda: Run(store).split_record()
+
+
+PIECES: dict[str, Callable[[Path], Work]] = {
+    "the index as JSON": _index_text,
+    "open the store": _open(check_files=True),
+    "open, files unchecked": _open(check_files=False),
+    "split, kfold": _split("kfold"),
+    "split, reference": _split("reference"),
+    "order, lesion": _order("lesion"),
+    "order, uniform": _order("uniform"),
+    "an epoch, lesion": _epoch("lesion"),
+    "an epoch, uniform": _epoch("uniform"),
+    "3 ranks do not fit": _misfit,
+    "hash of the data": _data_hash,
+    "to score on 1,024 ranks": _assign,
+    "write split.json": _write_split,
+    "read split.json": _read_split,
+}
+
+
+def measure_here(piece: str, patients: int, store: Path) -> Measured:
+    """One piece of work in this process, whose peak of memory is forgotten before it begins."""
+    work = PIECES[piece](store)
+    Path("/proc/self/clear_refs").write_text("5")
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return Measured(piece, patients, time.process_time() - cpu, time.perf_counter() - wall, peak_gib())
+
+
+def measure(piece: str, patients: int, store: Path) -> Measured:
+    """One piece of work in a process of its own, on one core."""
+    words = [sys.executable, "-m", "benchmarks.scale", "--here", piece, "--patients", str(patients)]
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [*words, "--folder", str(store.parent)], env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise DataError(f"{piece} of {patients} patients: exit code {done.returncode}; see above")
+    return Measured(**json.loads(done.stdout))
+
+
+def exponent(smaller: Measured, larger: Measured) -> float:
+    """Of the growth of CPU seconds with the number of patients."""
+    return math.log(larger.cpu_s / smaller.cpu_s) / math.log(larger.patients / smaller.patients)
+
+
+def show(measured: Sequence[Measured], sizes: Sequence[int]) -> None:
+    """A table: a row a piece, the seconds at each size, the exponent between the two largest, and the memory."""
+    rows = []
+    for piece in dict.fromkeys(one.piece for one in measured):
+        of_size = {one.patients: one for one in measured if one.piece == piece}
+        seconds = [f"{of_size[size].cpu_s:.3f}" if size in of_size else "-" for size in sizes]
+        known = [of_size[size] for size in sizes if size in of_size]
+        growth = " ".join(f"{exponent(*pair):.2f}" for pair in pairwise(known))
+        rows.append((piece, *seconds, growth, f"{known[-1].gib:.2f}"))
+    headings = ("CPU seconds", *(f"{size:,}" for size in sizes), "exponents", "GiB at the largest")
+    show_table("From the command to the first step, by patients", rows, headings)
+
+
+def command(argv: Sequence[str]) -> int:
+    """Make the stores, measure each piece at each size, print the table."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--patients", type=int, nargs="+", default=SIZES, metavar="N", help="sizes (100 to 100,000)")
+    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=list(PIECES), metavar="PIECE", help="which work")
+    parser.add_argument("--most-s", type=float, default=20, help="CPU seconds after which a piece grows no more (20)")
+    parser.add_argument("--folder", type=Path, default=Path(".bench/scale"), help="for the stores (.bench/scale)")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--here", choices=PIECES, help=argparse.SUPPRESS)
+    options = parser.parse_args(list(argv))
+    folder = options.folder.resolve()
+    sizes = sorted(options.patients)
+    if options.here:
+        print(json.dumps(asdict(measure_here(options.here, sizes[0], folder / str(sizes[0])))))
+        return 0
+    measured: list[Measured] = []
+    pieces = list(options.pieces)
+    for size in sizes:
+        make_store(folder / str(size), size)
+        done = [measure(piece, size, folder / str(size)) for piece in pieces]
+        measured += done
+        pieces = [one.piece for one in done if one.cpu_s <= options.most_s]
+        print(f"{size} patients: {sum(one.wall_s for one in done):.0f} s", file=sys.stderr, flush=True)
+    if options.json:
+        results = {"machine": machine(), "measured": [asdict(one) for one in measured]}
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    show(measured, sizes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command, sys.argv[1:]))
