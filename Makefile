@@ -1,4 +1,4 @@
-# make train | quick | test | chaos | check | laws | bench | slurm-up: each does its own set-up in .venv, once.
+# make train | quick | test | chaos | check | laws | docs | bench | slurm-up: each does its own set-up in .venv, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,7 +10,7 @@ WORKERS ?= 4
 CONFIG ?= configs/phantom.yaml
 ARGS   ?=
 
-.PHONY: help setup train quick test chaos check laws bench format slurm-up slurm-down
+.PHONY: help setup train quick test chaos check laws docs bench format slurm-up slurm-down
 .DEFAULT_GOAL := help
 # Else every process that a test starts would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,8 +35,12 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,deepspeed]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 train: $(VENV)/.run  ## train on phantom patients (CONFIG=..., NPROC=..., ARGS='key=value ...')
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) -m segtrain.train --config $(CONFIG) $(ARGS)
+	@$(BIN)/python -m segtrain.train --nproc $(NPROC) --config $(CONFIG) $(ARGS)
 
 quick: $(VENV)/.dev  ## a minute of tests, each law among them
 	$(BIN)/pytest -n 2 -q -m quick
@@ -53,8 +57,16 @@ check: $(VENV)/.dev  ## ruff, format, mypy, import layers
 laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
 	$(BIN)/pytest -n $(WORKERS) -q --laws
 
-chaos: $(VENV)/.dev  ## the long form of breaking runs: at least 240 kills, all stops
-	CHAOS_KILLS=$${CHAOS_KILLS:-240} $(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py
+docs: $(VENV)/.docs  ## build the site in site/, which opens from a file; every link and anchor is checked
+	$(BIN)/python -m docs.pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
+chaos: $(VENV)/.dev  ## the long form of breaking things: 240 kills, all stops, 200 faults of a mirror, 30 preemptions, 100,000 inputs
+	CHAOS_KILLS=$${CHAOS_KILLS:-240} CHAOS_SEEDS=$${CHAOS_SEEDS:-10} \
+		$(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py \
+		tests/test_orphans.py tests/test_listening.py tests/test_offline_s3.py
+	CHAOS_PREEMPTIONS=$${CHAOS_PREEMPTIONS:-30} $(BIN)/pytest -s tests/slurm/test_early_moments.py
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest -s tests/fuzz
 
 bench: $(VENV)/.dev  ## measure everything against the reference's way (ROWS='step feed', LGG=/data/kaggle_3m)
 	$(BIN)/python -m benchmarks $(ROWS) $(if $(LGG),--lgg $(LGG)) --json bench.json

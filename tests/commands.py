@@ -53,9 +53,9 @@ def _train(directory: Path, arguments: list[str], environment: dict[str, str]) -
     os.environ.update(environment)
     for descriptor, name in ((1, "output.txt"), (2, "errors.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    from segtrain import train
+    from segtrain.train import main
 
-    sys.exit(train.main(arguments))
+    sys.exit(main(arguments))
 
 
 def events(run_directory: Path, kind: str) -> list[dict[str, object]]:

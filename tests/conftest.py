@@ -1,13 +1,12 @@
 """Fixtures, and `--laws`: run the tests that state a law and print law, tests, result."""
 
 import fcntl
-import io
+import functools
 import os
 import re
 import resource
 import shutil
 import signal
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,10 +18,9 @@ import torch
 import workers
 from bad_folders import FOLDER, Folder
 from folders import Shared
-from golden_patients import GOLDEN_PATIENTS
+from golden_patients import unpack
 from hypothesis import HealthCheck, settings
 from made_runs import train
-from PIL import Image
 from predictions import IMAGE, MASK, lgg_mask, predict, write_patient
 from queues import StandIns
 from trainings import run_to_end, state_of
@@ -44,6 +42,7 @@ settings.register_profile(
 settings.load_profile("here")
 
 
+@functools.cache
 def laws() -> dict[str, str]:
     """Law and what it says, from docs/laws.md."""
     return dict(re.findall(r"^\| (L\d+) \| (.+) \|$", (ROOT / "docs" / "laws.md").read_text(), re.MULTILINE))
@@ -56,6 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return workers.scheduler(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make quick` does not import the files that have nothing for it."""
+    if config.getoption("markexpr") != "quick" or collection_path.suffix != ".py":
+        return None
+    return None if workers.has_quick_tests(collection_path) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -125,28 +131,7 @@ def lgg_root(shared: Shared) -> Path:
     archives = sorted((SHARED / "data").glob("lgg-part*.tar"))
     if not archives:
         pytest.skip(f"{SHARED / 'data'} is not there: real patients lie beside the developers' checkout")
-    return shared("lgg", lambda folder: _unpack(archives, folder / "kaggle_3m")) / "kaggle_3m"
-
-
-def _unpack(archives: list[Path], root: Path) -> None:
-    wanted = set(GOLDEN_PATIENTS)
-    with tarfile.open(archives[0]) as tar:
-        wanted |= set(sorted({member.name.split("/")[0] for member in tar})[:5])
-    wanted = set(sorted(wanted, key=lambda p: (p not in GOLDEN_PATIENTS, p))[:6])
-    for archive in archives:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.name.split("/")[0] in wanted:
-                    _as_tiff(tar, member, root)
-    assert sorted(p.name for p in root.iterdir()) == sorted(wanted)
-
-
-def _as_tiff(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
-    stored = tar.extractfile(member)
-    assert stored is not None
-    target = (root / member.name).with_suffix(".tif")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(io.BytesIO(stored.read())).convert("L" if member.name.endswith(".png") else "RGB").save(target)
+    return shared("lgg", lambda folder: unpack(archives, folder / "kaggle_3m")) / "kaggle_3m"
 
 
 @pytest.fixture(scope="session")
@@ -180,10 +165,18 @@ def tiny_store(tiny: Config) -> Store:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny: Config, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run that finds some of each lesion; tests must leave it as it is, evaluation/ apart."""
+def trained_run(tiny: Config, shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run that finds some of each lesion; tests must leave it as it is, evaluation/ apart.
+
+    It is trained once, with a store beside it; each worker has a copy, since they write in evaluation/.
+    """
     cfg = replace(tiny, name="trained", train=TrainConfig(epochs=3, global_batch=4), optim=OptimConfig(lr=3e-3))
-    return Run(run_to_end(tmp_path_factory.mktemp("trained"), cfg, 1))
+
+    def make(folder: Path) -> None:
+        run_to_end(folder, replace(cfg, data=replace(tiny.data, store=str(folder / "store"))), 1)
+
+    trained = shared("trained", make) / "runs" / cfg.name
+    return Run(shutil.copytree(trained, tmp_path_factory.mktemp("trained") / "runs" / cfg.name))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def config(zero: int | None, **changes: Any) -> Config:
 
 def network(norm: bool = False) -> nn.Module:
     """Small enough that no gradient is only rounding, which Adam would enlarge. An odd number of weights."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         middle = nn.BatchNorm2d(5) if norm else nn.GroupNorm(1, 5)
         return nn.Sequential(

@@ -14,6 +14,7 @@ from segtrain.run import Run
 
 Volume = NDArray[Any]
 IMAGE, MASK = phantom_patient(0, 2, 64)
+NEW_IMAGE, NEW_MASK = phantom_patient(1, 2, 64)  # of nobody whom a run of the tests was trained on
 for array in (IMAGE, MASK):
     array.flags.writeable = False
 

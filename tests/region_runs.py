@@ -15,7 +15,8 @@ from segtrain.data.feed import Feed
 from segtrain.data.geometry import Geometry
 from segtrain.data.masks import is_lesion
 from segtrain.data.order import plan_order
-from segtrain.data.store import INDEX, Store, StoredPatient, open_store
+from segtrain.data.store import Store, open_store
+from segtrain.data.store_index import INDEX, StoredPatient
 from segtrain.engines.schedules import make_schedule
 from segtrain.runtime.world import World
 from segtrain.training.build import build
@@ -103,7 +104,7 @@ def train(world: World, path: Path, cfg: Config, given: Link | None, steps: rang
     engine.rehearse()
     schedule = make_schedule(cfg.optim, cfg.train.epochs * order.steps_per_epoch, order.steps_per_epoch)
     losses = []
-    with Feed(store, split.train, order, cfg.data, world.rank, world.size, pin=False) as feed:
+    with Feed(store, split.train, order, cfg.data, world.rank, world.size) as feed:
         for step, batch in enumerate(feed.batches(steps.start, steps.stop), start=steps.start):
             image, mask = to_device(
                 batch.image_bhwc, batch.mask_bhw, batch.draws, world.device, batch.mix, store.layout

@@ -36,7 +36,7 @@ def store_of_regions(store: Store, folder: Path) -> Store:
     for patient in store.patients:
         bits = nested(np.load(store.path / "masks" / f"{patient}.npy"))
         np.save(folder / "masks" / f"{patient}.npy", bits)
-    return replace(store, path=folder, regions=REGIONS, ignore=(9,))
+    return replace(store, path=folder, regions=REGIONS, ignore=(9,), sha256={})
 
 
 def logits(image_bchw: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ data: {phantom: {patients: 6, size_px: 64}, image_size: 32, folds: 3}
 model: {features: 4}
 train: {epochs: 1, global_batch: 16}
 device: cpu
+threads_per_rank: 1
 evaluate: {pictures: 0}
 """
 SPEC = """

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from segtrain.config import load_config, to_yaml
 from segtrain.run import Run
-from segtrain.runtime.allocator import keep_memory
+from segtrain.runtime import allocator
+from segtrain.runtime.allocator import give_memory_back, keep_memory
 
 # Take and free 64 MiB a few times, as activations are; print how many pages the kernel had to supply after the first.
 PROBE = """
@@ -47,21 +49,23 @@ def test_pages_are_supplied_once() -> None:
     assert system_faults > 4 * 100  # the system's way, or the test could not tell
 
 
-# Whether torch was there when the command set the allocator; it goes no further than to where the ranks join.
+# Whether torch was there when the command set the allocator; it goes no further than to where the ranks join. One
+# process for all command lines, the first of which alone has to do without torch.
 COMMAND = """
 import json, sys, types
 from importlib import import_module
 from segtrain.runtime import allocator
-seen = []
-allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
 sys.modules["segtrain.runtime.world"] = types.ModuleType("segtrain.runtime.world")
-module, function, *argv = sys.argv[1:]
-called = getattr(import_module(module), function)
-try:
-    called(argv) if function == "command" else called(*argv)
-except ImportError as error:
-    assert error.name == "segtrain.runtime.world", error
-    print(json.dumps(seen))
+module, function, *lines = sys.argv[1:]
+for argv in map(json.loads, lines):
+    seen = []
+    allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
+    called = getattr(import_module(module), function)
+    try:
+        called(argv) if function == "command" else called(*argv)
+    except ImportError as error:
+        assert error.name == "segtrain.runtime.world", error
+        print("SEEN", json.dumps(seen))
 """
 
 COMMANDS = (
@@ -71,27 +75,31 @@ COMMANDS = (
     "segtrain.commands.report",
     "segtrain.doctor.trial",
 )
+OVERRIDES: tuple[tuple[str, ...], ...] = ((), ("allocator=system",), ("device=cuda",))
 
 
-@pytest.mark.parametrize("overrides", [(), ("allocator=system",), ("device=cuda",)], ids="".join)
 @pytest.mark.parametrize("module", COMMANDS)
 def test_every_command_that_computes_sets_it_before_torch_is_imported(
-    module: str, overrides: Sequence[str], trained_run: Run, predicted_patient: Path, tmp_path: Path
+    module: str, trained_run: Run, predicted_patient: Path, tmp_path: Path
 ) -> None:
-    match module:
-        case "segtrain.commands.train":
-            argv = ["command", f"runs_dir={tmp_path}", *overrides]
-        case "segtrain.doctor.trial":
-            (tmp_path / "given.yaml").write_text(to_yaml(load_config(None, overrides)))
-            argv = ["main", str(tmp_path / "given.yaml"), "1"]
-        case _:
-            images = ["--images", str(predicted_patient.parent / "in")] if "predict" in module else []
-            argv = ["command", str(trained_run.root), *images, "--out", str(tmp_path / "out"), *overrides]
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, module, *argv], capture_output=True, text=True, check=False, timeout=60
-    )
+    function, lines = "command", list[str]()
+    for overrides in OVERRIDES:
+        match module:
+            case "segtrain.commands.train":
+                argv = [f"runs_dir={tmp_path}", *overrides]
+            case "segtrain.doctor.trial":
+                given = tmp_path / f"given{len(lines)}.yaml"
+                given.write_text(to_yaml(load_config(None, overrides)))
+                function, argv = "main", [str(given), "1"]
+            case _:
+                images = ["--images", str(predicted_patient.parent / "in")] if "predict" in module else []
+                argv = [str(trained_run.root), *images, "--out", str(tmp_path / f"out{len(lines)}"), *overrides]
+        lines.append(json.dumps(argv))
+    command = [sys.executable, "-c", COMMAND, module, function, *lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == ([] if overrides else [False])
+    seen = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("SEEN ")]
+    assert seen == [[False], [], []]
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +110,28 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert keep_memory() is False
     monkeypatch.setattr("sys.platform", "darwin")
     assert keep_memory() is False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_settings_of_malloc_are_undone_where_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Glibc:
+        """What it was told."""
+
+        settings: ClassVar[dict[int, int]] = {}
+
+        def gnu_get_libc_version(self) -> None: ...
+
+        def malloc_trim(self, _: int) -> None: ...
+
+        def mallopt(self, option: int, value: int) -> int:
+            self.settings[option] = value
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Glibc())
+    monkeypatch.setattr(allocator, "_kept", threading.Event(), raising=False)
+    give_memory_back()
+    assert Glibc.settings == {}
+    assert keep_memory()
+    give_memory_back()
+    assert Glibc.settings[allocator.M_MMAP_THRESHOLD] == 32 << 20
+    assert Glibc.settings[allocator.M_TRIM_THRESHOLD] == 64 << 20

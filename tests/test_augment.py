@@ -89,7 +89,7 @@ def test_a_sample_looks_the_same_on_whatever_rank_and_after_whatever_start(
 
     def batches(rank: int, size: int, first_step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         order = make_order(tiny, tiny_store, split)
-        with Feed(tiny_store, split.train, order, replace(tiny.data, **changed), rank, size, pin=False) as feed:
+        with Feed(tiny_store, split.train, order, replace(tiny.data, **changed), rank, size) as feed:
             found = list(feed.batches(first_step, order.steps_per_epoch + 2))  # over an epoch's end
         return [to_device(b.image_bhwc, b.mask_bhw, b.draws, torch.device("cpu"), b.mix) for b in found]
 
@@ -116,7 +116,7 @@ def test_ranks_share_no_patient_when_samples_are_mixed(
             original(store, patient, *rest)
 
         monkeypatch.setattr(Store, "read", noting)
-        feed = Feed(tiny_store, split.train, order, replace(tiny.data, **MIXED), rank, world_size, pin=False)
+        feed = Feed(tiny_store, split.train, order, replace(tiny.data, **MIXED), rank, world_size)
         batches = [feed.gather(step) for step in range(order.steps_per_epoch)]
         assert any(batch.mix is not None for batch in batches)
     assert sum(map(len, read)) == len(set().union(*read))
@@ -125,7 +125,7 @@ def test_ranks_share_no_patient_when_samples_are_mixed(
 def test_without_augmentation_the_stored_slices_come_out(tiny: Config, tiny_store: Store) -> None:
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
-    with Feed(tiny_store, split.train, order, replace(tiny.data, augment="none"), 0, 1, pin=False) as feed:
+    with Feed(tiny_store, split.train, order, replace(tiny.data, augment="none"), 0, 1) as feed:
         batch = next(feed.batches(0, 1))
     plan = order.plan(0)
     assert order.patients_at(0) == set(plan.patient[0].tolist())
@@ -141,7 +141,7 @@ def test_an_error_of_the_gathering_thread_reaches_the_loop(tiny: Config, tiny_st
     order = make_order(tiny, tiny_store, split)
     missing = ("missing",) * len(split.train)
     with (
-        Feed(tiny_store, missing, order, replace(tiny.data, augment="none"), 0, 1, pin=False) as feed,
+        Feed(tiny_store, missing, order, replace(tiny.data, augment="none"), 0, 1) as feed,
         pytest.raises(DataError, match=r"missing\.npy: is missing; rename .* and it is built again"),
     ):
         list(feed.batches(0, 2))

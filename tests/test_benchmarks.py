@@ -12,7 +12,8 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
-from benchmarks import gpu, metrics, publish, reference
+from benchmarks import gpu, gpu_engine, gpu_runs, metrics, publish, reference
+from benchmarks.gpu_shot import Shot
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
 from segtrain.data.preprocess import Preparation, preprocess
@@ -98,14 +99,18 @@ def test_the_start_on_a_gpu_is_the_first_step_of_data_that_is_prepared(
     run = subprocess.run
 
     def watched(argv: list[str], **options: Any) -> Any:
-        prepared.append([path.name for path in tmp_path.glob("phantom-32px-*")])
+        if "segtrain.train" in argv:
+            prepared.append([path.name for path in tmp_path.glob("prepared/phantom-32px-*")])
         return run(argv, **options)
 
     monkeypatch.setattr(subprocess, "run", watched)
-    found = gpu.start(("fp32", False), "phantom.yaml", [*gpu.TINY, f"data.store={tmp_path}", "threads_per_rank=1"])
+    overrides = [*gpu_runs.TINY, *gpu_runs.QUICK, "train.epochs=1", "log_every_steps=1", "threads_per_rank=1"]
+    trained = gpu_runs.train(Shot(cpu=True, folder=tmp_path), "start", *overrides)
+    assert trained.code == 0, trained.errors
     assert len(prepared) == 1
     assert len(prepared[0]) >= 1, "the store is there before the command starts"
-    assert 0 < found["first_step_s"] < 60
+    assert 0 < trained.first_step_s < trained.wall_s
+    assert trained.figures()["dsc"]
 
 
 def test_memory_on_a_gpu_is_of_one_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +124,54 @@ def test_memory_on_a_gpu_is_of_one_way_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    cuda = torch.device("cuda")
     told = []
     for used_gib in (3, 1):
-        with gpu.peak_memory(torch.device("cuda")) as peak_gib:
-            peak = max(peak, used_gib * 2**30)
-            told.append(peak_gib())
+        gpu_engine.forget(cuda)
+        peak = max(peak, used_gib * 2**30)
+        told.append(gpu_engine.peak_gib(cuda))
     assert told == [3, 1]
-    assert ("fp32", True) in gpu.ways(cpu=True), "a dry run that compiles nothing tries half of it"
+
+
+def gpu_step(code: str, limit_s: float) -> dict[str, Any]:
+    """What the runner of `benchmarks.gpu` takes from a step that does this."""
+    figures: dict[str, Any] = {}
+    gpu.run_step([sys.executable, "-uc", code], limit_s, figures.__setitem__)
+    return figures
+
+
+def test_what_a_step_on_a_gpu_found_stays_where_it_fails_or_is_late() -> None:
+    result = json.dumps(["ms", 3])
+    found = f"print('noise'); print('{gpu.MARK}{result}');"
+    assert gpu_step(found, 60) == {"ms": 3}
+    failed = gpu_step(f"{found} raise SystemExit('no such kernel')", 60)
+    assert failed == {"ms": 3, "failed": {"code": 1, "errors": "no such kernel\n"}}
+    late = gpu_step(f"{found} import subprocess; subprocess.run(['sleep', '60'])", 2)
+    assert late == {"ms": 3, "late": "stopped after 2 s"}, "and what the step had started is gone"
+
+
+def test_the_figures_of_a_gpu_are_in_the_file_after_each_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gpu.json"
+    seen = []
+
+    def run_step(command: list[str], limit_s: float, take: Any) -> None:
+        assert limit_s <= 20
+        for number in range(2):
+            take(f"{command[-1]} {number}", number)
+            seen.append(json.loads(file.read_text())["steps"])
+
+    monkeypatch.setattr(gpu, "run_step", run_step)
+    gpu.measure(["facts", "speed"], file, 20, ["--cpu"])
+    assert seen[0] == {"facts": {"facts 0": 0}}
+    assert list(json.loads(file.read_text())["steps"]["speed"]) == ["speed 0", "speed 1", "seconds"]
+    gpu.measure(["facts"], file, 5, [])
+    assert "no time was left" in json.loads(file.read_text())["steps"]["facts"]["late"]
+
+
+def test_every_step_on_a_gpu_is_there() -> None:
+    assert all(callable(gpu.step_of(name)) for name in gpu.LIMITS_S)
+    for name in ("facts", "speed"):
+        shot = Shot(cpu=True, folder=Path())
+        assert dict(gpu.step_of(name)(shot))

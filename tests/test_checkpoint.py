@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import resource
 import shutil
 import sys
@@ -109,7 +110,8 @@ def test_all_is_synced_before_it_gets_its_name_and_the_name_before_the_pointer(
     fsync, rename = os.fsync, os.rename
 
     def note_sync(fd: int) -> None:
-        done.append(f"sync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        file = Path(f"/proc/self/fd/{fd}").readlink().name
+        done.append(f"sync {re.sub(r'[0-9a-f]{8}-[0-9]+[.]tmp$', 'tmp', file)}")
         fsync(fd)
 
     def note_rename(old: str, new: str) -> None:

@@ -1,5 +1,6 @@
 """L7: whatever happens to a checkpoint, a whole one is found or the run says that none is; loading runs no code."""
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import pytest
 from snapshots import FILES, newest_of, same, save, snapshot
 
 from segtrain.errors import RunError
-from segtrain.run import Run, checkpoint
+from segtrain.run import Run, checkpoint, manifest
 from segtrain.run.checkpoint import newest, read
 
 
@@ -23,7 +24,7 @@ def test_an_error_of_the_disk_condemns_no_checkpoint(run: Run, monkeypatch: pyte
     def broken(file: Path) -> dict[str, object]:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "_fingerprint", broken)
+    monkeypatch.setattr(checkpoint, "fingerprint", broken)
     with pytest.raises(RunError, match="cannot be read"):
         newest(run)
     monkeypatch.undo()
@@ -88,6 +89,36 @@ def test_cut_at_any_length_it_is_never_taken_for_whole(run: Run) -> None:
     assert same(read(folder), snapshot(1))
 
 
+@pytest.mark.law("L7")
+@pytest.mark.parametrize("earlier", [False, True], ids=["of today", "of earlier versions"])
+def test_a_change_of_any_letter_in_a_manifest_drops_nothing(run: Run, earlier: bool) -> None:
+    save(run, 1)
+    file = run.checkpoint(1) / "manifest.json"
+    if earlier:
+        file.write_text(json.dumps(manifest.read_manifest(file.parent), indent=1) + "\n")
+    content = file.read_text()
+    assert same(read(file.parent), snapshot(1))
+    for place, letter in enumerate(content):
+        file.write_text(content[:place] + chr(ord(letter) ^ 1) + content[place + 1 :])
+        with contextlib.suppress(checkpoint.CorruptCheckpoint):
+            assert same(read(file.parent), snapshot(1)), f"{letter!r} at {place}"
+
+
+@pytest.mark.law("L7")
+def test_moments_that_the_manifest_does_not_list_are_not_left_out(run: Run) -> None:
+    save(run, 1, 2)
+    folder = run.checkpoint(2)
+    listed = manifest.read_manifest(folder)
+    del listed["optimizer.safetensors"]
+    for content in (listed, manifest.manifest_of(listed)):
+        (folder / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(checkpoint.CorruptCheckpoint, match="lists no moments"):
+            read(folder)
+    found = newest_of(run)
+    assert found is not None
+    assert same(found, snapshot(1))
+
+
 class Trap:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f"touch {os.environ['TRAP']}",)
@@ -104,10 +135,8 @@ def test_a_malicious_pickle_under_any_name_runs_nothing(
     file = run.checkpoint(2) / name
     file.write_bytes(pickle.dumps(Trap()))
     if listed and name != "manifest.json":
-        manifest = run.checkpoint(2) / "manifest.json"
-        content = json.loads(manifest.read_text())
-        content[name] = checkpoint._fingerprint(file)
-        manifest.write_text(json.dumps(content))
+        fingerprints = manifest.read_manifest(file.parent) | {name: manifest.fingerprint(file)}
+        (file.parent / "manifest.json").write_text(json.dumps(manifest.manifest_of(fingerprints)))
     found = newest_of(run)
     assert found is not None
     assert same(found, snapshot(1))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segtrain.config import Config, Ramp, first_difference, flatten, from_tree, load_config, to_yaml
+from segtrain.config import Config, Ramp, first_difference, flatten, from_tree, load_config, merge, to_yaml
 from segtrain.config.tree import SYNONYMS
 from segtrain.errors import ConfigError
 from segtrain.runtime.stop import deadline_of
@@ -20,6 +20,14 @@ def test_overrides_beat_the_file(tmp_path: Path) -> None:
     cfg = load_config(file, ["optim.lr=1e-3", "train.epochs=3", "data.phantom.patients=4"])
     assert (cfg.name, cfg.optim.lr, cfg.optim.name, cfg.train.epochs) == ("a", 1e-3, "sgd", 3)
     assert cfg.data.phantom.patients == 4
+
+
+def test_rates_of_a_variant_take_the_place_of_the_base_s() -> None:
+    """And the names of parameters, which have dots, stay whole."""
+    for changes in ({"optim.lr_ratios": {"conv.bias": 2.0}}, {"optim": {"lr_ratios": {"conv.bias": 2.0}}}):
+        tree = {"optim": {"lr": 0.5, "lr_ratios": {"encoder*": 0.1}}}
+        merge(tree, changes, "a spec")
+        assert tree == {"optim": {"lr": 0.5, "lr_ratios": {"conv.bias": 2.0}}}
 
 
 def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:

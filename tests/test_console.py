@@ -29,7 +29,7 @@ def test_every_command_is_one_of_its_module(name: str) -> None:
     assert callable(import_module(COMMANDS[name][0]).command)
 
 
-@pytest.mark.parametrize("name", ["submit", "status", "cancel", "offline", "ablate"])
+@pytest.mark.parametrize("name", ["submit", "status", "logs", "clean", "cancel", "offline", "ablate"])
 def test_a_command_of_jobs_is_the_same_by_both_names(name: str) -> None:
     assert call("segtrain", name, "--help").stdout == call(f"jobs.{name}", "--help").stdout
 

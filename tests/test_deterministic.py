@@ -66,6 +66,13 @@ def test_nothing_is_asked_of_torch_otherwise(tiny: Config, tiny_store: Store, tm
     assert all(one == [False, None] for one in seen)
 
 
+def test_what_only_scores_imports_no_compiler() -> None:
+    """As torch does even to switch off what is off: 1.7 s of each start."""
+    code = "import sys; from segtrain.runtime.world import join\n"
+    code += "with join('cpu', 1): sys.exit('torch._inductor' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
 @pytest.mark.law("L12")
 def test_a_loss_that_cannot_be_deterministic_on_cuda_is_refused(tiny: Config) -> None:
     for loss in ("lovasz", {"dice": 1.0, "lovasz": 0.5}):

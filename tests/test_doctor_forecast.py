@@ -14,7 +14,7 @@ from segtrain.data.store import Store
 from segtrain.doctor import checks, cluster, forecast, software, talk, trial
 from segtrain.doctor.finding import Finding
 from segtrain.doctor.forecast import Measurement, Trial
-from segtrain.engines.out_of_memory import OutOfMemory
+from segtrain.runtime.out_of_memory import OutOfMemory
 
 
 def measured(*sizes: int, base: float = 1.0, each: float = 0.5) -> list[Measurement]:

@@ -15,7 +15,7 @@ from segtrain.config import Config, LossConfig, ModelConfig, TrainConfig
 from segtrain.engines.engine import Engine, make_engine
 from segtrain.losses.loss import make_loss
 from segtrain.models.recompute import recompute
-from segtrain.runtime.machine import missing_compiler
+from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.world import World
 
 needs_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="DeepSpeed is not installed")
@@ -116,7 +116,7 @@ def test_both_passes_of_an_accumulated_step_drop_the_same() -> None:
     assert not np.array_equal(logits_of_a_step(World(), 43, 7, 2)[0], first[0])
 
 
-@pytest.mark.skipif(missing_compiler("cpu") is not None, reason="there is no compiler")
+@pytest.mark.skipif(lacks_to_compile("cpu") is not None, reason="there is no compiler")
 @pytest.mark.law("L4")
 def test_a_compiled_network_drops_what_it_would_drop_otherwise() -> None:
     """The first pass of an accumulated step is not compiled. Rounding differs; a voxel dropped would be one of 1."""

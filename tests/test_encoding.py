@@ -31,8 +31,8 @@ def opens_text(call: ast.Call) -> bool:
     called = call.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
     if name in ("read_text", "write_text", "FileHandler"):
-        # files.write_text of the project's own is no method of a path
-        return not (name == "write_text" and ast.unparse(called) in ("files.write_text", "write_text"))
+        # Of the project's own, and of a distribution's metadata, which are UTF-8: no methods of a path.
+        return ast.unparse(called) not in ("files.write_text", "write_text", "distribution.read_text")
     if name not in OPENERS or (isinstance(called, ast.Attribute) and last_name(called.value) in NOT_FILES):
         return False
     is_method_of_path = isinstance(called, ast.Attribute) and name == "open"

@@ -51,12 +51,16 @@ def test_an_engine_trains_as_a_single_process_does(zero: int | None, ranks: int,
     assert any(key.endswith("/trained") for key in moments)
 
 
+@pytest.mark.law("L5")
 @pytest.mark.parametrize(("zero", "ranks"), ENGINES)
-def test_running_statistics_are_one_on_all_ranks(zero: int | None, ranks: int) -> None:
+def test_batch_norm_is_of_the_global_batch(zero: int | None, ranks: int) -> None:
+    """Losses, weights and running statistics are those of one process, and the latter equal on all ranks."""
+    losses, model, _, logits = train(World(), config(None), True)
     answers = run_ranks(ranks, train, config(zero), True)
     assert all(np.array_equal(answers[0][3], other[3]) for other in answers)
-    _, model, _, _ = run_ranks(ranks, train, config(None), True)[0]
+    assert answers[0][0] == pytest.approx(losses, abs=1e-6)
     assert furthest(answers[0][1], model) < 2e-5
+    assert np.abs(answers[0][3] - logits).max() < 1e-4
     assert answers[0][1]["1.num_batches_tracked"] == STEPS
 
 

@@ -1,4 +1,4 @@
-"""The engines' conformance suite on GPUs: NCCL, SyncBatchNorm, loss scaling in float16, and resuming bitwise.
+"""The engines' conformance suite on GPUs: NCCL, batch norm over ranks, loss scaling in float16, and resuming bitwise.
 
 It has not been run yet, for want of a GPU: its tolerances are guesses from float32's rounding. With two GPUs all of it
 runs, with one the cases of one rank.
@@ -31,7 +31,7 @@ def test_an_engine_trains_on_gpus_as_a_single_cpu_does(ranks: int) -> None:
     """With accumulation, clipping, a loss that moves and the average."""
     losses, model, moments, logits = train(World(), config(None))
     for zero in ENGINES:
-        cfg = config(zero, device="cuda", train=TrainConfig(global_batch=8, micro_batch=3))
+        cfg = config(zero, device="cuda", precision="ieee", train=TrainConfig(global_batch=8, micro_batch=3))
         for rank, answer in enumerate(run_ranks(ranks, train, cfg, device="cuda")):
             assert answer[0] == pytest.approx(losses, abs=1e-4), zero
             assert np.abs(answer[3] - logits).max() < 1e-2
@@ -46,7 +46,7 @@ def test_batch_norm_is_of_the_global_batch(ranks: int) -> None:
     """On GPUs it is synchronised: a single process on the CPU sees the same batch."""
     losses, model, _, _ = train(World(), config(None), True)
     for zero in ENGINES:
-        answers = run_ranks(ranks, train, config(zero, device="cuda"), True, device="cuda")
+        answers = run_ranks(ranks, train, config(zero, device="cuda", precision="ieee"), True, device="cuda")
         assert answers[0][0] == pytest.approx(losses, abs=1e-4), zero
         assert furthest(answers[0][1], model) < 1e-3
         assert all(np.array_equal(answers[0][3], other[3]) for other in answers)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segtrain import __main__, __version__, train
+from segtrain import __main__, __version__
+from segtrain.train import main as train_main
 
 WINDOWS = """\
 import runpy, sys
@@ -30,7 +31,7 @@ def test_elsewhere_than_on_linux_one_line_says_so(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(sys, "argv", ["segtrain", "doctor"])
-    for main in (__main__.main, train.main):
+    for main in (__main__.main, train_main):
         assert main() == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "this system is darwin, segtrain needs Linux; use" in line

@@ -1,5 +1,6 @@
 """The evaluator: each validation patient whole, once, with the same counts however the work is divided (L3, L10)."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from ranks import run_ranks
 
 from segtrain.config import LESION, Config, EvaluateConfig, LossConfig, Ramp
@@ -27,8 +29,8 @@ def probability_net(cfg: Config) -> torch.nn.Module:
     return network
 
 
-def run(world: World, cfg: Config, store: Store, evaluation: EvaluateConfig) -> Evaluation | None:
-    predictor = Predictor(probability_net(cfg), evaluation, world.device)
+def run(world: World, cfg: Config, store: Store, settings: EvaluateConfig) -> Evaluation | None:
+    predictor = Predictor(probability_net(cfg), settings, world.device)
     return evaluate(predictor, make_loss("dice"), store, sorted(store.patients), world)
 
 
@@ -47,6 +49,41 @@ def test_counts_do_not_depend_on_ranks_or_batch(tiny: Config, tiny_store: Store,
     assert answers[0].dsc == alone.dsc
     assert answers[0].loss == pytest.approx(alone.loss, abs=1e-6)
     assert sum(score.picture is not None for score in answers[0].scores) == 2
+
+
+def test_a_patient_is_counted_while_the_next_is_predicted(
+    tiny: Config, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting waits until the next prediction has begun, and would wait for ever where it comes first."""
+    network = probability_net(tiny)
+    begun = [threading.Event() for _ in tiny_store.patients]
+    counted: list[bool] = []
+
+    def logits(image: torch.Tensor) -> torch.Tensor:
+        next(event for event in begun if not event.is_set()).set()
+        output: torch.Tensor = network(image)
+        return output
+
+    def waiting(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> Counts:
+        next_one = min(len(counted) // 2 + 1, len(begun) - 1)  # two counts a patient
+        counted.append(begun[next_one].wait(10))
+        return count(predicted, true)
+
+    monkeypatch.setattr("segtrain.evaluation.evaluate.count", waiting)
+    whole_volumes = EvaluateConfig(pictures=0, batch=max(patient.slices for patient in tiny_store.patients.values()))
+    evaluate(Predictor(logits, whole_volumes, CPU), make_loss("dice"), tiny_store, sorted(tiny_store.patients), World())
+    assert counted == [True] * 2 * len(begun)
+
+
+def test_an_error_while_counting_ends_the_evaluation(
+    tiny: Config, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> Counts:
+        raise ValueError("counts")
+
+    monkeypatch.setattr("segtrain.evaluation.evaluate.count", failing)
+    with pytest.raises(ValueError, match="counts"):
+        run(World(), tiny, tiny_store, EvaluateConfig(pictures=0))
 
 
 def test_scores_are_those_of_a_plain_computation(tiny: Config, tiny_store: Store) -> None:

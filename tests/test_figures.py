@@ -92,3 +92,9 @@ def test_lines_of_text_hold_everything_in_order() -> None:
     assert "+0.1 [-0.1, +0.3], n = 12" in " ".join(wrapped(words, 130))
     assert wrapped("", 100) == [""]
     assert wrapped(words, 60, most=2)[-1].endswith("…")
+
+
+@pytest.mark.parametrize("patient", ["TCGA_DU_A5TW_19980228", "P7", "W" * 26, "x" * 40])
+def test_names_beside_bars_fit(patient: str) -> None:
+    drawing = figures.bars("DSC", {patient: 0.5, "P1": 0.25}, ("mean", 0.4), ("median", 0.4))
+    assert all(left >= 0 and right <= WIDTH for left, _, right, _ in texts(drawing))

@@ -35,7 +35,7 @@ def test_both_images_copy_and_install_alike() -> None:
     assert f"From: {base[1]}\n" in APPTAINER
     for text in (DOCKER, APPTAINER):
         assert f"{INSTALL} /opt/venv" in text
-        assert "python3 python3-venv" in text
+        assert "python3 python3-venv python3-dev g++" in text, "model.compile=true needs the last two"
 
 
 def test_the_images_are_installed_by_the_command_that_make_uses() -> None:

@@ -2,14 +2,18 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from commands import TORCHRUN
 
+from segtrain.commands import train
+from segtrain.config import Config, to_yaml
 from segtrain.errors import LaunchError, Stopped, StopReason
 from segtrain.runtime import launcher
 from segtrain.runtime.process import run_command
+from segtrain.runtime.stop import Stop
 
 
 @pytest.fixture
@@ -130,3 +134,42 @@ def test_ranks_that_torchrun_started_are_not(no_ranks: None, monkeypatch: pytest
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     with pytest.raises(LaunchError, match=r"WORLD_SIZE=2 .* runs in one process; start it without torchrun"):
         launcher.refuse_ranks()
+
+
+@pytest.mark.law("L12")
+def test_nproc_starts_ranks_and_passes_their_code_on(tiny: Config, tmp_path: Path) -> None:
+    """The other arguments reach the ranks, which report a mistake once."""
+    (tmp_path / "given.yaml").write_text(to_yaml(tiny))
+    command = [sys.executable, "-m", "segtrain", "train", "--nproc=2", "--config", "given.yaml", "stop.deadline=soon"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 2, done.stderr
+    (message,) = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert message.startswith("segtrain: error: stop.deadline='soon'"), message
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.law("L12")
+def test_nproc_is_refused_where_it_makes_no_sense(no_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stop, "listen", lambda _: None)
+    with pytest.raises(LaunchError, match="--nproc 0: give the number of processes"):
+        train.command(["--nproc", "0"])
+    for name, value in TORCHRUN_RANK.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=r"WORLD_SIZE=2 .* runs in one process"):
+        train.command(["--nproc", "2"])
+
+
+def test_nproc_leaves_the_other_arguments_as_they_are(no_ranks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    program: list[str] = []
+    monkeypatch.setattr(Stop, "listen", lambda _: None)
+
+    def execv(path: str, words: list[str]) -> None:
+        program[:] = words
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", execv)
+    for nproc in (["--nproc", "2"], ["--nproc=2"], ["--npro", "2"]):
+        with pytest.raises(SystemExit):
+            train.command(["optim.lr=1", *nproc, "--fresh", "--config", "phantom"])
+        assert program[-5:] == ["segtrain.train", "optim.lr=1", "--fresh", "--config", "phantom"]
+        assert "--nproc-per-node=2" in program

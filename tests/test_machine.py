@@ -110,16 +110,25 @@ def test_a_compiler_is_looked_for_where_torch_does(tmp_path: Path, monkeypatch: 
     for name in ("CC", "CXX", "TORCH_INDUCTOR_INSTALL_GXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.missing_compiler("cpu") == "g++"
-    assert machine.missing_compiler("cuda") == "gcc or clang"
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+
+    def lacks(device: str) -> str | None:
+        lack = machine.lacks_to_compile(device)
+        return lack.thing if lack else None
+
+    assert lacks("cpu") == "g++"
+    assert lacks("cuda") == "gcc or clang"
     for name in ("g++", "clang"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-    assert machine.missing_compiler("cpu") is None
-    assert machine.missing_compiler("cuda") is None
+    assert lacks("cpu") is None
+    assert lacks("cuda") is None
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    assert machine.missing_compiler("cpu") == "/nowhere/g++"
-    assert machine.missing_compiler("cuda") is None
+    assert lacks("cpu") == "/nowhere/g++"
+    assert lacks("cuda") is None
+    (tmp_path / "Python.h").unlink()
+    assert lacks("cuda") == "Python.h", "which the generated code includes"
 
 
 def test_limits_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,18 @@ def test_a_broken_run_is_in_the_part_of_its_variant(tmp_path: Path, file: str) -
     assert "unreadable" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_broken_run_of_another_variant_is_in_the_part_of_its_folder(tmp_path: Path) -> None:
+    made(tmp_path / "runs" / "large" / "base-fold0-seed1", image_size=96)
+    made(tmp_path / "runs" / "small" / "tiny-fold0-seed1", image_size=48)
+    broken = train(tmp_path / "runs" / "small" / "broken-fold0-seed1", patients=("Q1", "Q2"))
+    broken.config_file.write_text("[")
+    broken.outcome_file.unlink()
+    parts = {one.title: {run.variant for run in one.runs} for one in comparables(collect([tmp_path / "runs"]))}
+    assert parts == {"phantom, 96 px": {"base"}, "phantom, 48 px": {"tiny", "broken"}}
+    make([tmp_path / "runs"], tmp_path / "out")
+    assert "not YAML" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_a_run_that_says_nothing_of_its_data_is_not_compared_with_other_patients(tmp_path: Path) -> None:
     """Its scores count, though its config is of a later version."""
     made(tmp_path / "runs" / "base-fold0-seed1")
@@ -199,6 +211,28 @@ def test_a_page_of_several_parts_has_no_name_twice(tmp_path: Path) -> None:
         ids = [value for key, value in page.attributes if key == "id"]
         assert len(set(ids)) == len(ids)
         assert make([tmp_path / "runs"], tmp_path / "out", language).exists(), "a report replaces a report"
+
+
+def test_links_are_grouped_by_part(tmp_path: Path) -> None:
+    for size in (64, 96):
+        made(tmp_path / "runs" / f"dice-at{size}-seed1", image_size=size)
+    page = make([tmp_path / "runs"], tmp_path / "out").read_text()
+    links = page.partition("<nav>")[2].partition("</nav>")[0]
+    assert links.count("<b>phantom, 64 px</b>") == links.count("<b>phantom, 96 px</b>") == 1
+    assert '<a href="#result-2">Result</a>' in links
+    assert "<h2>phantom, 96 px: Result</h2>" in page
+
+
+def test_figures_for_papers_say_which_part_they_are_of(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for size in (64, 96):
+        made(tmp_path / "runs" / f"dice-at{size}-seed1", image_size=size)
+    make([tmp_path / "runs"], tmp_path / "out", paper_format="svg")
+    folder = tmp_path / "out" / "figures" / "paper"
+    captions = (folder / "captions.txt").read_text()
+    for place, size in ((1, 64), (2, 96)):
+        assert f"bars-{place}_3.5in.svg, bars-{place}_7in.svg\nphantom, {size} px: DSC of every patient" in captions
+        assert (folder / f"bars-{place}_7in.svg").is_file()
 
 
 def test_runs_of_one_measurement_have_the_page_that_they_had(ablation: Path) -> None:

@@ -14,13 +14,13 @@ from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, T
 from segtrain.data.store import Store
 from segtrain.engines.ddp import DdpEngine
 from segtrain.engines.engine import Engine, make_engine
-from segtrain.engines.out_of_memory import is_out_of_memory
 from segtrain.errors import RunError
 from segtrain.evaluation.evaluate import score_patient
 from segtrain.evaluation.predictor import Predictor
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.run import Run
+from segtrain.runtime.out_of_memory import is_out_of_memory
 from segtrain.runtime.world import CPU, World
 from segtrain.training.micro_batch import MemoryGuard, guard, what_changes
 
@@ -36,7 +36,24 @@ SHORTAGES = {
     "c++": RuntimeError("std::bad_alloc"),
     "onednn": RuntimeError("could not create a primitive"),
     "python": MemoryError(),
+    "cuDNN 9": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    "cuDNN 9, host": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    "cuDNN 8": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "runtime": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    "driver": RuntimeError("CUDA driver error: out of memory"),  # of the allocator's expandable segments
+    "pinned": RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the documentation"),
+    "triton": RuntimeError("Triton Error [CUDA]: out of memory"),
+    "nccl": torch.distributed.DistBackendError("unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
 }
+OTHERS = (
+    RuntimeError("shapes do not fit"),
+    RuntimeError("could not create a primitive descriptor for a convolution"),
+    RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448"),  # Triton's
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ValueError("can't allocate memory"),
+)
 
 
 def make(cfg: Config, world: World) -> Engine:
@@ -57,7 +74,7 @@ def same(one: Engine, other: Engine) -> None:
 
 
 @pytest.mark.parametrize("when", ["forward", "backward", "second backward"])
-@pytest.mark.parametrize("kind", ["cuda", "python"])
+@pytest.mark.parametrize("kind", ["cuda", "python", "cuDNN 9"])
 def test_a_step_that_was_short_is_taken_again_as_if_it_had_been_smaller_from_the_start(
     run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, when: str
 ) -> None:
@@ -106,9 +123,7 @@ def test_a_step_that_was_short_is_taken_again_as_if_it_had_been_smaller_from_the
 
 def test_only_what_means_too_little_memory_is_taken_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(is_out_of_memory(error) for error in SHORTAGES.values())
-    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
-    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
+    assert not any(is_out_of_memory(error) for error in OTHERS)
 
     def wrong(self: DdpEngine, image: Tensor) -> Tensor:
         raise RuntimeError("shapes do not fit")

@@ -34,11 +34,11 @@ def rank_of_a_training(
         RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
-    from segtrain import train
     from segtrain.runtime.launcher import leave
+    from segtrain.train import main
 
     patch(rank, ranks, at)
-    leave(train.main(["--config", "given.yaml", *extra]))
+    leave(main(["--config", "given.yaml", *extra]))
 
 
 def at_step(at: int, then: Callable[[BaseEngine], None]) -> None:

@@ -80,7 +80,7 @@ def test_the_partner_is_the_next_sample_of_the_column(tiny: Config, tiny_store: 
     """Around the end of the epoch to its beginning; read only where it is needed."""
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
-    feed = Feed(tiny_store, split.train, order, replace(tiny.data, copy_paste=0.4), 0, 1, pin=False)
+    feed = Feed(tiny_store, split.train, order, replace(tiny.data, copy_paste=0.4), 0, 1)
     partners = 0
     for step in range(order.steps_per_epoch, 2 * order.steps_per_epoch):
         batch = feed.gather(step)
@@ -117,7 +117,7 @@ def test_an_epoch_of_one_step_has_no_partners(
 
 def test_without_mixing_nothing_is_read_for_it(tiny: Config, tiny_store: Store) -> None:
     split = make_split(tiny.data, tiny_store)
-    feed = Feed(tiny_store, split.train, make_order(tiny, tiny_store, split), tiny.data, 0, 1, pin=False)
+    feed = Feed(tiny_store, split.train, make_order(tiny, tiny_store, split), tiny.data, 0, 1)
     assert feed.gather(0).mix is None
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,12 @@ from test_models import CHEAP
 from test_models_elsewhere import SMP, FakeUnet
 from torch import Tensor, nn
 
-from segtrain.config import ModelConfig
+from segtrain.config import Config, ModelConfig
 from segtrain.errors import ConfigError
+from segtrain.evaluation.ensemble import TrainedCheckpoint, network_of
 from segtrain.models.make import make_model
 from segtrain.models.weights import load_weights
+from segtrain.run import Run
 
 State = dict[str, Tensor]
 
@@ -164,3 +167,24 @@ def test_an_encoder_that_does_not_fit_is_named(tmp_path: Path) -> None:
     whole = FakeUnet("resnet34", None, 3, 1).state_dict()
     torch.save({**whole, "segmentation_head.0.weight": torch.zeros(5, 4, 1, 1)}, file)
     assert "segmentation_head.0.weight is [5, 4, 1, 1], the network's is [1, 4, 1, 1]" in message(network, file)
+
+
+@pytest.mark.law("L12")
+@pytest.mark.usefixtures("smp")
+def test_a_network_to_predict_with_is_whole_and_as_it_was_trained(tmp_path: Path) -> None:
+    """`model.weights_input` in the config of its training is of the file that the training started from."""
+    model = replace(SMP, weights=str(tmp_path / "start.pt"), weights_input="mean")
+    encoder = FakeUnet("resnet34", None, 3, 1).encoder.state_dict()
+    for state, words in (
+        (encoder, "has none of the network's 10 tensors"),
+        (under("encoder.", encoder), "has no segmentation_head.0.weight, which the network has"),
+        (FakeUnet("resnet34", None, 5, 1).state_dict(), "conv1.weight is [4, 5, 3, 3], the network's is [4, 3, 3, 3]"),
+    ):
+        torch.save(state, file := tmp_path / "weights.pth")
+        checkpoint = TrainedCheckpoint(Run(file), Config(model=model), file, frozenset(), frozenset(), is_bare=True)
+        with pytest.raises(ConfigError) as error:
+            network_of(checkpoint, torch.device("cpu"))
+        assert words in str(error.value)
+        assert "weights_input" not in str(error.value)
+    torch.save(FakeUnet("resnet34", None, 3, 1).state_dict(), file)
+    assert not network_of(checkpoint, torch.device("cpu")).training

@@ -49,7 +49,7 @@ def test_training_sees_the_channels_that_evaluation_sees(tiny: Config, tiny_stor
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
     cfg = replace(tiny.data, augment="none", neighbours=neighbours)
-    feed = Feed(tiny_store, split.train, order, cfg, 0, 1, pin=False)
+    feed = Feed(tiny_store, split.train, order, cfg, 0, 1)
     plan, edges = order.plan(0), 0
     for step in range(order.steps_per_epoch):
         batch = feed.gather(step)
@@ -84,7 +84,7 @@ def test_the_evaluator_gives_the_network_its_channels(tiny: Config, tiny_store: 
 def test_a_batch_of_neighbours_is_one_tensor(tiny: Config, tiny_store: Store) -> None:
     split = make_split(tiny.data, tiny_store)
     cfg = replace(tiny.data, neighbours=1)
-    feed = Feed(tiny_store, split.train, make_order(tiny, tiny_store, split), cfg, 0, 2, pin=False)
+    feed = Feed(tiny_store, split.train, make_order(tiny, tiny_store, split), cfg, 0, 2)
     batch = feed.gather(3)
     assert batch.image_bhwc.shape == (2, 32, 32, 9)
     assert batch.image_bhwc.dtype == torch.float16
@@ -143,7 +143,7 @@ def test_training_and_evaluation_see_the_slices_at_that_distance(apart: Config) 
     store = ensure_store(apart.data)
     split, order = plan_order(apart, store, 1)
     plan = order.plan(0)
-    feed = Feed(store, split.train, order, apart.data, 0, 1, pin=False)
+    feed = Feed(store, split.train, order, apart.data, 0, 1)
     edges = 0
     for step in range(order.steps_per_epoch):
         batch = feed.gather(step)
@@ -177,7 +177,7 @@ def test_neither_order_nor_world_size_change_with_the_distance(apart: Config) ->
     split, order = plan_order(apart, store, 2)
     _, plain = plan_order(replace(apart, data=replace(apart.data, neighbours_mm=None)), store, 2)
     assert np.array_equal(order.plan(1).slice, plain.plan(1).slice)
-    feeds = [Feed(store, split.train, order, apart.data, *place, pin=False) for place in ((0, 1), (0, 2), (1, 2))]
+    feeds = [Feed(store, split.train, order, apart.data, *place) for place in ((0, 1), (0, 2), (1, 2))]
     whole, *halves = (feed.gather(5) for feed in feeds)
     assert torch.equal(whole.image_bhwc, torch.cat([half.image_bhwc for half in halves]))
 

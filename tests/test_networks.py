@@ -60,7 +60,9 @@ def test_the_table_counts_what_the_network_has_and_does(rows: dict[str, dict[str
 def test_settings_are_such_as_the_config_accepts(name: str, given: str) -> None:
     asked = load_config(None, [f"model.{given}"]).model
     model = cost.settings(asked, name)
-    accepted = load_config(None, [f"model.{key}={value}" for key, value in vars(model).items() if value is not None])
+    accepted = load_config(
+        None, [f"model.{key}={value}" for key, value in vars(model).items() if value not in (None, ())]
+    )
     assert accepted.model == model
 
 

@@ -1,6 +1,5 @@
 """Names of folders and files in any letters: they go through every command, or are refused by name in one line."""
 
-import csv
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from segtrain.data.prepare import ensure_store
 from segtrain.data.sources import find_source
 from segtrain.errors import ConfigError, DataError
 from segtrain.run import Environment, Run
+from segtrain.runtime.cells import read_csv
 from segtrain.runtime.process import run_command
 
 TAKEN = (
@@ -55,7 +55,7 @@ def odd_run(odd_root: Path) -> Run:
 
 def patients_in(path: Path) -> set[str]:
     with path.open(encoding="utf-8", newline="") as file:
-        return {row["patient"] for row in csv.DictReader(file)}
+        return {row["patient"] for row in read_csv(file)}
 
 
 @pytest.mark.law("L12")

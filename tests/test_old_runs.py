@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from test_jobs import call
 from trainings import Job, run_to_end, state_of
 
-from jobs import status
+from jobs import overview
 from jobs.queue.journal import Journal
 from jobs.submission import Submission
 from segtrain.commands import evaluate, report
@@ -188,7 +188,9 @@ def test_the_status_of_old_runs(before: Path) -> None:
         "queue": {"night/whole": "finished", "night/killed": "broken off", "night/stopped": "stopped"},
         "jobs": {"job": "stopped"},
     }  # fmt: skip
-    rows = {folder: {row["run"]: row for row in status.rows(before / folder, WHEN_MADE_S + 3600)} for folder in states}
+    rows = {
+        folder: {row["run"]: row for row in overview.rows(before / folder, WHEN_MADE_S + 3600)} for folder in states
+    }
     assert {folder: {name: row["state"] for name, row in found.items()} for folder, found in rows.items()} == states
     reasons = {name: rows["runs"][name]["why"] for name in ("stop_file", "sigterm", "deadline", "unbroken")}
     for name, words in {"stop_file": "the STOP file", "sigterm": "SIGTERM", "deadline": "the deadline"}.items():

@@ -48,7 +48,7 @@ def batches(tiny: Config, tiny_store: Store) -> Callable[..., Batches]:
         cfg = replace(tiny, data=data)
         split = make_split(data, tiny_store)
         order = make_order(cfg, tiny_store, split)
-        with Feed(tiny_store, split.train, order, data, rank, size, pin=False, own=recipe(choice, cfg)) as feed:
+        with Feed(tiny_store, split.train, order, data, rank, size, own=recipe(choice, cfg)) as feed:
             found = list(feed.batches(*steps))
         return [to_device(b.image_bhwc, b.mask_bhw, b.draws, CPU, b.mix) for b in found]
 
@@ -113,8 +113,8 @@ def test_without_a_change_the_stored_slices_come_out(tiny: Config, tiny_store: S
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
     own = recipe(f"{TRAPS}:nothing", tiny)
-    feed = Feed(tiny_store, split.train, order, replace(tiny.data, augment_workers=0), 0, 1, pin=False, own=own)
-    plain = Feed(tiny_store, split.train, order, replace(tiny.data, augment="none"), 0, 1, pin=False)
+    feed = Feed(tiny_store, split.train, order, replace(tiny.data, augment_workers=0), 0, 1, own=own)
+    plain = Feed(tiny_store, split.train, order, replace(tiny.data, augment="none"), 0, 1)
     with feed:
         batch, stored = feed.gather(5), plain.gather(5)
     assert torch.equal(batch.image_bhwc, stored.image_bhwc.float())
@@ -142,7 +142,7 @@ def test_what_the_code_raises_names_the_sample_and_ends_the_training(tiny: Confi
     for workers in (0, 1):
         data = replace(tiny.data, augment_workers=workers)
         with (
-            Feed(tiny_store, split.train, order, data, 0, 1, pin=False, own=bad) as feed,
+            Feed(tiny_store, split.train, order, data, 0, 1, own=bad) as feed,
             pytest.raises(ConfigError, match=r"rarely_fails: ValueError: empty crop in traps.py, line \d+ \(patient "),
         ):
             list(feed.batches(0, order.steps_per_epoch))
@@ -158,7 +158,7 @@ def test_a_killed_worker_ends_the_training_with_its_name(tiny: Config, tiny_stor
     order = make_order(tiny, tiny_store, split)
     data = replace(tiny.data, augment_workers=2)
     before = set(children())
-    with Feed(tiny_store, split.train, order, data, 0, 1, pin=False, own=recipe(f"{PAIRS}:flip", tiny)) as feed:
+    with Feed(tiny_store, split.train, order, data, 0, 1, own=recipe(f"{PAIRS}:flip", tiny)) as feed:
         assert feed.gather(0).image_bhwc.any()
         workers = started_since(before)
         assert len(workers) == 2
@@ -203,7 +203,7 @@ def test_files_that_change_while_a_training_starts_are_noticed(tiny: Config, tin
     split = make_split(tiny.data, tiny_store)
     order = make_order(tiny, tiny_store, split)
     data = replace(tiny.data, augment_workers=1)
-    with Feed(tiny_store, split.train, order, data, 0, 1, pin=False, own=own) as feed, pytest.raises(ConfigError) as e:
+    with Feed(tiny_store, split.train, order, data, 0, 1, own=own) as feed, pytest.raises(ConfigError) as e:
         next(feed.batches(0, 2))
     assert "its files changed while the training started" in str(e.value)
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from own_networks import PARTS, config, image, make
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn import functional as F
 
 from segtrain.config import NETWORKS, ModelConfig, Reference, name_of
 from segtrain.config.importing import load
+from segtrain.engines.batch_norm import GlobalBatchNorm, over_all_ranks
 from segtrain.errors import ConfigError
 from segtrain.models import cost
 from segtrain.models.make import make_model
 from segtrain.models.own import check_precision
 from segtrain.models.recompute import recompute
+from segtrain.runtime.world import World
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,10 @@ def test_the_wrapper_is_the_network_in_whatever_is_done_to_it() -> None:
     assert network.to("meta")(x.to("meta")).shape == (2, 1, 48, 64)
     double = make("unet.py:UNet", {"init_features": 4}).double()
     assert double(x.double()).dtype == torch.float64
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(double)
-    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronised.inner.modules()) == 18
+    synchronised = over_all_ranks(double, World(0, 2), compiled=False)
+    assert sum(isinstance(module, GlobalBatchNorm) for module in synchronised.modules()) == 18
     synchronised.eval()
-    assert not any(module.training for module in synchronised.inner.modules())
+    assert not any(module.training for module in double.inner.modules())
     plain, saving = make("unet.py:UNet", {"init_features": 4}), make("unet.py:UNet", {"init_features": 4})
     recompute(saving)
     plain(x).sum().backward()

@@ -17,7 +17,7 @@ from trainings import Job, assert_same, run_to_end, state_of
 
 from segtrain.config import Config, DataConfig, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.engines.engine import Engine
-from segtrain.runtime.machine import missing_compiler
+from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.world import World
 from segtrain.training.build import build
 
@@ -126,7 +126,7 @@ def test_deepspeed_divides_an_own_network_too(zero: int, part: str) -> None:
     assert np.abs(divided[2] - alone[2]).max() < 1e-4
 
 
-@pytest.mark.skipif(missing_compiler("cpu") is not None, reason="there is no compiler")
+@pytest.mark.skipif(lacks_to_compile("cpu") is not None, reason="there is no compiler")
 def test_a_compiled_one_trains_alike() -> None:
     plain, compiled = (train(World(), whole(config("outputs.py:Sigmoid", compile=on))) for on in (False, True))
     assert compiled[0] == pytest.approx(plain[0], abs=1e-5)

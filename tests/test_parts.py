@@ -1,4 +1,4 @@
-"""The tables of built-in parts: pages, help and README say what the rows say."""
+"""The tables of built-in parts: pages and help say what the rows say."""
 
 import json
 import re
@@ -42,8 +42,8 @@ def test_the_page_of_augmentations_has_a_line_for_each() -> None:
     assert table in (ROOT / "docs" / "augmentation.md").read_text()
 
 
-def test_the_readme_counts_and_names_them() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_ablations_counts_and_names_them() -> None:
+    text = (ROOT / "docs" / "ablation.md").read_text()
     assert f": {COUNTS[len(LOSSES)]}, weighted sums" in text
     for key, table in (("optim.name", OPTIMIZERS), ("schedule", SCHEDULES)):
         assert f"`{key}=" + "\\|".join(table) + "`" in text

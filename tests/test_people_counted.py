@@ -19,7 +19,7 @@ from segtrain.errors import RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
 from segtrain.evaluation.metrics import summarise
 from segtrain.run import Run, read_evaluation
-from segtrain.run.events import from_lines, to_line
+from segtrain.run.events import from_line, to_line
 
 SCANS = ("PHANTOM_0001", "PHANTOM_0002", "PHANTOM_0004")
 OTHERS = ("PHANTOM_0006", "PHANTOM_0008", "PHANTOM_0009")
@@ -48,7 +48,7 @@ def by_person(dsc: dict[str, float]) -> list[float]:
 def test_training_tells_the_mean_over_people(run_of_people: Run) -> None:
     (event,) = events(run_of_people.root, "evaluation")
     rows = run_of_people.scores(1)
-    assert run_of_people.people() == dict.fromkeys(SCANS, "anna")
+    assert run_of_people.split_record().people == dict.fromkeys(SCANS, "anna")
     expected = by_person({row["patient"]: float(row["dsc"]) for row in rows})
     assert (event["n"], event["people"], len(rows)) == (6, 4, 6)
     assert event["val_dsc"] == pytest.approx(statistics.fmean(expected), abs=1e-6)
@@ -106,13 +106,15 @@ def test_the_split_is_believed_before_the_pattern(trained_run: Run) -> None:
 
 
 def test_people_are_read_from_split_json(trained_run: Run, run: Run) -> None:
-    assert trained_run.people() == {}
+    assert trained_run.split_record().people == {}
     run.split_file.write_text("[]")
     with pytest.raises(RunError, match=r"split\.json: cannot be read"):
-        run.people()
+        run.split_record()
 
 
 def test_an_event_from_before_there_were_people_is_read() -> None:
     line = to_line(evaluation_event(3, 1, 0.5)).replace(', "people": null', "").replace(', "regions": {}', "")
     assert "people" not in line
-    assert from_lines([line])[0] == from_lines([to_line(from_lines([line])[0])])[0]
+    event = from_line(line.encode())
+    assert event is not None
+    assert from_line(to_line(event).encode()) == event

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from predictions import IMAGE, MASK, read, table
+from predictions import IMAGE, MASK, NEW_IMAGE, NEW_MASK, read, table
 from region_stores import REGIONS, logits, nested
 
 from segtrain.commands.predict import command
@@ -207,11 +207,11 @@ def test_the_command_tells_the_mean_with_its_parts(
     """On NIfTI volumes, whose masks come back on their own grid."""
     folder = tmp_path / "in"
     folder.mkdir()
-    labels = np.choose(nested(MASK, ignored=False), [0, 2, 0, 1, 0, 0, 0, 3]).astype(np.uint8)
+    labels = np.choose(nested(NEW_MASK, ignored=False), [0, 2, 0, 1, 0, 0, 0, 3]).astype(np.uint8)
     affine = np.diag([-1.0, -1.0, 2.0, 1.0])
     for patient in ("P_T1", "P_T2"):
         for contrast, name in enumerate(("pre", "flair", "post")):
-            volume = IMAGE[..., contrast].transpose(2, 1, 0)
+            volume = NEW_IMAGE[..., contrast].transpose(2, 1, 0)
             nibabel.save(nibabel.Nifti1Image(volume, affine), folder / f"{patient}_{name}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine), folder / f"{patient}_seg.nii.gz")
     select = select_checkpoints

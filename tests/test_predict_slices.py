@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from predictions import IMAGE, MASK, lgg_mask, pages, predict, read, table, write_patient
+from predictions import IMAGE, MASK, NEW_IMAGE, NEW_MASK, lgg_mask, pages, predict, read, table, write_patient
 
 from segtrain.commands.predict import command
 from segtrain.run import Run
@@ -120,7 +120,7 @@ def test_probabilities_over_the_threshold_are_the_mask_before_components_are_cho
 def test_a_patient_without_lesion_scores_as_the_rule_says(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str, dsc: str
 ) -> None:
-    write_patient(tmp_path / "in", "HEALTHY", IMAGE, np.zeros_like(MASK))
+    write_patient(tmp_path / "in", "HEALTHY", NEW_IMAGE, np.zeros_like(NEW_MASK))
     out = predict(trained_run, tmp_path / "in", tmp_path / "out", "--empty-masks", rule)
     (row,) = table(out / "scores.csv")
     assert (row["voxels"], row["dsc"]) == ("0", dsc)

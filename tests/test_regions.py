@@ -31,9 +31,9 @@ from segtrain.evaluation.show import show
 from segtrain.evaluation.summary import summary_of
 from segtrain.losses.loss import make_loss
 from segtrain.run import Run
-from segtrain.run.events import EvaluationEvent, from_lines, to_line
+from segtrain.run.events import EvaluationEvent, from_line, to_line
 from segtrain.run.tensorboard import Curves
-from segtrain.runtime.files import csv_text
+from segtrain.runtime.cells import csv_text
 from segtrain.runtime.world import CPU, World
 
 CFG = EvaluateConfig(
@@ -258,7 +258,7 @@ def test_curves_and_events_have_each_region(run: Run) -> None:
         step=3, epoch=1, val_loss=0.1, val_dsc=0.6, n=1, best=True, empty_masks="",
         regions={"whole": {**numbers, "dsc": 0.7}, "core": numbers},
     )  # fmt: skip
-    assert from_lines([to_line(event)]) == [event]
+    assert from_line(to_line(event).encode()) == event
     assert event.parts == "whole 0.7000, core 0.5000"
     run.record(event)
     assert run.result().best_parts == event.parts

@@ -81,7 +81,7 @@ def test_all_regions_are_learnt(tmp_path: Path) -> None:
 
 def engine_and_batch(cfg: Config, store: Store) -> tuple[Engine, torch.Tensor, torch.Tensor]:
     split, order = plan_order(cfg, store, 1)
-    feed = Feed(store, split.train, order, cfg.data, 0, 1, pin=False)
+    feed = Feed(store, split.train, order, cfg.data, 0, 1)
     batch = feed.gather(0)
     _, engine = build(cfg, World(), begun=False)
     device = torch.device("cpu")

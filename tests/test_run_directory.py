@@ -24,21 +24,21 @@ NAMES = re.compile(
 )
 # Strings with such a name outside of segtrain/run, docstrings apart: help, messages and other folders' files.
 ELSEWHERE = {
-    "jobs/plan.py": {"results.csv"},  # of a report
     "segtrain/commands/evaluate.py": {"split.json"},  # help
     "segtrain/doctor/forecast.py": {"config.yaml"},  # of a trial, in a temporary folder
     "segtrain/errors.py": {"STOP"},  # a message
     "segtrain/evaluation/ensemble.py": {"split.json"},  # a message
     "segtrain/evaluation/prediction_files.py": {"scores.csv"},  # of `segtrain predict`, in its own folder
-    "segtrain/report/page.py": {"results.csv"},  # the report's own
+    "segtrain/report/earlier.py": {"results.csv"},  # the report's own
     "segtrain/report/texts_en.py": {"results.csv", "model.safetensors"},
     "segtrain/report/texts_zh.py": {"results.csv", "model.safetensors"},
     "jobs/ablate.py": {"results.csv", "STOP"},  # help
     "jobs/history.py": {"STOP"},  # the sentence of old entries
     "jobs/cancel.py": {"STOP"},  # help, a message
+    "jobs/logs.py": {"log.txt"},  # help
     "jobs/offline/__main__.py": {"STOP"},  # help
     "jobs/requeue.py": {"STOP"},  # a message
-    "jobs/offline/sync.py": {"manifest.json"},  # the mirror's own
+    "jobs/offline/manifest.py": {"manifest.json"},  # the mirror's own
 }
 
 
@@ -144,6 +144,18 @@ def test_a_run_is_where_its_config_says(tmp_path: Path, monkeypatch: pytest.Monk
     run = Run.of(Config(name="a", runs_dir="~/runs"))
     assert run == Run(tmp_path / "runs" / "a")
     assert not run.root.exists()
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("name", ["ablation.json", "queue.csv", "results.csv"])
+def test_a_folder_of_runs_is_no_run(tmp_path: Path, name: str) -> None:
+    """With --fresh it would be moved aside, with all its runs."""
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / name).touch()
+    with pytest.raises(RunError, match=f"loss: is a folder of runs, with their {name}; choose another name="):
+        Run(tmp_path / "loss").refuse_unwritable()
+    assert [path.name for path in (tmp_path / "loss").iterdir()] == [name]
+    Run(tmp_path / "other").refuse_unwritable()
 
 
 def test_the_runs_of_a_folder_and_of_its_ablations_are_found(tmp_path: Path) -> None:

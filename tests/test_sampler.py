@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import SamplingName
-from segtrain.data.order import Order, deal_evenly
+from segtrain.data.order import ORDER_STREAM, Order, deal_evenly, generator
+from segtrain.data.preprocess import slice_weights
 from segtrain.errors import ConfigError
 
 WORLDS = (1, 2, 3, 4, 8)
@@ -165,9 +168,118 @@ def test_dealing_keeps_every_item_and_evens_out(sizes: list[int], hands: int) ->
     assert max(totals) - min(totals) <= max(sizes)
 
 
+def plain_deal(sizes: list[int], hands: int) -> list[list[int]]:
+    """Dealing written item by item and pair by pair: the deals of runs that began in whatever version."""
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+
+    def total(hand: int) -> int:
+        return sum(sizes[item] for item in dealt[hand])
+
+    for item in range(len(sizes)):
+        dealt[min(range(hands), key=lambda hand: (total(hand), hand))].append(item)
+    for _ in sizes:
+        low = min(range(hands), key=lambda hand: (total(hand), hand))
+        high = min(range(hands), key=lambda hand: (-total(hand), hand))
+        gap = total(high) - total(low)
+        swaps = [
+            (abs(2 * (sizes[large] - sizes[small]) - gap), i, j)
+            for i, large in enumerate(dealt[high])
+            for j, small in enumerate(dealt[low])
+            if 0 < sizes[large] - sizes[small] < gap
+        ]
+        if not swaps:
+            break
+        _, i, j = min(swaps)
+        dealt[high][i], dealt[low][j] = dealt[low][j], dealt[high][i]
+    return dealt
+
+
+@pytest.mark.law("L6")
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 86), min_size=1, max_size=50), hands=st.integers(1, 8))
+def test_dealing_is_that_of_a_plain_deal(sizes: list[int], hands: int) -> None:
+    assert deal_evenly(np.array(sizes), np.arange(len(sizes)), hands) == plain_deal(sizes, hands)
+
+
+@pytest.mark.law("L6")
+@settings(max_examples=40, deadline=None)
+@given(
+    areas=st.lists(st.lists(st.integers(0, 900), min_size=1, max_size=40), min_size=1, max_size=30),
+    lesion_free=st.floats(0, 2),
+    epoch=st.integers(0, 9),
+)
+def test_each_draw_is_that_of_its_patient_s_cumulative_weights(
+    areas: list[list[int]], lesion_free: float, epoch: int
+) -> None:
+    """One draw after the other, from the epoch's generator."""
+    drawn = Order(areas, "lesion", 1, 7, None, lesion_free)
+    plan, rng = drawn.plan(epoch), generator(7, ORDER_STREAM, epoch)
+    members = rng.permutation(len(areas))
+    which, where = rng.random((2, drawn.steps_per_epoch, 1))
+    for step in range(drawn.steps_per_epoch):
+        patient = int(members[int(which[step, 0] * len(areas))])
+        cumulative = np.cumsum(slice_weights(np.array(areas[patient]), lesion_free))
+        assert plan.patient[step, 0] == patient
+        assert plan.slice[step, 0] == np.searchsorted(cumulative[:-1], where[step, 0], side="right")
+
+
+def fits(areas: list[list[int]], sampling: SamplingName, global_batch: int, ranks: int) -> bool:
+    try:
+        Order(areas, sampling, global_batch, seed=0).columns(0, ranks)
+    except ConfigError:
+        return False
+    return True
+
+
+def numbers(pattern: str, message: str) -> list[int]:
+    """Those that a way out names, such as `16 or 32`."""
+    return [int(number) for number in re.findall(r"\d+", " ".join(re.findall(pattern, message)))]
+
+
+def first_on_either_side(value: int, most: int, accepted: Callable[[int], bool]) -> list[int]:
+    lower = next((number for number in range(value - 1, 0, -1) if accepted(number)), None)
+    higher = next((number for number in range(value + 1, most + 1) if accepted(number)), None)
+    return [number for number in (lower, higher) if number is not None]
+
+
+@pytest.mark.law("L12")
+@settings(max_examples=60, deadline=None)
+@given(
+    patients=st.integers(1, 30),
+    global_batch=st.integers(1, 24),
+    ranks=st.integers(2, 12),
+    sampling=st.sampled_from(SAMPLINGS),
+)
+def test_a_world_size_that_does_not_fit_is_told_the_nearest_that_do(
+    patients: int, global_batch: int, ranks: int, sampling: SamplingName
+) -> None:
+    """Whatever is named is accepted, and nothing nearer on that side is; what is not named is not there."""
+    areas = cohort(patients)
+    try:
+        Order(areas, sampling, global_batch, seed=0).columns(0, ranks)
+        return
+    except ConfigError as error:
+        message = str(error)
+    batches = numbers(r"set train.global_batch to (\d+(?: or \d+)?)", message)
+    assert batches == first_on_either_side(
+        global_batch, 4 * global_batch, lambda other: fits(areas, sampling, other, ranks)
+    )
+    of_ranks = numbers(r"use (\d+(?: or \d+)?) ranks?", message)
+    assert of_ranks == first_on_either_side(
+        ranks, global_batch, lambda other: fits(areas, sampling, global_batch, other)
+    )
+    of_patients = numbers(r"train on (\d+(?: or \d+)?) patients", message)
+    if sampling == "uniform":
+        assert not of_patients
+    else:
+        assert of_patients == first_on_either_side(
+            patients, 2 * global_batch, lambda other: fits(cohort(other), sampling, global_batch, ranks)
+        )
+
+
 @pytest.mark.law("L12")
 def test_a_world_size_that_does_not_fit_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"train.global_batch=24 cannot be shared by 5 ranks; set it to 20 or 25"):
+    with pytest.raises(ConfigError, match=r"=24 cannot be shared by 5 ranks; set train.global_batch to 20 or 25"):
         order("lesion").columns(0, 5)
     with pytest.raises(ConfigError, match=r"3 training patients make 3 lanes .* 4 ranks"):
         order("lesion", global_batch=12, patients=3).columns(0, 4)

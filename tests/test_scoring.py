@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from segtrain.errors import ConfigError
 from segtrain.evaluation.region_scores import MASK_RULES, RATIO_RULE, SURFACE_RULES, Rules, numbers
 from segtrain.evaluation.surface import NAMES
 from segtrain.run import Run
+from segtrain.runtime import cpus
 from segtrain.runtime.process import run_command
 from segtrain.runtime.workers import AHEAD, in_order
 
@@ -115,10 +117,21 @@ def test_the_rules_are_said(trained_run: Run, tmp_path: Path, capsys: pytest.Cap
     assert all(float(row["hd95_px"]) > 32 for row in rows)
 
 
+def test_the_last_epoch_was_not_chosen_where_it_is_the_best(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained_run.root, run.root)
+    run.best_pointer.write_text(run.latest_pointer.read_text())
+    for checkpoint, chosen in (("last", False), ("best", True)):
+        arguments = [str(run.root), "--out", str(tmp_path / checkpoint), "--geometry", "prepared"]
+        assert evaluate.command([*arguments, "--checkpoint", checkpoint]) == 0
+        assert ("the best epoch was chosen" in capsys.readouterr().err) == chosen
+
+
 def test_workers_by_patients_and_cores() -> None:
-    cores = len(os.sched_getaffinity(0))
     assert _workers(None, PATIENTS_A_WORKER - 1) == 1
-    assert _workers(None, 10**6) == cores
+    assert _workers(None, 10**6) == cpus.usable()
     assert _workers(3, 1) == 3
     with pytest.raises(ConfigError, match="--workers 0"):
         _workers(0, 1)

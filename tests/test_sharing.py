@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.offline import sync
+from jobs.offline.location import locate
 from segtrain.runtime import files, lock
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -66,9 +67,9 @@ def test_a_mirror_in_a_shared_folder_is_the_groups(tmp_path: Path, umask: int) -
         path.mkdir()
     folder.chmod(0o2775)
     (run / "checkpoints" / "LATEST").write_text("none")
-    mirror = sync.locate(str(folder / "deeper" / "mirror"))
+    mirror = locate(str(folder / "deeper" / "mirror"))
     sync.push(mirror, run)
-    sync.put(mirror, run / "checkpoints" / "LATEST")
+    (mirror / "LATEST").write(run / "checkpoints" / "LATEST")
     for path in folder.rglob("*"):
         rights = 0o2070 if path.is_dir() else 0o060
         assert mode(path) & rights == rights, path

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from segtrain.config import DataConfig
 from segtrain.data.geometry import Geometry
 from segtrain.data.splits import Split, make_split
-from segtrain.data.store import Store, StoredPatient
+from segtrain.data.store import Store
+from segtrain.data.store_index import StoredPatient
 from segtrain.errors import DataError
 
 GEOMETRY = Geometry((4, 16, 16), ((1, 3), (0, 16), (0, 16)), ((0, 0), (0, 0)), 16)

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from segtrain.config import IGNORED, EvaluateConfig, MaskLayout
 from segtrain.data.geometry import Geometry
-from segtrain.data.store import Store, StoredPatient
+from segtrain.data.store import Store
+from segtrain.data.store_index import StoredPatient
 from segtrain.evaluation.evidence import FARTHEST, Kind, best_shift, confidence, evidence_of
 from segtrain.evaluation.metrics import count
 from segtrain.evaluation.out_of_fold import OutOfFold

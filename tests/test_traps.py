@@ -15,7 +15,7 @@ from segtrain.data.people import people_of
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import LabelRules, LggSource, PhantomSource, Source
 from segtrain.data.sources.base import read_with_mask
-from segtrain.data.store import StoredPatient
+from segtrain.data.store_index import StoredPatient
 from segtrain.data.tissues import DataSet, channel_order, tissues
 from segtrain.data.traps import (
     judge,

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
-from predictions import IMAGE, pages, predict, read, table, write_patient
+from predictions import NEW_IMAGE, pages, predict, read, table, write_patient
 from region_stores import REGIONS
 from test_predict_regions import Labelled
 from torch import Tensor
@@ -37,7 +37,7 @@ def other_run(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    write_patient(folder, "P", IMAGE, None)
+    write_patient(folder, "P", NEW_IMAGE, None)
     return folder
 
 

@@ -37,7 +37,7 @@ def test_the_wheel_holds_packages_templates_and_configs(wheel: zipfile.ZipFile) 
     names = (p for p in (ROOT / "configs").rglob("*.*") if p.suffix in (".yaml", ".py"))
     configs = {f"segtrain/{p.relative_to(ROOT)}" for p in names}
     assert {"segtrain/report/page.html.j2", "segtrain/report/page.css", "segtrain/configs/phantom.yaml"} <= held
-    assert {"segtrain/py.typed", "jobs/py.typed", "jobs/offline/__main__.py"} <= held
+    assert {"segtrain/py.typed", "jobs/py.typed", "jobs/offline/__main__.py", "jobs/job.sh"} <= held
     assert {str(p.relative_to(ROOT)) for p in files} | configs == {name for name in held if not name.endswith(".md")}
 
 
@@ -105,4 +105,4 @@ def test_an_editable_install_puts_nothing_but_the_packages_on_the_path(tmp_path:
 
 
 def _ours(path: Path) -> bool:
-    return path.suffix in (".py", ".j2", ".css", ".js", ".typed")
+    return path.suffix in (".py", ".sh", ".j2", ".css", ".js", ".typed")

@@ -60,3 +60,20 @@ def test_training_refuses_it_before_anything_is_written(tiny: Config) -> None:
     cfg = replace(tiny, engine="deepspeed", deepspeed=DeepSpeedConfig(extra=extra))
     with pytest.raises(ConfigError, match=r"deepspeed\.extra\.zero_optimisation"):
         build(cfg, World(), begun=False)
+
+
+def test_deepspeed_s_timer_does_not_make_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each step's speed, for a log that nobody sees; by default it waits for the device twice a step."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.utils.config import get_timers_config
+    from deepspeed.utils.timer import ThroughputTimer
+
+    waits = []
+    monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append(1), raising=False)
+    for settings, expected in ((settings_of(Config(), 1), 0), ({}, 2)):
+        waits.clear()
+        timer = ThroughputTimer(get_timers_config(settings), batch_size=8)
+        for _ in range(3):
+            timer.start()
+            timer.stop(global_step=True)
+        assert len(waits) == expected

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,15 @@ class Job:
         argv = ["--config", "given.yaml", *extra]
         self.directory = directory
         self.processes = [
-            FORKSERVER.Process(target=_rank, args=(directory, argv, rank, ranks, self.port, largest_file))
+            FORKSERVER.Process(target=self.rank_of(), args=(directory, argv, rank, ranks, self.port, largest_file))
             for rank in range(ranks)
         ]
         for process in self.processes:
             process.start()
+
+    def rank_of(self) -> Callable[..., None]:
+        """What a process of it does."""
+        return train_rank
 
     def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
         for rank in ranks:
@@ -92,7 +96,7 @@ def _free_port() -> int:
     raise AssertionError("itertools.count has no end")
 
 
-def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:
+def train_rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     os.chdir(directory)
@@ -103,9 +107,9 @@ def _rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, la
         RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
-    from segtrain import train
+    from segtrain.train import main
 
-    sys.exit(train.main(argv))
+    sys.exit(main(argv))
 
 
 def state_of(run: Path) -> dict[str, Any]:

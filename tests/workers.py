@@ -8,37 +8,63 @@ import pytest
 
 # Besides the tests that are marked: files whose tests start no command and train for no more than a second or two.
 QUICK = (
-    "architecture augment augment_intensity augment_options augment_strong build calibration checkpoint_damage config "
-    "image jobs_cancel jobs_status jobs_trouble laws losses losses_options metrics mix models_weights neighbours "
-    "offline_queue_file optim parts phantom report_runs sampler source_protocol sources splits statistics "
-    "postprocessing suspects tables tta uncertainty zero"
+    "architecture augment augment_intensity augment_options augment_strong build calibration cells checkpoint_damage "
+    "config gpu_starts image jobs_cancel jobs_status jobs_trouble laws live losses losses_options metrics mix "
+    "models_weights neighbours offline_queue_file optim parts phantom postprocessing precision reference report_runs "
+    "sampler source_protocol sources splits statistics suspects tables tta uncertainty visible zero zip_names"
 )
-QUICK_FILES = frozenset(f"test_{name}" for name in QUICK.split())
 
-# Files whose tests stay with one worker, one after the other, so that a cluster, a browser or a run is made once. Two
-# clusters: their tests wait more than they work.
+
+def _files(names: str) -> frozenset[str]:
+    return frozenset(f"test_{name}" for name in names.split())
+
+
+QUICK_FILES = _files(QUICK)
+
+# The tests of a file stay with one worker, one after the other, so that its fixtures are made once. Not those of these
+# files: they are long and have nothing in common.
+SINGLE = _files("ablation engine_kills kills shared_run stops train_starts")
+# Files that stay together too: their clusters. Two clusters, since their tests wait more than they work.
 TOGETHER = {
     "test_array": "cluster",
     "test_coming_back": "another cluster",
+    "test_early_moments": "another cluster",
     "test_losing_nodes": "cluster",
     "test_nodes": "cluster",
-} | {name: name for name in ("test_gallery", "test_predict", "test_report_browser", "test_scoring", "test_train")}
+    "test_own_parts_in_jobs": "cluster",
+}
+# Minutes of work, which must not begin when all else is done.
+LONG = SINGLE | _files(
+    "confirm_report dropout engine engines losses_regions micro_batch_training models offline_kills old_runs "
+    "own_augmentations_laws patience postprocess_command shared_store train"
+)
 
 ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
+def has_quick_tests(file: Path) -> bool:
+    return file.stem in QUICK_FILES or "pytest.mark.quick" in file.read_text()
+
+
 def turn(item: pytest.Item) -> int:
     """Failures show early: what takes no time comes first, but for what one worker has to wait for from the start."""
-    if "cluster" in TOGETHER.get(item.path.stem, ""):
+    name = item.path.stem
+    if name in TOGETHER:
         return 0 if ONE_OF_SEVERAL else 4
-    if item.get_closest_marker("quick"):
+    if name in QUICK_FILES:
         return 1
-    return 2 if item.path.stem in TOGETHER else 3
+    return 2 if name in LONG else 3
+
+
+def unit(test: str) -> str:
+    """The tests that go to one worker with this one."""
+    name = Path(test.partition("::")[0]).stem
+    return test if name in SINGLE else TOGETHER.get(name, name)
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deals single tests to the workers, and those of `TOGETHER` by the group, in their order.
+    """Deals the tests to the workers by units, in their order.
 
     Not `--dist loadgroup`: pytest-xdist 3.8 marks the ids of tests for it, which pytest 9.2 makes anew each time.
     """
@@ -46,7 +72,7 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER.get(Path(nodeid.partition("::")[0]).stem, nodeid)
+            return unit(nodeid)
 
     config.option.loadscopereorder = False
     return Scheduler(config, log)
