@@ -117,7 +117,8 @@ class Start:
         folder = self.history.start_folder(node.job, node.restart)
         leads = node.nodes > 1 and node.index == 0
         host = network.address(node.host, submission.resources) if leads else node.host
-        self.rendezvous = Rendezvous(folder, node.index, node.nodes, host)
+        meet_s = submission.resources.meet_s if leads else float("inf")
+        self.rendezvous = Rendezvous(folder, node.index, node.nodes, host, meet_s)
 
     def run(self) -> int:
         """Train; on the first node, decide what becomes of the job. Raises RunError: the job makes no progress."""
@@ -194,6 +195,9 @@ class Start:
             if silent := self.rendezvous.silent():
                 log.warning("no heartbeat of node %s: it is gone", silent)
                 process.kill()  # its ranks notice, and cannot save without the others
+            elif absent := self.rendezvous.absent():
+                log.warning("node %s has not begun within %g s: it is gone", absent, self.rendezvous.meet_s)
+                process.kill()
             elif self.stop.name and not asked_to_stop:
                 asked_to_stop = True
                 log.info("%s: telling the training to save and leave", self.stop.name)

@@ -43,14 +43,17 @@ class Rendezvous:
     index: int
     nodes: int
     host: str
+    meet_s: float = float("inf")  # that the other nodes get to begin
+    _begun_at: float = float("inf")
     _beats: int = 0
     _beat_at: float = float("-inf")
     _checked_at: float = float("inf")
     _heard: dict[int, tuple[str, float]] = field(default_factory=dict)  # node: newest beat, first seen when
 
     def open(self) -> None:
-        """Make the folder."""
+        """Make the folder. The time begins in which the other nodes have to come."""
         patiently(self.folder, partial(files.make_folder, self.folder))
+        self._begun_at = time.monotonic()
 
     def offer(self, attempt: int, port: int) -> Endpoint:
         """Publish where this node, the first, listens."""
@@ -92,7 +95,7 @@ class Rendezvous:
         end = time.monotonic() + patience_s
         while not give_up():
             missing = [n for n in range(self.nodes) if n != self.index and not self._report(attempt, n).exists()]
-            if set(missing) <= set(self.silent()) or time.monotonic() > end:
+            if set(missing) <= {*self.silent(), *self.absent()} or time.monotonic() > end:
                 return missing
             self.beat()
             time.sleep(0.2)
@@ -126,6 +129,12 @@ class Rendezvous:
             if self._heard.get(node, ("", now))[0] != beat:
                 self._heard[node] = beat, now
         return [node for node, (_, seen) in self._heard.items() if now - seen > SILENT_S]
+
+    def absent(self) -> list[int]:
+        """Nodes that had their time to begin and have not: SLURM could not start their task, and does not say so."""
+        if time.monotonic() - self._begun_at <= self.meet_s:
+            return []
+        return [node for node in range(self.nodes) if node != self.index and not self._beat(node).exists()]
 
     def _endpoint(self, attempt: int) -> Path:
         return self.folder / f"endpoint-{attempt}.json"

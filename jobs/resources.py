@@ -76,6 +76,7 @@ class Resources:
     comment: str | None = None
     warn_s: int = Field(default=120, ge=1)
     save_s: int = Field(default=60, ge=1)
+    meet_s: int = Field(default=300, ge=1)  # that the nodes get to begin after the first one
     python: str | None = None  # a shell's words: apptainer exec --nv $SCRATCH/image.sif python
     interface: str | None = None  # the network interface at which nodes reach each other: ib0
     host_suffix: str | None = None  # of the first node's name, where the others reach it: -ib0
@@ -151,6 +152,7 @@ HELP = {
     "comment": "for the accounting",
     "warn_s": "seconds before the limit at which the training saves and leaves, default 120",
     "save_s": "seconds that a save may take before it is cut off, default 60",
+    "meet_s": "seconds after which a node that has not begun is given up, default 300",
     "python": "what starts Python on the nodes, for example 'apptainer exec --nv image.sif python'",
     "interface": "network interface at which the nodes reach each other, for example ib0",
     "host_suffix": "what to add to the first node's name so that the others reach it, for example -ib0",

@@ -22,7 +22,7 @@ from jobs.rank import RankEnd
 from jobs.requeue import StartEnd
 from jobs.run_state import QUIET_S, summary
 from segtrain.config import Config, read_yaml, to_yaml
-from segtrain.errors import ConfigError, RunError, StopReason
+from segtrain.errors import EXIT_STOPPED, ConfigError, RunError, StopReason
 from segtrain.run import Outcome, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,6 +239,18 @@ def test_a_port_that_was_taken_in_between_is_changed(
         assert start.run() == 0
     assert tried == [taken, free]
     assert start.rendezvous.endpoint(1) == rendezvous.Endpoint("n1", free)
+
+
+def test_the_launcher_does_not_wait_for_a_node_whose_task_could_not_start(tmp_path: Path, tiny: Config) -> None:
+    """As SLURM 22.05 leaves the first node of a step waiting; torchrun by itself would for a quarter of an hour."""
+    cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
+    made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(nodes=2, meet_s=2))
+    start = node.Start(made, "tiny", node.Node(0, 2, "127.0.0.1", "7", 0), node.StopSignal())
+    start.rendezvous.open()
+    begun = time.monotonic()
+    end = start._lead()
+    assert time.monotonic() - begun < node.REPORT_S
+    assert (end.lost, end.code) == (["node 1"], EXIT_STOPPED)
 
 
 def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, tiny: Config) -> None:

@@ -125,6 +125,23 @@ def test_a_node_that_falls_silent_is_noticed_by_one_that_looks_on(tmp_path: Path
     assert first.silent() == []
 
 
+def test_a_node_that_never_comes_is_given_up_by_the_first_one(tmp_path: Path, clock: list[float]) -> None:
+    """SLURM may fail to start one task of a step, and leaves the others waiting."""
+    first, second, _ = (rendezvous.Rendezvous(tmp_path / "start", index, 3, "n", 300.0) for index in range(3))
+    for one in (first, second):
+        one.open()
+        one.beat()
+    begun_s = clock[0]
+    while not first.absent():
+        clock[0] += node.POLL_EVERY_S
+        second.beat()
+    assert first.absent() == [2]
+    assert 300 < clock[0] - begun_s < 301
+    second.report(0, 1)
+    assert first.missing(0, node.REPORT_S) == [2]
+    assert clock[0] - begun_s < 302, "it is not waited for once more"
+
+
 @pytest.mark.parametrize("vanished", [True, False])
 def test_a_node_that_is_known_to_be_gone_is_not_waited_for_once_more(
     tmp_path: Path, clock: list[float], vanished: bool
