@@ -64,9 +64,10 @@ def cut(file: str) -> Way:
 
     def make(run: Run) -> None:
         content = (run.root / file).read_bytes()
-        middle = len(content) // 2
-        line = content.find(b"\n", middle, -5)
-        (run.root / file).write_bytes(content[: middle if line < 0 else line + 4])
+        lines = content.splitlines(keepends=True)  # by their number: lengths are those of the times of day in them
+        middle = len(lines) // 2
+        half = b"".join(lines[:middle]) + lines[middle][:4] if middle else content[: len(content) // 2]
+        (run.root / file).write_bytes(half)
 
     return make
 
