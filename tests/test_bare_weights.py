@@ -114,6 +114,28 @@ def test_weights_alone_are_evaluated(trained_run: Run, tmp_path: Path, capsys: p
         evaluate.command([str(file), *of_config])
 
 
+def test_whom_weights_alone_were_trained_on_is_not_known(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = trained_run.best_checkpoint()
+    assert best is not None
+    file = trained_run.checkpoints / best / "model.safetensors"
+    store = trained_run.config_tree()["data"]["store"]
+    data = [f"data.store={store}", "data.source=phantom", "data.phantom={patients: 10, size_px: 64}"]
+    settings = [*data, "data.image_size=32", "model.norm=group", "device=cpu"]
+    assert evaluate.command([str(file), *settings, "--out", str(tmp_path / "alone")]) == 0
+    assert "10 of 10 patients may have been trained on" in capsys.readouterr().err
+    alone, of_run = (tmp_path / name / "scores.csv" for name in ("alone", "of-run"))
+    rows = list(csv.DictReader(alone.read_text().splitlines()))
+    assert [row["trained_on"] for row in rows] == ["unknown"] * 10
+    means = json.loads((tmp_path / "alone" / "summary.json").read_text())
+    assert means["not_trained_on"]["dsc"]["n"] == sum(bool(row["dsc"]) for row in rows)
+    everyone = ["--split", "all", "--include-training", "--out", str(tmp_path / "of-run")]
+    assert evaluate.command([str(trained_run.root), *everyone]) == 0
+    known = list(csv.DictReader(of_run.read_text().splitlines()))
+    assert [{**row, "trained_on": ""} for row in rows] == [{**row, "trained_on": ""} for row in known]
+
+
 @pytest.mark.law("L1")
 def test_the_split_of_the_training_s_config_says_who_was_trained_on(tiny: Config, tiny_store: Store) -> None:
     def trained(split_is_known: bool = False, **keys: Any) -> set[str]:

@@ -16,8 +16,9 @@ from segtrain.config import Config, TrainConfig
 from segtrain.data.people import values_by_person
 from segtrain.data.store import Store
 from segtrain.errors import RunError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients, select_checkpoints, trained_on
+from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints
 from segtrain.evaluation.metrics import summarise
+from segtrain.evaluation.trained_on import people_of_patients, trained_on
 from segtrain.run import Run, read_evaluation
 from segtrain.run.events import from_line, to_line
 

@@ -14,14 +14,7 @@ from segtrain.errors import ConfigError, DataError, RunError
 from segtrain.evaluation.bare import with_assumed_patients
 from segtrain.evaluation.calibration_summary import calibration_pictures
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, refuse_choosers, with_postprocessing
-from segtrain.evaluation.ensemble import (
-    SAME_PIXELS,
-    TrainedCheckpoint,
-    people_of_patients,
-    renamed,
-    select_checkpoints,
-    trained_on,
-)
+from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints
 from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.lesion_summary import lesion_rows, volumes_figure
 from segtrain.evaluation.region_scores import (
@@ -36,6 +29,7 @@ from segtrain.evaluation.region_scores import (
 from segtrain.evaluation.scores import Scores, score
 from segtrain.evaluation.show import show
 from segtrain.evaluation.summary import LESIONS, postprocessing_block, settings_of, summary_of
+from segtrain.evaluation.trained_on import SAME_PIXELS, people_of_patients, renamed, trained_on
 from segtrain.run import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.runtime import cpus
 from segtrain.runtime.launcher import refuse_ranks

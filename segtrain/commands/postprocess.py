@@ -11,8 +11,9 @@ from segtrain.data.prepare import ensure_store
 from segtrain.errors import EXIT_FINISHED
 from segtrain.evaluation.choice_by_fold import FoldChoice, choose_by_fold
 from segtrain.evaluation.chosen_settings import in_words
-from segtrain.evaluation.ensemble import people_of_patients, select_checkpoints
+from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.metrics import summarise
+from segtrain.evaluation.trained_on import people_of_patients
 from segtrain.run import ChosenPostprocessing, Effect, write_postprocessing
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging

@@ -128,10 +128,11 @@ def _with_patients(checkpoint: TrainedCheckpoint, store: Store, split_is_known: 
         return replace(checkpoint, cfg=cfg, validation=frozenset(store.patients))
     split = make_split(data, store)
     log.warning(
-        "%s: taken to be trained on all but the %d validation patients of data.split=%s, which is not known",
+        "%s: taken to be trained on all but the %d validation patients of data.split=%s%s",
         checkpoint.folder,
         len(split.validation),
         data.split,
+        "" if split_is_known else ", which is not known",
     )
     return replace(
         checkpoint,
@@ -139,4 +140,5 @@ def _with_patients(checkpoint: TrainedCheckpoint, store: Store, split_is_known: 
         train=frozenset(split.train),
         validation=frozenset(split.validation),
         people=split.people,
+        knows_patients=split_is_known,
     )

@@ -17,9 +17,10 @@ from segtrain.data.sources import first_few
 from segtrain.data.store import Store
 from segtrain.errors import RunError
 from segtrain.evaluation.candidates import candidate_counts, candidates_around
-from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
+from segtrain.evaluation.ensemble import TrainedCheckpoint
 from segtrain.evaluation.out_of_fold import Fold, OutOfFold, folds_of, out_of_fold
 from segtrain.evaluation.postprocessing import FEWEST_FOLDS, RULE, Scored, choose
+from segtrain.evaluation.trained_on import people_of_patients
 from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.run import ChosenPostprocessing, Effect, FoldMember
 from segtrain.run.manifest import weights_sha256

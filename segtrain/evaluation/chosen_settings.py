@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from segtrain.config import POSTPROCESSING, EvaluateConfig, Postprocessing
 from segtrain.errors import ConfigError, RunError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
+from segtrain.evaluation.ensemble import TrainedCheckpoint
+from segtrain.evaluation.trained_on import people_of_patients
 from segtrain.run import ChosenPostprocessing, read_postprocessing
 from segtrain.run.manifest import weights_sha256
 

@@ -4,8 +4,7 @@ Torch is imported only when a network is made. Legend: b batch, c channel, h hei
 """
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
@@ -27,8 +26,6 @@ from segtrain.config import (
 from segtrain.config.own_parts import portable
 from segtrain.config.paths import is_weights
 from segtrain.data.neighbours import Neighbours
-from segtrain.data.people import may_be_same, person_of
-from segtrain.data.sources import first_few
 from segtrain.data.splits import hash_of
 from segtrain.data.store import READING
 from segtrain.errors import ConfigError, RunError
@@ -61,9 +58,6 @@ SHARED = (
 )
 
 
-SAME_PIXELS = "patient {patient} has the pixels of {name}, which the run was trained on"
-
-
 @dataclass(frozen=True)
 class TrainedCheckpoint:
     """A checkpoint of a run, with the config to use it by and the run's patients."""
@@ -78,6 +72,7 @@ class TrainedCheckpoint:
     configured: EvaluateConfig | None = None  # the run's own settings, where `cfg` has chosen post-processing
     asked_as_last: bool = False  # which no score has chosen, though it may be the best
     is_bare: bool = False  # weights without a run, of which `run` and `folder` are the file
+    knows_patients: bool = True  # `train` is a record, not an assumption
 
     @property
     def own_network(self) -> Reference | None:
@@ -111,6 +106,8 @@ def select_checkpoints(
     checkpoints = [
         _bare(path, overrides, settings) if is_weights(path) else _select(Run(path), which, overrides) for path in runs
     ]
+    if "auto" in {checkpoint.cfg.precision for checkpoint in checkpoints}:
+        raise ConfigError("precision=auto: is for training, which tries what is faster; name fp32, bf16 or fp16")
     folders = [checkpoint.folder.resolve() for checkpoint in checkpoints]
     first = checkpoints[0]
     for place, checkpoint in enumerate(checkpoints[1:], start=1):
@@ -135,52 +132,6 @@ def _compared(cfg: Config) -> Config:
 def _in_order(value: Any) -> Any:
     """A setting so that mappings in another order differ: the order of regions is that of the network's channels."""
     return tuple(value.items()) if isinstance(value, Mapping) else value
-
-
-def people_of_patients(patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint]) -> dict[str, str]:
-    """The person of each patient: as the runs' splits say, by its id where no split has the patient."""
-    people: dict[str, str] = {}
-    in_splits: set[str] = set()
-    for one in checkpoints:
-        people |= one.people
-        in_splits |= one.train | one.validation
-    alone = in_splits - people.keys()
-    by_id = Counter(map(person_of, alone))
-    # Two ids that would be one person, and by a split are two: data.groups said so, or the run is from before groups.
-    people |= {patient: person_of(patient) if by_id[person_of(patient)] == 1 else patient for patient in alone}
-    return {patient: people.get(patient) or person_of(patient) for patient in patients}
-
-
-def trained_on(
-    patients: Collection[str], checkpoints: Sequence[TrainedCheckpoint], pixels: Mapping[str, str] | None = None
-) -> frozenset[str]:
-    """Those of the patients that any of the checkpoints was trained on, itself or another scan of the person (L1).
-
-    pixels: the hashes of theirs, which tell a training patient under another name.
-    """
-    train = frozenset[str]().union(*(checkpoint.train for checkpoint in checkpoints))
-    people = people_of_patients({*patients, *train}, checkpoints)
-    if doubtful := may_be_same(patients, train):
-        log.warning(
-            "%d of these patients (%s) may be people that the run was trained on: both are TCGA-LGG patients, whom "
-            "BraTS 2021 has under other names; look them up in TCIA's BraTS2021_MappingToTCIA.xlsx, and leave them out",
-            len(doubtful),
-            first_few(doubtful),
-        )
-    seen = {people[patient] for patient in train}
-    by_name = frozenset(patient for patient in patients if people[patient] in seen)
-    return by_name | renamed(pixels or {}, checkpoints).keys()
-
-
-def renamed(pixels: Mapping[str, str], checkpoints: Sequence[TrainedCheckpoint]) -> dict[str, str]:
-    """Patients that any of the checkpoints was trained on under another name, each with that; pixels: their hashes."""
-    names = {
-        checkpoint.pixels[patient]: patient
-        for checkpoint in checkpoints
-        for patient in checkpoint.train
-        if patient in checkpoint.pixels
-    }
-    return {patient: names[mine] for patient, mine in pixels.items() if names.get(mine, patient) != patient}
 
 
 @contextmanager
@@ -272,7 +223,7 @@ def _bare(path: Path, overrides: Sequence[str], settings: Path | None) -> Traine
     from segtrain.evaluation.bare import config_of  # imports torch
 
     cfg = config_of(path, overrides, settings)
-    return TrainedCheckpoint(Run(path), cfg, path, frozenset(), frozenset(), is_bare=True)
+    return TrainedCheckpoint(Run(path), cfg, path, frozenset(), frozenset(), is_bare=True, knows_patients=False)
 
 
 def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint:

@@ -16,7 +16,8 @@ from segtrain.config import Config, first_difference
 from segtrain.data.sources import first_few
 from segtrain.data.store import Store
 from segtrain.errors import RunError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened
+from segtrain.evaluation.trained_on import trained_on
 from segtrain.runtime.terminal import Progress
 
 log = logging.getLogger(__name__)

@@ -35,12 +35,13 @@ from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import Source, Volume, fill_missing, stand_in_of
 from segtrain.data.sources.levels import one_range
 from segtrain.errors import DataError, RunError
-from segtrain.evaluation.ensemble import SAME_PIXELS, TrainedCheckpoint, opened, people_of_patients, renamed, trained_on
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened
 from segtrain.evaluation.lesion_places import lesions_of_regions
 from segtrain.evaluation.metrics import Counts, among_known, count
 from segtrain.evaluation.patient_scores import in_source
 from segtrain.evaluation.prediction_files import Prediction, Writer, writing
 from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
+from segtrain.evaluation.trained_on import SAME_PIXELS, people_of_patients, renamed, trained_on, unless_seen
 from segtrain.evaluation.uncertainty import MemberSpread, Uncertainty, entropy_bits, say_what_there_is
 from segtrain.evaluation.uncertainty_files import write_table, write_uncertainty
 from segtrain.evaluation.units import prepared_voxel_ml, refuse_unknown_spacing, usable
@@ -121,7 +122,7 @@ def predict_source(
             except DataError as error:
                 _leave_out(patient, error, not_predicted)
             is_seen = patient in seen or _is_renamed(patient, scored.pixels, checkpoints)
-            mark = {"trained_on": "yes" if is_seen else _unless_seen(checkpoints)}
+            mark = {"trained_on": "yes" if is_seen else unless_seen(checkpoints)}
             rows += [row | mark for row in scored.rows]
             uncertain += [row | mark for row in scored.uncertainty]
             worst += [scored.worst] if scored.worst else []
@@ -136,11 +137,6 @@ def predict_source(
         if not_predicted:
             writer.add_not_predicted(not_predicted)
     return Outcome(rows, not_predicted, people)
-
-
-def _unless_seen(checkpoints: Sequence[TrainedCheckpoint]) -> str:
-    """Whether the checkpoints were trained on a patient that none of their runs lists; weights alone list nobody."""
-    return "unknown" if any(one.is_bare for one in checkpoints) else "no"
 
 
 def _is_renamed(patient: str, pixels: str, checkpoints: Sequence[TrainedCheckpoint]) -> bool:

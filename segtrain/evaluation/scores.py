@@ -19,7 +19,7 @@ from segtrain.data.sources import Source, first_few, make_source
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
 from segtrain.evaluation.calibration import ECE, Reliability, reliabilities
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, trained_on
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened
 from segtrain.evaluation.overlays import Picture, shown_contrast
 from segtrain.evaluation.patient_scores import AsConfigured, PatientScores, Task, scores_of
 from segtrain.evaluation.region_scores import (
@@ -28,6 +28,7 @@ from segtrain.evaluation.region_scores import (
     Row,
     Rules,
 )
+from segtrain.evaluation.trained_on import trained_on, unless_seen
 from segtrain.evaluation.units import Spacing, prepared_voxel_ml, refuse_unknown_spacing, usable
 from segtrain.evaluation.worst import WorstPatients
 from segtrain.runtime.terminal import Progress
@@ -62,8 +63,8 @@ class Scores:
 
     @property
     def unseen(self) -> "Scores":
-        """Those of the patients that were not trained on."""
-        return self._part({row["patient"] for row in self.rows if row["trained_on"] == "no"}, self.regions)
+        """Those of the patients that were not trained on, as far as is known."""
+        return self._part({row["patient"] for row in self.rows if row["trained_on"] != "yes"}, self.regions)
 
     def of(self, region: str) -> "Scores":
         """Those of one of several regions."""
@@ -115,7 +116,8 @@ def score(
         with closing(_scored(tasks, workers)) as scored:
             for scores in scored:
                 stored = store.patients[scores.rows[0]["patient"]]
-                marks = {"institution": stored.institution, "trained_on": "yes" if stored.patient in seen else "no"}
+                mark = "yes" if stored.patient in seen else unless_seen(checkpoints)
+                marks = {"institution": stored.institution, "trained_on": mark}
                 marked = scores.marked(marks)
                 calibration |= _add_calibration(marked, tables.pop(stored.patient, ()))
                 rows += marked

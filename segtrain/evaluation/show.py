@@ -45,7 +45,7 @@ def show(summary: dict[str, Any]) -> None:
     for key in RULES:
         if key in summary:
             log.info("%s: %s", key.replace("_", " "), summary[key])
-    for key in ("chosen_on", "low_ceiling"):
+    for key in ("unknown_training", "chosen_on", "low_ceiling"):
         if summary.get(key):
             log.warning("%s", summary[key])
 

@@ -12,7 +12,7 @@ from segtrain.data.people import groups_of, values_by_person
 from segtrain.data.store import Store
 from segtrain.evaluation.calibration import ECE
 from segtrain.evaluation.calibration_summary import calibration_block, low_ceiling
-from segtrain.evaluation.ensemble import TrainedCheckpoint, people_of_patients
+from segtrain.evaluation.ensemble import TrainedCheckpoint
 from segtrain.evaluation.intervals import METHOD
 from segtrain.evaluation.lesion_summary import People, agreement_block, recall_by_size_block
 from segtrain.evaluation.lesions import EMPTY_HD95_RULE, EMPTY_RULE, RULES
@@ -36,6 +36,7 @@ from segtrain.evaluation.region_scores import (
 )
 from segtrain.evaluation.scores import Scores
 from segtrain.evaluation.surface import SOURCE
+from segtrain.evaluation.trained_on import UNKNOWN, people_of_patients
 from segtrain.evaluation.units import SOME_SPACING
 from segtrain.run import ChosenPostprocessing
 
@@ -82,12 +83,17 @@ def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: 
         **settings_of(cfg, rules),
         "empty_ratios": RATIO_RULE,
         "intervals": METHOD,
-        "chosen_on": _optimism([row for row in rows if row["trained_on"] == "no"], checkpoints),
+        "chosen_on": _optimism(scores.unseen.rows, checkpoints),
         "surface_distances": f"{SOURCE}, whole volumes, in {unit} of the geometry that the row is of",
         "units": scores.units,
         "low_ceiling": low_ceiling(rows),
         **_lesion_rules(scores, rules),
     }
+    if unknown := {row["patient"] for row in rows if row["trained_on"] == UNKNOWN}:
+        summary["unknown_training"] = (
+            f"{len(unknown)} of {len(people)} patients may have been trained on: weights alone do not say on whom they "
+            "were; --config with the config.yaml of their training does"
+        )
     if len(set(people.values())) < len(people):
         summary["people"] = PEOPLE_RULE
     if not (regions := scores.regions):
@@ -149,7 +155,7 @@ def _sides(scores: Scores, rules: Rules, mean: Callable[[Sequence[Row], str], Me
         for name in group
         if name not in NOT_ALWAYS or column(name, geometry) in rows[0]
     ]
-    unseen, seen = ([row for row in rows if row["trained_on"] == side] for side in ("no", "yes"))
+    unseen, seen = scores.unseen.rows, [row for row in rows if row["trained_on"] == "yes"]
     return {
         "not_trained_on": {name: mean(unseen, name) for name in names},
         "trained_on": {name: mean(seen, name) for name in names} if seen else None,

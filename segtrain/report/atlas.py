@@ -12,8 +12,9 @@ from pathlib import Path
 from segtrain.config import LGG_CONTRASTS, POSTPROCESSING
 from segtrain.data.prepare import ensure_store
 from segtrain.errors import DAMAGED, RunError, SegtrainError
-from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints, trained_on
+from segtrain.evaluation.ensemble import TrainedCheckpoint, opened, select_checkpoints
 from segtrain.evaluation.overlays import shown_contrast
+from segtrain.evaluation.trained_on import trained_on
 from segtrain.evaluation.units import usable
 from segtrain.report.card import Card, Names, make_card
 from segtrain.report.collect import Collected

@@ -70,7 +70,7 @@ class Evaluated:
 
     def values(self, region: str, column: str) -> dict[str, float]:
         """Of each patient that was not trained on and has a value."""
-        rows = [row for row in self.rows if row["trained_on"] == "no" and row.get("region", "") == region]
+        rows = [row for row in self.rows if row["trained_on"] != "yes" and row.get("region", "") == region]
         name = column if column in PREPARED_ALONE else f"{self.prefix}{column}"
         cells = {row["patient"]: row.get(name) for row in rows}
         return {patient: number_in(cell) for patient, cell in cells.items() if cell}
