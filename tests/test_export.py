@@ -2,8 +2,9 @@
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 from predictions import lgg_mask
@@ -15,7 +16,7 @@ from segtrain.errors import ConfigError, RunError
 from segtrain.run import Run
 from segtrain.run.events import evaluations
 from segtrain.run.manifest import weights_sha256
-from segtrain.run.model_archive import CARD, unpacked
+from segtrain.run.model_archive import ALWAYS_FINE, CARD, unpacked
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,24 @@ def test_equal_models_are_equal_archives_and_nothing_is_replaced(model: Path, tr
 
 
 @pytest.mark.law("L12")
-def test_damage_and_strangers_are_named(model: Path, trained_run: Run, tmp_path: Path) -> None:
-    stranger, torn = tmp_path / "stranger.zip", tmp_path / "torn.zip"
+def test_damage_and_strangers_are_named(
+    model: Path, trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger, torn, bomb = (tmp_path / f"{name}.zip" for name in ("stranger", "torn", "bomb"))
     with ZipFile(stranger, "w") as pack:
         pack.writestr("../../readme.txt", "hello")
+    with ZipFile(bomb, "w", ZIP_DEFLATED) as pack:
+        pack.writestr("trained/config.yaml", bytes(ALWAYS_FINE + 1))
     torn.write_bytes(model.read_bytes()[:-100])
-    for zip_file, message in ((stranger, "holds 0 runs"), (torn, "cannot be unpacked")):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "outside" / "temporary"))
+    (tmp_path / "outside" / "temporary").mkdir(parents=True)
+    refusals = ((stranger, "holds 0 runs"), (torn, "cannot be unpacked"), (bomb, "which no model does"))
+    for zip_file, message in refusals:
         with pytest.raises(RunError, match=message):
             unpacked(zip_file)
-    assert not (tmp_path.parent / "readme.txt").exists()
+    files = [file for file in (tmp_path / "outside").rglob("*") if file.is_file()]
+    assert [file.parts[-2:] for file in files] == [(files[0].parent.name, "readme.txt")], "within its own folder"
+    assert files[0].parent.name.startswith("segtrain-model-")
     copy = tmp_path / "copy"
     shutil.copytree(trained_run.root, copy)
     for weights in copy.glob("checkpoints/step-*/model.safetensors"):

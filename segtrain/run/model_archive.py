@@ -24,6 +24,8 @@ from segtrain.runtime import files
 CARD = "MODEL_CARD.md"
 WEIGHTS = (layout.MODEL, layout.STATE)
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
+MOST_GROWTH = 20  # weights hardly pack, tables and code by less than this
+ALWAYS_FINE = 64 * 2**20  # bytes
 WHEN = (1980, 1, 1, 0, 0, 0)  # equal models, equal archives
 
 
@@ -80,6 +82,7 @@ def unpacked(path: Path) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         with zipfile.ZipFile(path) as pack:
+            _refuse_growth(path, sum(one.file_size for one in pack.infolist()))  # no entry gives more than it says
             pack.extractall(folder)  # which keeps names within the folder, and makes no links
     except BAD_ZIP as error:
         raise RunError(f"{path}: cannot be unpacked ({error}); restore it from a copy") from error
@@ -87,3 +90,12 @@ def unpacked(path: Path) -> Path:
     if len(roots) != 1:
         raise RunError(f"{path}: holds {len(roots)} runs, not one; give what segtrain export made, or a run's folder")
     return roots[0]
+
+
+def _refuse_growth(path: Path, unpacked_bytes: int) -> None:
+    packed_bytes = path.stat().st_size
+    if unpacked_bytes > max(ALWAYS_FINE, MOST_GROWTH * packed_bytes):
+        raise RunError(
+            f"{path}: {packed_bytes} bytes would unpack to {unpacked_bytes}, which no model does; "
+            "give what segtrain export made"
+        )
