@@ -1,6 +1,7 @@
 """Parts of a notebook's cell go on record with all that they use: modules of the user's, names of builtins."""
 
 import linecache
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_the_modules_that_a_module_imports(tmp_path: Path, cell: Callable[[str],
     )
     files = files_on_record(cell(f"from helper1 import error\n{HEAD}error(logits - target)\n"))
     assert files == {"part_loss.py", "helper1.py", "helper2.py", "helpers/sums.py"}
+
+
+@pytest.mark.law("L13")
+@pytest.mark.parametrize(("line", "called"), [("import pack.inner.sums", "pack"), ("import pack as p", "p")])
+def test_a_submodule_that_is_reached_through_its_package(
+    tmp_path: Path, cell: Callable[[str], ModuleType], line: str, called: str
+) -> None:
+    write(
+        tmp_path,
+        {"pack/__init__.py": "", "pack/inner/__init__.py": "", "pack/inner/sums.py": "def first(x): return x\n"},
+    )
+    module = cell(f"import pack.inner.sums\n{line}\n{HEAD}{called}.inner.sums.first(logits)\n")
+    with on_record({"loss": module.loss}, 2) as values:
+        file = Path(values["loss"].rpartition(":")[0])
+        program = f"import runpy; print(runpy.run_path({str(file)!r})['loss'](7, 0))"
+        alone = subprocess.run(
+            [sys.executable, "-c", program], cwd=file.parent, text=True, capture_output=True, check=False
+        )
+    assert alone.stdout == "7\n", alone.stderr
 
 
 @pytest.mark.law("L13")

@@ -39,6 +39,8 @@ class Source:
         for name in sorted(_names_used(text)):
             if name in namespace and not _is_builtin(name, namespace[name]):
                 self._need(name, namespace[name])
+        for module in _submodules_used(text, namespace):
+            self._import(f"import {module.__name__}", module)
         self._definitions.append(text)
 
     def _need(self, name: str, value: Any) -> None:
@@ -64,6 +66,8 @@ class Source:
             raise NoSource(f"uses {name}, a {type(value).__name__} that cannot be written down")
 
     def _import(self, line: str, module: ModuleType) -> None:
+        if line in self._imports:
+            return
         self._imports.append(line)
         if not self._is_installed(module):
             self.local_modules.append(module)
@@ -123,6 +127,21 @@ def _names_used(text: str) -> set[str]:
         names |= {one.get_name() for one in inner.get_symbols() if one.is_global() and one.is_referenced()}
         waiting += inner.get_children()
     return {name for name in names if not name.startswith("__")}
+
+
+def _submodules_used(text: str, namespace: dict[str, Any]) -> Iterator[ModuleType]:
+    """The submodules that a statement reaches through their package, which importing the package may not import."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        module = namespace.get(node.id) if names and isinstance(node, ast.Name) else None
+        while names and isinstance(module, ModuleType):
+            inner = vars(module).get(names.pop())
+            if isinstance(inner, ModuleType) and inner.__name__.startswith(f"{module.__name__}."):
+                yield inner
+            module = inner
 
 
 def _is_builtin(name: str, value: Any) -> bool:
