@@ -77,6 +77,18 @@ def test_who_uses_the_weights_needs_the_split_alone(run: Run, file: str, kind: s
         assert checkpoint.folder.name == "step-00000030"
 
 
+@pytest.mark.law("L12")
+def test_a_config_that_is_cut_at_the_end_of_any_line_is_no_config(run: Run) -> None:
+    lines = run.config_file.read_text().splitlines(keepends=True)
+    whole = run.config_tree()
+    run.config_file.write_text("".join(lines).rstrip())
+    assert run.config_tree() == whole, "as some editors leave it"
+    for length in range(len(lines)):
+        run.config_file.write_text("".join(lines[:length]))
+        with pytest.raises(RunError, match="holds no readable run"):
+            run.config_tree()
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"cut"}))
 def test_a_lost_pointer_is_derived_again_or_named(run: Run, kind: str) -> None:
     KINDS[kind]("checkpoints/LATEST")(run)

@@ -33,6 +33,7 @@ from segtrain.config.own_parts import CODE
 from segtrain.runtime import files
 
 CONFIG = "config.yaml"
+BEGIN, END = "---\n", "...\n"  # of config.yaml, where a cut at a line's end would leave YAML
 CHECKPOINTS = "checkpoints"
 STOP = "STOP"  # in a run directory, and in a queue's folder
 LOG = "log.txt"  # likewise

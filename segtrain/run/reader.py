@@ -16,7 +16,7 @@ from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import DAMAGED, DamagedFile, RunError
 from segtrain.run.environment import Environment
 from segtrain.run.events import Event
-from segtrain.run.layout import RunLayout, step_of
+from segtrain.run.layout import BEGIN, END, RunLayout, step_of
 from segtrain.run.milestones import Milestones, events_in, milestones_in
 from segtrain.run.outcome import Outcome, outcome_from_json
 from segtrain.run.result import Result, result_of
@@ -145,9 +145,12 @@ class RunReader(RunLayout):
     def _stored_config(self) -> dict[str, Any]:
         with reading(self.config_file):
             try:
-                tree = parse_yaml(text_of(self.config_file, LONGEST_CONFIG))
+                text = text_of(self.config_file, LONGEST_CONFIG)
+                tree = parse_yaml(text)
             except yaml.YAMLError as error:
                 raise ValueError(f"not YAML: {error}") from error
+            if f"\n{BEGIN}" in text and not f"{text.rstrip()}\n".endswith(f"\n{END}"):
+                raise ValueError(f"it is cut off: its last line is not {END.strip()}")
             if not isinstance(tree, dict):
                 raise ValueError(f"it holds {shown(tree)}, not a mapping")
             return tree

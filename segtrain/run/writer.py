@@ -16,7 +16,7 @@ from segtrain.errors import DAMAGED, ConfigError, DamagedFile, LaunchError, RunE
 from segtrain.run.code import copy_code
 from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, best_of, evaluations, to_line
-from segtrain.run.layout import BESIDE_RUNS, epoch_of
+from segtrain.run.layout import BEGIN, BESIDE_RUNS, END, epoch_of
 from segtrain.run.outcome import Outcome
 from segtrain.run.reader import RunReader, refuse_private
 from segtrain.run.split import merged
@@ -127,7 +127,7 @@ class Run(RunReader):
         # A comment is one line, and YAML takes no control characters in it.
         command = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
         copy_code(cfg, self.code)
-        files.write_text(self.config_file, f"# {command}\n{to_yaml(cfg)}")
+        files.write_text(self.config_file, f"# {command}\n{BEGIN}{to_yaml(cfg)}{END}")
         files.write_json(self.environment_file, [*self._earlier_starts(), asdict(start)])
         self.log_file.touch()
         if self.outcome_file.is_dir():
