@@ -73,8 +73,7 @@ class Grid:
             busy = waiting(self._runs_dir, self.spec.name, [item.name for item in items])
             finished = {member.cfg.name for member in self.members if member.run.finished(member.cfg)}
             due = [item for item in items if item.name not in {*busy, *finished} and self._may(item.name)]
-            in_queue = f", {len(busy)} in the queue" if busy else ""
-            show(f"{self.spec.name}: {len(items)} runs, {len(finished)} finished{in_queue}")
+            show(self._state(finished, busy))
             if not due:
                 show(f"Nothing to train. Results: {write_results(self.members)}")
                 _say_how_to_report(self.folder)
@@ -100,7 +99,8 @@ class Grid:
         """
         busy = waiting(self._runs_dir, self.spec.name, [member.cfg.name for member in self.members])
         candidates = [member for member in self.members if member.cfg.name not in busy and self._may(member.cfg.name)]
-        due = [member.cfg.name for member in candidates if not member.run.finished(member.cfg)]
+        finished = {member.cfg.name for member in self.members if member.run.finished(member.cfg)}
+        due = [member.cfg.name for member in candidates if member.cfg.name not in finished]
         share = parallel.share(self._runs_dir, self.spec.name, max_parallel, busy)
         requested = share.applied(self.requested)
         planned = submission.planned(self._runs_dir, self.spec.name)
@@ -111,8 +111,7 @@ class Grid:
         sbatch.check("slurm", requested)
         if due:
             check_before([member.cfg for member in self.members if member.cfg.name in due], requested, script)
-        finished = len(self.members) - len(busy) - len(due)
-        show(f"{self.spec.name}: {len(self.members)} runs, {finished} finished, {len(busy)} in the queue")
+        show(self._state(finished, busy))
         files.make_folder(self.folder)
         write_record(self.folder, self.record)
         follow = follow or self._submit_report
@@ -131,6 +130,14 @@ class Grid:
         show(f"State: {shlex.join(['segtrain', 'status', self._runs_dir])}")
         follow(snapshot, busy | jobs)
         return EXIT_FINISHED
+
+    def _state(self, finished: Collection[str], busy: Collection[str]) -> str:
+        """How many runs there are of each kind; those that are not tried again have failed."""
+        done = {*finished, *busy}
+        failed = sum(not self._may(member.cfg.name) and member.cfg.name not in done for member in self.members)
+        counts = {"finished": len(finished), "in the queue": len(busy), "failed": failed}
+        parts = [f"{count} {what}" for what, count in counts.items() if count or what == "finished"]
+        return f"{self.spec.name}: {len(self.members)} runs, {', '.join(parts)}"
 
     def _may(self, name: str) -> bool:
         return self.only is None or name in self.only

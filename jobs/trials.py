@@ -1,6 +1,6 @@
 """Where a search stands: what was drawn, what has ended, and which stage is due."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,11 +30,12 @@ class Stage:
     epochs: int
     spec: Spec
     members: Sequence[Member]
+    has_ended: Callable[[Member], bool]
 
     @property
     def due(self) -> list[str]:
         """The runs that have not ended."""
-        return [member.cfg.name for member in self.members if not _has_ended(member)]
+        return [member.cfg.name for member in self.members if not self.has_ended(member)]
 
 
 def _has_ended(member: Member) -> bool:
@@ -62,6 +63,7 @@ class Searching:
                 raise ConfigError(f"{key}: is set by the search, in {path}; leave it off the command line")
         self._passed: set[str] = set()
         self._known: dict[tuple[int, str], list[Member]] = {}
+        self._ended: set[tuple[str, int]] = set()  # names and epochs: what has ended stays so, and reading takes long
         last = self.spec.stage(len(self.spec.epochs) - 1, [])
         self.folder = members_of(path, last, overrides)[0].run.root.parent.absolute()
         self.trials: list[Trial] = []
@@ -102,12 +104,13 @@ class Searching:
     def _stage(self, place: int, trials: Sequence[Trial]) -> Stage:
         spec = self.spec.stage(place, trials)
         members = [replace(one, cfg=placed(one.cfg)) for one in members_of(self.path, spec, self.overrides)]
-        return Stage(trials[0].round, self.spec.epochs[place], spec, members)
+        return Stage(trials[0].round, self.spec.epochs[place], spec, members, self._has_ended)
 
     def last(self) -> Stage | None:
         """The last stage with all trials that have reached it in any round; None where none has."""
         place = len(self.spec.epochs) - 1
-        reached = [trial for trial in self.trials if trial.name in self.scores()[place]]
+        scores = self.scores()[place]
+        reached = [trial for trial in self.trials if trial.name in scores]
         return self._stage(place, reached) if reached else None
 
     def scores(self) -> list[dict[str, float | None]]:
@@ -116,10 +119,16 @@ class Searching:
             {
                 trial.name: self._score(place, trial)
                 for trial in self.trials
-                if all(map(_has_ended, self._members(place, trial)))
+                if all(map(self._has_ended, self._members(place, trial)))
             }
             for place in range(len(self.spec.epochs))
         ]
+
+    def _has_ended(self, member: Member) -> bool:
+        key = member.cfg.name, member.cfg.train.epochs
+        if key not in self._ended and _has_ended(member):
+            self._ended.add(key)
+        return key in self._ended
 
     def _score(self, place: int, trial: Trial) -> float | None:
         return score_of(self._members(place, trial))

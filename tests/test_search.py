@@ -88,17 +88,28 @@ def test_more_trials_go_on_where_the_search_ended(tmp_path: Path, trained: tuple
 
 
 def test_a_trial_that_fails_is_lost_and_the_search_learns_that_it_is_bad(
-    tmp_path: Path, trained: tuple[list[str], list[Train]]
+    tmp_path: Path, trained: tuple[list[str], list[Train]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rates above 1e-3 diverge."""
 
+    states: list[str] = []
+
     def diverges(item: Item) -> None:
         assert item.cfg is not None
-        trains(item, "diverged" if item.cfg.optim.lr > 1e-3 else "finished")
+        if len(states) == 8:
+            raise Killed
+        states.append("diverged" if item.cfg.optim.lr > 1e-3 else "finished")
+        trains(item, states[-1])
 
     trained[1][0] = diverges
     spec = write(tmp_path, trials=18)
+    with pytest.raises(Killed):
+        search.command([str(spec)])
+    counts = f"{states.count('finished')} finished, {states.count('diverged')} failed"
+    assert states.count("diverged")
+    states.append("the next start")
     assert search.command([str(spec)]) == 0
+    assert f"s-1-epochs: 12 runs, {counts}\n" in capsys.readouterr().out
     searching = Searching(spec, [])
     lost = {name for name, value in searching.scores()[0].items() if value is None}
     assert lost == {trial.name for trial in searching.trials if trial.settings["optim.lr"] > 1e-3}
