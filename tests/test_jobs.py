@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ from made_runs import evaluation_event, train_event
 from slurm_programs import entry
 from trainings import assert_same, run_to_end, state_of
 
-from jobs import history, node, rendezvous, requeue, resources, scheduler, submission
+from jobs import history, requeue, resources, scheduler, submission
 from jobs.lookup import Job
 from jobs.rank import RankEnd
 from jobs.requeue import StartEnd
 from jobs.run_state import QUIET_S, summary
 from segtrain.config import Config, read_yaml, to_yaml
-from segtrain.errors import EXIT_STOPPED, ConfigError, RunError, StopReason
+from segtrain.errors import ConfigError, RunError, StopReason
 from segtrain.run import Outcome, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,54 +202,6 @@ def test_a_snapshot_holds_the_code_and_the_config(tmp_path: Path, tiny: Config) 
     assert made.resources.nodes == 2
     assert made.run("tiny").root == tmp_path / "runs" / "tiny"
     assert submission.create(cfg.runs_dir, "tiny", [cfg], made.resources).root.name == "002"
-
-
-def test_nodes_find_each_other(tmp_path: Path) -> None:
-    first, second = (rendezvous.Rendezvous(tmp_path / "start", index, 2, f"n{index + 1}") for index in (0, 1))
-    first.open()
-    assert second.endpoint(0) is None
-    port = rendezvous.free_port("n1")
-    first.offer(0, port)
-    assert second.await_endpoint(0, lambda: False) == rendezvous.Endpoint("n1", port)
-    first.leave()
-    assert second.await_endpoint(1, lambda: False) is None
-
-
-def test_a_port_that_was_taken_in_between_is_changed(
-    tmp_path: Path, tiny: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-    made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(nodes=2))
-    start = node.Start(made, "tiny", node.Node(0, 2, "n1", "7", 0), node.StopSignal())
-    tried = []
-
-    def torchrun(endpoint: rendezvous.Endpoint, attempt: int) -> int:
-        tried.append(endpoint.port)
-        start.rendezvous.report(attempt, 0)
-        return int(endpoint.port == taken)
-
-    with socket.socket() as stranger:
-        stranger.bind(("", 0))
-        stranger.listen()
-        taken, free = stranger.getsockname()[1], rendezvous.free_port("n1")
-        ports = iter([taken, free])
-        monkeypatch.setattr(node, "free_port", lambda host: next(ports))
-        monkeypatch.setattr(start, "_torchrun", torchrun)
-        assert start.run() == 0
-    assert tried == [taken, free]
-    assert start.rendezvous.endpoint(1) == rendezvous.Endpoint("n1", free)
-
-
-def test_the_launcher_does_not_wait_for_a_node_whose_task_could_not_start(tmp_path: Path, tiny: Config) -> None:
-    """As SLURM 22.05 leaves the first node of a step waiting; torchrun by itself would for a quarter of an hour."""
-    cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-    made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(nodes=2, meet_s=2))
-    start = node.Start(made, "tiny", node.Node(0, 2, "127.0.0.1", "7", 0), node.StopSignal())
-    start.rendezvous.open()
-    begun = time.monotonic()
-    end = start._lead()
-    assert time.monotonic() - begun < node.REPORT_S
-    assert (end.lost, end.code) == (["node 1"], EXIT_STOPPED)
 
 
 def test_a_run_trains_here_without_a_cluster_from_its_snapshot(tmp_path: Path, tiny: Config) -> None:

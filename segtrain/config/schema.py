@@ -29,7 +29,7 @@ SplitVersion = Literal[1, 2]
 PublishedName = Literal["all", "present", "redrawn"]
 SamplingName = Literal["lesion", "uniform"]
 TtaName = Literal["none", "trained", "left_right", "up_down", "flips", "all"]
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "ieee"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "ieee", "auto"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
 WeightsInput = Literal["mean", "repeat"]
@@ -279,7 +279,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    precision: Precision = "fp32"  # of products; on CUDA fp32 convolves in TF32, as torch does, and ieee does not
+    precision: Precision = "fp32"  # of products; on CUDA fp32 convolves in TF32 and ieee does not; auto: by a trial
     engine: Annotated[str, BeforeValidator(_check_engine)] = "ddp"  # a name of the list below
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"  # auto: a GPU where there is one

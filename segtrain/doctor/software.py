@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -15,7 +14,7 @@ from segtrain import DISTRIBUTION, __version__
 from segtrain.config import Config
 from segtrain.doctor.finding import Finding, failure, ok, warning
 from segtrain.runtime import cpus
-from segtrain.runtime.machine import lacks_to_compile
+from segtrain.runtime.machine import cpu_flags, lacks_to_compile
 from segtrain.runtime.usage import gpu_reader
 
 OLDEST_PYTHON = (3, 11)
@@ -95,7 +94,7 @@ def devices(cfg: Config) -> Iterator[Finding]:
         yield failure("backend", "torch has no gloo, which ranks need to agree", "install an official build of torch")
     if cfg.precision == "tf32" and not gpus:
         yield failure("precision", "precision=tf32 is a mode of CUDA devices", "use precision=fp32 or bf16")
-    elif cfg.precision == "bf16" and not gpus and "amx_bf16" not in _cpu_flags():
+    elif cfg.precision == "bf16" and not gpus and "amx_bf16" not in cpu_flags():
         yield warning("precision", "precision=bf16 is far slower on a CPU without bf16 units", "use precision=fp32")
 
 
@@ -147,10 +146,3 @@ def deepspeed(cfg: Config) -> Finding:
     # The project uses torch's optimisers, and gloo or NCCL: none of DeepSpeed's operations has to be compiled.
     message = f"DeepSpeed {version}, ZeRO {cfg.deepspeed.zero}; its compiled operations are not needed"
     return ok("deepspeed", f"{message} ({usable} of {known} would compile here)")
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""

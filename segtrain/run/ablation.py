@@ -135,6 +135,8 @@ def members_of(path: Path, spec: Spec, overrides: list[str], overrides_from: str
     _refuse_ignored_keys(path, spec, overrides, overrides_from)
     members = list(_members(path, spec, overrides, overrides_from))
     _refuse_twins(path, members)
+    if any(member.cfg.precision == "auto" for member in members):
+        raise ConfigError(f"{path}: precision=auto may choose otherwise for each run; name fp32, bf16 or fp16")
     return members
 
 

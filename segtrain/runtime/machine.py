@@ -34,6 +34,16 @@ def processor(info: Path = CPU_INFO) -> str:
     return platform.machine()
 
 
+def cpu_flags(info: Path = CPU_INFO) -> frozenset[str]:
+    """What the processor can do, by the kernel's names; none where it does not say."""
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    named = (line.partition(":") for line in lines)
+    return frozenset(next((flags for key, _, flags in named if key.strip() in ("flags", "Features")), "").split())
+
+
 def identity() -> str:
     """This machine since its start, and who counts its processes: containers of one host may each have a process 7."""
     try:

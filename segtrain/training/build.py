@@ -32,7 +32,7 @@ def build(cfg: Config, world: World, begun: bool) -> tuple[Loss, Engine]:
     A run that has `begun` has weights of its own, and needs the file of `model.weights` no more. Raises ConfigError or
     LaunchError, before anything is written.
     """
-    loss, network = _parts(cfg, begun)
+    loss, network = parts(cfg, begun)
     _refuse_single_voxels(cfg, network, world.size)
     _refuse_optimizer(cfg, network)
     for message in network.warnings if world.is_main else ():
@@ -60,7 +60,7 @@ def augmentation(cfg: Config, world: World) -> Tried | None:
 
 def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
     """Raise what `build` would raise on each of `ranks` ranks; builds on this process's CPU."""
-    loss, network = _parts(cfg, begun)
+    loss, network = parts(cfg, begun)
     _refuse_single_voxels(cfg, network, ranks)
     _refuse_optimizer(cfg, network)
     share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
@@ -81,7 +81,8 @@ def refuse_for_device(cfg: Config, kind: str) -> None:
         )
 
 
-def _parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
+def parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
+    """The loss and the network with its initial weights. Raises ConfigError."""
     refuse_unknown_regions(cfg)
     layout = cfg.data.layout
     loss: Loss = make_loss(cfg.loss, layout, cfg.loss_regions)

@@ -23,11 +23,13 @@ STEPS_PER_EPOCH = 100  # of the training that `segtrain check` makes up for a sc
 
 
 def described(start: Start) -> Iterator[str]:
-    """A line about a GPU's precision, about each part of the user's own, and about each warning.
+    """A line about the precision, about each part of the user's own, and about each warning.
 
     For example `loss: losses.py:my_loss(): ...`.
     """
     cfg = start.cfg
+    if start.precision:
+        yield str(start.precision)
     if line := described_precision(cfg.precision, start.world.device):
         yield line
     several = ", once for each region" if len(cfg.data.layout.regions) > 1 else ""

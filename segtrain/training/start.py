@@ -28,6 +28,7 @@ from segtrain.run import Run
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World, device_of
 from segtrain.training import build
+from segtrain.training.auto_precision import Chosen, chosen_precision
 from segtrain.training.in_step import InStep
 from segtrain.training.split_version import split_version
 
@@ -46,6 +47,7 @@ class Start:
     loss: Loss
     engine: Engine
     augmentation: Tried | None = None  # where it is one of the user's own
+    precision: Chosen | None = None  # where it was left to a trial
 
     @property
     def total_steps(self) -> int:
@@ -90,12 +92,14 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     data = store.resolved(cfg.data)
     version = world.on_main(lambda: split_version(data, store, run, fresh))
     cfg = replace(cfg, data=replace(data, split_version=version))
+    if precision := chosen_precision(cfg, run, fresh, world):
+        cfg = replace(cfg, precision=precision.precision)
     split, order = plan_order(cfg, store, world.size)
     _refuse_unknown_spacing(cfg, store, split)
     begun = not fresh and world.on_main(run.saved_step) > 0
     augmentation = build.augmentation(cfg, world)
     loss, engine = build.build(cfg, world, begun)
-    start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation)
+    start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation, precision)
     _ = start.schedule  # one of the user's own that does not fit is refused now
     return start
 
@@ -182,10 +186,11 @@ class Rehearsal:
 
     def _build(self, cfg: Config) -> None:
         begun = Run.of(cfg).saved_step() > 0
-        same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0))
+        precision = "fp32" if cfg.precision == "auto" else cfg.precision
+        same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0), precision=precision)
         known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
         if not known:
-            known.append(self._error_of(cfg, begun))
+            known.append(self._error_of(replace(cfg, precision=precision), begun))
             self._built.append((same, begun, known[0]))
         if known[0]:
             raise known[0]
