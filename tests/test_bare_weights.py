@@ -22,6 +22,7 @@ from segtrain.evaluation.bare import with_assumed_patients
 from segtrain.evaluation.ensemble import TrainedCheckpoint, member_logits, select_checkpoints
 from segtrain.models.from_shapes import recognise
 from segtrain.models.make import make_model
+from segtrain.models.weights import load_weights
 from segtrain.run import Run
 
 CPU = torch.device("cpu")
@@ -66,10 +67,16 @@ def test_the_published_names_and_shapes_are_recognised(golden: Path, tmp_path: P
     [
         (ModelConfig(features=8, depth=3, deep_supervision=0.5), 2, 3),
         (ModelConfig(name="resunet", features=4, depth=3), 4, 1),
+        (ModelConfig(name="attention_unet", features=12, depth=3), 4, 3),
+        (ModelConfig(name="segresnet", features=8, depth=2), 3, 2),
+        (ModelConfig(name="unetplusplus", features=8), 3, 1),
+        (ModelConfig(name="swin_unetr", features=12), 4, 3),
     ],
 )
 def test_networks_are_told_by_their_shapes(tmp_path: Path, model: ModelConfig, channels: int, regions: int) -> None:
-    seen = recognise(saved(tmp_path, model, channels, regions), {})
+    file = saved(tmp_path, model, channels, regions)
+    seen = recognise(file, {})
+    load_weights(make_model(seen.model, 1, channels, 64, regions), file, whole=True)
     assert (seen.model.name, seen.model.features, seen.model.depth) == (model.name, model.features, model.depth)
     assert (seen.channels, seen.regions) == (channels, regions)
     assert bool(seen.model.deep_supervision) == (model.deep_supervision is not None or model.name == "resunet")

@@ -13,7 +13,7 @@ from segtrain.config import NETWORKS, ModelConfig, name_of, network_part, width_
 from segtrain.config.networks import NormName
 from segtrain.errors import ConfigError
 from segtrain.models.make import make_model
-from segtrain.models.weights import COUNT, read_bare
+from segtrain.models.weights import COUNT, read_bare, without_wrappers
 
 DEPTHS = range(1, 8)
 NORMS: tuple[NormName, ...] = ("batch", "instance", "group")
@@ -85,4 +85,5 @@ def _shapes_of(model: ModelConfig, channels: int, regions: int) -> Shapes:
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
-    return {key: tuple(tensor.shape) for key, tensor in state.items() if not key.endswith(COUNT)}
+    bare = without_wrappers(state)
+    return {key: tuple(tensor.shape) for key, tensor in bare.items() if not key.endswith(COUNT)}

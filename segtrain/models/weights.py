@@ -34,7 +34,7 @@ def load_weights(network: Network, path: Path, weights_input: WeightsInput | Non
     what becomes of a first convolution of another number of channels. Raises ConfigError: another kind of file,
     unreadable, or of another network (names the first tensor that differs); nothing is changed then.
     """
-    theirs, ours = read_bare(path), _bare(network.state_dict())
+    theirs, ours = read_bare(path), without_wrappers(network.state_dict())
     part = f"{network.pretrained}." if network.pretrained else ""
     if part and not whole and not any(key in theirs for key in ours if not key.startswith(part)):
         weights = _encoder_weights(path, theirs, ours, part, weights_input)
@@ -52,7 +52,7 @@ def load_weights(network: Network, path: Path, weights_input: WeightsInput | Non
 
 def read_bare(path: Path) -> dict[str, Tensor]:
     """The state dict in a file, without prefixes of wrappers. Runs no code from the file. Raises ConfigError."""
-    return _bare(_read(path))
+    return without_wrappers(_read(path))
 
 
 def _with_input(
@@ -129,7 +129,7 @@ def _check(
             raise ConfigError(f"{path}: {key} is {shapes}; {remedy}")
 
 
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict without the prefixes of wrappers that all its names have."""
     bare = dict(state)
     while prefix := next((prefix for prefix in WRAPPERS if len(_below(bare, prefix)) == len(bare) > 0), None):
