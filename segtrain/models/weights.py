@@ -3,10 +3,11 @@
 import logging
 import mmap
 import os
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,8 @@ SAME_SETTINGS = "set model.*, data.contrasts, data.regions and data.neighbours a
 HOLDERS = ("state_dict", "model_state_dict", "model", "network_weights")  # keys of training programs for the weights
 # Prefixes that DDP, torch.compile and `Adapted` put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "network.")
+LONGEST_NAME = 16_384  # letters of a text in a pickle: of a tensor's name, or of what a program put beside
+PICKLES = 5  # of a file by torch before 1.6: two numbers, the machine, the state dict, the storages' keys
 COUNT = "num_batches_tracked"  # of batch norm; torchvision's older files do not have it
 
 
@@ -180,8 +183,26 @@ def _of_torch(path: Path, file: BinaryIO) -> Any:
     if not zipfile.is_zipfile(file):
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             like_a_file: Any = content
+            for _ in range(PICKLES):
+                _refuse_long_names(like_a_file)
+            content.seek(0)
             return torch.load(like_a_file, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > file.seek(0, os.SEEK_END):
             raise ValueError("compressed")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                with archive.open(entry) as content_of_entry:
+                    _refuse_long_names(content_of_entry)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_long_names(file: IO[bytes]) -> None:
+    """Raise ValueError where the next pickle has a text that no name is as long as.
+
+    torch searches its message about an unknown name in a time that grows with the square of the name's length.
+    """
+    for _, value, _ in pickletools.genops(file):
+        if isinstance(value, str | bytes) and len(value) > LONGEST_NAME:
+            raise ValueError(f"a name of {len(value)} letters")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from limits import limited
 from readers import checkpointed, forge, network
 from refusals import DEEP, DIGITS, put, refusal
 from run_readers import DAMAGED, run_folders
@@ -98,6 +99,22 @@ def test_weights(what: str, tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(WEIGHTS[what])
     assert str(path) in refusal(lambda: load_weights(network(), path))
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("older", [False, True])
+def test_weights_with_a_name_of_a_million_letters_take_no_time(tmp_path: Path, older: bool) -> None:
+    """As torch does, whose search through its own message about the name takes hours."""
+    content = b"\x80\x02c" + b"a" * 1_000_000 + b"\nsystem\n)R."
+    path = tmp_path / "w.pt"
+    if older:
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(io.BytesIO(saved({}))) as given, zipfile.ZipFile(path, "w") as taken:
+            for name in given.namelist():
+                taken.writestr(name, content if name.endswith("data.pkl") else given.read(name))
+    with limited(tmp_path, 5.0):
+        assert str(path) in refusal(lambda: load_weights(network(), path))
 
 
 @pytest.mark.parametrize("name", ["pipe.pt", "pipe.safetensors"])
