@@ -105,6 +105,7 @@ def test_masks_of_labels_are_read_by_the_labels_that_are_named(folder: Path) -> 
         find_source(folder, "auto", DataConfig(regions={"lesion": (1, 2, 4)})).read("P")
 
 
+PARALLEL = [[-1, -1, 0, 0], [-1, -1, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]  # the first two axes
 COLOURS = [(colour, "u1") for colour in "RGB"]
 REFUSED: dict[str, tuple[Change, str]] = {
     "soft mask": (lambda folder: save(folder, "P_seg.nii", MASK * np.float32(0.3)), "P_seg.nii: mask has values 0.3"),
@@ -116,6 +117,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "NaN": (lambda folder: save(folder, FLAIR, np.where(XYZ > 0, XYZ, np.nan)), "not finite"),
     "intercept": (lambda r: [put(FLAIR, SLOPE, 2)(r), put(FLAIR, INTERCEPT, np.nan)(r)], "intercept nan"),
     "flat affine": (put(FLAIR, SROW_Y, 0.0), "an axis without length"),
+    "parallel axes": (
+        lambda folder: nibabel.save(nibabel.Nifti1Image(XYZ, np.array(PARALLEL, float)), folder / FLAIR),
+        "axes of its affine lie in one plane",
+    ),
     "affine of NaN": (put(FLAIR, SROW_X, np.nan), "affine has values that are not finite"),
     "cut short": (lambda folder: compress(folder, 900), "not a readable NIfTI file"),
     "not compressed": (lambda folder: (folder / FLAIR).rename(folder / "P_flair.nii.gz"), "not a readable NIfTI file"),

@@ -24,6 +24,7 @@ AXES = ("S", "P", "L")  # the directions of [s, h, w]: superior, posterior, left
 NOT_SQUARE = 0.05  # difference of a pixel's sides, relative
 OBLIQUE_DEGREES = 1.0
 NOT_SAME_VOXELS = 0.5
+FLAT = 0.01  # volume of the box of three axes of length 1; 1 where they are at right angles
 FAR_SPACING = 10  # times the usual one
 
 Shape = tuple[int, ...]
@@ -115,6 +116,8 @@ def grid_of(path: Path) -> tuple[Grid, int]:
         raise DataError(f"{path}: its affine has values that are not finite; mend the header")
     if np.isnan(io_orientation(affine)).any():
         raise DataError(f"{path}: its affine has an axis without length; mend the header")
+    if abs(np.linalg.det(affine[:3, :3] / voxel_sizes(affine))) < FLAT:
+        raise DataError(f"{path}: the axes of its affine lie in one plane; mend the header")
     return Grid(path, tuple(map(int, spatial)), affine), int(rest[0]) if rest else 1
 
 
