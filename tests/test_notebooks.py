@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from segtrain.config import load_config
+
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: no notebook to run")
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: no notebook to read")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed: no kernel to run a notebook in")
@@ -40,6 +42,12 @@ def test_a_notebook_runs_to_its_end_and_shows_what_it_promises(
     for promised in SHOWS[file.stem]:
         assert promised in shown, shown[-3000:]
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_says_how_large_and_long_the_published_protocol_is(file: Path) -> None:
+    cfg = load_config("lgg", ["data.root=/data/kaggle_3m"])
+    assert f"# the published protocol: {cfg.data.image_size} px, {cfg.train.epochs} epochs" in file.read_text()
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
