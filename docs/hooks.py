@@ -1,8 +1,14 @@
-"""A hook of mkdocs: GitHub's tables want `\\|` within code, of which mkdocs shows the backslash, too."""
+"""Hooks of mkdocs: what GitHub and the site read differently, and the language of Chinese pages."""
 
 from typing import Any
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The page without those backslashes."""
+    """The page without a backslash in `\\|`: GitHub's tables want it within code, and mkdocs shows it."""
     return html.replace("\\|", "|")
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """The file, which says that it is Chinese: browsers choose the font by that, readers for the blind the voice."""
+    is_chinese = page.file.src_uri.endswith(".zh.md")
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"', 1) if is_chinese else output
