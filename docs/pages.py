@@ -117,7 +117,7 @@ def commands_page() -> str:
 
 {table(("command", "does"), index)}"""
     for name, (module, _) in COMMANDS.items():
-        parser = _parser(name)
+        parser = parser_of(name)
         rows = [(f"`{_call(action)}`", _help(parser, action)) for action in parser._actions if _is_shown(action)]
         examples = textwrap.dedent(getattr(import_module(module), "EXAMPLES", "")).removeprefix("examples:\n")
         text += f"\n## `segtrain {name}`\n\n{(parser.description or '').strip()}\n\n"
@@ -125,7 +125,9 @@ def commands_page() -> str:
     return text
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command's arguments."""
+
     def refuse(parser: argparse.ArgumentParser, *_: Any) -> None:
         raise _Parser(parser)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import subprocess
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from documents import OURS, PAGES, ROOT, bare, checkout, commands, examples, name_and_arguments, spans, words_of
 
 from jobs.trials import Searching
 from segtrain.__main__ import COMMANDS
@@ -22,56 +22,21 @@ from segtrain.config.kinds import kind_of
 from segtrain.run.ablation import expand
 from segtrain.runtime.stop import Stop
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "README.zh.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-)
-OURS = ("segtrain ", "torchrun ", "python -m segtrain", "python -m jobs")
-
 
 class Parsed(Exception):
     """A command line, parsed; the command is not run."""
 
 
-def blocks() -> Iterator[str]:
-    """The commands of the blocks of shell, lines that go on joined."""
-    for page in PAGES:
-        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-            yield from block.replace("\\\n", " ").splitlines()
-
-
-def spans() -> Iterator[str]:
-    for page in PAGES:
-        yield from re.findall(r"`([^`\n]+)`", page.read_text())
-
-
-def examples() -> Iterator[str]:
-    for module, _ in COMMANDS.values():
-        yield from (line.strip() for line in getattr(import_module(module), "EXAMPLES", "").splitlines())
-
-
-def words_of(line: str) -> list[str]:
-    """The words that bash makes of a line: quotes, braces, patterns and comments are as in a terminal."""
-    done = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return done.stdout.split("\0")[:-1]
-
-
+SPANS = [span for page in PAGES for span in spans(page)]
 PASTED = sorted(
-    {line for line in [*blocks(), *examples()] if line.startswith(OURS)}
-    | {span for span in spans() if span.startswith(OURS) and "=" in span and " ..." not in span}
+    {line for line in map(bare, [*commands(), *examples()]) if line.startswith(OURS)}
+    | {span for span in SPANS if span.startswith(OURS) and "=" in span and " ..." not in span}
 )
 
 
-def name_and_arguments(words: list[str]) -> tuple[str, list[str]]:
-    if words[0] == "segtrain":
-        return words[1], words[2:]
-    place = words.index("-m") + 1
-    return words[place].rpartition(".")[2], words[place + 1 :]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("checkout"))
 
 
 def test_there_are_commands_to_paste() -> None:
@@ -79,8 +44,10 @@ def test_there_are_commands_to_paste() -> None:
 
 
 @pytest.mark.parametrize("line", PASTED)
-def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_command_is_taken_as_it_stands(
+    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(Stop, "listen", lambda _: None)
     for method in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, method, stopping(getattr(argparse.ArgumentParser, method)))
@@ -98,6 +65,7 @@ def test_a_command_is_taken_as_it_stands(line: str, monkeypatch: pytest.MonkeyPa
         config_of(found)
     elif name == "search":
         Searching(found.spec, found.overrides).next(keep=False)
+        assert "passed over" not in capsys.readouterr().err
     elif hasattr(found, "spec"):
         expand(found.spec, found.overrides)
     elif name in ("evaluate", "predict"):
@@ -113,7 +81,7 @@ def stopping(parse: Any) -> Any:
     return parse_and_stop
 
 
-@pytest.mark.parametrize("span", sorted({span for span in spans() if "={" in span}))
+@pytest.mark.parametrize("span", sorted({span for span in SPANS if "={" in span}))
 def test_settings_with_braces_are_taken_as_they_stand(span: str) -> None:
     (word,) = words_of(span)
     load_config(None, [word])

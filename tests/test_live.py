@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import ROOT, blocks
 from made_runs import evaluation_event, train_event
 
 from segtrain.commands import watch as command
@@ -169,6 +170,16 @@ def test_a_folder_shows_what_trains_in_it(live: Run, capsys: pytest.CaptureFixtu
     live.end(Outcome("finished", 30, 3, 0.8))
     assert command.command([folder, "--once"]) == 0
     assert capsys.readouterr().out == f"{folder}: no run trains here now\n"
+
+
+def test_the_lines_of_python_in_watch_md_follow_a_run_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun(tmp_path / "runs" / "lgg").end(Outcome("finished", 15, 3, 0.8))
+    (block,) = [block for block in blocks(ROOT / "docs" / "watch.md") if block.language == "python"]
+    exec(block.text, {})
+    assert re.fullmatch(r"1 0\.8 6 [\d.]+\n", capsys.readouterr().out)
 
 
 def test_a_terminal_is_refreshed_until_the_run_ends(
