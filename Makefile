@@ -48,10 +48,11 @@ quick: $(VENV)/.dev  ## a minute of tests, each law among them
 test: $(VENV)/.dev  ## run every test that this machine can run; says what it skipped and why
 	$(BIN)/pytest -n $(WORKERS)
 
-check: $(VENV)/.dev  ## ruff, format, mypy, import layers
+check: $(VENV)/.dev  ## ruff, format, mypy, spelling, import layers
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy --no-error-summary
+	$(BIN)/codespell -q 3
 	$(BIN)/pytest -q -p no:warnings tests/test_architecture.py
 
 laws: $(VENV)/.dev  ## run the tests of the laws: law, tests, result
