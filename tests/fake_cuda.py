@@ -7,6 +7,7 @@ values. Nothing here says how fast a GPU is, nor what its kernels round.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,18 @@ FACTS = "cuda-{rank}.txt"  # what was asked of CUDA, a line for each kind, in th
 GIB = 2**30
 
 
+@dataclass(frozen=True)
+class FakeGpu:
+    """A model of GPU. `capability` is CUDA's, which says what units it has."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+HOPPER = FakeGpu("Fake H100", (9, 0))
+TURING = FakeGpu("Fake T4", (7, 5))
+
+
 class FakeGpuJob(Job):
     """A training whose ranks have a GPU each, as they believe."""
 
@@ -32,13 +45,15 @@ class FakeGpuJob(Job):
         return set((self.directory / FACTS.format(rank=rank)).read_text().splitlines())
 
 
-def train_on_fake_gpu(directory: Path, argv: list[str], rank: int, ranks: int, *others: Any) -> None:
+def train_on_fake_gpu(
+    directory: Path, argv: list[str], rank: int, ranks: int, *others: Any, kind: FakeGpu = HOPPER
+) -> None:
     """A rank of the training, as `train_rank`."""
-    install(ranks, directory / FACTS.format(rank=rank))
+    install(ranks, directory / FACTS.format(rank=rank), kind)
     train_rank(directory, argv, rank, ranks, *others)
 
 
-def install(gpus: int, facts: Path | None = None) -> None:
+def install(gpus: int, facts: Path | None = None, kind: FakeGpu = HOPPER) -> None:
     """Have this process believe that it has so many GPUs, until it ends. What it asks of them goes into `facts`."""
     seen: set[str] = set()
 
@@ -49,7 +64,7 @@ def install(gpus: int, facts: Path | None = None) -> None:
                 file.write(fact + "\n")
 
     _replace_devices(note)
-    _replace_cuda(gpus, note)
+    _replace_cuda(gpus, kind, note)
     _replace_precision(note)
     _replace_nccl(note)
 
@@ -94,11 +109,11 @@ def _replace_devices(note: Callable[[str], None]) -> None:
     torch.nn.Module.to = to  # type: ignore[method-assign, assignment]
 
 
-def _replace_cuda(gpus: int, note: Callable[[str], None]) -> None:
+def _replace_cuda(gpus: int, kind: FakeGpu, note: Callable[[str], None]) -> None:
     def properties(device: Any = None) -> SimpleNamespace:
         index = getattr(device, "index", device) or 0
         uuid = f"0000000{index}-0000-0000-0000-000000000000"
-        return SimpleNamespace(name="Fake H100", uuid=uuid, total_memory=80 * GIB)
+        return SimpleNamespace(name=kind.name, uuid=uuid, total_memory=80 * GIB)
 
     replaced: dict[str, Any] = {
         "device_count": lambda: gpus,
@@ -106,6 +121,7 @@ def _replace_cuda(gpus: int, note: Callable[[str], None]) -> None:
         "set_device": lambda device: note(f"current device {device}"),
         "get_device_properties": properties,
         "mem_get_info": lambda device=None: (70 * GIB, 80 * GIB),
+        "get_device_capability": lambda device=None: kind.capability,
         "get_device_name": lambda device=None: properties(device).name,
         "max_memory_allocated": lambda device=None: 3 * GIB,
         "max_memory_reserved": lambda device=None: 4 * GIB,

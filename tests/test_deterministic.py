@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from trainings import assert_same, state_of
 
 from segtrain.config import Config, OptimConfig, TrainConfig, to_yaml
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
 from segtrain.run import Run
+from segtrain.runtime.world import CPU
 from segtrain.training.build import refuse_for_device
 
 # The command, which says what holds when the ranks join, before CUDA could start, and at each step.
@@ -75,9 +77,10 @@ def test_what_only_scores_imports_no_compiler() -> None:
 
 @pytest.mark.law("L12")
 def test_a_loss_that_cannot_be_deterministic_on_cuda_is_refused(tiny: Config) -> None:
+    gpu = torch.device("cuda", 0)
     for loss in ("lovasz", {"dice": 1.0, "lovasz": 0.5}):
         cfg = replace(tiny, loss=loss, deterministic=True)
         with pytest.raises(LaunchError, match=r"loss=lovasz with deterministic=true: .*; use another loss"):
-            refuse_for_device(cfg, "cuda")
-        refuse_for_device(cfg, "cpu")
-        refuse_for_device(replace(cfg, deterministic=False), "cuda")
+            refuse_for_device(cfg, gpu)
+        refuse_for_device(cfg, CPU)
+        refuse_for_device(replace(cfg, deterministic=False), gpu)

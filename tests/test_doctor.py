@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from segtrain.commands import doctor
-from segtrain.config import Config, DeepSpeedConfig, to_yaml
+from segtrain.config import Config, DeepSpeedConfig, from_tree, to_yaml
 from segtrain.data.store import Store
 from segtrain.doctor import checks, cluster, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding
@@ -107,21 +107,40 @@ def test_devices_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(software.devices(Config(device="cpu"))) == {"device": "ok"}
     assert states(software.devices(Config(device="cuda")))["device"] == "failure"
     assert states(software.devices(Config(device="cpu", precision="tf32")))["precision"] == "failure"
-    monkeypatch.setattr(software, "_cpu_flags", lambda: "flags: avx2")
+    monkeypatch.setattr(software, "cpu_flags", lambda: frozenset({"avx2"}))
     assert states(software.devices(Config(device="cpu", precision="bf16")))["precision"] == "warning"
-    monkeypatch.setattr(software, "_cpu_flags", lambda: "flags: amx_bf16")
+    monkeypatch.setattr(software, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     assert "precision" not in states(software.devices(Config(device="cpu", precision="bf16")))
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     assert states(software.devices(Config()))["device"] == "warning"
 
 
-def test_a_gpu_that_tells_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def have_gpus(monkeypatch: pytest.MonkeyPatch, name: str, major: int, minor: int) -> None:
+    """Two of them, as CUDA tells."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(
         "torch.cuda.get_device_properties",
-        lambda index: SimpleNamespace(name="H100", total_memory=80 * GIB, uuid=f"{index}"),
+        lambda index: SimpleNamespace(name=name, total_memory=80 * GIB, uuid=f"{index}", major=major, minor=minor),
     )
     monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr(software, "gpu_reader", lambda uuid: dict)
+
+
+def test_a_gpu_without_units_for_a_precision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {"fp32": {}, "ieee": {}, "fp16": {}, "bf16": {"precision": "warning"}, "tf32": {"precision": "failure"}}
+    have_gpus(monkeypatch, "Tesla T4", 7, 5)
+    for precision, findings in expected.items():
+        cfg = from_tree({"precision": precision}, "")
+        assert states(software.devices(cfg)) == {"device": "ok", **findings}
+    (finding,) = [each for each in software.devices(Config(precision="tf32")) if each.check == "precision"]
+    assert finding.message.startswith("Tesla T4 has no units for precision=tf32")
+    have_gpus(monkeypatch, "A100", 8, 0)
+    for precision in expected:
+        assert states(software.devices(from_tree({"precision": precision}, ""))) == {"device": "ok"}
+
+
+def test_a_gpu_that_tells_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    have_gpus(monkeypatch, "H100", 9, 0)
     monkeypatch.setattr(software, "gpu_reader", lambda uuid: None if uuid == "GPU-1" else dict)
     found = {finding.check: finding for finding in software.devices(Config())}
     assert found["device"].message.startswith("2 GPU(s): H100 80 GiB, H100 80 GiB")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import FakeGpuJob, train_on_fake_gpu
+from fake_cuda import TURING, FakeGpuJob, train_on_fake_gpu
 from torch.overrides import TorchFunctionMode
 from trainings import assert_same, run_to_end, state_of
 
@@ -45,7 +45,7 @@ def on_cpu(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 class ShortOnFakeGpu(FakeGpuJob):
-    """A training on a GPU that has too little memory for a step while the slices lie there."""
+    """A training on an older GPU that has too little memory for a step while the slices lie there."""
 
     def rank_of(self) -> Callable[..., None]:
         return train_short_on_fake_gpu
@@ -67,7 +67,7 @@ def train_short_on_fake_gpu(*arguments: Any) -> None:
 
     setattr(DdpEngine, "_backward", short)  # noqa: B010
     setattr(MemoryGuard, "_release", watched)  # noqa: B010
-    train_on_fake_gpu(*arguments)
+    train_on_fake_gpu(*arguments, kind=TURING)
 
 
 def test_slices_leave_a_gpu_that_has_too_little_memory_for_a_step(
@@ -77,7 +77,10 @@ def test_slices_leave_a_gpu_that_has_too_little_memory_for_a_step(
     job = ShortOnFakeGpu(tmp_path, replace(cfg, device="cuda"), 1)
     assert job.wait() == [0], job.output()
     assert_same(state_of(tmp_path / "runs" / cfg.name), on_cpu)
-    text = (tmp_path / "runs" / cfg.name / "log.txt").read_text()
+    run = tmp_path / "runs" / cfg.name
+    text = (run / "log.txt").read_text()
+    assert "precision=fp32: convolutions and all else in float32: this GPU has no TF32" in text
+    assert [start["arithmetic"] for start in json.loads((run / "environment.json").read_text())] == ["float32"]
     assert text.index("lie on the cuda") < text.index("the training slices leave the cuda to the network")
     assert "samples of a rank at once" not in text
     assert "cache emptied" in job.facts()
@@ -92,8 +95,8 @@ def test_a_training_on_a_gpu_takes_the_same_steps(cfg: Config, on_cpu: dict[str,
     assert "on 1 cuda:0 rank(s)" in text
     assert "lie on the cuda" in text
     assert "precision=fp32: convolutions in TF32" in text
-    environment = json.loads((run / "environment.json").read_text())
-    assert "Fake H100" in json.dumps(environment)
+    (start,) = json.loads((run / "environment.json").read_text())
+    assert (start["device_name"], start["arithmetic"]) == ("Fake H100", "TF32 convolutions, float32 products")
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {event["memory_gib"] for event in events if event["event"] == "train"} == {3.0}
 

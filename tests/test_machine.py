@@ -17,6 +17,7 @@ from segtrain.doctor import limits, software
 from segtrain.errors import LaunchError
 from segtrain.runtime import machine, workers
 from segtrain.runtime.process import run_command
+from segtrain.runtime.world import CPU
 from segtrain.training.build import refuse_for_device
 
 
@@ -153,8 +154,8 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", "/nowhere/g++")
     cfg = Config(model=ModelConfig(compile=True), device="cpu")
     with pytest.raises(LaunchError, match=r"model.compile=true.* no /nowhere/g\+\+; .*model.compile=false"):
-        refuse_for_device(cfg, "cpu")
-    refuse_for_device(Config(), "cpu")
+        refuse_for_device(cfg, CPU)
+    refuse_for_device(Config(), CPU)
     assert software.compiler(cfg).state == "failure"
 
 

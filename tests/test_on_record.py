@@ -24,7 +24,7 @@ from segtrain.run.environment import CHECKOUT, arithmetic_of, changed_since, cod
 from segtrain.runtime import machine
 
 NOW = Environment.now(2, "cpu", "A Processor", {"cuda": "12.4"}, "lgg-64px-fingerprint")
-ON_GPU = replace(NOW, device="cuda:0", arithmetic=arithmetic_of("fp32", "cuda:0"))
+ON_GPU = replace(NOW, device="cuda:0", arithmetic=arithmetic_of("fp32", "cuda:0", has_tf32=True))
 
 
 @pytest.mark.law("L15")

@@ -5,13 +5,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from segtrain import DISTRIBUTION, __version__
-from segtrain.config import Config
+from segtrain.config import Config, Precision
 from segtrain.doctor.finding import Finding, failure, ok, warning
 from segtrain.runtime import cpus
 from segtrain.runtime.machine import cpu_flags, lacks_to_compile
@@ -79,7 +80,7 @@ def devices(cfg: Config) -> Iterator[Finding]:
 
     gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
     if gpus:
-        yield from _gpus(gpus)
+        yield from _gpus(gpus, cfg.precision)
     elif cfg.device == "cuda":
         yield failure("device", "device=cuda, but torch sees no GPU", "check nvidia-smi and torch.version.cuda")
     elif shutil.which("nvidia-smi"):
@@ -98,11 +99,11 @@ def devices(cfg: Config) -> Iterator[Finding]:
         yield warning("precision", "precision=bf16 is far slower on a CPU without bf16 units", "use precision=fp32")
 
 
-def _gpus(count: int) -> Iterator[Finding]:
+def _gpus(count: int, precision: Precision) -> Iterator[Finding]:
     import torch
     import torch.distributed as dist
 
-    from segtrain.runtime.gpu import cuda_problem
+    from segtrain.runtime.gpu import AMPERE, cuda_problem
 
     try:
         properties = [torch.cuda.get_device_properties(index) for index in range(count)]
@@ -112,6 +113,7 @@ def _gpus(count: int) -> Iterator[Finding]:
         return
     names = ", ".join(f"{device.name} {device.total_memory / 2**30:.0f} GiB" for device in properties)
     yield ok("device", f"{count} GPU(s): {names}; CUDA {torch.version.cuda}")
+    yield from _units([gpu for gpu in properties if (gpu.major, gpu.minor) < AMPERE], precision)
     if not dist.is_nccl_available():
         yield failure("backend", "torch has no NCCL", "install torch's CUDA build")
     unread = [str(index) for index, gpu in enumerate(properties) if gpu_reader(f"GPU-{gpu.uuid}") is None]
@@ -121,6 +123,16 @@ def _gpus(count: int) -> Iterator[Finding]:
             f"NVML cannot read GPU {', '.join(unread)}: its use, power and temperature are not recorded",
             "mount the driver's libnvidia-ml.so.1 (--gpus, --nv)",
         )
+
+
+def _units(older: Sequence[Any], precision: Precision) -> Iterator[Finding]:
+    """What these GPUs, from before Ampere, make of the precision."""
+    names = ", ".join(sorted({gpu.name for gpu in older}))
+    lack = f"{names} has no units for precision={precision}, which came with compute capability 8.0"
+    if older and precision == "tf32":
+        yield failure("precision", lack, "use precision=fp16 or fp32")
+    if older and precision == "bf16":
+        yield warning("precision", f"{lack}: it may be slower than fp32", "use precision=fp16")
 
 
 def compiler(cfg: Config) -> Finding:

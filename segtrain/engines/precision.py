@@ -3,6 +3,7 @@
 import torch
 
 from segtrain.config import Config, Precision
+from segtrain.runtime.gpu import is_ampere_or_newer
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {
     "fp32": None,
@@ -20,6 +21,7 @@ ON_CUDA: dict[Precision, str] = {
     "bf16": "convolutions and matrix products in bfloat16, weights in float32",
     "fp16": "convolutions and matrix products in float16, weights in float32, with a loss scale",
 }
+WITHOUT_TF32 = "convolutions and all else in float32: this GPU has no TF32 (compute capability below 8.0)"
 
 
 def use_tf32(precision: Precision) -> None:
@@ -34,7 +36,10 @@ def use_tf32(precision: Precision) -> None:
 
 def described_precision(precision: Precision, device: torch.device) -> str | None:
     """A line about what a GPU computes in which type; None on a CPU, where float32 is float32."""
-    return f"precision={precision}: {ON_CUDA[precision]}" if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    lacks_tf32 = precision in ("fp32", "tf32") and not is_ampere_or_newer(device)
+    return f"precision={precision}: {WITHOUT_TF32 if lacks_tf32 else ON_CUDA[precision]}"
 
 
 def prefers_channels_last(cfg: Config, device: torch.device) -> bool:
@@ -46,6 +51,6 @@ def prefers_channels_last(cfg: Config, device: torch.device) -> bool:
     if cfg.model.channels_last is not None:
         return cfg.model.channels_last
     if device.type == "cuda":
-        return cfg.precision != "ieee"
+        return cfg.precision in ("bf16", "fp16") or (cfg.precision != "ieee" and is_ampere_or_newer(device))
     wide: bool = torch.backends.cpu.get_cpu_capability() == "AVX512" and cfg.model.features >= WIDTH
     return wide

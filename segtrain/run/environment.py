@@ -72,8 +72,9 @@ class Environment:
         libraries: Mapping[str, str] | None = None,
         store: str | None = None,
         precision: Precision = "fp32",
+        has_tf32: bool = False,
     ) -> Self:
-        """That of this process."""
+        """That of this process; `has_tf32`: whether its device is a GPU with units for it."""
         return cls(
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             job=job_id(),
@@ -87,7 +88,7 @@ class Environment:
             world_size=world_size,
             device=device,
             device_name=device_name,
-            arithmetic=arithmetic_of(precision, device),
+            arithmetic=arithmetic_of(precision, device, has_tf32),
             cores=cpus.usable(),
             git_commit=commit(),
             code_sha256=code_sha256(),
@@ -161,9 +162,9 @@ def changed_since(starts: Sequence[Environment]) -> Iterator[str]:
         )
 
 
-def arithmetic_of(precision: Precision, device: str) -> str:
-    """Number types of convolutions and matrix products; all else is float32."""
-    if device.startswith("cuda") or precision in ("bf16", "fp16"):
+def arithmetic_of(precision: Precision, device: str, has_tf32: bool) -> str:
+    """Number types of convolutions and matrix products; all else is float32, and all on a GPU without TF32."""
+    if precision in ("bf16", "fp16") or (device.startswith("cuda") and has_tf32):
         return ON_CUDA[precision]
     return FLOAT32
 

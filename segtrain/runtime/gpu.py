@@ -21,6 +21,14 @@ NCCL_REMEDIES = {
 }
 
 
+AMPERE = (8, 0)  # the compute capability of the first GPUs with units for TF32 and bfloat16
+
+
+def is_ampere_or_newer(device: torch.device) -> bool:
+    """Whether it is a GPU with units for TF32 and bfloat16, which a T4 or V100 lacks."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
+
+
 def start_gpu(device: torch.device) -> None:
     """Make the GPU the current one and run an operation on it. Raises LaunchError where that fails."""
     try:

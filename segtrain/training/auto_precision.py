@@ -13,6 +13,7 @@ from segtrain.config import Config, Precision
 from segtrain.engines.engine import make_engine
 from segtrain.errors import ConfigError
 from segtrain.run import Run
+from segtrain.runtime.gpu import is_ampere_or_newer
 from segtrain.runtime.machine import cpu_flags
 from segtrain.runtime.out_of_memory import OutOfMemory
 from segtrain.runtime.world import World
@@ -23,7 +24,6 @@ LONGEST_S = 2.0  # of a type's steps after the first, unless one takes longer
 MOST_STEPS = 5
 WORTH = 1.2  # times as fast, for a half type to be taken: it rounds more, and a trial says little about small gains
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # the last is Arm's
-AMPERE = (8, 0)  # the first GPUs that multiply bfloat16
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def chosen_precision(cfg: Config, run: Run, fresh: bool, world: World) -> Chosen
 def half_type(device: torch.device) -> Precision | None:
     """The half type that the device has units for, None where it has none."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
+        return "bf16" if is_ampere_or_newer(device) else "fp16"
     return "bf16" if set(BF16_FLAGS) & cpu_flags() else None
 
 

@@ -20,6 +20,7 @@ from segtrain.models.base import Network, supervision_ratio
 from segtrain.models.freeze import freeze, is_frozen
 from segtrain.models.make import make_model
 from segtrain.models.own import OwnNetwork, check_precision
+from segtrain.runtime.gpu import is_ampere_or_newer
 from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.world import World
 
@@ -67,10 +68,16 @@ def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
     make_engine(replace(cfg, train=share), network, loss, World())
 
 
-def refuse_for_device(cfg: Config, kind: str) -> None:
-    """Raise LaunchError for settings that this kind of device, cpu or cuda, does not support."""
+def refuse_for_device(cfg: Config, device: torch.device) -> None:
+    """Raise LaunchError for settings that this device does not support."""
+    kind = device.type
     if cfg.precision == "tf32" and kind != "cuda":
         raise LaunchError("precision=tf32 is a mode of CUDA devices, and this is a CPU; use precision=fp32 or bf16")
+    if cfg.precision == "tf32" and not is_ampere_or_newer(device):
+        raise LaunchError(
+            f"precision=tf32: {torch.cuda.get_device_name(device)} has no TF32, which came with compute "
+            "capability 8.0; use precision=fp16 or fp32"
+        )
     if cfg.model.compile and (lack := lacks_to_compile(kind)):
         raise LaunchError(f"model.compile=true needs a compiler, and there is no {lack.thing}; {lack.remedy}")
     losses = {term.part for term in loss_terms(cfg.loss)}

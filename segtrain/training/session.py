@@ -16,6 +16,7 @@ from segtrain.errors import Diverged, Stopped, StopReason
 from segtrain.run import Environment, Outcome, Run, checkpoint
 from segtrain.run.environment import changed_since
 from segtrain.run.outcome import State
+from segtrain.runtime.gpu import is_ampere_or_newer
 from segtrain.runtime.outbox import Outbox
 from segtrain.runtime.process import start_logging
 from segtrain.runtime.stop import Stop
@@ -124,6 +125,7 @@ def _environment(start: Start) -> Environment:
         world.libraries,
         start.store.path.name,
         start.cfg.precision,
+        is_ampere_or_newer(world.device),
     )
 
 

@@ -87,7 +87,7 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
 
     Raises ConfigError, DataError or LaunchError, before anything but the store is written; Stopped on all ranks alike.
     """
-    build.refuse_for_device(cfg, world.device.type)
+    build.refuse_for_device(cfg, world.device)
     store = _ensure_store_in_step(cfg.data, stop, world)
     data = store.resolved(cfg.data)
     version = world.on_main(lambda: split_version(data, store, run, fresh))
@@ -162,7 +162,7 @@ class Rehearsal:
     def check(self, cfg: Config) -> None:
         """Raise what training would raise before its first step. Prepares the data where that is still to be done."""
         device = device_of(cfg.device, self.ranks - 1, self.ranks)
-        build.refuse_for_device(cfg, device.type)
+        build.refuse_for_device(cfg, device)
         store = self._store(cfg.data)
         data = store.resolved(cfg.data)
         cfg = replace(cfg, data=replace(data, split_version=split_version(data, store, Run.of(cfg))))
