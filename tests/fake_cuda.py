@@ -115,6 +115,18 @@ def _replace_cuda(gpus: int, kind: FakeGpu, note: Callable[[str], None]) -> None
         uuid = f"0000000{index}-0000-0000-0000-000000000000"
         return SimpleNamespace(name=kind.name, uuid=uuid, total_memory=80 * GIB)
 
+    class Event:
+        """What a rank waits for by itself, and not for what it queues later."""
+
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def record(self, stream: Any = None) -> None:
+            note("event recorded")
+
+        def synchronize(self) -> None:
+            note("waited for an event")
+
     replaced: dict[str, Any] = {
         "device_count": lambda: gpus,
         "is_available": lambda: False,  # or torch itself would use it
@@ -126,6 +138,8 @@ def _replace_cuda(gpus: int, kind: FakeGpu, note: Callable[[str], None]) -> None
         "max_memory_allocated": lambda device=None: 3 * GIB,
         "max_memory_reserved": lambda device=None: 4 * GIB,
         "reset_peak_memory_stats": lambda device=None: None,
+        "Event": Event,
+        "current_stream": lambda device=None: None,
         "empty_cache": lambda: note("cache emptied"),
         "synchronize": lambda device=None: note("waited"),
         "default_generators": [torch.Generator() for _ in range(gpus)],

@@ -1,6 +1,8 @@
 """The evaluator: each validation patient whole, once, with the same counts however the work is divided (L3, L10)."""
 
+import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +75,36 @@ def test_a_patient_is_counted_while_the_next_is_predicted(
     whole_volumes = EvaluateConfig(pictures=0, batch=max(patient.slices for patient in tiny_store.patients.values()))
     evaluate(Predictor(logits, whole_volumes, CPU), make_loss("dice"), tiny_store, sorted(tiny_store.patients), World())
     assert counted == [True] * 2 * len(begun)
+
+
+def test_the_device_has_the_next_patient_before_one_is_waited_for(
+    tiny: Config, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the probabilities and for the loss, by another thread than the one that feeds the device."""
+    network = probability_net(tiny)
+    begun = [threading.Event() for _ in tiny_store.patients]
+    waited: list[tuple[bool, bool]] = []
+    fences = itertools.count()
+
+    def logits(image: torch.Tensor) -> torch.Tensor:
+        next(event for event in begun if not event.is_set()).set()
+        output: torch.Tensor = network(image)
+        return output
+
+    def fence(device: torch.device) -> Callable[[], None]:
+        following = min(next(fences) // 2 + 1, len(begun) - 1)  # two fences a patient
+        feeder = threading.current_thread()
+
+        def wait() -> None:
+            waited.append((threading.current_thread() is feeder, begun[following].wait(10)))
+
+        return wait
+
+    monkeypatch.setattr("segtrain.evaluation.evaluate.fence", fence)
+    monkeypatch.setattr("segtrain.evaluation.predictor.fence", fence)
+    whole_volumes = EvaluateConfig(pictures=0, batch=max(patient.slices for patient in tiny_store.patients.values()))
+    evaluate(Predictor(logits, whole_volumes, CPU), make_loss("dice"), tiny_store, sorted(tiny_store.patients), World())
+    assert waited == [(False, True)] * 2 * len(begun)
 
 
 def test_an_error_while_counting_ends_the_evaluation(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segtrain.data.augment.draws import empty
 from segtrain.data.masks import regions_of
 from segtrain.data.people import values_by_person
 from segtrain.data.store import Store
@@ -22,9 +23,10 @@ from segtrain.evaluation.lesion_marks import picture_of
 from segtrain.evaluation.lesion_places import caption, lesions_of_regions, worst_of
 from segtrain.evaluation.metrics import Counts, Summary, among_known, count, summarise
 from segtrain.evaluation.overlays import Picture, shown_contrast
-from segtrain.evaluation.predictor import Predictor
+from segtrain.evaluation.predictor import Predictor, Queued
 from segtrain.evaluation.units import Spacing, prepared_spacing, prepared_voxel_ml
 from segtrain.losses.loss import Loss
+from segtrain.runtime.gpu import fence
 from segtrain.runtime.terminal import Progress
 from segtrain.runtime.world import World
 
@@ -107,7 +109,8 @@ def evaluate(
 ) -> Evaluation | None:
     """The evaluation of `patients` on rank 0, None on the others. Collective.
 
-    A thread counts a patient's voxels and draws its picture while the next one is predicted.
+    A thread waits for a patient's prediction, counts its voxels and draws its picture; the next patient is queued by
+    then, so that a GPU always has work.
     `people`: the person of each patient who has several ids. All ranks call `check`, which may raise, as often: after
     each of their patients, and where others have more of them.
     """
@@ -124,9 +127,8 @@ def evaluate(
         for turn in range(max(map(len, assignment))):
             for patient in mine[turn : turn + 1]:
                 predicted = _predict(predictor, loss, store, patient)
-                if waiting:
+                if waiting:  # for the one before: no more than two are on the device
                     scores.append(waiting.result())
-                # While the device predicts the next patient.
                 waiting = scorer.submit(_score_of, predictor, store, predicted, patient in drawn)
                 bar.advance(store.patients[patient].slices, patient=patient)
             check()
@@ -185,17 +187,17 @@ def score_patient(
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A patient as prepared, and what the network makes of it. loss_sums: of batches or of the volume."""
+    """A patient as prepared, and what the network makes of it. loss_sums: waits for those of the volume."""
 
     patient: StoredPatient
     image_shwc: NDArray[np.float16]
     mask_shw: NDArray[np.uint8]
-    probability_rshw: NDArray[np.float32]
-    loss_sums: Sequence[Tensor]
+    probability: Queued
+    loss_sums: Callable[[], tuple[float, ...]]
 
 
 def _predict(predictor: Predictor, loss: Loss | None, store: Store, patient: str) -> _Predicted:
-    """The work of the device."""
+    """The work of the device, queued."""
     stored = store.patients[patient]
     image_shwc, mask_shw = store.volume(patient)
     sums: list[Tensor] = []
@@ -207,20 +209,35 @@ def _predict(predictor: Predictor, loss: Loss | None, store: Store, patient: str
         elif loss is not None:
             sums.append(loss.sums(output, mask).double())
 
-    probability_rshw = predictor.probability(image_shwc, mask_shw, add_loss, stored.spacing_mm, f"patient {patient}")
+    probability = predictor.queue(image_shwc, mask_shw, add_loss, stored.spacing_mm, f"patient {patient}")
     if loss is not None and volume:
         output, mask = (torch.cat(parts) for parts in zip(*volume, strict=True))
         sums.append(loss.sums(output, mask).double())
-    return _Predicted(stored, image_shwc, mask_shw, probability_rshw, sums)
+    return _Predicted(stored, image_shwc, mask_shw, probability, _total(sums, predictor.device))
+
+
+def _total(sums: Sequence[Tensor], device: torch.device) -> Callable[[], tuple[float, ...]]:
+    """What waits for the sum of these, and for nothing that the device gets later; it is empty of none."""
+    if not sums:
+        return tuple
+    total = sum(sums[1:], start=sums[0])
+    copied = empty(tuple(total.shape), total.dtype, pin=device.type == "cuda").copy_(total, non_blocking=True)
+    wait = fence(device)
+
+    def values() -> tuple[float, ...]:
+        wait()
+        return tuple(copied.tolist())
+
+    return values
 
 
 def _scored(
     predictor: Predictor, store: Store, predicted: _Predicted, draw: bool
 ) -> tuple[PatientScore, NDArray[np.bool_], NDArray[np.bool_]]:
-    """The work of the CPU: see `score_patient`."""
-    stored, mask_shw, sums = predicted.patient, predicted.mask_shw, predicted.loss_sums
+    """The work of the CPU, once the device has done its own: see `score_patient`."""
+    stored, mask_shw = predicted.patient, predicted.mask_shw
     layout, true_rshw = predictor.layout, regions_of(mask_shw, predictor.layout)
-    predicted_rshw = predictor.over_threshold(predicted.probability_rshw)
+    predicted_rshw = predictor.over_threshold(predicted.probability.result())
     voxel_ml = prepared_voxel_ml(stored.spacing_mm, stored.geometry)
     kept_rshw = among_known(predictor.kept(predicted_rshw, voxel_ml), mask_shw, layout)
     predicted_rshw = among_known(predicted_rshw, mask_shw, layout)
@@ -237,7 +254,7 @@ def _scored(
                 layout.regions, kept_rshw, predicted_rshw, true_rshw, strict=True
             )
         },
-        loss_sums=tuple(sum(sums[1:], start=sums[0]).tolist()) if sums else (),
+        loss_sums=predicted.loss_sums(),
         picture=pictures.most,
         worst_lesion=pictures.worst_lesion,
         lesions=pictures.caption,

@@ -21,6 +21,7 @@ from segtrain.evaluation.metrics import kept_components
 from segtrain.evaluation.spread import number_of_views, with_spread
 from segtrain.evaluation.tta import mean_probability
 from segtrain.evaluation.uncertainty import MemberSpread
+from segtrain.runtime.gpu import fence
 from segtrain.runtime.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,39 @@ Logits = Callable[[Tensor], Tensor]  # of images [b, c, h, w]: [b, r, h, w]
 
 def _ignore(output: Tensor, mask: Tensor) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The probabilities of the volume `where`, which the device may still be computing; any thread may ask for them.
+
+    training: see `Predictor`.
+    """
+
+    probability_srhw: Tensor  # on the host
+    wait: Callable[[], None]  # until they are there
+    where: str
+    training: bool
+
+    def result(self) -> NDArray[np.float32]:
+        """The probabilities [r, s, h, w]. Raises DataError: one is NaN, and this is no `training`."""
+        self.wait()
+        probability_rshw = np.ascontiguousarray(self.probability_srhw.numpy().swapaxes(0, 1))
+        self._look_for_nan(probability_rshw)
+        return probability_rshw
+
+    def _look_for_nan(self, probability_rshw: NDArray[np.float32]) -> None:
+        """A NaN is over no threshold: such a patient would have no lesion, and nobody would know why."""
+        unknown = int(np.isnan(probability_rshw).any(axis=(0, 2, 3)).sum())
+        if not unknown:
+            return
+        slices = f"in {unknown} of {probability_rshw.shape[1]} slices"
+        if not self.training:
+            raise DataError(
+                f"{self.where}: the network's output is NaN {slices}; are its weights damaged, or is fp16 too small "
+                "for it? Take another checkpoint (--checkpoint), or try precision=fp32"
+            )
+        log.warning("%s: the network's output is NaN %s, which counts as no lesion there", self.where, slices)
 
 
 @dataclass(frozen=True)
@@ -57,15 +91,27 @@ class Predictor:
         where: str = "a patient",
         spread: MemberSpread | None = None,
     ) -> NDArray[np.float32]:
-        """Probabilities [r, s, h, w] of a prepared volume.
+        """Probabilities [r, s, h, w] of a prepared volume. See `queue`, and `Queued.result`."""
+        return self.queue(image_shwc, mask_shw, watch, spacing_mm, where, spread).result()
+
+    def queue(
+        self,
+        image_shwc: NDArray[np.float16],
+        mask_shw: NDArray[np.uint8],
+        watch: Callable[[Tensor, Tensor], None] = _ignore,
+        spacing_mm: Sequence[float] | None = None,
+        where: str = "a patient",
+        spread: MemberSpread | None = None,
+    ) -> Queued:
+        """The probabilities of a prepared volume, for which a GPU is not waited for.
 
         `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`.
-        `spread` is filled (`room_for_spread`). Raises DataError: neighbours are at a distance in mm, and it is not
-        known; a probability is NaN, and this is no `training`.
+        `spread` is filled (`room_for_spread`), which waits. Raises DataError: neighbours are at a distance in mm, and
+        it is not known.
         """
         channels_shwc = with_neighbours(image_shwc, self.neighbours.offsets(spacing_mm, where))
         on_gpu = self.device.type == "cuda"
-        # On a GPU the batches are queued, and waited for once: pinned memory, and a batch in one piece of it.
+        # On a GPU the batches are queued: pinned memory, and a batch in one piece of it.
         slices, *plane = mask_shw.shape
         probability_srhw = empty((slices, len(self.layout.regions), *plane), torch.float32, pin=on_gpu)
         start, size = 0, self.cfg.batch
@@ -86,24 +132,7 @@ class Predictor:
                 continue
             watch(output, mask)
             start += size
-        if on_gpu:
-            torch.cuda.synchronize(self.device)
-        probability_rshw = np.ascontiguousarray(probability_srhw.numpy().swapaxes(0, 1))
-        self._look_for_nan(probability_rshw, where)
-        return probability_rshw
-
-    def _look_for_nan(self, probability_rshw: NDArray[np.float32], where: str) -> None:
-        """A NaN is over no threshold: such a patient would have no lesion, and nobody would know why."""
-        unknown = int(np.isnan(probability_rshw).any(axis=(0, 2, 3)).sum())
-        if not unknown:
-            return
-        slices = f"in {unknown} of {probability_rshw.shape[1]} slices"
-        if not self.training:
-            raise DataError(
-                f"{where}: the network's output is NaN {slices}; are its weights damaged, or is fp16 too small for it? "
-                "Take another checkpoint (--checkpoint), or try precision=fp32"
-            )
-        log.warning("%s: the network's output is NaN %s, which counts as no lesion there", where, slices)
+        return Queued(probability_srhw, fence(self.device), where, self.training)
 
     def _predicted(self, image: Tensor, part: slice, spread: MemberSpread | None) -> tuple[Tensor, Tensor]:
         """The logits of these slices and the mean over views, [b, r, h, w]; their part of `spread` is filled."""

@@ -1,4 +1,6 @@
-"""The start of CUDA and of NCCL, and a remedy where they do not start. Imports torch."""
+"""The start of CUDA and of NCCL, and a remedy where they do not start; waiting for a device. Imports torch."""
+
+from collections.abc import Callable
 
 import torch
 
@@ -27,6 +29,22 @@ AMPERE = (8, 0)  # the compute capability of the first GPUs with units for TF32 
 def is_ampere_or_newer(device: torch.device) -> bool:
     """Whether it is a GPU with units for TF32 and bfloat16, which a T4 or V100 lacks."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def fence(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has done all that it was given before this call, and not for what it gets later.
+
+    Any thread may call it. A CPU has done it.
+    """
+    if device.type != "cuda":
+        return _wait_for_nothing
+    event = torch.cuda.Event(blocking=True)  # the thread sleeps: the one that feeds the device needs the core
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
+
+
+def _wait_for_nothing() -> None:
+    pass
 
 
 def start_gpu(device: torch.device) -> None:
