@@ -12,12 +12,13 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
-from benchmarks import gpu, gpu_engine, gpu_runs, metrics, publish, reference
+from benchmarks import gpu, gpu_engine, gpu_runs, gpu_ways, metrics, publish, reference
 from benchmarks.gpu_shot import Shot
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.phantom import phantom_patient
+from segtrain.data.store import Store
 from segtrain.engines.engine import make_engine
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
@@ -70,6 +71,20 @@ def test_the_other_libraries_give_the_same_scores(scene: str) -> None:
     assert medpys.keys() - ours.keys() == {"pooled_hd95_mm"}, "medpy's percentile is of both directions together"
     assert metrics.disagreement(ours, monais) < 1e-5
     assert metrics.disagreement(ours, medpys) < 1e-5
+
+
+def test_slices_on_a_gpu_are_not_copied_again_and_no_thread_is_waited_for(tiny: Config, tiny_store: Store) -> None:
+    (_, copies, size, waits), (_, fewer_copies, smaller_size, no_waits) = gpu_ways.feeds(tiny, tiny_store).values()
+    assert (waits, no_waits) == (1, 0)
+    slices = tiny.train.global_batch * tiny_store.size_px**2 * (2 * len(tiny_store.contrasts) + 1) / 1e6
+    assert float(size) > slices > 100 * float(smaller_size), "an index in place of slices"
+    assert fewer_copies == copies - 1, "in place of image and mask"
+
+
+def test_the_thread_that_feeds_a_gpu_does_not_wait_for_it(tiny: Config, tiny_store: Store) -> None:
+    """An evaluation with the same bits, pictures included."""
+    plain, ours = gpu_ways.evaluations(tiny, tiny_store).values()
+    assert (plain, ours) == ((2, 0), (0, 2))
 
 
 def test_the_documents_show_the_figures_that_were_measured() -> None:

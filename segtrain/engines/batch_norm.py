@@ -1,14 +1,15 @@
-"""Batch norm over the samples of all ranks, by one sum over ranks forward and one backward.
+"""Batch norm over the samples of all ranks, by one collective forward and one backward.
 
 torch's SyncBatchNorm runs on GPUs alone, and its host waits for the device three times a layer, to leave out ranks
 without samples. Here all ranks have equally many samples, so the host knows the counts. On a GPU the kernels are those
-that SyncBatchNorm calls.
+that SyncBatchNorm calls, and few others: the host of a GPU with a small share of the batch is what a step waits for.
 
 Legend: n samples, c channels, then any positions.
 """
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ACTIVATED = ("drop", "act")  # the modules of a norm of timm's, applied in this order (timm/layers/norm_act.py)
 Normalised = tuple[Tensor, Tensor, Tensor]  # and the mean and biased variance by which it was
+Running = tuple[Tensor, Tensor, float]  # mean and variance, which the kernels move, and the share of a batch in them
 
 
 def over_all_ranks(network: nn.Module, world: World, compiled: bool) -> nn.Module:
@@ -90,9 +92,19 @@ class GlobalBatchNorm(_BatchNorm):
             return functional.batch_norm(
                 input_nc, mean, variance, self.weight, self.bias, training=mean is None, eps=self.eps
             )
-        output_nc, mean, variance = self._normalise(input_nc, self.weight, self.bias, self.eps, self.world)
-        self._track(mean, variance, _count(input_nc, self.world))
+        running = self._running() if _fused(input_nc) else None
+        output_nc, mean, variance = self._normalise(input_nc, self.weight, self.bias, self.eps, self.world, running)
+        if running is None:
+            self._track(mean, variance, _count(input_nc, self.world))
+        elif self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         return output_nc
+
+    def _running(self) -> Running | None:
+        """What the kernels can move by themselves: a share that depends on the number of batches is on the device."""
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            return None
+        return self.running_mean, self.running_var, self.momentum
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -105,11 +117,22 @@ class GlobalBatchNorm(_BatchNorm):
             running.copy_(running * (1 - factor) + value * factor)
 
 
-def normalise(input_nc: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World) -> Normalised:
-    """The input normalised over the samples of all ranks. Collective."""
+def normalise(
+    input_nc: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    world: World,
+    running: Running | None = None,
+) -> Normalised:
+    """The input normalised over the samples of all ranks; `running` is moved, on a GPU alone. Collective."""
     if _count(input_nc, world) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input_nc.shape}")
-    normalised: Normalised = _Normalise.apply(input_nc, weight, bias, eps, world)  # type: ignore[no-untyped-call]
+    normalised: Normalised
+    if _fused(input_nc):
+        normalised = _NormaliseOnGpu.apply(input_nc, weight, bias, eps, world, running)  # type: ignore[no-untyped-call]
+    else:
+        normalised = _Normalise.apply(input_nc, weight, bias, eps, world)  # type: ignore[no-untyped-call]
     return normalised
 
 
@@ -121,12 +144,9 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, input_nc: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World
     ) -> Normalised:
         input_nc = input_nc.contiguous(memory_format=_layout(input_nc))
-        mean, variance = _of_all_ranks(*_statistics(input_nc, eps), world)
+        mean, variance = _of_all_ranks(*_statistics(input_nc), world)
         invstd = (variance + eps).rsqrt()
-        if _fused(input_nc):
-            output_nc = torch.batch_norm_elemt(input_nc, weight, bias, mean, invstd, eps)
-        else:
-            output_nc = torch.native_batch_norm(input_nc, weight, bias, mean, variance, False, 0.0, eps)[0]
+        output_nc = torch.native_batch_norm(input_nc, weight, bias, mean, variance, False, 0.0, eps)[0]
         ctx.save_for_backward(input_nc, weight, mean, variance, invstd)
         ctx.eps, ctx.world = eps, world
         ctx.mark_non_differentiable(mean, variance)
@@ -137,15 +157,10 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient_nc: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         input_nc, weight, mean, variance, invstd = ctx.saved_tensors
         gradient_nc = gradient_nc.contiguous(memory_format=_layout(input_nc))
-        if _fused(input_nc):
-            of_output, of_centred, of_weight, of_bias = torch.batch_norm_backward_reduce(
-                gradient_nc, input_nc, mean, invstd, weight, True, weight is not None, weight is not None
-            )
-        else:
-            _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-                gradient_nc, input_nc, weight, mean, variance, mean, invstd, False, ctx.eps, [False, True, True]
-            )
-            of_output, of_centred = of_bias, of_weight / invstd
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient_nc, input_nc, weight, mean, variance, mean, invstd, False, ctx.eps, [False, True, True]
+        )
+        of_output, of_centred = of_bias, of_weight / invstd
         of_output, of_centred = ctx.world.sum(torch.stack((of_output, of_centred)).double()).to(mean.dtype)
         sums = of_output, of_centred, _count(input_nc, ctx.world)
         of_input = _input_gradient(gradient_nc, input_nc, mean, invstd, weight, sums)
@@ -153,6 +168,55 @@ class _Normalise(torch.autograd.Function):
             return of_input, None, None, None, None
         # These two are this rank's: DDP and DeepSpeed sum them, as those of all weights.
         return of_input, of_weight, of_bias, None, None
+
+
+class _NormaliseOnGpu(torch.autograd.Function):
+    """The same by the kernels of SyncBatchNorm: torch/nn/modules/_functions.py."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input_nc: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        world: World,
+        running: Running | None,
+    ) -> Normalised:
+        input_nc = input_nc.contiguous(memory_format=_layout(input_nc))
+        means, invstds = world.stacked(torch.stack(torch.batch_norm_stats(input_nc, eps))).unbind(1)
+        counts, ctx.counts = _counts(_count(input_nc, world), world.size, means.dtype, means.device)
+        mean, invstd = torch.batch_norm_gather_stats_with_counts(
+            input_nc, means, invstds, *(running or (None, None, 0.0)), eps, counts
+        )
+        output_nc = torch.batch_norm_elemt(input_nc, weight, bias, mean, invstd, eps)
+        ctx.save_for_backward(input_nc, weight, mean, invstd)
+        ctx.world = world
+        variance = invstd if running else invstd**-2 - eps  # nobody asks for it where the kernels move what is running
+        ctx.mark_non_differentiable(mean, variance)
+        return output_nc, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_nc: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        input_nc, weight, mean, invstd = ctx.saved_tensors
+        gradient_nc = gradient_nc.contiguous(memory_format=_layout(input_nc))
+        has_weight = weight is not None
+        of_output, of_centred, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient_nc, input_nc, mean, invstd, weight, True, has_weight, has_weight
+        )
+        of_output, of_centred = ctx.world.sum_into(torch.stack((of_output, of_centred)))
+        of_input = torch.batch_norm_backward_elemt(
+            gradient_nc, input_nc, mean, invstd, weight, of_output, of_centred, ctx.counts
+        )
+        return of_input, of_weight, of_bias, None, None, None
+
+
+@lru_cache(64)  # one for each size of a layer
+def _counts(count: int, ranks: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values of a channel on each rank, as the kernels of forward and backward want them."""
+    counts = torch.full((ranks,), count // ranks, dtype=dtype, device=device)
+    return counts, counts.to(torch.int32)
 
 
 def _input_gradient(
@@ -165,11 +229,6 @@ def _input_gradient(
 ) -> Tensor:
     """`sums` over all ranks: of the output's gradient, of it times the centred input, and of the samples."""
     of_output, of_centred, count = sums
-    if _fused(input_nc):
-        counts = torch.full((1,), count, dtype=torch.int32, device=input_nc.device)
-        return torch.batch_norm_backward_elemt(
-            gradient_nc, input_nc, mean, invstd, weight, of_output, of_centred, counts
-        )
     scale = invstd if weight is None else invstd * weight
     slope = -scale * invstd**2 * of_centred / count
     offset = -scale * of_output / count - slope * mean
@@ -178,11 +237,8 @@ def _input_gradient(
     return scaled_nc.addcmul_(input_nc, slope.view(shape)).to(input_nc.dtype)
 
 
-def _statistics(input_nc: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _statistics(input_nc: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of this rank's samples, in float32 or more."""
-    if _fused(input_nc):
-        mean, invstd = torch.batch_norm_stats(input_nc, eps)
-        return mean, (invstd.double() ** -2 - eps).clamp_min(0)
     # Running statistics that nobody needs: the results have their type.
     unused = torch.zeros(2, input_nc.size(1), dtype=torch.promote_types(input_nc.dtype, torch.float32))
     mean, variance = torch.batch_norm_update_stats(input_nc, unused[0], unused[1], 0.0)

@@ -75,10 +75,22 @@ class World:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over ranks, on every rank; not differentiable. Collective."""
-        total = tensor.detach().clone()
+        return self.sum_into(tensor.detach().clone())
+
+    def sum_into(self, tensor: Tensor) -> Tensor:
+        """The tensor, which becomes its sum over ranks on every rank; not differentiable. Collective."""
         if self.size > 1:
-            dist.all_reduce(total)
-        return total
+            dist.all_reduce(tensor)
+        return tensor
+
+    def stacked(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors, all of one shape, along a new first dimension in rank order. Collective."""
+        if self.size == 1:
+            return tensor[None]
+        together = tensor.new_empty((self.size * len(tensor), *tensor.shape[1:]))  # as gloo and NCCL both take it
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.13 renamed it
+        gather(together, tensor)
+        return together.view(self.size, *tensor.shape)
 
     def concatenate(self, tensor_n: Tensor) -> Tensor:
         """The ranks' flat tensors, all of one size, concatenated in rank order on every rank. Collective."""
