@@ -30,7 +30,7 @@ LIMITS_S = {
     "command": 90,
     "waits": 60,
     "parity": 60,
-    "repeat": 60,
+    "repeat": 100,  # twelve trainings, whose start takes most of their time
     "speed": 120,
     "loop": 100,
     "lgg": 150,

@@ -5,15 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import sync_batch_norm_kernels
+from ranks import run_ranks
 
 from benchmarks.gpu_counts import Operators
 from segtrain.config import OPTIMIZERS, Config, ModelConfig, OptimConfig, Precision, TrainConfig
+from segtrain.engines import batch_norm
 from segtrain.engines.ddp import DdpEngine
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.runtime.world import World
 
 pytestmark = pytest.mark.quick
+ALONE = World()
 CFG = Config(
     model=ModelConfig(features=4, depth=2, norm="batch"),
     optim=OptimConfig(clip_norm=1.0),
@@ -21,13 +25,11 @@ CFG = Config(
 )
 
 
-def engine_of(cfg: Config) -> DdpEngine:
-    return DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World())
-
-
-def stepped(cfg: Config, rates_as_tensors: bool) -> tuple[list[Operators], dict[str, torch.Tensor]]:
+def stepped(
+    cfg: Config, rates_as_tensors: bool, world: World = ALONE
+) -> tuple[list[Operators], dict[str, torch.Tensor]]:
     """The operators of the third and of the fourth step, at other rates, and the weights after them."""
-    engine = engine_of(cfg)
+    engine = DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world)
     if rates_as_tensors:
         for group in engine.optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
@@ -74,3 +76,19 @@ def test_what_keeps_a_step_from_being_a_graph_is_known(changed: dict[str, Any], 
     """The average's weight moves until its decay is reached; schedule-free AdamW computes its own in Python."""
     (one, other), _ = stepped(replace(CFG, **changed), rates_as_tensors=words is not None)
     assert differences(one, other) == words if words else differences(one, other)
+
+
+def ranks_differences(world: World) -> tuple[set[str], list[str], set[str]]:
+    """Of two steps of this rank, by the batch norm of a GPU: operators that differ, waits, names of collectives."""
+    batch_norm._fused = lambda input_nc: True
+    with sync_batch_norm_kernels():
+        (one, other), _ = stepped(CFG, rates_as_tensors=True, world=world)
+    assert one.collectives == other.collectives
+    return differences(one, other), one.waits, set(one.collectives)
+
+
+def test_two_steps_of_several_ranks_differ_in_nothing_but_the_rate() -> None:
+    for different, waits, collectives in run_ranks(2, ranks_differences):
+        assert different == {"aten.fill_.Scalar"}
+        assert not waits
+        assert len(collectives) == 2, "sums and statistics, whose shapes are fixed"

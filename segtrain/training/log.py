@@ -7,15 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segtrain.errors import Diverged
 from segtrain.evaluation.evaluate import Evaluation, PatientScore
 from segtrain.evaluation.metrics import EMPTY_RULE, Summary
-from segtrain.evaluation.overlays import Picture, legend_of, sheet
+from segtrain.evaluation.overlays import Legend, Picture, legend_of, sheet
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, parts_text, to_line
 from segtrain.run.live import facts_of
 from segtrain.run.milestones import Milestones
@@ -121,7 +119,7 @@ class TrainingLog:
         run, dsc = self.start.run, result.dsc
         several = len(result.regions) > 1
         if pictures := [picture for score in result.scores for picture in _pictures(score)]:
-            self._write_picture(epoch, sheet(pictures, legend=legend_of(tuple(result.regions))))
+            self._write_picture(epoch, pictures, legend_of(tuple(result.regions)))
         rows = [row for score in result.scores for row in score.rows()]
         self.outbox.put(f"the table of epoch {epoch}", partial(run.write_scores, epoch, rows))
         self._write(
@@ -153,10 +151,14 @@ class TrainingLog:
             "  best" if best else "",
         )
 
-    def _write_picture(self, epoch: int, picture_hwc: NDArray[np.uint8]) -> None:
+    def _write_picture(self, epoch: int, pictures: Sequence[tuple[str, Picture]], legend: Legend) -> None:
         assert self.outbox, "it is on rank 0"
-        write = partial(self.start.run.write_picture, epoch, picture_hwc)
-        if not self.outbox.put(f"the picture of epoch {epoch}", write, size=picture_hwc.nbytes):
+
+        def write() -> None:  # the sheet is put together there too, while the next epoch trains
+            self.start.run.write_picture(epoch, sheet(pictures, legend=legend))
+
+        size = sum(picture.nbytes for _, picture in pictures)
+        if not self.outbox.put(f"the picture of epoch {epoch}", write, size=size):
             log.warning("the picture of epoch %d is left out: too much waits to be written", epoch)
 
     def _write(self, event: Event) -> None:
