@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -54,9 +55,9 @@ def tables() -> Iterator[str]:
             train=TrainConfig(global_batch=16),
         )
         store = ensure_store(cfg.data)
-        titles = ("slices for a step", "operators", "copies to the GPU", "MB copied", "waits for a thread")
+        titles = ["slices for a step", "operators", "copies to the GPU", "MB copied", "waits for a thread"]
         yield table(titles, feeds(cfg, store))
-        titles = ("evaluation, a patient", "waits of the thread that feeds the GPU", "of another thread")
+        titles = ["evaluation, a patient", "waits of the thread that feeds the GPU", "of another thread"]
         yield table(titles, evaluations(cfg, store))
 
 
@@ -83,20 +84,21 @@ def norms_of_rank(world: World) -> dict[str, Row]:
     batch_norm._fused = lambda input_nc: True  # the kernels of a GPU, in their definition
     accept_sync_batch_norm_on_a_cpu()
     cfg = Config(model=ModelConfig(), train=TrainConfig(global_batch=4 * RANKS))
-    ours = base.over_all_ranks
 
-    def theirs(network: torch.nn.Module, world: World, compiled: bool) -> torch.nn.Module:
+    def theirs(network: torch.nn.Module, world: World, compiled: bool) -> Any:
         return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def counts(norm: Any) -> Row:
-        base.over_all_ranks = norm
-        engine = engine_of(cfg, world)
+        with patch.object(base, "over_all_ranks", norm):
+            engine = engine_of(cfg, world)
         engine._average_buffers = lambda: None  # which knows our norm alone, and does nothing for it
         counted = of_a_step(engine, 4)
         return len(counted.calls), len(counted.collectives), len(counted.waits)
 
     with sync_batch_norm_kernels():
-        return by_turns({"torch's SyncBatchNorm": lambda: counts(theirs), "ours": lambda: counts(ours)})
+        return by_turns(
+            {"torch's SyncBatchNorm": lambda: counts(theirs), "ours": lambda: counts(batch_norm.over_all_ranks)}
+        )
 
 
 def accept_sync_batch_norm_on_a_cpu() -> None:
@@ -110,7 +112,7 @@ def accept_sync_batch_norm_on_a_cpu() -> None:
         finally:
             torch._C._get_privateuse1_backend_name = name
 
-    torch.nn.SyncBatchNorm.forward = on_cpu  # type: ignore[method-assign]
+    torch.nn.SyncBatchNorm.forward = on_cpu  # type: ignore[method-assign, assignment]
     DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
 
 
@@ -175,12 +177,8 @@ def evaluations(cfg: Config, store: Store) -> dict[str, Row]:
 
             return wait
 
-        before = evaluation.fence, prediction.fence
-        evaluation.fence = prediction.fence = fence
-        try:
+        with patch.object(evaluation, "fence", fence), patch.object(prediction, "fence", fence):
             way()
-        finally:
-            evaluation.fence, prediction.fence = before
         assert not any(count % len(patients) for count in waits.values())
         return waits[True] // len(patients), waits[False] // len(patients)
 

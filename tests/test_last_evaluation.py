@@ -25,10 +25,11 @@ class ScoredOnceSaved(Job):
 
 
 def scored_once_saved(directory: Path, argv: list[str], *others: Any) -> None:
+    from segtrain.evaluation.evaluate import evaluate
     from segtrain.run.checkpoint import Saver
     from segtrain.training import loop
 
-    evaluate, save, saved = loop.evaluate, Saver.save, []
+    save, saved = Saver.save, []
 
     def noted(saver: Saver, step: int, snapshot: Any) -> None:
         saved.append((saver.run, step))

@@ -186,8 +186,9 @@ class _NormaliseOnGpu(torch.autograd.Function):
         input_nc = input_nc.contiguous(memory_format=_layout(input_nc))
         means, invstds = world.stacked(torch.stack(torch.batch_norm_stats(input_nc, eps))).unbind(1)
         counts, ctx.counts = _counts(_count(input_nc, world), world.size, means.dtype, means.device)
+        running_mean, running_var, share = running or (None, None, 0.0)
         mean, invstd = torch.batch_norm_gather_stats_with_counts(
-            input_nc, means, invstds, *(running or (None, None, 0.0)), eps, counts
+            input_nc, means, invstds, running_mean, running_var, share, eps, counts
         )
         output_nc = torch.batch_norm_elemt(input_nc, weight, bias, mean, invstd, eps)
         ctx.save_for_backward(input_nc, weight, mean, invstd)
