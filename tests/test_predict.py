@@ -132,7 +132,7 @@ def test_without_any_mask_there_are_no_scores(trained_run: Run, tmp_path: Path) 
     run = str(trained_run.root)
     assert command([run, "--images", str(tmp_path / "in"), "--out", str(tmp_path / "a" / "out")]) == 0
     assert {path.name for path in (tmp_path / "a" / "out").iterdir()} == {
-        "masks", "overlays", "sheets", "predictions.zip",
+        "masks", "overlays", "sheets", "predictions.zip", "NOTICE.txt",
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
 

@@ -162,7 +162,8 @@ def _train(queue: Plan, arguments: argparse.Namespace, stop: Stop, mirror: Mirro
             deadline_s = deadline.at_s()
         standings = _standings(queue, journal)
         write_standings = partial(wrap_up.write_standings, journal=journal, end=end)
-        tasks = (write_standings, partial(wrap_up.report, deadline_s=deadline_s), wrap_up.pack)
+        report = partial(wrap_up.report, deadline_s=deadline_s)
+        tasks = (write_standings, report, wrap_up.write_notice, wrap_up.pack)
         failures = [None if stop.reason() else task(queue, lambda: not stop.reason()) for task in tasks]
         trouble = [failure for failure in failures if failure]
         if reason := stop.reason():

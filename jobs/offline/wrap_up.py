@@ -15,7 +15,10 @@ from jobs.offline import archive, results
 from jobs.offline.location import Location
 from jobs.queue.items import Queue
 from jobs.queue.journal import Journal, QueueEnd, standing
+from segtrain.config.licence import NOTICE, licence_of, notice
+from segtrain.errors import DAMAGED, SegtrainError
 from segtrain.run import QueueLine, Run, layout, write_queue
+from segtrain.runtime import files
 from segtrain.runtime.process import flush_log
 from segtrain.runtime.stop import Deadline
 
@@ -84,6 +87,20 @@ def _reported(command: Sequence[str], go_on: Callable[[], bool], limit_s: float 
         output.seek(0)
         last_line = (output.read().strip().splitlines() or ["it failed without a message"])[-1]
     return True, f"the report: {last_line}" if process.returncode else None
+
+
+def write_notice(queue: Queue, go_on: Callable[[], bool]) -> str | None:
+    """Write the licence of the data beside the runs, for whoever gets the archive; returns why that failed."""
+    licences = []
+    for item in queue.items:
+        with contextlib.suppress(*DAMAGED, SegtrainError):  # it never began, or cannot be read
+            licences.append((item.name, licence_of(Run(queue.folder / item.name).config().data)))
+    try:
+        if licences:
+            files.write_text(queue.folder / NOTICE, notice(f"Runs of the queue {queue.folder.name}.", licences))
+    except OSError as error:
+        return f"{queue.folder / NOTICE}: {error}"
+    return None
 
 
 def pack(queue: Queue, go_on: Callable[[], bool]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from segtrain import DISTRIBUTION, __version__
 from segtrain.commands.arguments import runs_and_overrides, runs_parser
 from segtrain.config import LESION, Config, name_of
+from segtrain.config.licence import licence_of
 from segtrain.data.splits import hash_of
 from segtrain.errors import ConfigError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, select_checkpoints
@@ -30,13 +31,6 @@ The zip holds the weights, the config and preparation, the split with its hash, 
 the code of own parts, and MODEL_CARD.md. It names the patients of both sides: without, nobody could tell whether a
 patient was trained on. It predicts, and cannot be resumed.
 """
-# Of the sources whose data have one licence, whoever gives them away.
-LICENCES = {
-    "lgg": "CC BY-NC-SA 4.0 (M. Buda et al., Computers in Biology and Medicine 2019; images of TCGA-LGG): "
-    "not for commercial use, and what is made of it is shared alike",
-    "phantom": "none: patients made up by segtrain, no real data",
-}
-UNKNOWN = "not known; ask whoever gave the data before you pass the weights on"
 
 
 def command(argv: Sequence[str]) -> int:
@@ -44,7 +38,7 @@ def command(argv: Sequence[str]) -> int:
     parser = runs_parser("segtrain export", "Write a trained network as one zip.", EXAMPLES, keys=())
     add = parser.add_argument
     add("--out", type=Path, metavar="FILE", help="the zip, a new file (default: NAME.zip here)")
-    add("--licence", metavar="TEXT", help="of the data (default: of lgg and phantom as it is known, else not known)")
+    add("--licence", metavar="TEXT", help="of the data (default: data.licence of the run, or as known)")
     arguments: argparse.Namespace = parser.parse_intermixed_args(list(argv))
     start_logging()
     if len(arguments.words) != 1:
@@ -55,9 +49,9 @@ def command(argv: Sequence[str]) -> int:
     out = arguments.out or Path(f"{cfg.name}.zip")
     event = next((one for one in evaluations(run.events()) if one.step == step_of(selected.folder.name)), None)
     table = run.validation_table(event.epoch) if event else None
-    licence = arguments.licence or LICENCES.get(name_of(cfg.data.source), UNKNOWN)
+    licence = arguments.licence or licence_of(cfg.data)
     card = model_card(selected, event, licence, out.name, arguments.checkpoint)
-    write_model(run, selected.folder, table if table and table.exists() else None, card, out)
+    write_model(run, selected.folder, table if table and table.exists() else None, card, out, arguments.licence)
     log.info("model: %s, %.1f MiB; licence of the data: %s", out.resolve(), out.stat().st_size / 2**20, licence)
     return 0
 

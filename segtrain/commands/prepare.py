@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from segtrain.commands.arguments import config_of, config_parser
+from segtrain.config.licence import licence_of
 from segtrain.data.label_table import LABELS, REGIONS, label_rows, region_rows
 from segtrain.data.prepare import ensure_store, log_left_out, summary, verify
 from segtrain.data.survey import survey
@@ -41,7 +42,8 @@ def command(argv: Sequence[str]) -> int:
     if arguments.verify:
         verify(store)
     log_left_out(cfg, store)
-    show_table("Prepared data", summary(store, cfg.groups))
+    rows = summary(store, cfg.groups)
+    show_table("Prepared data", [*rows, ("licence of the data", licence_of(store.resolved(cfg)))])
     for title, header, rows in (
         ("Labels of the masks", LABELS, label_rows(store)),
         ("Regions", REGIONS, region_rows(store)),

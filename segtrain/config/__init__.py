@@ -9,6 +9,7 @@
     loss_terms.py the loss: one, or a weighted sum
     phantoms.py   made-up patients
     regions.py    contrasts and regions by name, bits of masks
+    licence.py    the licence of a data set
     label_names.py labels by their names in nnU-Net's dataset.json
     own_parts.py  the parts of the user's own that a config names
     own_code.py   the files of a part of the user's own, and their hashes

@@ -71,6 +71,7 @@ class DataConfig:
 
     source: Annotated[Choice, BeforeValidator(_check_source)] = "phantom"  # made-up patients; auto: by looking at root
     root: str | None = None  # the folder of the data
+    licence: str | None = None  # of the data, told with what is made of them; default: as the data say, or as known
     files: dict[str, str] | None = None  # where files are, source=nifti: {flair: '{patient}/*_FLAIR.nii.gz', truth: ..}
     store: str = "prepared"  # parent folder of prepared stores, shared by runs; $VARIABLES are those of the node
     image_size: int = Field(default=256, ge=16, multiple_of=16)  # side of a prepared slice in pixels, a multiple of 16

@@ -33,6 +33,7 @@ from segtrain.data.sources import (
 )
 from segtrain.data.sources.base import Check, LeavesOut, ListsFiles, no_check
 from segtrain.data.sources.identity import identify
+from segtrain.data.sources.licence import stated_licence
 from segtrain.data.store import (
     Store,
     is_built,
@@ -79,7 +80,7 @@ def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     identity.remember()
     # It may be prepared from a copy elsewhere, and its one region under another name.
     layout = name_of(cfg.source) if original != cfg else None
-    return replace(store, label=source.label, regions=source.rules.regions, source=layout)
+    return replace(store, label=source.label, regions=source.rules.regions, source=layout, licence=stated_licence(cfg))
 
 
 def _log_overview(cfg: DataConfig, source: Source) -> None:

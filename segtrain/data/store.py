@@ -51,8 +51,9 @@ class Store:
     """A built store, opened: the index in memory, the arrays read on demand.
 
     regions: the labels of each region; None where the source's masks are black and white. warnings: what looked wrong
-    when the data were prepared. source: the layout that `data.source=auto` found. sha256: of each patient's files by
-    folder, checked when a process first reads the patient; none in stores of earlier versions.
+    when the data were prepared. source: the layout that `data.source=auto` found. licence: as the data state it.
+    sha256: of each patient's files by folder, checked when a process first reads the patient; none in stores of earlier
+    versions.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Store:
     remap: Mapping[int, int] | None = None
     warnings: tuple[str, ...] = ()
     source: str | None = None
+    licence: str | None = None
     sha256: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _verified: set[str] = field(default_factory=set, compare=False, repr=False)
 
@@ -75,9 +77,10 @@ class Store:
         return MaskLayout(tuple(self.regions or (LESION,)), bool(self.ignore))
 
     def resolved(self, cfg: DataConfig) -> DataConfig:
-        """The config with the contrasts, regions and ignored labels that came with the data where it was silent."""
+        """The config with the contrasts, regions, ignored labels and licence of the data where it was silent."""
         if self.source and cfg.source == "auto":
             cfg = replace(cfg, source=self.source)
+        cfg = replace(cfg, licence=cfg.licence or self.licence)
         return _filled(cfg, self.contrasts, self.regions, self.ignore)
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segtrain.config import DataConfig
+from segtrain.config.licence import NOTICE
 from segtrain.data.masks import regions_of
 from segtrain.data.sources import Source, Volume
 from segtrain.errors import RunError
@@ -126,6 +127,11 @@ class Writer:
         rows = [{"patient": patient, "reason": reason} for patient, reason in reasons.items()]
         files.write_text(self.folder / "not_predicted.csv", csv_text(rows))
         self.add_file(self.folder / "not_predicted.csv")
+
+    def add_notice(self, text: str) -> None:
+        """NOTICE.txt: the licence of the data behind the masks."""
+        files.write_text(self.folder / NOTICE, text)
+        self.add_file(self.folder / NOTICE)
 
     def draw(self, name: str, picture: NDArray[np.uint8]) -> None:
         """Write a picture and add it to the zip; name: below the folder."""

@@ -10,6 +10,7 @@
     scores.csv, dsc.png                 of the patients with masks
     worst.png                           of these, the slices with the worst lesions, on one sheet
     uncertainty/..., uncertainty.csv    on demand: see uncertainty_files.py
+    NOTICE.txt                          the licence of the data that the networks were trained on
     not_predicted.csv                   the patients that could not be read, if there are any, each with the reason
     predictions.zip                     all of it
 
@@ -38,6 +39,7 @@ from segtrain.errors import DataError, RunError
 from segtrain.evaluation.ensemble import TrainedCheckpoint, opened
 from segtrain.evaluation.lesion_places import lesions_of_regions
 from segtrain.evaluation.metrics import Counts, among_known, count
+from segtrain.evaluation.notice import notice_of
 from segtrain.evaluation.patient_scores import in_source
 from segtrain.evaluation.prediction_files import Prediction, Writer, writing
 from segtrain.evaluation.region_scores import MASK_RULES, EmptyMasks, Row
@@ -129,6 +131,7 @@ def predict_source(
             bar.advance(slices[patient], patient=patient)
         if not slices.keys() - not_predicted.keys():
             raise _none_predicted(not_predicted)
+        writer.add_notice(notice_of(checkpoints))
         if rows:
             writer.add_scores(rows, MASK_RULES[rule], people)
             writer.add_worst(worst, sort)

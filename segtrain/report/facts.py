@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from segtrain.config import Config, DataConfig, Ramp, flatten
+from segtrain.config.licence import UNKNOWN, licence_of
 from segtrain.config.own_parts import own_parts
 from segtrain.data.splits import hash_of
 from segtrain.report.collect import Collected
@@ -53,6 +54,8 @@ def _of_data(run: Collected, data: DataConfig, starts: Sequence[Environment], sa
     for key in DATA_KEYS:
         value = getattr(data, key)
         facts[f"data_{key}"] = "" if value == getattr(default, key) else text_of(value)
+    licence = licence_of(data)
+    facts["fact_licence"] = say("unknown") if licence == UNKNOWN else licence
     facts["fact_store"] = together(start.store.rpartition("-")[2] for start in starts if start.store)
     facts["fact_image_size"] = f"{data.image_size} px"
     by = {"reference": data.split_seed, "kfold": data.split_seed, "file": data.split_file}[data.split]

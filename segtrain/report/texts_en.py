@@ -24,7 +24,7 @@ EN = {
     "trained_notes": "What all runs here have in common; where variants differ, a second table has a row for each. Settings that are not named have their defaults.",
     "split_reference": "reference, drawn with seed {by}", "split_kfold": "{folds} folds, dealt with seed {by}", "split_file": "by the file {by}",
     "sides_text": "{train} train, {validation} validate", "ranks_text": "{ranks} of {device}", "unknown": "unknown",
-    "fact_patients": "patients", "fact_store": "data fingerprint", "fact_image_size": "image size", "fact_split": "split", "fact_split_hash": "SHA-256 of the split",
+    "fact_patients": "patients", "fact_licence": "licence of the data", "fact_store": "data fingerprint", "fact_image_size": "image size", "fact_split": "split", "fact_split_hash": "SHA-256 of the split",
     "fact_network": "network", "fact_loss": "loss", "fact_optimiser": "optimiser", "fact_schedule": "schedule", "fact_ema": "average of weights (decay)",
     "fact_sampling": "slices drawn by", "fact_augmentation": "augmentation", "fact_batch": "global batch", "fact_epochs": "epochs", "fact_seed": "seed",
     "fact_scoring": "threshold and scoring", "fact_own_parts": "own parts, SHA-256", "fact_precision": "precision", "fact_engine": "engine",

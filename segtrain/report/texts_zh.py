@@ -21,7 +21,7 @@ ZH = {
     "trained_notes": "以下为所有训练的共同之处；各方案不同之处见第二个表，每个方案一行。未列出的设置均为默认值。",
     "split_reference": "参考划分，抽取种子 {by}", "split_kfold": "{folds} 折，分配种子 {by}", "split_file": "来自文件 {by}",
     "sides_text": "训练 {train}，验证 {validation}", "ranks_text": "{ranks} × {device}", "unknown": "未知",
-    "fact_patients": "患者", "fact_store": "数据指纹", "fact_image_size": "图像大小", "fact_split": "划分", "fact_split_hash": "划分的 SHA-256",
+    "fact_patients": "患者", "fact_licence": "数据的许可", "fact_store": "数据指纹", "fact_image_size": "图像大小", "fact_split": "划分", "fact_split_hash": "划分的 SHA-256",
     "fact_network": "网络", "fact_loss": "损失函数", "fact_optimiser": "优化器", "fact_schedule": "学习率调度", "fact_ema": "权重平均（衰减）",
     "fact_sampling": "切片抽取方式", "fact_augmentation": "数据增强", "fact_batch": "全局批大小", "fact_epochs": "轮数", "fact_seed": "种子",
     "fact_scoring": "阈值与评分", "fact_own_parts": "自有部件，SHA-256", "fact_precision": "精度", "fact_engine": "引擎",

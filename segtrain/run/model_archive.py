@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import yaml
+
+from segtrain.config.text_file import text_of
 from segtrain.errors import RunError
 from segtrain.run import layout, manifest
 from segtrain.run.reader import RunReader
@@ -29,8 +32,12 @@ ALWAYS_FINE = 64 * 2**20  # bytes
 WHEN = (1980, 1, 1, 0, 0, 0)  # equal models, equal archives
 
 
-def write_model(run: RunReader, checkpoint: Path, table: Path | None, card: str, out: Path) -> None:
+def write_model(
+    run: RunReader, checkpoint: Path, table: Path | None, card: str, out: Path, licence: str | None = None
+) -> None:
     """Write the zip, whole or not at all. table: the scores of the checkpoint, if there are any.
+
+    licence: of the data, where it is not that of the run's config; it goes into the config in the zip.
 
     Raises RunError: the weights are not what was written, or `out` is there; OSError.
     """
@@ -44,6 +51,7 @@ def write_model(run: RunReader, checkpoint: Path, table: Path | None, card: str,
     pointers = [run.latest_pointer] + [run.best_pointer] * (run.best_checkpoint() == checkpoint.name)
     texts = {
         run.root / CARD: card,
+        run.config_file: _config_text(run, licence),
         checkpoint / layout.MANIFEST: about,
         **dict.fromkeys(pointers, checkpoint.name),
     }
@@ -56,8 +64,19 @@ def write_model(run: RunReader, checkpoint: Path, table: Path | None, card: str,
                 _add(pack, run, file, stream)
 
 
+def _config_text(run: RunReader, licence: str | None) -> str:
+    """The config, with that licence of its data where one is given."""
+    text = text_of(run.config_file)
+    if licence is None:
+        return text
+    tree = run.config_tree()
+    tree["data"] = {**(tree.get("data") or {}), "licence": licence}
+    head = [line for line in text.splitlines() if line.startswith("#")]  # the command of the training
+    return "\n".join([*head, yaml.safe_dump(tree, sort_keys=False)])
+
+
 def _files(run: RunReader) -> Iterator[Path]:
-    yield from (run.config_file, run.split_file)
+    yield run.split_file
     for folder in (run.code, run.postprocessing):
         found = sorted(folder.rglob("*"))
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)

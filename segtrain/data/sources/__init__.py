@@ -27,6 +27,7 @@ placed.py     files where data.files says
 grids.py      grids of volumes: compared, turned to slices, resampled
 nnunet.py     nnU-Net's raw layout and the Medical Segmentation Decathlon
 dataset_json.py  what their dataset.json says
+licence.py    the licence that a data set states
 headers.py    NIfTI files and what their headers say
 phantom.py    made-up patients
 anatomy.py    how they are drawn
