@@ -262,7 +262,7 @@ def test_curves_and_events_have_each_region(run: Run) -> None:
     assert event.parts == "whole 0.7000, core 0.5000"
     run.record(event)
     assert run.result().best_parts == event.parts
-    Curves(run).show(event)
+    Curves(run, Config()).show(event)
     board = EventAccumulator(str(run.tensorboard)).Reload()
     shown = {name: [point.value for point in board.Scalars(name)] for name in board.Tags()["scalars"]}
     assert shown["val_dsc"] == pytest.approx([0.6])

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from commands import events, run
 from PIL import Image
 from predictions import write_patient
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from trainings import run_to_end
 
 from segtrain.config import Config, TrainConfig, load_config
@@ -113,6 +115,26 @@ def test_tensorboard_shows_what_metrics_hold(finished: tuple[Path, str]) -> None
     assert len(board.Images(board.Tags()["images"][0])) == 2
 
 
+def settings_in_tensorboard(directory: Path) -> dict[str, float | str]:
+    """The hyperparameters, where the config is there once and as in config.yaml."""
+    board = EventAccumulator(str(directory / "tensorboard"))
+    board.Reload()
+    (text,) = board.Tensors("config/text_summary")
+    lines = text.tensor_proto.string_val[0].decode().splitlines()
+    tree = yaml.safe_load("\n".join(line.removeprefix("    ") for line in lines))
+    assert tree == yaml.safe_load((directory / "config.yaml").read_text())
+    content = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {key: value.number_value or value.string_value for key, value in values.items()}
+
+
+def test_tensorboard_has_the_config_as_text_and_as_hyperparameters(finished: tuple[Path, str]) -> None:
+    settings = settings_in_tensorboard(finished[0])
+    assert (settings["train.epochs"], settings["model.features"], settings["optim.lr"]) == (2, 4, 1e-3)
+    assert (settings["model.norm"], settings["loss"]) == ("group", "dice")
+    assert not settings.keys() & {"name", "runs_dir", "data.store", "device", "model.depth"}
+
+
 def test_the_overlays_show_both_outlines(finished: tuple[Path, str]) -> None:
     directory, _ = finished
     picture = np.asarray(Image.open(directory / "validation" / "epoch-0002.png")).reshape(-1, 3)
@@ -193,6 +215,7 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for(tiny: Config, tmp
         board.Reload()
         assert [point.step for point in board.Scalars("loss" if kind == "train" else "val_dsc")] == [s for s, _ in ours]
     assert len(json.loads((directory / "environment.json").read_text())) == 2
+    assert settings_in_tensorboard(directory)["train.epochs"] == 3
     fewer = run(tmp_path, tiny, "train.epochs=2")
     assert fewer.returncode == 0
     assert "is finished" in fewer.stderr

@@ -95,7 +95,7 @@ def _rewind(start: Start, position: Position, recorded: int) -> Position:
         return replace(
             position,
             evaluated_here=evaluated_here,
-            curves=Curves.redrawn(start.run, events),
+            curves=Curves.redrawn(start.run, start.cfg, events),
             recorded_s=max((event.time for event in events), default=0.0),
             reached=milestones_of(events),
         )
