@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "predict": ("segtrain.commands.predict", "masks and pictures of a folder of patients"),
     "export": ("segtrain.commands.export", "write a trained network as one zip, with a model card"),
+    "track": ("segtrain.commands.track", "send runs to wandb, mlflow or swanlab, from their files"),
     "report": ("segtrain.commands.report", "write one page about a run or an ablation: tables, verdicts, figures"),
     "suspects": ("segtrain.commands.suspects", "find masks that may be wrong, by the predictions of a k-fold ablation"),
     "check": (

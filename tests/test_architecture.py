@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"api"},  # which segtrain/__init__.py looks up when somebody asks for its names
     {"commands"},  # with the entries train.py and __main__.py
     {"doctor"},
-    {"training", "report"},
+    {"training", "report", "tracking"},
     {"evaluation"},
     {"data", "engines", "run"},
     {"runtime", "losses", "models"},

@@ -19,7 +19,7 @@ from segtrain.run.checkpoint import prune
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = re.compile(
     r"(?<![\w.])(config\.yaml|environment\.json|split\.json|metrics\.jsonl|state\.json|manifest\.json|memory\.json|"
-    r"outcome\.json|scores\.csv|summary\.json|results\.csv|queue\.csv|log\.txt|(?:model|optimizer)\.safetensors|"
+    r"outcome\.json|tracked\.json|scores\.csv|summary\.json|results\.csv|queue\.csv|log\.txt|(?:model|optimizer)\.safetensors|"
     r"step-|epoch-|LATEST|BEST|STOP)(?![\w.])|^(checkpoints)$"
 )
 # Strings with such a name outside of segtrain/run, docstrings apart: help, messages and other folders' files.

@@ -17,11 +17,12 @@
     code.py          the user's own parts, copied into the run
     ablation.py      a spec of variants, folds and seeds becomes runs
     ablation_record.py  ablation.json: how an ablation's best is confirmed, or what it confirms
+    tracked.py       tracked.json: what trackers were sent
     index.py         results.csv and queue.csv, which list runs
     model_archive.py a trained network as one zip
     manifest.py      what a checkpoint consists of
     checkpoint.py    weights, moments and state, written whole or not at all (torch)
-    tensorboard.py   the curves, derived from the events (torch)
+    tensorboard.py   the curves, derived from the events, and the config (torch)
 
 All but those marked import without torch.
 """

@@ -85,7 +85,12 @@ def _write_picture(path: Path, picture_hwc: "NDArray[np.uint8]") -> None:
 
 def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The rows and the summary. Raises DamagedFile; OSError."""
-    return table_in(folder / SCORES, AGAIN), tree_in(folder / SUMMARY, dict, AGAIN)
+    return table_in(folder / SCORES, AGAIN), read_summary(folder)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary alone. Raises DamagedFile; OSError."""
+    return tree_in(folder / SUMMARY, dict, AGAIN)
 
 
 def foreign_file(folder: Path) -> Path | None:

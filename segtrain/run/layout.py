@@ -15,6 +15,7 @@ runs/<name>/
   postprocessing/    settings.json, all_folds.json, effect.csv, by `segtrain postprocess`
   memory.json        the micro-batch for the next start, after a start that ran out of memory
   ranks/             resources and progress of each rank; its stacks when it stalls
+  tracked.json       what `segtrain track` has sent, by where it was sent
   outcome.json       finished | stopped | diverged | failed; step, reason, best DSC
   log.txt            the terminal's output, and the other ranks' warnings
   STOP               `touch` it: all ranks save and leave
@@ -172,6 +173,16 @@ class RunLayout:
     def out_of_memory_file(self) -> Path:
         """The micro-batch for the next start, left by a start that ran out of memory."""
         return self.root / "memory.json"
+
+    @property
+    def tracked_file(self) -> Path:
+        """What trackers were sent."""
+        return self.root / "tracked.json"
+
+    @property
+    def tracked_lock(self) -> Path:
+        """Held while a tracker is sent the run."""
+        return self.root / ".tracked.lock"
 
     @property
     def ranks(self) -> Path:
