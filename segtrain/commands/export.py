@@ -50,7 +50,9 @@ def command(argv: Sequence[str]) -> int:
     add("--licence", metavar="TEXT", help="of the data (default: data.licence of the run, or as known)")
     arguments: argparse.Namespace = parser.parse_intermixed_args(list(argv))
     start_logging()
-    runs, overrides = runs_and_overrides(arguments.words, ONNX_KEYS if arguments.onnx else ())
+    if not arguments.onnx and len(arguments.words) != 1:
+        raise ConfigError(f"{', '.join(arguments.words)}: name one run, and no settings")
+    runs, overrides = runs_and_overrides(arguments.words, ONNX_KEYS)
     if len(runs) != 1:
         raise ConfigError(f"{', '.join(map(str, runs))}: name one run")
     if arguments.onnx:

@@ -42,8 +42,8 @@ def command(argv: Sequence[str]) -> int:
     if arguments.verify:
         verify(store)
     log_left_out(cfg, store)
-    rows = summary(store, cfg.groups)
-    show_table("Prepared data", [*rows, ("licence of the data", licence_of(store.resolved(cfg)))])
+    licence = ("licence of the data", licence_of(store.resolved(cfg)))
+    show_table("Prepared data", [*summary(store, cfg.groups), licence])
     for title, header, rows in (
         ("Labels of the masks", LABELS, label_rows(store)),
         ("Regions", REGIONS, region_rows(store)),

@@ -131,15 +131,20 @@ def predict_source(
             bar.advance(slices[patient], patient=patient)
         if not slices.keys() - not_predicted.keys():
             raise _none_predicted(not_predicted)
-        writer.add_notice(notice_of(checkpoints))
         if rows:
             writer.add_scores(rows, MASK_RULES[rule], people)
             writer.add_worst(worst, sort)
         if uncertain:
             write_table(writer, uncertain)
-        if not_predicted:
-            writer.add_not_predicted(not_predicted)
+        _write_notes(writer, checkpoints, not_predicted)
     return Outcome(rows, not_predicted, people)
+
+
+def _write_notes(writer: Writer, checkpoints: Sequence[TrainedCheckpoint], not_predicted: Mapping[str, str]) -> None:
+    """Write down whose data are behind the masks, and which patients have none."""
+    writer.add_notice(notice_of(checkpoints))
+    if not_predicted:
+        writer.add_not_predicted(not_predicted)
 
 
 def _is_renamed(patient: str, pixels: str, checkpoints: Sequence[TrainedCheckpoint]) -> bool:
