@@ -20,7 +20,7 @@ import pytest
 from segtrain.commands import doctor
 from segtrain.config import Config, DeepSpeedConfig, from_tree, to_yaml
 from segtrain.data.store import Store
-from segtrain.doctor import checks, cluster, disk, forecast, software, talk
+from segtrain.doctor import checks, disk, forecast, software, talk
 from segtrain.doctor.finding import Finding
 from segtrain.doctor.forecast import Trial
 from segtrain.runtime import files
@@ -286,30 +286,6 @@ def test_a_file_system_that_does_not_keep_its_word(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "_free", lambda file: False)
         assert "a killed process keeps" in disk.locks("runs_dir", folder()).message
-
-
-def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def programs(**codes: int) -> None:
-        for file in tmp_path.iterdir():
-            file.unlink()
-        for name, code in codes.items():
-            file = tmp_path / name
-            file.write_text(f"#!/bin/sh\necho no answer >&2\nexit {code}\n")
-            file.chmod(0o755)
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert states(cluster.check()) == {"scheduler": "ok"}
-    programs(sbatch=0, squeue=0)
-    [found] = cluster.check()
-    assert (found.state, "scancel" in found.message) == ("failure", True)
-    whole = dict.fromkeys(cluster.COMMANDS, 0)
-    programs(**{**whole, "squeue": 1})
-    [found] = cluster.check()
-    assert (found.state, "no answer" in found.message) == ("warning", True)
-    programs(**whole, sacct=1)
-    assert states(cluster.check()) == {"scheduler": "ok", "accounting": "warning"}
-    programs(**whole, sacct=0)
-    assert states(cluster.check()) == {"scheduler": "ok", "accounting": "ok"}
 
 
 def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused(tmp_path: Path) -> None:
