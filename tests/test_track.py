@@ -17,6 +17,7 @@ from segtrain.commands import track
 from segtrain.errors import ConfigError, DamagedFile, LaunchError, RunError
 from segtrain.run import EvaluationFiles, Run, write_evaluation
 from segtrain.run.events import Event, TrainEvent, evaluations
+from segtrain.run.layout import END
 from segtrain.run.reader import RunReader
 from segtrain.run.tracked import Sent
 from segtrain.runtime import lock
@@ -146,7 +147,9 @@ def test_an_evaluation_and_an_end_are_news_without_new_events(tmp_path: Path, tr
 def test_no_patient_and_nothing_that_steers_a_terminal_is_in_a_record(tmp_path: Path) -> None:
     run = train(tmp_path / "a", {"whole": 0.0, "core": 0.0, "enhancing": 0.0})
     text = run.config_file.read_text()
-    run.config_file.write_text(text.replace("name: any", 'name: "a\\e[2J\\nfake"') + "odd: {'\u202egnp.exe': 1}\n")
+    run.config_file.write_text(
+        text.replace("name: any", 'name: "a\\e[2J\\nfake"').replace(END, "odd: {'\u202egnp.exe': 1}\n" + END)
+    )
     record = record_of(run)
     sent = json.dumps([record.name, record.id, record.settings, record.scores, record.facts], ensure_ascii=False)
     sent += json.dumps([dict(point.values) for point in record.points])

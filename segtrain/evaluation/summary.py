@@ -92,7 +92,7 @@ def summary_of(scores: Scores, checkpoints: Sequence[TrainedCheckpoint], store: 
     if unknown := {row["patient"] for row in rows if row["trained_on"] == UNKNOWN}:
         summary["unknown_training"] = (
             f"{len(unknown)} of {len(people)} patients may have been trained on: weights alone do not say on whom they "
-            "were; --config with the config.yaml of their training does"
+            "were; --config with the config of their training does"
         )
     if len(set(people.values())) < len(people):
         summary["people"] = PEOPLE_RULE
