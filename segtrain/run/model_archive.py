@@ -71,8 +71,8 @@ def _config_text(run: RunReader, licence: str | None) -> str:
         return text
     tree = run.config_tree()
     tree["data"] = {**(tree.get("data") or {}), "licence": licence}
-    head = [line for line in text.splitlines() if line.startswith("#")]  # the command of the training
-    return "\n".join([*head, yaml.safe_dump(tree, sort_keys=False)])
+    command = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    return f"{command}{layout.BEGIN}{yaml.safe_dump(tree, sort_keys=False)}{layout.END}"
 
 
 def _files(run: RunReader) -> Iterator[Path]:
