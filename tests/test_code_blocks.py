@@ -73,9 +73,9 @@ def problem_of(line: str) -> str | None:
 
 
 def problem_of_pip(words: list[str]) -> str | None:
-    extra = re.fullmatch(r"(?:\.|segtrain-mri)\[(\w+)\]", words[-1])
-    if extra:
-        return None if extra[1] in PROJECT["optional-dependencies"] else "no such extra"
+    extras = re.fullmatch(r"(?:\.|segtrain-mri)\[([\w,]+)\]", words[-1])
+    if extras:
+        return None if set(extras[1].split(",")) <= PROJECT["optional-dependencies"].keys() else "no such extra"
     needed = {re.split(r"[>\[]", one)[0] for extra in PROJECT["optional-dependencies"].values() for one in extra}
     return None if set(words) <= needed else "of no extra"
 
