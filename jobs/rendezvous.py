@@ -119,6 +119,7 @@ class Rendezvous:
         self._checked_at = now
         if stalled:
             self._heard = {node: (beat, now) for node, (beat, _) in self._heard.items()}
+            self._begun_at = now
         for node in range(self.nodes):
             if node == self.index:
                 continue
@@ -131,10 +132,10 @@ class Rendezvous:
         return [node for node, (_, seen) in self._heard.items() if now - seen > SILENT_S]
 
     def absent(self) -> list[int]:
-        """Nodes that had their time to begin and have not: SLURM could not start their task, and does not say so."""
+        """Nodes that had their time to begin, and of which `silent` never heard: SLURM could not start their task."""
         if time.monotonic() - self._begun_at <= self.meet_s:
             return []
-        return [node for node in range(self.nodes) if node != self.index and not self._beat(node).exists()]
+        return [node for node in range(self.nodes) if node != self.index and node not in self._heard]
 
     def _endpoint(self, attempt: int) -> Path:
         return self.folder / f"endpoint-{attempt}.json"

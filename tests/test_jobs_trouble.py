@@ -132,14 +132,22 @@ def test_a_node_that_never_comes_is_given_up_by_the_first_one(tmp_path: Path, cl
         one.open()
         one.beat()
     begun_s = clock[0]
-    while not first.absent():
+    while not (gone := first.silent() or first.absent()):
         clock[0] += node.POLL_EVERY_S
         second.beat()
-    assert first.absent() == [2]
+    assert gone == [2]
     assert 300 < clock[0] - begun_s < 301
     second.report(0, 1)
     assert first.missing(0, node.REPORT_S) == [2]
     assert clock[0] - begun_s < 302, "it is not waited for once more"
+
+
+def test_a_node_has_its_time_to_come_anew_where_the_first_one_stood_still(tmp_path: Path, clock: list[float]) -> None:
+    first = rendezvous.Rendezvous(tmp_path / "start", 0, 2, "n", 300.0)
+    first.open()
+    first.silent()
+    clock[0] += 400.0
+    assert (first.silent(), first.absent()) == ([], [])
 
 
 @pytest.mark.parametrize("vanished", [True, False])
