@@ -24,7 +24,8 @@ from segtrain.runtime.world import World
 log = logging.getLogger(__name__)
 
 ACTIVATED = ("drop", "act")  # the modules of a norm of timm's, applied in this order (timm/layers/norm_act.py)
-Normalised = tuple[Tensor, Tensor, Tensor]  # and the mean and biased variance by which it was
+# And the mean and biased variance by which it was, unless they are in what was running already.
+Normalised = tuple[Tensor, Tensor | None, Tensor | None]
 Running = tuple[Tensor, Tensor, float]  # mean and variance, which the kernels move, and the share of a batch in them
 
 
@@ -94,7 +95,7 @@ class GlobalBatchNorm(_BatchNorm):
             )
         running = self._running() if _fused(input_nc) else None
         output_nc, mean, variance = self._normalise(input_nc, self.weight, self.bias, self.eps, self.world, running)
-        if running is None:
+        if mean is not None and variance is not None:
             self._track(mean, variance, _count(input_nc, self.world))
         elif self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -193,7 +194,9 @@ class _NormaliseOnGpu(torch.autograd.Function):
         output_nc = torch.batch_norm_elemt(input_nc, weight, bias, mean, invstd, eps)
         ctx.save_for_backward(input_nc, weight, mean, invstd)
         ctx.world = world
-        variance = invstd if running else invstd**-2 - eps  # nobody asks for it where the kernels move what is running
+        if running:
+            return output_nc, None, None
+        variance = invstd**-2 - eps
         ctx.mark_non_differentiable(mean, variance)
         return output_nc, mean, variance
 
