@@ -9,14 +9,14 @@ from trainings import assert_same, run_to_end, state_of
 
 import segtrain
 from segtrain.config import Config, Precision
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, LaunchError
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.run import Run
 from segtrain.run.ablation import expand
 from segtrain.runtime import machine
 from segtrain.runtime.out_of_memory import OutOfMemory
 from segtrain.runtime.world import World
-from segtrain.training import auto_precision
+from segtrain.training import auto_precision, start
 from segtrain.training.auto_precision import Chosen, chosen_precision, half_type
 
 CPU = torch.device("cpu")
@@ -115,6 +115,15 @@ def test_a_trial_leaves_generators_alone_and_may_lack_memory(auto: Config, monke
 
     monkeypatch.setattr(auto_precision, "_step_s", short)
     assert chosen(auto) == Chosen("fp32", "since there is no memory for a trial (all is used)")
+
+
+@pytest.mark.law("L12")
+def test_what_a_run_began_with_is_refused_where_the_device_lacks_it(
+    auto: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "chosen_precision", lambda *_: Chosen("tf32", "as the run began"))
+    with pytest.raises(LaunchError, match="precision=tf32"):
+        segtrain.train(replace(auto, runs_dir=str(tmp_path)))
 
 
 @pytest.mark.law("L12")

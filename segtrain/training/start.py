@@ -94,6 +94,7 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     cfg = replace(cfg, data=replace(data, split_version=version))
     if precision := chosen_precision(cfg, run, fresh, world):
         cfg = replace(cfg, precision=precision.precision)
+        build.refuse_for_device(cfg, world.device)  # a run that began as tf32 may go on elsewhere
     split, order = plan_order(cfg, store, world.size)
     _refuse_unknown_spacing(cfg, store, split)
     begun = not fresh and world.on_main(run.saved_step) > 0
