@@ -94,6 +94,7 @@ def test_weights_alone_predict_and_say_what_is_assumed(
     size = ["data.image_size=32", "model.norm=group", "device=cpu"]
     assert predict.command([str(file), *images, "--out", str(tmp_path / "alone"), *size]) == 0
     lines = capsys.readouterr().err.splitlines()
+    assert any("of patients who may have been trained on" in line for line in lines)
     assert "weights alone. By its tensors: unet, features 4, depth 4, norm group, 3 channels, 1 region(s)" in lines[0]
     assert "channels pre-contrast, FLAIR, post-contrast; data.protocol=reference, data.image_size=32" in lines[1]
     [row] = csv.DictReader((tmp_path / "alone" / "scores.csv").read_text().splitlines())

@@ -15,6 +15,7 @@ from segtrain.evaluation.lesion_places import SORTS
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
 from segtrain.evaluation.region_scores import MASK_RULES
+from segtrain.evaluation.trained_on import UNKNOWN
 from segtrain.run.model_archive import unpacked
 from segtrain.runtime.launcher import refuse_ranks
 from segtrain.runtime.process import start_logging
@@ -82,20 +83,22 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _log_means(outcome: Outcome, rule: str) -> None:
-    """The mean DSC over people that were not trained on, and of several regions each one's."""
+    """The mean DSC over people that were not trained on, as far as is known, and of several regions each one's."""
     by_region: dict[str, dict[str, float]] = {}
+    may_be_seen = any(row["trained_on"] == UNKNOWN for row in outcome.rows)
+    whose = "of patients who may have been trained on" if may_be_seen else "without patients that were trained on"
     for row in outcome.rows:
         if row["trained_on"] != "yes" and row["dsc"] is not None:
             by_region.setdefault(row.get("region", ""), {})[row["patient"]] = row["dsc"]
     means = {region: summarise(values_by_person(values, outcome.people)) for region, values in by_region.items()}
     for region, summary in means.items():
         if not region:
-            log.info("mean DSC %s, without patients that were trained on; %s", summary, rule)
+            log.info("mean DSC %s, %s; %s", summary, whose, rule)
         else:
             log.info("%s: mean DSC %s", region, summary)
     if len(means) > 1:
         mean = sum(summary.mean for summary in means.values()) / len(means)
-        log.info("mean DSC over %d regions %.4f, without patients that were trained on; %s", len(means), mean, rule)
+        log.info("mean DSC over %d regions %.4f, %s; %s", len(means), mean, whose, rule)
 
 
 def parser() -> argparse.ArgumentParser:
