@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,6 @@ def norms() -> dict[str, Row]:
 
 
 def norms_of_rank(world: World) -> dict[str, Row]:
-    batch_norm._fused = lambda input_nc: True  # the kernels of a GPU, in their definition
-    accept_sync_batch_norm_on_a_cpu()
     cfg = Config(model=ModelConfig(), train=TrainConfig(global_batch=4 * RANKS))
 
     def theirs(network: torch.nn.Module, world: World, compiled: bool) -> Any:
@@ -95,25 +94,27 @@ def norms_of_rank(world: World) -> dict[str, Row]:
         counted = of_a_step(engine, 4)
         return len(counted.calls), len(counted.collectives), len(counted.waits)
 
-    with sync_batch_norm_kernels():
+    fused = patch.object(batch_norm, "_fused", lambda input_nc: True)  # the kernels of a GPU, in their definition
+    with sync_batch_norm_kernels(), sync_batch_norm_on_a_cpu(), fused:
         return by_turns(
             {"torch's SyncBatchNorm": lambda: counts(theirs), "ours": lambda: counts(batch_norm.over_all_ranks)}
         )
 
 
-def accept_sync_batch_norm_on_a_cpu() -> None:
-    """Until this process ends."""
-    forward, name = torch.nn.SyncBatchNorm.forward, torch._C._get_privateuse1_backend_name
+@contextmanager
+def sync_batch_norm_on_a_cpu() -> Iterator[None]:
+    """A context in which torch and DDP take it there too."""
+    forward = torch.nn.SyncBatchNorm.forward
 
     def on_cpu(norm: torch.nn.SyncBatchNorm, input_nc: torch.Tensor) -> torch.Tensor:
-        torch._C._get_privateuse1_backend_name = lambda: "cpu"
-        try:
+        with patch.object(torch._C, "_get_privateuse1_backend_name", lambda: "cpu"):
             return forward(norm, input_nc)
-        finally:
-            torch._C._get_privateuse1_backend_name = name
 
-    torch.nn.SyncBatchNorm.forward = on_cpu  # type: ignore[method-assign, assignment]
-    DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
+    with (
+        patch.object(torch.nn.SyncBatchNorm, "forward", on_cpu),
+        patch.object(DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda *_: None),
+    ):
+        yield
 
 
 def feeds(cfg: Config, store: Store) -> dict[str, Row]:
@@ -133,14 +134,9 @@ def feeds(cfg: Config, store: Store) -> dict[str, Row]:
 
         with Feed(store, split.train, order, data, 0, 1, GPU) as feed:
             feed.load()
-            counted = Operators(GPU)
-            queue.Queue.get = counting  # type: ignore[method-assign]
-            try:
-                with counted:
-                    for batch in feed.batches(0, STEPS):
-                        to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, GPU)
-            finally:
-                queue.Queue.get = get  # type: ignore[method-assign]
+            with patch.object(queue.Queue, "get", counting), Operators(GPU) as counted:
+                for batch in feed.batches(0, STEPS):
+                    to_device(batch.image_bhwc, batch.mask_bhw, batch.draws, GPU)
         numbers = len(counted.calls), len(counted.copied_bytes), sum(counted.copied_bytes), waits
         assert not any(number % STEPS for number in numbers), "each step is like the others"
         operators, copies, size, waits = (number // STEPS for number in numbers)
