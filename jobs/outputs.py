@@ -47,8 +47,8 @@ def outputs(one: Listed) -> list[Output]:
     if job and job.is_slurms and one.submission:
         name = re.compile(rf"{re.escape(job.id)}_(\d+)_log\.out")  # as submitit names it
         files = one.submission.logs.glob("*.out")
-        found = {int(match[1]): file for file in files if (match := name.fullmatch(file.name))}
-        return [Output(found[node], f"[node {node}] " if len(found) > 1 else "") for node in sorted(found)]
+        by_node = {int(match[1]): file for file in files if (match := name.fullmatch(file.name))}
+        return [Output(by_node[node], f"[node {node}] " if len(by_node) > 1 else "") for node in sorted(by_node)]
     run = Run(one.root)
     places = [_of_template(run, job.id)] if job else []
     if job and job.id.startswith("offline-"):

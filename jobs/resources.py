@@ -126,13 +126,13 @@ class Resources:
 
 def _without_gpus(options: Options) -> Options:
     """The options that ask for no GPUs."""
-    left: Options = {}
+    others: Options = {}
     for key, value in options.items():
         if key in OF_RESOURCES:
             value = ",".join(part for part in str(value).split(",") if "gpu" not in part)
         if value != "" and not OF_GPUS.fullmatch(key):
-            left[key] = value
-    return left
+            others[key] = value
+    return others
 
 
 HELP = {

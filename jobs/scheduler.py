@@ -169,8 +169,8 @@ def rename(job: str, name: str) -> None:
 def submit_again(command: Sequence[str]) -> tuple[str | None, str]:
     """The id of the job that a command submits, None if it does not, and its message."""
     # sbatch takes those of this job for options of the next.
-    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
-    done = _run(*command, timeout_s=SUBMIT_S, env=kept)
+    env = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
+    done = _run(*command, timeout_s=SUBMIT_S, env=env)
     words = done.stdout.replace(";", " ").split()  # --parsable may add the cluster's name
     if done.returncode or not words:
         return None, " ".join(done.stderr.split())[-300:] or f"code {done.returncode}"

@@ -56,8 +56,8 @@ class Choice:
 
     def rows(self) -> tuple[list[dict[str, Any]], int]:
         """The rows as they are now, and how many there are in whatever state."""
-        found = list(rows(self.runs_dir, time.time(), self.pattern))
-        return [row for row in found if not self.states or row["state"] in self.states], len(found)
+        all_rows = list(rows(self.runs_dir, time.time(), self.pattern))
+        return [row for row in all_rows if not self.states or row["state"] in self.states], len(all_rows)
 
 
 def command(argv: Sequence[str]) -> int:

@@ -58,8 +58,8 @@ def push(to: Location, folder: Path, only: Sequence[Path] | None = None, proven:
     for checkpoint in sorted(damaged):
         log.warning("%s: is damaged, and not mirrored", folder / layout.CHECKPOINTS / checkpoint)
     upload.send(list(_files(folder, damaged)) if only is None else only)
-    kept = {name: entry for name, entry in mirrored.items() if damage.checkpoint_of(name) in damaged}
-    entries = upload.entries | kept
+    whole_there = {name: entry for name, entry in mirrored.items() if damage.checkpoint_of(name) in damaged}
+    entries = upload.entries | whole_there
     steps = [layout.step_of(damage.checkpoint_of(name)) or 0 for name in entries]
     manifests.write(to, Manifest(entries, max(steps, default=0), progress(folder)[1]))
     for name in upload.objects.listing().keys() - {name for entry in entries.values() for name in entry.objects}:
@@ -167,9 +167,9 @@ def _set_aside(source: Location, why: str) -> None:
     name = source.path.rpartition("/")[2]
     queue = Location(source.fs, source.path.rpartition("/")[0])
     taken = queue.listing()
-    kept = next(f"{name}.damaged-{n}" for n in range(1, 10_000) if f"{name}.damaged-{n}" not in taken)
-    source.fs.mv(source.path, (queue / kept).path, recursive=True)
-    log.warning("%s; kept as %s, and the run is trained anew", why, queue / kept)
+    free = next(f"{name}.damaged-{n}" for n in range(1, 10_000) if f"{name}.damaged-{n}" not in taken)
+    source.fs.mv(source.path, (queue / free).path, recursive=True)
+    log.warning("%s; kept as %s, and the run is trained anew", why, queue / free)
 
 
 def _refuse_another(mirror: Location, theirs: Manifest, folder: Path) -> None:

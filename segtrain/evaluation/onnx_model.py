@@ -135,7 +135,7 @@ def _export(network: nn.Module, slices_bchw: NDArray[np.float32], file: Path, ba
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:
+    except Exception as error:  # the exporter has no errors of its own: a network's code may raise anything in it
         raise _NotExported(_first_line(error)) from error
 
 
@@ -162,7 +162,7 @@ def _compare(
             sizes.append(len(part_bchw))
     except _NotExported:
         raise
-    except Exception as error:
+    except Exception as error:  # onnxruntime's are of no common kind
         raise _NotExported(_first_line(error)) from error
     return Check(
         slices=sum(sizes),

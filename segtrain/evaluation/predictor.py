@@ -86,13 +86,12 @@ class Predictor:
         self,
         image_shwc: NDArray[np.float16],
         mask_shw: NDArray[np.uint8],
-        watch: Callable[[Tensor, Tensor], None] = _ignore,
         spacing_mm: Sequence[float] | None = None,
         where: str = "a patient",
         spread: MemberSpread | None = None,
     ) -> NDArray[np.float32]:
         """Probabilities [r, s, h, w] of a prepared volume. See `queue`, and `Queued.result`."""
-        return self.queue(image_shwc, mask_shw, watch, spacing_mm, where, spread).result()
+        return self.queue(image_shwc, mask_shw, spacing_mm=spacing_mm, where=where, spread=spread).result()
 
     def queue(
         self,

@@ -78,8 +78,8 @@ def _config_text(run: RunReader, licence: str | None) -> str:
 def _files(run: RunReader) -> Iterator[Path]:
     yield run.split_file
     for folder in (run.code, run.postprocessing):
-        found = sorted(folder.rglob("*"))
-        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+        inside = sorted(folder.rglob("*"))
+        yield from (file for file in inside if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _add(pack: zipfile.ZipFile, run: RunReader, file: Path, stream: BinaryIO) -> None:
