@@ -1,7 +1,8 @@
-"""SLURM's entries of jobs, and its programs that list them: squeue, sacct, scontrol on the path."""
+"""SLURM's entries of jobs, its programs that list them (squeue, sacct, scontrol on the path), and a clock."""
 
 import os
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -69,3 +70,12 @@ class Slurm:
         """The arguments of each call of a program."""
         file = self.folder / f"{name}.calls"
         return file.read_text().splitlines() if file.exists() else []
+
+
+def stand_in_clock(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> list[float]:
+    """The time of these modules of jobs/, which passes only where they wait; subprocess waits by the real one."""
+    now = [1000.0]
+    passing = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    for module in modules:
+        monkeypatch.setattr(module, "time", passing)
+    return now
