@@ -4,49 +4,28 @@ python -m benchmarks.scale                                      # 100 to 100,000
 python -m benchmarks.scale --patients 100 1000 --json scale.json
 
 Stores are made up: an index of patients of 28 to 32 slices, and empty files of the right size, which are links to a few
-sparse ones. Each piece of work has a process of its own, whose memory is counted from the moment the work begins. A
-piece is not measured at a larger size once it has taken longer than --most-s. An exponent of 1 means that ten times
-the patients take ten times as long.
+sparse ones. Each piece of work has a process of its own, whose memory is counted from the moment the work begins.
+benchmarks/growth.py says how.
 """
 
-import argparse
 import json
-import math
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.harness import machine, peak_gib
+from benchmarks.growth import Growth, Work
 from segtrain.config import Config, load_config
 from segtrain.data.store_index import with_hash
-from segtrain.errors import ConfigError, DataError
+from segtrain.errors import ConfigError
 from segtrain.runtime.process import run_command
-from segtrain.runtime.terminal import show_table
 
-SIZES = (100, 1_000, 10_000, 100_000)
 SLICES = range(28, 33)
 SIZE_PX = 256
 MOST_LINKS = 20_000  # to one file; ext4 takes 65,000
-Work = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A piece of work at one size; gib: the peak of its process."""
-
-    piece: str
-    patients: int
-    cpu_s: float
-    wall_s: float
-    gib: float
 
 
 def make_store(folder: Path, patients: int) -> None:
@@ -225,75 +204,20 @@ PIECES: dict[str, Callable[[Path], Work]] = {
 }
 
 
-def measure_here(piece: str, patients: int, store: Path) -> Measured:
-    """One piece of work in this process, whose peak of memory is forgotten before it begins."""
-    work = PIECES[piece](store)
-    Path("/proc/self/clear_refs").write_text("5")
-    cpu, wall = time.process_time(), time.perf_counter()
-    work()
-    return Measured(piece, patients, time.process_time() - cpu, time.perf_counter() - wall, peak_gib())
-
-
-def measure(piece: str, patients: int, store: Path) -> Measured:
-    """One piece of work in a process of its own, on one core."""
-    words = [sys.executable, "-m", "benchmarks.scale", "--here", piece, "--patients", str(patients)]
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [*words, "--folder", str(store.parent)], env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise DataError(f"{piece} of {patients} patients: exit code {done.returncode}; see above")
-    return Measured(**json.loads(done.stdout))
-
-
-def exponent(smaller: Measured, larger: Measured) -> float:
-    """Of the growth of CPU seconds with the number of patients."""
-    return math.log(larger.cpu_s / smaller.cpu_s) / math.log(larger.patients / smaller.patients)
-
-
-def show(measured: Sequence[Measured], sizes: Sequence[int]) -> None:
-    """A table: a row a piece, the seconds at each size, the exponent between the two largest, and the memory."""
-    rows = []
-    for piece in dict.fromkeys(one.piece for one in measured):
-        of_size = {one.patients: one for one in measured if one.piece == piece}
-        seconds = [f"{of_size[size].cpu_s:.3f}" if size in of_size else "-" for size in sizes]
-        known = [of_size[size] for size in sizes if size in of_size]
-        growth = " ".join(f"{exponent(*pair):.2f}" for pair in pairwise(known))
-        rows.append((piece, *seconds, growth, f"{known[-1].gib:.2f}"))
-    headings = ("CPU seconds", *(f"{size:,}" for size in sizes), "exponents", "GiB at the largest")
-    show_table("From the command to the first step, by patients", rows, headings)
+GROWTH = Growth(
+    "benchmarks.scale",
+    "From the command to the first step, by patients",
+    "patients",
+    (100, 1_000, 10_000, 100_000),
+    make_store,
+    PIECES,
+    Path(".bench/scale"),
+)
 
 
 def command(argv: Sequence[str]) -> int:
     """Make the stores, measure each piece at each size, print the table."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--patients", type=int, nargs="+", default=SIZES, metavar="N", help="sizes (100 to 100,000)")
-    parser.add_argument("--pieces", nargs="+", choices=PIECES, default=list(PIECES), metavar="PIECE", help="which work")
-    parser.add_argument("--most-s", type=float, default=20, help="CPU seconds after which a piece grows no more (20)")
-    parser.add_argument("--folder", type=Path, default=Path(".bench/scale"), help="for the stores (.bench/scale)")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--here", choices=PIECES, help=argparse.SUPPRESS)
-    options = parser.parse_args(list(argv))
-    folder = options.folder.resolve()
-    sizes = sorted(options.patients)
-    if options.here:
-        print(json.dumps(asdict(measure_here(options.here, sizes[0], folder / str(sizes[0])))))
-        return 0
-    measured: list[Measured] = []
-    pieces = list(options.pieces)
-    for size in sizes:
-        make_store(folder / str(size), size)
-        done = [measure(piece, size, folder / str(size)) for piece in pieces]
-        measured += done
-        pieces = [one.piece for one in done if one.cpu_s <= options.most_s]
-        print(f"{size} patients: {sum(one.wall_s for one in done):.0f} s", file=sys.stderr, flush=True)
-    if options.json:
-        results = {"machine": machine(), "measured": [asdict(one) for one in measured]}
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-    show(measured, sizes)
-    return 0
+    return GROWTH.command(argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """The best of several variants: scored by folds that did not choose it, or without the luck that is to be expected."""
 
+from collections import Counter
+from itertools import chain, combinations
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from segtrain.report.best_of import best_of, expected_maximum
+from segtrain.report.best_of import NEIGHBOURS, best_of, expected_maximum, neighbours
 from segtrain.report.variance import Scores
 
 
@@ -38,6 +43,29 @@ def test_on_fewer_folds_the_expected_luck_is_taken_off() -> None:
     assert not best.by_folds
     assert best.summary.mean - best.honest == pytest.approx(0.8463 * np.sqrt(np.mean(pairs) / 2), rel=1e-3)
     assert best.summary.ci_low < values.mean(axis=1).max() < best.summary.ci_high
+
+
+def test_the_luck_of_many_variants_is_that_of_all_pairs() -> None:
+    """To a hundredth: it is taken from as many pairs of each as there is time for."""
+    count, people = 120, 30
+    values = np.random.default_rng(1).uniform(0.5, 0.9, (count, people))
+    variants: dict[str, Scores] = {
+        f"v{number}": {(f"p{n}", 0, 1): float(value) for n, value in enumerate(own)}
+        for number, own in enumerate(values)
+    }
+    best = best_of(variants)
+    assert best is not None
+    pairs = [(values[i] - values[j]).var(ddof=1) / people for i, j in combinations(range(count), 2)]
+    luck = expected_maximum(count) * np.sqrt(np.mean(pairs) / 2)
+    assert best.summary.mean - best.honest == pytest.approx(luck, rel=0.01)
+
+
+@given(count=st.integers(2, 130))
+def test_each_variant_is_in_as_many_pairs_as_any_other(count: int) -> None:
+    pairs = neighbours(count)
+    assert set(pairs) <= set(combinations(range(count), 2))
+    assert len(set(pairs)) == len(pairs) == count * min(count - 1, 2 * NEIGHBOURS) // 2
+    assert len(set(Counter(chain.from_iterable(pairs)).values())) == 1
 
 
 @pytest.mark.parametrize(("count", "expected"), [(2, 0.56), (3, 0.85), (4, 1.03), (5, 1.16), (6, 1.27), (10, 1.54)])

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from benchmarks import scale
+from benchmarks import long_runs, many_runs, scale
+from benchmarks.growth import Growth, table
 from segtrain.config import DataConfig, PhantomConfig
 from segtrain.data import folds
 from segtrain.data.prepare import ensure_store
@@ -23,6 +24,7 @@ from segtrain.data.store_note import StoreNote
 from segtrain.data.world_sizes import lesion_lanes
 from segtrain.errors import DataError
 from segtrain.evaluation.evaluate import assign
+from segtrain.report.tables import Cell, Table, number, word
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World
 from segtrain.training import start
@@ -136,8 +138,37 @@ def test_one_rank_a_node_checks_the_files_and_the_others_look_at_none(
     assert start._ensure_store_in_step(data, Stop(), other) == store
 
 
-@pytest.mark.parametrize("piece", scale.PIECES)
-def test_the_benchmark_of_growth_runs(tmp_path: Path, piece: str) -> None:
-    scale.make_store(tmp_path, 30)
-    measured = scale.measure_here(piece, 30, tmp_path)
-    assert (measured.piece, measured.patients) == (piece, 30)
+@pytest.mark.parametrize(
+    ("growth", "piece", "size"),
+    [
+        *((scale.GROWTH, piece, 30) for piece in scale.PIECES),
+        *((many_runs.GROWTH, piece, 7) for piece in many_runs.GROWTH.pieces),
+        *((long_runs.GROWTH, piece, 100) for piece in long_runs.GROWTH.pieces),
+    ],
+)
+def test_the_benchmark_of_growth_runs(tmp_path: Path, growth: Growth, piece: str, size: int) -> None:
+    folder = tmp_path / "made"
+    growth.make(folder, size)
+    measured = growth.measure_here(piece, size, folder)
+    assert (measured.piece, measured.size) == (piece, size)
+    assert (
+        table([measured, replace(measured, size=2 * size, cpu_s=4 * measured.cpu_s)], [size, 2 * size])[0][3] == "2.00"
+    )
+
+
+class _Rows(list[list[Cell]]):
+    """Rows that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[list[Cell]]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_a_table_is_not_gone_through_again_for_each_of_its_cells() -> None:
+    rows = _Rows([[word("a"), number(1.0)]] * 50)
+    shown = Table("any", ["name", "value"], rows)
+    for _ in range(100):
+        assert shown.numeric == [False, True]
+    assert rows.times <= len(shown.heads)

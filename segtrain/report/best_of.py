@@ -8,7 +8,6 @@ Machine Learning 107, 2018. Pure functions.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import fmean
 
 from segtrain.evaluation.intervals import CONFIDENCE
@@ -16,6 +15,8 @@ from segtrain.evaluation.metrics import Summary
 from segtrain.report.statistics import mean_of
 from segtrain.report.variance import FEWEST_FOLDS, NOBODY, Fold, OfTrainings, People, Scores, by_training, folds, means
 from segtrain.report.verdicts import difference
+
+NEIGHBOURS = 20  # to each side, of whom a variant's pairs are taken; of up to 41 variants all pairs
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,17 @@ def _choices(
 
 def _luck(variants: Mapping[str, Scores], people: People) -> float:
     """By how much the best of equal variants is expected to exceed their mean: E max of K normals, times their sd."""
-    pairs = (difference(one, other, people) for one, other in combinations(variants.values(), 2))
+    scores = list(variants.values())
+    pairs = (difference(scores[one], scores[other], people) for one, other in neighbours(len(scores)))
     totals = [pair.variance.total for pair in pairs if pair]
     return expected_maximum(len(variants)) * math.sqrt(fmean(totals) / 2) if totals else 0.0
+
+
+def neighbours(count: int) -> list[tuple[int, int]]:
+    """Pairs in a ring, each with the next ones: all pairs of a few, and of many as many pairs of each."""
+    away = range(1, min(NEIGHBOURS, count // 2) + 1)
+    ring = ((one, (one + d) % count) for one in range(count) for d in away)
+    return sorted({(min(pair), max(pair)) for pair in ring})
 
 
 def expected_maximum(count: int) -> float:

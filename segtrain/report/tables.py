@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from segtrain.data.people import values_by_person
 from segtrain.evaluation.metrics import Summary, summarise
@@ -41,7 +42,7 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
-    @property
+    @cached_property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
         return [any(not isinstance(row[place].value, str) for row in self.rows) for place in range(len(self.heads))]
