@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segtrain import errors
     from segtrain.api import Evaluation, Mean, Run, evaluate, load_config, predict, report, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 DISTRIBUTION = "segtrain-mri"  # the name of what pip installs; `segtrain` on PyPI is a stranger's package
 
 __all__ = ["Evaluation", "Mean", "Run", "errors", "evaluate", "load_config", "predict", "report", "train"]

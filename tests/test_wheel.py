@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,7 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segtrain import DISTRIBUTION, __version__
 
@@ -49,6 +51,18 @@ def test_its_metadata_keep_it_from_being_uploaded_by_mistake(wheel: zipfile.ZipF
     assert metadata["Author"]
     assert metadata["Keywords"]
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_changelog_and_the_citation_have_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    newest, *_ = re.findall(r"^## (\d\S*) \((.+)\)$", changelog, re.MULTILINE)
+    assert newest[0] == __version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == __version__
+    assert f"{citation['date-released']:%-d %B %Y}" == newest[1]
+    named = re.findall(r"\b(?:docs|configs|slurm|docker)/[\w/.]+\.\w+", changelog)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_from_the_wheel_configs_are_found_and_a_submission_carries_code_that_finds_them(
