@@ -30,6 +30,7 @@ from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, 
 from segtrain.data.prepare import ensure_store
 from segtrain.data.store import Store
 from segtrain.run import Run
+from segtrain.runtime.process import logging_as_before
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -235,6 +236,13 @@ def small_files() -> Iterator[Callable[[int], None]]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """No test logs to the standard error of one before it, which is closed."""
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

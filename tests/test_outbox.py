@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from segtrain.run.checkpoint import Saver, read
 from segtrain.runtime import files
 from segtrain.runtime import outbox as module
 from segtrain.runtime.outbox import Addition, Appended, Outbox
-from segtrain.runtime.process import start_logging
+from segtrain.runtime.process import flush_log, logging_as_before, start_logging
 from segtrain.runtime.stop import Stop
 
 log = logging.getLogger("segtrain.test")
@@ -228,6 +229,27 @@ def test_a_log_that_cannot_be_written_ends_nothing(
     outcome = Run(tmp_path / "runs" / "tiny").outcome()
     assert outcome
     assert outcome.state == "finished"
+
+
+@pytest.mark.law("L14")
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_log_is_flushed_whose_standard_error_is_closed_or_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: bool
+) -> None:
+    """A queue's log goes into its archive; a standard error that is closed or full kept the queue from ending."""
+    stream = Path("/dev/full").open("w")  # noqa: SIM115  closing it fails
+    with logging_as_before():
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stream)
+            start_logging(tmp_path / "log.txt")
+        if closed:
+            stream.close()
+        log.warning("a line")
+        flush_log()
+    with suppress(OSError):
+        stream.close()
+    assert "a line" in (tmp_path / "log.txt").read_text()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.law("L12")

@@ -28,10 +28,14 @@ logging.getLogger("segtrain").addHandler(
 
 
 class Terminal(logging.StreamHandler[TextIO]):
-    """Log lines on standard error. Where that is a file on a full disk, they are no reason for a traceback each."""
+    """Log lines on standard error. Where that is closed, or on a full disk, they end nothing and leave no traceback."""
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            super().flush()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        if not isinstance(sys.exc_info()[1], OSError):
+        if not isinstance(sys.exc_info()[1], OSError) and not getattr(self.stream, "closed", True):
             super().handleError(record)
 
 
