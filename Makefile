@@ -8,6 +8,8 @@ NPROC  ?= $(shell for n in 16 8 4 2 1; do [ $(GPUS) -ge $$n ] && echo $$n && exi
 # Half of the tests' time is waiting: more workers than cores. tests/conftest.py says what stays with one worker.
 WORKERS ?= 4
 CONFIG ?= configs/phantom.yaml
+# The versions that are installed; .github/workflows/ci.yml tries the lowest ones that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 ARGS   ?=
 
 .PHONY: help setup train quick test chaos check laws docs bench format slurm-up slurm-down
@@ -27,16 +29,16 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.python pyproject.toml constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+$(VENV)/.run: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
+	$(BIN)/pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,deepspeed]'
+	$(BIN)/pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[dev,deepspeed]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	$(BIN)/pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
 
 train: $(VENV)/.run  ## train on phantom patients (CONFIG=..., NPROC=..., ARGS='key=value ...')
