@@ -153,7 +153,7 @@ def test_a_missing_contrast_is_filled_as_the_config_says_or_named(tmp_path: Path
     assert source(root).contrasts == ("flair",)
     assert source(root).remarks() == (
         "contrasts: flair",
-        "t1 is passed over, 2 of 3 patients have it; data.contrasts takes it, with data.missing for the others",
+        "t1 is passed over, 2 of 3 patients have it, not P1; data.contrasts takes it, with data.missing for the others",
     )
     contrasts = ("T1w", "FLAIR")
     volume = source(root, contrasts=contrasts).read("P1")

@@ -30,6 +30,12 @@ def test_a_run_s_settings_stand_over_the_queue_s_and_the_command_line_over_all(t
     assert found.items[0].run.root == found.folder / "a" == tmp_path / "r" / "night" / "a"
 
 
+def test_a_run_s_config_may_be_a_packaged_one(tmp_path: Path) -> None:
+    (item,) = queue_file.load(write(tmp_path, runs=[{"config": "lgg"}]), ["data.root=/data"]).items
+    assert item.cfg is not None
+    assert (item.name, item.cfg.train.epochs) == ("lgg", 100)
+
+
 @pytest.mark.parametrize("bare", [True, False])
 def test_an_ablation_is_its_runs(tmp_path: Path, bare: bool) -> None:
     """Alone it lies where `segtrain ablate` would put it, so that what that has trained is finished."""

@@ -33,6 +33,17 @@ def write(folder: Path, spec: str = SPEC) -> Path:
     return folder / "spec.yaml"
 
 
+@pytest.mark.law("L12")
+def test_the_base_is_beside_the_spec_or_the_name_of_a_packaged_config(tmp_path: Path) -> None:
+    spec = write(tmp_path, SPEC.replace("base.yaml", "lgg"))
+    assert {member.cfg.train.epochs for member in expand(spec, ["data.root=/data"])[1]} == {100}
+    (tmp_path / "lgg").write_text("data: {source: phantom}\ntrain: {epochs: 3}\n")
+    assert {member.cfg.train.epochs for member in expand(spec, [])[1]} == {3}
+    for name, why in (("lggg", "lggg: neither a file nor .*did you mean lgg"), ("none.yaml", "none.yaml: cannot read")):
+        with pytest.raises(ConfigError, match=rf"spec.yaml: base: .*{why}"):
+            expand(write(tmp_path, SPEC.replace("base.yaml", name)), [])
+
+
 @pytest.mark.law("L2")
 def test_each_training_has_a_seed_of_its_own_that_variants_share(tmp_path: Path) -> None:
     _, members = expand(write(tmp_path), [])

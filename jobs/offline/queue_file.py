@@ -16,7 +16,7 @@ from jobs.offline.spot import Spot
 from jobs.queue.items import Item, Queue
 from jobs.queue.journal import FILE as JOURNAL
 from jobs.submission import REPORT
-from segtrain.config import COMMAND_LINE, checked, flatten, load_config, read_yaml
+from segtrain.config import COMMAND_LINE, checked, config_beside, flatten, load_config, read_yaml
 from segtrain.config.paths import expanded
 from segtrain.errors import ConfigError
 from segtrain.run import Name, expand, layout
@@ -142,6 +142,7 @@ def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequenc
                 above = str(Path(member.cfg.runs_dir).parent)  # the queue's folder stands for the ablation's
                 yield Item(member.cfg.name, replace(member.cfg, runs_dir=above), processes, retries)
             return
+        source = config_beside(path.parent, entry.config or "")
         cfg = load_config(source, settings, overrides_from=origin, parts_beside=path.parent)
         yield Item(entry.name or cfg.name, cfg, processes, retries)
     except ConfigError as error:

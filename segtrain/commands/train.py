@@ -28,6 +28,11 @@ EXAMPLES = """\
   python -m segtrain.train name=small model.features=16 data.image_size=128 optim.lr=1e-3
 """
 
+SETTINGS_OF_PHANTOMS = (
+    "no --config: where nothing else is given, the settings are those for made-up patients (%d px, %d features, "
+    "%d epochs); --config lgg has those of the published protocol"
+)
+
 
 def command(argv: Sequence[str]) -> int:
     """Train the run that the command line describes, on this rank; returns the exit code."""
@@ -44,6 +49,8 @@ def command(argv: Sequence[str]) -> int:
     rank = env_int("RANK", 0)
     start_logging(rank=rank)
     cfg = config_of(arguments)
+    if arguments.config is None and cfg.data.source != "phantom":
+        log.info(SETTINGS_OF_PHANTOMS, cfg.data.image_size, cfg.model.features, cfg.train.epochs)
     best_dsc = train(cfg, argv, arguments.fresh, stop)
     if rank == 0:
         _conclude(Run.of(cfg), best_dsc)

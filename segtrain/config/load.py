@@ -52,6 +52,15 @@ def find_config(path: Path | str) -> Path:
     return builtin_config(f"{path.name}.yaml")
 
 
+def config_beside(folder: Path, name: str) -> Path:
+    """The config of that name or path in a folder, or the one of that name that comes with the project.
+
+    Raises ConfigError: neither.
+    """
+    path = folder / name
+    return path if is_file(path) or Path(name).suffix or len(Path(name).parts) > 1 else find_config(name)
+
+
 def load_config(
     path: Path | str | None,
     overrides: Sequence[str] = (),
@@ -97,9 +106,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(text_of(path)) or {}
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read the config ({error.strerror}); name an existing file with --config"
-        ) from error
+        raise ConfigError(f"{path}: cannot read the config ({error.strerror}); name an existing file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); see configs/ for examples") from error
 

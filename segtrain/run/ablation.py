@@ -21,6 +21,7 @@ from segtrain.config import (
     SMP_PREFIX,
     Config,
     checked,
+    config_beside,
     flatten,
     from_tree,
     load_config,
@@ -60,7 +61,7 @@ class Spec:
     """The content of an ablation's YAML. The first variant is the baseline."""
 
     name: Name
-    base: str  # a config, relative to the spec
+    base: str  # a config, relative to the spec, or the name of a packaged one
     variants: dict[Name, dict[str, Any] | None]  # key: value, as overrides; a key may be dotted
     overrides: dict[str, Any] = field(default_factory=dict)  # for all variants
     folds: Numbers = ()  # none: the base's split
@@ -192,9 +193,12 @@ def _config_of(
     path: Path, spec: Spec, overrides: tuple[list[str], str], place: Place, more: Sequence[Mapping[str, Any]]
 ) -> Config:
     """The base's config, changed by the spec, `more`, the variant, `overrides` (with their origin), fold and seed."""
-    base = path.parent / spec.base
     where = f"{path}: variant {place.variant}"
-    tree = read_yaml(base)
+    try:
+        base = config_beside(path.parent, spec.base)
+        tree = read_yaml(base)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: base: {error}") from error
     for layer in (spec.overrides, *more, spec.variants[place.variant] or {}):
         merge(tree, layer, where)
     settings, origin = overrides

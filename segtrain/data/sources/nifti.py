@@ -155,8 +155,8 @@ class NiftiSource(VolumeSource):
         used = {canonical(contrast) for contrast in self.contrasts}
         remarks = [f"contrasts: {', '.join(self.contrasts)}"]
         remarks += [
-            f"{contrast} is passed over, {counts[contrast]} of {patients} patients have it; data.contrasts takes it, "
-            "with data.missing for the others"
+            f"{contrast} is passed over, {counts[contrast]} of {patients} patients have it{self._but(contrast)}; "
+            "data.contrasts takes it, with data.missing for the others"
             for contrast in SPELLINGS
             if contrast not in used and counts[contrast]
         ]
@@ -175,12 +175,21 @@ class NiftiSource(VolumeSource):
     def _findings(self) -> Findings:
         return find_candidates(self.root, self.cfg.contrasts or ())
 
+    def _but(self, contrast: str) -> str:
+        """The patients that lack what most have: a file of theirs may have another name."""
+        lacking = [name for name, of in self._counted.items() if contrast not in of.images]
+        return f", not {first_few(lacking)}" if len(lacking) < len(self._counted) / 2 else ""
+
     @property
     def _counts(self) -> tuple[Counter[str], int]:
         """Of the patients with a truth, or where none has one of all, how many have each contrast; and their number."""
-        everyone = [of for of in self._findings.patients.values() if of.lost is None]
-        patients = [of for of in everyone if of.truths] or everyone
-        return Counter(contrast for of in patients for contrast in of.images), len(patients)
+        return Counter(contrast for of in self._counted.values() for contrast in of.images), len(self._counted)
+
+    @property
+    def _counted(self) -> dict[str, Candidates]:
+        """The patients with a truth, or where none has one all of them."""
+        everyone = {patient: of for patient, of in self._findings.patients.items() if of.lost is None}
+        return {patient: of for patient, of in everyone.items() if of.truths} or everyone
 
     def _chosen(self, patient: str, candidates: Candidates) -> Case:
         if candidates.lost:
