@@ -22,6 +22,7 @@ LAUNCHERS = {LOCAL_JOB: "segtrain", "SLURM_JOB_ID": "slurm", "TORCHELASTIC_RUN_I
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 UNSET = "unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE"
 STOP_MARK = "stopped"  # in torchrun's folder of a launch
+CODES = "SEGTRAIN_RANK_CODES"  # a folder of our own launcher, where ranks leave the codes that they end with
 
 
 def env_int(name: str, default: int) -> int:
@@ -119,6 +120,14 @@ def stay_stopped() -> None:
         return
     reason, _, message = (folder / STOP_MARK).read_text(encoding="utf-8").partition("\n")
     raise Stopped(message, StopReason.__members__.get(reason))
+
+
+def leave_code(code: int) -> None:
+    """Leave a rank's exit code to our own launcher, if that started it: torchrun, where it is told to end, has none."""
+    folder, rank = os.environ.get(CODES), os.environ.get("RANK")
+    if folder and rank:
+        with suppress(OSError):
+            Path(folder, rank).write_text(str(code), encoding="utf-8")
 
 
 def port_taken(port: int) -> bool:

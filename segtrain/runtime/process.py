@@ -14,7 +14,7 @@ from typing import TextIO
 
 from segtrain.errors import LaunchError, SegtrainError, Stopped
 from segtrain.runtime import files, machine
-from segtrain.runtime.launcher import launch_folder
+from segtrain.runtime.launcher import launch_folder, leave_code
 from segtrain.runtime.outbox import Addition, Outbox
 from segtrain.runtime.terminal import FILE_ONLY, show
 from segtrain.runtime.visible import Formatter, in_lines, in_one_line
@@ -147,6 +147,7 @@ def _reported(error: SegtrainError) -> int:
         with suppress(OSError):  # standard error may be a file on a full disk
             show(f"segtrain: {kind}{message}", errors=True)
         log.error("%s%s", kind, message, extra=FILE_ONLY)
+    leave_code(error.exit_code)
     return error.exit_code
 
 

@@ -6,12 +6,15 @@ Takes torchrun's options: python -m segtrain.runtime.torchrun --nproc-per-node=4
 import argparse
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
 from segtrain.runtime import cpus
 from segtrain.runtime.addresses import LOOPBACK, keep_to_loopback
+from segtrain.runtime.launcher import CODES
 from segtrain.runtime.process import run_command
 
 EXPLAINED = (EXIT_STOPPED, EXIT_USER_ERROR, EXIT_DIVERGED)  # codes of ranks that said why in a line of their own
@@ -55,19 +58,22 @@ def _refuse_other_rendezvous(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run torchrun; the exit code of the rank that ended it."""
+    """Run torchrun; the exit code of the rank that ended it, or of those that a signal to this process stopped."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    try:
-        launch(argv)
-    except SignalException:
-        return FAILED
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        if first.exitcode in EXPLAINED:
-            return first.exitcode
-        raise
+    with tempfile.TemporaryDirectory(prefix="segtrain-codes-") as folder:
+        os.environ[CODES] = folder
+        try:
+            launch(argv)
+        except SignalException:
+            codes = {file.read_text(encoding="utf-8") for file in Path(folder).iterdir()}
+            return EXIT_STOPPED if codes == {str(EXIT_STOPPED)} else FAILED
+        except ChildFailedError as error:
+            _, first = error.get_first_failure()
+            if first.exitcode in EXPLAINED:
+                return first.exitcode
+            raise
     return EXIT_FINISHED
 
 
