@@ -78,7 +78,7 @@ def _named(runs_dir: Path, name: str) -> Listed:
     several = of_name or [one for one in runs if one.name.startswith(f"{name}/")]
     if several:
         names = ", ".join(one.name for one in several[:SHOWN]) + (", ..." if len(several) > SHOWN else "")
-        raise RunError(f"{name}: {len(several)} runs of {runs_dir} are of this name; name one of them: {names}")
+        raise RunError(f"{name}: {len(several)} runs in {runs_dir} have this name; name one of them: {names}")
     near = difflib.get_close_matches(name, [one.name for one in runs], n=SHOWN)
     hint = f"did you mean {', '.join(near)}?" if near else "see segtrain status, or name the folder with --runs-dir"
     raise RunError(f"{name}: no run of this name in {runs_dir}; {hint}")

@@ -70,7 +70,7 @@ def test_the_lines_of_several_nodes_are_marked(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("loss", "loss: 3 runs of .* are of this name; name one of them: loss/bce, loss/dice, loss/report"),
+        ("loss", "loss: 3 runs in .* have this name; name one of them: loss/bce, loss/dice, loss/report"),
         ("loss/dise", r"loss/dise: no run of this name in .*; did you mean loss/dice"),
         ("any", "any: no run of this name in .*; see segtrain status, or name the folder with --runs-dir"),
         ("loss/dice", r"loss/dice: has written nothing yet \(pending, job 12_1: waits: Priority\); follow it with -f"),

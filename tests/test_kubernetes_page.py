@@ -8,7 +8,7 @@ from documents import ROOT, blocks
 
 from docs.pages import parser_of
 from segtrain.config import load_config
-from segtrain.errors import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USER_ERROR
+from segtrain.errors import EXIT_DIVERGED, EXIT_STOPPED
 
 PAGE = ROOT / "docs" / "kubernetes.md"
 JOB, TASK = (yaml.safe_load(block.text) for block in blocks(PAGE) if block.language == "yaml")
@@ -24,11 +24,11 @@ def container() -> Any:
 
 
 def test_what_a_pod_is_ended_for_decides_before_its_code_does() -> None:
-    """A pod that is preempted leaves with the code of one that was stopped on purpose."""
+    """What can go on is not ended for good: a pod that is preempted counts for nothing, any other as a crash."""
     disruption, codes = JOB["spec"]["podFailurePolicy"]["rules"]
     assert (disruption["action"], disruption["onPodConditions"]) == ("Ignore", [{"type": "DisruptionTarget"}])
     assert codes["action"] == "FailJob"
-    assert codes["onExitCodes"]["values"] == [EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_STOPPED]
+    assert codes["onExitCodes"]["values"] == [EXIT_DIVERGED], "what else ends a pod may go on"
     assert codes["onExitCodes"]["containerName"] == container()["name"]
     assert pod()["restartPolicy"] == "Never"
 
@@ -37,7 +37,9 @@ def test_the_pod_trains_by_what_it_mounts() -> None:
     words = container()["args"]
     assert words[0] == "train"
     nproc = int(words[words.index("--nproc") + 1])
-    assert nproc == container()["resources"]["limits"]["nvidia.com/gpu"]
+    limits = container()["resources"]["limits"]
+    assert nproc == limits["nvidia.com/gpu"]
+    assert limits["cpu"] == container()["resources"]["requests"]["cpu"], "threads follow the limit"
     cfg = load_config(words[words.index("--config") + 1], [word for word in words if "=" in word])
     mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod()["volumes"]}
@@ -62,3 +64,5 @@ def test_the_task_of_skypilot_mirrors_its_queue() -> None:
     assert list(TASK["file_mounts"]) == [root]
     assert "-c constraints.txt" in TASK["setup"]
     assert "s3fs" in TASK["setup"]
+    assert arguments.spot
+    assert TASK["resources"]["job_recovery"]["recover_on_exit_codes"] == [EXIT_STOPPED]
