@@ -12,7 +12,7 @@ from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USE
 
 EXIT_BUG = 1
 FOR_GOOD = (EXIT_USER_ERROR, EXIT_DIVERGED)  # the first that a rank left with is the start's, whatever the others did
-SIGNALS = (StopReason.SIGTERM, StopReason.SIGINT, StopReason.SIGUSR1, StopReason.SIGUSR2)
+SIGNALS = (StopReason.SIGTERM, StopReason.SIGINT, StopReason.SIGUSR1, StopReason.SIGUSR2, StopReason.SIGHUP)
 SOON_S = 300.0  # within which a start that SLURM ends had no time to gain a step
 KILLED = (-9, 128 + 9)  # the exit codes of a process that SIGKILL ended, of Popen and of srun
 MAX_FAULTS = 3  # of a rank or its machine in one job, after which it is tried again

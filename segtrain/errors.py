@@ -83,6 +83,7 @@ class StopReason(IntEnum):
     DEADLINE = 6
     OUT_OF_MEMORY = 7
     RECLAIM = 8  # of a queue's machine
+    SIGHUP = 9  # its terminal was closed
 
     @property
     def sentence(self) -> str:

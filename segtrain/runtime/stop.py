@@ -14,7 +14,7 @@ from types import FrameType
 
 from segtrain.errors import ConfigError, StopReason
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], object] | int
 LOOK_EVERY_S = 1.0  # for the STOP file
 LOOK_WAIT_S = 0.1  # for an answer; a folder that is slow gives it later
@@ -53,9 +53,9 @@ class Stop:
         self._second_interrupt: Handler = signal.SIG_DFL
 
     def listen(self) -> None:
-        """Handle signals from now on; a second SIGINT ends the process at once."""
+        """Handle signals from now on, but a SIGHUP that nohup has ignored; a second SIGINT ends the process at once."""
         for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+            self._handle(number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -71,12 +71,12 @@ class Stop:
         self._second_interrupt = signal.default_int_handler
         try:
             for number in before:
-                signal.signal(number, self._on_signal)
+                self._handle(number)
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if self._reason and self._reason.name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+            if self._reason and self._reason.name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"):
                 signal.raise_signal(signal.Signals[self._reason.name])
 
     def watch(self, file: Path, deadline_s: float | None, start: str = "") -> None:
@@ -123,6 +123,10 @@ class Stop:
                 time.sleep(LOOK_EVERY_S)
             else:
                 return
+
+    def _handle(self, number: signal.Signals) -> None:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:  # the second one ends the process, or the call, in whatever state

@@ -4,8 +4,9 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +43,7 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(file=cast(IO[str], _Closable(sys.stderr))),
                 transient=True,
             )
             self.task = self.bar.add_task(self.title, total=total, note="")
@@ -80,6 +81,25 @@ class Progress:
                 duration(eta_s),
                 extra=FILE_ONLY if self.bar else None,
             )
+
+
+class _Closable:
+    """A stream to a terminal that may be closed meanwhile: what is shown of progress is no reason to end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ Takes torchrun's options: python -m segtrain.runtime.torchrun --nproc-per-node=4
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -44,6 +45,8 @@ def launch(argv: Sequence[str]) -> None:
     options.rdzv_conf = ",".join(filter(None, (options.rdzv_conf, f"rank={node}")))
     if "OMP_NUM_THREADS" not in os.environ:  # else torchrun sets 1, with a long warning
         os.environ["OMP_NUM_THREADS"] = str(cpus.of_rank(determine_local_world_size(options.nproc_per_node)))
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup, which torchrun would undo
+        options.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
     record(run)(options)
 
 

@@ -18,7 +18,7 @@ from segtrain.runtime.launcher import signal_when_parent_dies
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # Of BLAS libraries and torch, OpenCV, SimpleITK.
 THREADS = (
     "OPENBLAS_NUM_THREADS",

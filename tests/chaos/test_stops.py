@@ -1,5 +1,6 @@
 """L8: all ranks stop together, at every phase, whoever was told and however; then the run goes on unchanged."""
 
+import contextlib
 import json
 import os
 import signal
@@ -102,7 +103,7 @@ def test_stopped_at_any_phase_the_run_goes_on_unchanged(
 
 @pytest.mark.quick
 @pytest.mark.law("L8")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_every_signal_is_understood_and_said(fragile: Config, tmp_path: Path, number: signal.Signals) -> None:
     job = Job(tmp_path, replace(fragile, train=replace(fragile.train, epochs=50)), 1)
     await_phase(job, "mid epoch")
@@ -192,6 +193,33 @@ def test_under_a_launcher_no_rank_is_left_behind(fragile: Config, tmp_path: Path
     assert all(map(gone, ranks))
     outcome = json.loads((tmp_path / "runs" / "fragile" / "outcome.json").read_text())
     assert outcome["state"] == "stopped"
+    assert (checkpoints(tmp_path) / "LATEST").read_text() == f"step-{outcome['step']:08d}\n"
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize("ignored", [False, True], ids=["a terminal", "nohup"])
+def test_a_terminal_that_is_closed_has_the_run_saved_and_nohup_has_it_go_on(
+    fragile: Config, tmp_path: Path, ignored: bool
+) -> None:
+    epochs = 6 if ignored else 500
+    (tmp_path / "given.yaml").write_text(to_yaml(replace(fragile, train=replace(fragile.train, epochs=epochs))))
+    ours, terminal = os.openpty()
+    os.set_blocking(ours, False)
+    launcher = subprocess.Popen(
+        ["setsid", "--ctty", *(["nohup"] if ignored else []), sys.executable, "-m", "segtrain", "train", "--nproc", "2",
+         "--config", "given.yaml"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while "train" not in metrics(tmp_path) and launcher.poll() is None:
+        with contextlib.suppress(OSError):  # nothing to read, or nobody writes: nohup writes into nohup.out
+            shown += os.read(ours, 4096)
+        time.sleep(0.01)
+    os.close(ours)
+    assert launcher.wait(timeout=60) == (0 if ignored else 75), shown.decode()
+    outcome = json.loads((tmp_path / "runs" / "fragile" / "outcome.json").read_text())
+    assert (outcome["state"], outcome["reason"]) == (("finished", None) if ignored else ("stopped", "SIGHUP"))
     assert (checkpoints(tmp_path) / "LATEST").read_text() == f"step-{outcome['step']:08d}\n"
 
 
