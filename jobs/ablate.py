@@ -11,6 +11,7 @@ from jobs.grid import Grid, refused
 from jobs.submit import add_options, placed
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR
 from segtrain.run import AblationRecord, Member, Spec, differences, expand, missing
+from segtrain.run.layout import refuse_run
 from segtrain.runtime.process import main
 from segtrain.runtime.terminal import show, show_table, show_text
 
@@ -61,10 +62,11 @@ def command(argv: Sequence[str]) -> int:
         confirmation = confirm.of_search(arguments.spec, spec, members, arguments.overrides)
         spec, members, record = confirmation.spec, confirmation.members, confirmation.record
         show(confirmation.sentence, errors=True)
+    folder = members[0].run.root.parent
+    refuse_run(folder, arguments.spec, "ablation")
     requested = resources.of(arguments)
     if refused(arguments.spec, missing(members, packages=requested.python is None)):
         return EXIT_USER_ERROR
-    folder = members[0].run.root.parent
     if executor == "local" or not arguments.dry_run:  # there the standard output is the script
         show_text(plan.show(spec, members, _own_report(folder, record), arguments.spreads, arguments.find))
     if arguments.dry_run and executor == "local":

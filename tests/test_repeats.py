@@ -7,7 +7,7 @@ import pytest
 import yaml
 from made_runs import train
 
-from jobs import ablation_report, submission
+from jobs import ablate, ablation_report, submission
 from jobs.resources import Resources
 from segtrain.errors import ConfigError
 from segtrain.report.collect import collect
@@ -42,6 +42,17 @@ def test_the_base_is_beside_the_spec_or_the_name_of_a_packaged_config(tmp_path: 
     for name, why in (("lggg", "lggg: neither a file nor .*did you mean lgg"), ("none.yaml", "none.yaml: cannot read")):
         with pytest.raises(ConfigError, match=rf"spec.yaml: base: .*{why}"):
             expand(write(tmp_path, SPEC.replace("base.yaml", name)), [])
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("more", [["--dry-run"], [], ["--cluster", "cpu"]])
+def test_an_ablation_that_is_named_like_a_run_is_refused(tmp_path: Path, more: list[str]) -> None:
+    """Its runs would lie in that run's folder, and the report would see that run alone."""
+    spec = write(tmp_path)
+    train(tmp_path / "runs" / "loss")
+    with pytest.raises(ConfigError, match=r"spec.yaml: .*loss is a run's directory; give the ablation another name:"):
+        ablate.command([str(spec), *more])
+    assert not list((tmp_path / "runs" / "loss").glob("dice*"))
 
 
 @pytest.mark.law("L2")

@@ -95,8 +95,7 @@ def load(path: Path, overrides: Sequence[str] = (), **options: Any) -> Plan:
             f"{path}: runs_dir is {one} for {of_one} and {other} for {of_other}; a queue has one runs_dir"
         )
     folder = Path(next(iter(folders))) / spec.name
-    if (folder / layout.CONFIG).exists():
-        raise ConfigError(f"{path}: {folder} is a run's directory; give the queue another name:, or another runs_dir")
+    layout.refuse_run(folder, path, "queue")
     for item in items:
         if item.name.casefold() in {name.casefold() for name in TAKEN}:  # there are systems where they are one
             raise ConfigError(f"{path}: a run's name is {item.name}, as a file of the queue's; give it another name:")

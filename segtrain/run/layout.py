@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtrain.config.own_parts import CODE
+from segtrain.errors import ConfigError
 from segtrain.runtime import files
 
 CONFIG = "config.yaml"
@@ -223,6 +224,14 @@ def run_folders(runs_dir: Path) -> Iterable[Path]:
         for one in (folder, *_folders(folder)):
             if os.path.lexists(one / CONFIG):  # also where it is a link that leads nowhere
                 yield one
+
+
+def refuse_run(folder: Path, asked_by: Path, what: str) -> None:
+    """Raises ConfigError where the folder that is to hold runs is a run's own: its files would lie among theirs."""
+    if (folder / CONFIG).exists():
+        raise ConfigError(
+            f"{asked_by}: {folder} is a run's directory; give the {what} another name:, or another runs_dir"
+        )
 
 
 def closed_folders(runs_dir: Path) -> Iterable[Path]:
