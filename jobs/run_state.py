@@ -213,6 +213,8 @@ def _why(known: _Evidence, state: str) -> str:
         return "; ".join(filter(None, (reason, entry.starts and f"expected to start at {entry.starts}")))
     if state == "unknown":
         return known.unknown
+    if state == "running":  # why the start before this one ended is no news
+        return ""
     message = _message(known)
     if entry and entry.state in VERDICTS and state != "finished":
         verdict = f"SLURM: {entry.state} ({VERDICTS[entry.state]})"
@@ -228,6 +230,8 @@ def _message(known: _Evidence) -> str:
     outcome = known.outcome
     last = next((entry for entry in reversed(known.records) if entry["event"] == "end"), {"how": None})
     message = "" if outcome is None or outcome.state == "finished" else outcome.message or ""
+    if last["how"] == "requeued" and known.entry and known.entry.alive:
+        return f"{message.partition(';')[0]}; SLURM brings it back"
     # Where a rank was killed, the others know only that a connection was closed.
     says_why_it_failed = message and outcome is not None and outcome.state != "stopped" and not last.get("faults")
     if last["how"] == "given up" or (last["how"] == "failed" and not says_why_it_failed):

@@ -48,6 +48,15 @@ def test_a_job_that_waits_is_shown_with_slurm_s_reason_and_estimate(run: Run) ->
     assert (running["reason"], running["expected_start"]) == (None, None)
 
 
+def test_a_job_that_comes_back_is_not_to_be_submitted_again_and_then_does_not_say_why_it_had_left(run: Run) -> None:
+    run.end(Outcome("stopped", 40, 2, 0.2, StopReason.SIGTERM, "Stopped: stopped by SIGTERM; the same command goes on"))
+    history.History(run).end("12", "requeued", "stopped by SIGTERM", StopReason.SIGTERM)
+    leaving = row_of(run, entry("12", "COMPLETING"))
+    assert (leaving["state"], leaving["why"]) == ("stopped", "Stopped: stopped by SIGTERM; SLURM brings it back")
+    back = row_of(run, entry("12", "RUNNING"))
+    assert (back["state"], back["why"]) == ("running", "")
+
+
 @pytest.mark.parametrize("verdict", ["TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"])
 def test_a_job_that_ended_is_shown_with_slurm_s_verdict(run: Run, verdict: str) -> None:
     row = row_of(run, entry("12", verdict))
