@@ -14,7 +14,7 @@ from segtrain.config.networks import SMP
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "segtrain").rglob("*.py"))
 
-# From the top down; a module imports from the layers below its room's, or from its own room (DESIGN 6).
+# From the top down; a module imports from the layers below its room's, or from its own room.
 LAYERS: list[set[str]] = [
     {"api"},  # which segtrain/__init__.py looks up when somebody asks for its names
     {"commands"},  # with the entries train.py and __main__.py

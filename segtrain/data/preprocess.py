@@ -1,6 +1,6 @@
 """One volume prepared for the network, and the way back to the source's geometry.
 
-There (`preprocess`), by the reference protocol (DESIGN 7): drop the first and last slice -> crop to what is not
+There (`preprocess`), by the reference protocol: drop the first and last slice -> crop to what is not
 background -> pad to a square -> resize in plane -> clip to percentiles -> z-score per channel. By the protocol zscore:
 crop to the head -> z-score per contrast inside it -> pad -> resize. With a spacing, both resample to it and pad then.
 Back (`to_source`): resize by nearest pixel -> cut the padding off -> put the box where it was.
