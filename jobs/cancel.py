@@ -49,6 +49,11 @@ def command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     refuse_private(arguments.runs_dir)
     submitted = submission.of_name(arguments.runs_dir, arguments.name)
+    if not submitted and (run := Run(arguments.runs_dir / arguments.name)).config_file.exists():
+        raise RunError(
+            f"{arguments.name}: was started by hand or by a template, not submitted; "
+            f"touch {run.stop_file} has it save and stop"
+        )
     if not submitted:
         raise RunError(
             f"{arguments.name}: nothing in {arguments.runs_dir} was submitted by this name; see segtrain status"

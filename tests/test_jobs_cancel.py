@@ -12,7 +12,7 @@ from slurm_programs import entry
 from jobs import cancel, resources, scheduler, submission
 from jobs.submission import Submission
 from segtrain.config import Config
-from segtrain.errors import StopReason
+from segtrain.errors import RunError, StopReason
 from segtrain.run import Outcome, Run
 
 
@@ -132,3 +132,15 @@ def test_a_queue_whose_run_is_trained_is_stopped_as_a_whole(made: Submission, mo
         assert call(made) == 0
     assert not run.stop_file.exists()
     assert clock.now == 1
+
+
+@pytest.mark.law("L12")
+def test_a_run_that_nobody_submitted_is_stopped_by_its_file(made: Submission) -> None:
+    run = Run(made.root.parents[2] / "by_hand")
+    run.root.mkdir(parents=True)
+    with pytest.raises(RunError, match=r"by_hand: nothing in .* was submitted by this name"):
+        cancel.command(["by_hand", "--runs-dir", str(run.root.parent)])
+    run.config_file.touch()
+    with pytest.raises(RunError, match=r"by_hand: was started by hand or by a template, .*touch .*by_hand/STOP has it"):
+        cancel.command(["by_hand", "--runs-dir", str(run.root.parent)])
+    assert not run.stop_file.exists()
