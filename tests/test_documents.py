@@ -108,3 +108,17 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     assert set(leaves(site["nav"])) == pages - {site["not_in_nav"].strip()}
     assert site["theme"]["font"] is False
     assert (ROOT / "docs" / site["extra"]["polyfills"][0]).exists(), "else search takes one from another host"
+
+
+def test_where_things_are_is_where_they_are() -> None:
+    """Each folder of docs/code.md, and each file that it names of it."""
+    rows = re.findall(r"^\| (`.+?`) \| (.+) \|$", (ROOT / "docs" / "code.md").read_text(), re.MULTILINE)
+    folders = {name: text for names, text in rows for name in re.findall(r"`(.+?)`", names)}
+    assert {f"{path.name}/" for path in (ROOT / "segtrain").iterdir() if (path / "__init__.py").exists()} <= {
+        name.removeprefix("segtrain/") for name in folders
+    }
+    for name, text in folders.items():
+        assert (ROOT / name).exists(), name
+        above = ROOT / name if name.endswith("/") else (ROOT / name).parent
+        for file in re.findall(r"`([\w/]+\.(?:py|sh))`", text):
+            assert (above / file).exists(), f"{name}: {file}"
