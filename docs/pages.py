@@ -60,10 +60,10 @@ once it is set.
     for section in sections():
         title = f"## `{section.name}`" if section.name else "## The run"
         rows = [
-            (f"`{key.name}`", _values(key), f"`{value_text(key.default)}`", plain(key.meaning), _on_resume(key.name))
+            (f"`{key.name}`", plain(key.meaning), f"`{value_text(key.default)}`", _values(key), _on_resume(key.name))
             for key in section.keys
         ]
-        text += f"\n{title}\n\n{section.meaning}\n\n" + table(("key", "values", "default", "meaning", "resume"), rows)
+        text += f"\n{title}\n\n{section.meaning}\n\n" + table(("key", "meaning", "default", "values", "resume"), rows)
     text += "\n## Built-in parts\n\nEach of these keys takes one of your own, too ([own parts](../own_parts.md)).\n"
     for name, parts in PARTS.items():
         lines = [(f"`{part}`", plain(row.doc), row.source) for part, row in parts.items()]

@@ -34,9 +34,13 @@ def test_the_page_of_the_config_has_a_line_for_each_key_with_what_a_resume_takes
 
 def test_a_limit_and_a_unit_of_a_value_are_in_words() -> None:
     page = PAGES[FOLDER / "config.md"]
-    assert "| `data.image_size` | whole number (16 or more, multiple of 16) | `256` |" in page
-    assert "| `checkpoint.every_min` | number (above 0); minutes | `10.0` |" in page
-    assert "| `evaluate.threshold` | number (above 0, below 1) or mapping |" in page
+    for key, values in (
+        ("data.image_size", "`256` | whole number (16 or more, multiple of 16)"),
+        ("checkpoint.every_min", "`10.0` | number (above 0); minutes"),
+        ("evaluate.threshold", "`0.5` | number (above 0, below 1) or mapping"),
+    ):
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{key}` |"))
+        assert f"| {values} |" in row
 
 
 def test_every_command_exit_code_and_reason_is_there() -> None:
