@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from jobs.overview import rows
 from jobs.run_state import STATES
 from jobs.status_table import status_table
 from segtrain.errors import EXIT_FINISHED, RunError
+from segtrain.run.layout import CONFIG
 from segtrain.run.reader import refuse_private
 from segtrain.runtime.process import main
 from segtrain.runtime.terminal import show, show_text, standard_output
@@ -87,6 +89,10 @@ def command(argv: Sequence[str]) -> int:
     refuse_private(arguments.runs_dir)
     if not arguments.runs_dir.is_dir():
         raise RunError(f"{arguments.runs_dir}: no such folder; name the runs_dir that holds the runs")
+    if (arguments.runs_dir / CONFIG).exists():
+        run = arguments.runs_dir.absolute()
+        words = ["segtrain", "status", str(run.parent), "--name", run.name]
+        raise RunError(f"{arguments.runs_dir}: is a run itself; {shlex.join(words)} shows it")
     if arguments.watch is not None:
         return _watch(choice, arguments.watch, arguments.json)
     table, in_all = choice.rows()

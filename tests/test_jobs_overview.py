@@ -1,6 +1,7 @@
 """What `jobs.status` shows of SLURM's reasons and verdicts, of report jobs, and of a choice of runs."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from jobs.run_state import STATES, VERDICTS, summary
 from jobs.scheduler import Entry
 from jobs.submission import Submission
 from segtrain.config import Config
-from segtrain.errors import StopReason
+from segtrain.errors import RunError, StopReason
 from segtrain.run import Outcome, Run
 
 JOB = Job("12")
@@ -157,3 +158,12 @@ def test_a_state_that_there_is_not_is_refused(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit, match="2"):
         status.command([str(tmp_path), "--state", "broken"])
     assert f"--state broken: no such state; choose from {STATES[0]}, " in capsys.readouterr().err
+
+
+@pytest.mark.law("L12")
+def test_a_run_in_place_of_a_folder_of_runs_is_named_as_that(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"is a run itself; segtrain status .* shows it$") as raised:
+        status.command([str(run.root)])
+    words = shlex.split(str(raised.value).partition("segtrain status ")[2].removesuffix(" shows it"))
+    assert status.command([*words, "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == [run.root.name]
