@@ -34,7 +34,7 @@ def show(spec: Spec, members: Sequence[Member], report: Path, asked: Path | None
     earlier = read_earlier(asked or report, asked is not None)
     plan = Plan(spec, members[0].cfg, earlier, _everybody(members[0].cfg))
     rows = []
-    for folds, seeds in dict.fromkeys([plan.own, *PROPOSED]):
+    for folds, seeds in dict.fromkeys([plan.own, *plan.proposed]):
         people = plan.people(folds)
         differences = (_difference(Design(n, folds, seeds, comparisons), earlier.spreads) for n in people)
         name = f"{folds} x {seeds}" + (" (this spec)" if (folds, seeds) == plan.own else "")
@@ -63,6 +63,11 @@ class Plan:
     def own(self) -> tuple[int, int]:
         """Folds, and trainings of each variant on each, of the spec."""
         return len(self.spec.folds) or 1, self.spec.repeats or len(self.spec.seeds) or 1
+
+    @property
+    def proposed(self) -> list[tuple[int, int]]:
+        """Designs to look at beside it, of no more folds than the patients are dealt into."""
+        return [(min(folds, self.cfg.data.folds), seeds) for folds, seeds in PROPOSED]
 
     def people(self, folds: int) -> tuple[int, ...]:
         """How many patients so many folds validate; several numbers where it is not known."""

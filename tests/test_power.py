@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_the_table_before_an_ablation(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "│ 12 " in lines["2 x 1 (this spec)"], "patients of two folds of five"
     assert f"{detectable(Design(30, 5, 2), LGG_LIKE):.3f}" in lines["5 x 2"]
     assert "as small runs on LGG had them" in about
+
+
+@pytest.mark.parametrize("folds", [2, 3, 10])
+def test_no_design_has_more_folds_than_the_patients_are_dealt_into(tmp_path: Path, capsys: Any, folds: int) -> None:
+    (tmp_path / "base.yaml").write_text(
+        f"name: base\ndata: {{source: phantom, phantom: {{patients: 30}}, image_size: 64, folds: {folds}}}\n"
+    )
+    (tmp_path / "loss.yaml").write_text(SPEC)
+    spec, members = expand(tmp_path / "loss.yaml", [f"runs_dir={tmp_path / 'runs'}"])
+    plan.show(spec, members, tmp_path / "none", None)
+    shown = [int(number) for number in re.findall(r"^│ (\d+) x \d", capsys.readouterr().out, re.MULTILINE)]
+    assert len(shown) >= 4
+    assert max(shown) == min(folds, 5)
 
 
 def test_the_source_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
