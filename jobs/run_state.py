@@ -200,8 +200,9 @@ def _restarts(known: _Evidence) -> int:
 def _step(known: _Evidence, state: str) -> int:
     """Where it is while it runs, and where it goes on otherwise: what came after the last checkpoint is lost."""
     recorded = known.reached.last.step if known.reached.last else 0
-    if state in ("running", "suspended"):
-        return max(recorded, *(int(rank["step"]) for rank in known.ranks), 0)
+    if state in ("running", "suspended"):  # before its ranks say so, it is where it goes on
+        steps = [int(rank["step"]) for rank in known.ranks] or [known.run.saved_step()]
+        return max(recorded, *steps)
     return int(known.outcome.step or recorded) if known.outcome else known.run.saved_step()
 
 

@@ -90,6 +90,8 @@ def test_the_step_of_what_does_not_run_is_where_it_goes_on(run: Run) -> None:
     assert row_of(run, entry("12", "NODE_FAIL"))["step"] == 40, "17 steps were lost"
     run.end(Outcome("stopped", 63, 2, 0.2, StopReason.SIGUSR2, "Stopped: stopped by SIGUSR2"))
     assert row_of(run, entry("12", "PENDING"))["step"] == 63, "saved after the last line of the log"
+    run.checkpoint(63).mkdir()
+    assert row_of(run, entry("12", "RUNNING"))["step"] == 63, "where it is before its ranks say so"
 
 
 @pytest.fixture
