@@ -76,10 +76,10 @@ class Growth:
         parser = argparse.ArgumentParser(
             f"python -m {self.module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        sizes_help = f"sizes ({self.sizes[0]:,} to {self.sizes[-1]:,})"
         parser.add_argument(
-            f"--{self.of}", dest="sizes", type=int, nargs="+", default=self.sizes, metavar="N",
-            help=f"sizes ({self.sizes[0]:,} to {self.sizes[-1]:,})",
-        )  # fmt: skip
+            f"--{self.of}", dest="sizes", type=int, nargs="+", default=self.sizes, metavar="N", help=sizes_help
+        )
         parser.add_argument(
             "--pieces", nargs="+", choices=self.pieces, default=list(self.pieces), metavar="PIECE", help="which work"
         )

@@ -3,7 +3,7 @@
 python -m benchmarks.long_runs                        # 1,000 to 1,000,000 lines
 python -m benchmarks.long_runs --lines 1000 --pieces resume
 
-One run is made up, with a hundred evaluations among its lines. benchmarks/growth.py says how each piece is measured.
+One run is made up, with twenty evaluations among its lines. benchmarks/growth.py says how each piece is measured.
 """
 
 import sys

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,23 +50,24 @@ def _make_run(run: Run, number: int, fold: int, seed: int, environment: Environm
     best = 0.0
     for epoch in range(1, EPOCHS + 1):
         dsc = draw.uniform(0.2, 0.8, PATIENTS) + 0.2 * epoch / EPOCHS
-        run.write_scores(epoch, [
-            {"patient": patient, "slices": 30, "voxels": 9000, "tp": 8000, "fp": 500, "fn": 1000, "dsc": f"{own:.6f}",
-             "dsc_all_components": f"{own:.6f}"} for patient, own in zip(patients, dsc, strict=True)
-        ])  # fmt: skip
+        run.write_scores(epoch, [_scores(patient, own) for patient, own in zip(patients, dsc, strict=True)])
         mean, step = math.fsum(dsc) / PATIENTS, epoch * STEPS
         events += [
             TrainEvent(step=each, loss=1 / each, lr=1e-3, images_per_s=5.0, memory_gib=1.0)
             for each in range(step - STEPS + 15, step + 1, 15)
         ]
-        events.append(EvaluationEvent(
-            step=step, epoch=epoch, val_dsc=mean, val_loss=1 / epoch, n=PATIENTS, best=mean > best,
-            empty_masks=EMPTY_RULE,
-        ))  # fmt: skip
+        scores: dict[str, Any] = {"val_dsc": mean, "val_loss": 1 / epoch, "n": PATIENTS, "best": mean > best}
+        events.append(EvaluationEvent(step=step, epoch=epoch, empty_masks=EMPTY_RULE, **scores))
         best = max(best, mean)
     for event in events:
         run.record(event)
     run.end(Outcome("finished", EPOCHS * STEPS, EPOCHS, best))
+
+
+def _scores(patient: str, dsc: float) -> dict[str, Any]:
+    """A patient's row in the table of an evaluation."""
+    counts = {"slices": 30, "voxels": 9000, "tp": 8000, "fp": 500, "fn": 1000}
+    return {"patient": patient, **counts, "dsc": f"{dsc:.6f}", "dsc_all_components": f"{dsc:.6f}"}
 
 
 def silent(command: Callable[[Sequence[str]], int], *words: str) -> Work:

@@ -86,8 +86,9 @@ def test_a_number_of_processes_here_is_no_option_for_slurm(spec: Path, capsys: p
 
 
 def test_a_training_on_real_data_says_that_its_settings_are_those_for_made_up_ones(tmp_path: Path) -> None:
-    root = f"data.root={tmp_path / 'none'}"
-    said = call("segtrain.train", "data.source=slices", root, f"runs_dir={tmp_path}", "train.epochs=7", code=2).stderr
-    assert "no --config" in said
-    assert "(64 px, 8 features, 7 epochs)" in said
-    assert "no --config" not in call("segtrain.train", "--config", "lgg", root, f"runs_dir={tmp_path}", code=2).stderr
+    places = f"data.root={tmp_path / 'none'}", f"runs_dir={tmp_path}"
+    printed = call("segtrain.train", "data.source=slices", *places, "train.epochs=7", code=2).stderr
+    assert "no --config" in printed
+    assert "(64 px, 8 features, 7 epochs)" in printed
+    printed = call("segtrain.train", "--config", "lgg", *places, code=2).stderr
+    assert "no --config" not in printed

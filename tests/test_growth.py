@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from benchmarks import long_runs, many_runs, scale
-from benchmarks.growth import Growth, table
+from benchmarks.growth import Growth, Measured, table
 from segtrain.config import DataConfig, PhantomConfig
 from segtrain.data import folds
 from segtrain.data.prepare import ensure_store
@@ -151,9 +151,11 @@ def test_the_benchmark_of_growth_runs(tmp_path: Path, growth: Growth, piece: str
     growth.make(folder, size)
     measured = growth.measure_here(piece, size, folder)
     assert (measured.piece, measured.size) == (piece, size)
-    assert (
-        table([measured, replace(measured, size=2 * size, cpu_s=4 * measured.cpu_s)], [size, 2 * size])[0][3] == "2.00"
-    )
+
+
+def test_what_takes_a_hundred_times_as_long_for_ten_times_as_much_grows_with_the_square() -> None:
+    measured = [Measured("any", 10, 0.5, 0.6, 1.0), Measured("any", 100, 50.0, 60.0, 2.0)]
+    assert table(measured, [10, 100, 1000]) == [("any", "0.500", "50.000", "-", "2.00", "2.00")]
 
 
 class _Rows(list[list[Cell]]):

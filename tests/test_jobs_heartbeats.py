@@ -15,13 +15,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def nodes(folder: Path, count: int = 2) -> list[rendezvous.Rendezvous]:
     """All nodes of a start, which have met."""
-    made = [rendezvous.Rendezvous(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
-    for one in made:
+    every = [rendezvous.Rendezvous(folder / "start", index, count, f"n{index + 1}") for index in range(count)]
+    for one in every:
         one.open()
         one.beat()
-    for one in made:
+    for one in every:
         assert one.silent() == []
-    return made
+    return every
 
 
 def test_a_node_that_falls_silent_is_noticed_by_one_that_looks_on(tmp_path: Path, clock: list[float]) -> None:

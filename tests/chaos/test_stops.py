@@ -19,6 +19,8 @@ from trainings import Job, assert_same, gone, state_of
 from segtrain.config import CheckpointConfig, Config, EvaluateConfig, PhantomConfig, StopConfig, to_yaml
 
 SIGNAL_TO_EXIT_S = 10.0
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segtrain.train"]
+SEGTRAIN = ["segtrain", "train", "--nproc", "2"]
 
 
 def metrics(directory: Path) -> str:
@@ -171,23 +173,27 @@ def test_a_second_interrupt_leaves_at_once(fragile: Config, tmp_path: Path) -> N
 
 
 @pytest.mark.law("L8")
-@pytest.mark.parametrize("how", ["torchrun is told", "torchrun is killed", "segtrain is told"])
-def test_under_a_launcher_no_rank_is_left_behind(fragile: Config, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher_words", "number", "code"),
+    [(TORCHRUN, signal.SIGTERM, 1), (TORCHRUN, signal.SIGKILL, -signal.SIGKILL), (SEGTRAIN, signal.SIGTERM, 75)],
+    ids=["torchrun told", "torchrun killed", "segtrain told"],
+)
+def test_under_a_launcher_no_rank_is_left_behind(
+    fragile: Config, tmp_path: Path, launcher_words: list[str], number: signal.Signals, code: int
+) -> None:
     """Our own ends with the code of its ranks, torchrun with 1."""
-    words = {"torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segtrain.train"],
-             "segtrain": ["segtrain", "train", "--nproc", "2"]}[how.partition(" ")[0]]  # fmt: skip
     (tmp_path / "given.yaml").write_text(to_yaml(replace(fragile, train=replace(fragile.train, epochs=500))))
     launcher = subprocess.Popen(
-        [sys.executable, "-m", *words, "--config", "given.yaml"],
+        [sys.executable, "-m", *launcher_words, "--config", "given.yaml"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     while "train" not in metrics(tmp_path) and launcher.poll() is None:
         time.sleep(0.01)
     ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     assert len(ranks) == 2
-    launcher.send_signal(signal.SIGTERM if how.endswith("told") else signal.SIGKILL)
+    launcher.send_signal(number)
     started = time.monotonic()
-    assert launcher.wait(timeout=30) == {"torchrun is told": 1, "torchrun is killed": -9, "segtrain is told": 75}[how]
+    assert launcher.wait(timeout=30) == code
     while not all(map(gone, ranks)) and time.monotonic() - started < SIGNAL_TO_EXIT_S:
         time.sleep(0.01)
     assert all(map(gone, ranks))
@@ -205,11 +211,15 @@ def test_a_terminal_that_is_closed_has_the_run_saved_and_nohup_has_it_go_on(
     (tmp_path / "given.yaml").write_text(to_yaml(replace(fragile, train=replace(fragile.train, epochs=epochs))))
     ours, terminal = os.openpty()
     os.set_blocking(ours, False)
+    nohup = ["nohup"] if ignored else []
     launcher = subprocess.Popen(
-        ["setsid", "--ctty", *(["nohup"] if ignored else []), sys.executable, "-m", "segtrain", "train", "--nproc", "2",
-         "--config", "given.yaml"],
-        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        ["setsid", "--ctty", *nohup, sys.executable, "-m", *SEGTRAIN, "--config", "given.yaml"],
+        cwd=tmp_path,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     os.close(terminal)
     shown = b""
     while "train" not in metrics(tmp_path) and launcher.poll() is None:

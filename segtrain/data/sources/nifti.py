@@ -155,7 +155,7 @@ class NiftiSource(VolumeSource):
         used = {canonical(contrast) for contrast in self.contrasts}
         remarks = [f"contrasts: {', '.join(self.contrasts)}"]
         remarks += [
-            f"{contrast} is passed over, {counts[contrast]} of {patients} patients have it{self._but(contrast)}; "
+            f"{contrast} is passed over, {counts[contrast]} of {patients} patients have it{self._lacking(contrast)}; "
             "data.contrasts takes it, with data.missing for the others"
             for contrast in SPELLINGS
             if contrast not in used and counts[contrast]
@@ -175,10 +175,10 @@ class NiftiSource(VolumeSource):
     def _findings(self) -> Findings:
         return find_candidates(self.root, self.cfg.contrasts or ())
 
-    def _but(self, contrast: str) -> str:
+    def _lacking(self, contrast: str) -> str:
         """The patients that lack what most have: a file of theirs may have another name."""
-        lacking = [name for name, of in self._counted.items() if contrast not in of.images]
-        return f", not {first_few(lacking)}" if len(lacking) < len(self._counted) / 2 else ""
+        names = [name for name, of in self._counted.items() if contrast not in of.images]
+        return f", not {first_few(names)}" if len(names) < len(self._counted) / 2 else ""
 
     @property
     def _counts(self) -> tuple[Counter[str], int]:
