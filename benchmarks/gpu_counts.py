@@ -38,10 +38,7 @@ class Operators(TorchDispatchMode):
         name = func._schema.name
         arguments = tree_map(_described, (args, kwargs or {}))
         aten = torch.ops.aten
-        by_mask = func is aten.index.Tensor and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
-        if by_mask or func in (aten._local_scalar_dense.default, aten.nonzero.default):
+        if waits_for(func, args):
             self.waits.append(str(func))
         result = func(*args, **(kwargs or {}))
         if name.startswith(COLLECTIVE):
@@ -61,6 +58,14 @@ class Operators(TorchDispatchMode):
         source = next(tensor for tensor in reversed(args) if isinstance(tensor, Tensor))
         if source.device.type == "cpu" and result.device.type != "cpu":
             self.copied_bytes.append(source.nbytes)
+
+
+def waits_for(operator: Any, args: Any) -> bool:
+    """Whether the host needs a number from the device to go on after this operator."""
+    aten = torch.ops.aten
+    if operator is aten.index.Tensor:
+        return any(index is not None and index.dtype == torch.bool for index in args[1])
+    return operator in (aten._local_scalar_dense.default, aten.nonzero.default)
 
 
 def _described(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fake_graph
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -139,12 +140,12 @@ def _replace_cuda(gpus: int, kind: FakeGpu, note: Callable[[str], None]) -> None
         "max_memory_reserved": lambda device=None: 4 * GIB,
         "reset_peak_memory_stats": lambda device=None: None,
         "Event": Event,
-        "current_stream": lambda device=None: None,
+        "current_stream": fake_graph.FakeStream,
         "empty_cache": lambda: note("cache emptied"),
         "synchronize": lambda device=None: note("waited"),
         "default_generators": [torch.Generator() for _ in range(gpus)],
         "nccl": SimpleNamespace(version=lambda: (2, 28, 9)),
-    }
+    } | fake_graph.replacements(note)
     for name, value in replaced.items():
         setattr(torch.cuda, name, value)
 

@@ -172,6 +172,7 @@ class TrainConfig:
     global_batch: int = Field(default=16, ge=1)  # samples of an optimiser step, over all ranks
     micro_batch: int | None = Field(default=None, ge=1)  # samples per rank in memory at once; default: all
     on_oom: OnOom = "halve"  # out of memory: halve the micro-batch and accumulate, or fail
+    cuda_graph: bool = False  # a step as one CUDA graph, on one GPU (docs/gpu.md; not yet run on one)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -46,6 +46,7 @@ class BaseEngine(ABC):
     average: Average
     flattens = False  # whether it copies weights one after the other into a buffer, which makes them contiguous
     recovers = False  # whether a step that ran out of memory has changed nothing and may be repeated
+    recording = False  # whether the operations of a step go into a CUDA graph, with no number from Python
     _before: list[Tensor] | None = None  # running statistics before the step, where it may be repeated
 
     @property
@@ -95,17 +96,19 @@ class BaseEngine(ABC):
         """
         self._start(image_bchw[:2])
         self._network.train()
+        loss = self._learn(image_bchw, mask_bchw, lr, progress, step)
+        with unrepeatable():
+            self._average_buffers()
+            self.average.update()
+        return loss
+
+    def _learn(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float, step: int) -> Tensor:
+        """Forward, backward and update: the loss. Collective."""
         self._remember()
         loss = self._guarded(lambda: self._gradients(image_bchw, mask_bchw, progress, step))
         self._guarded(self._reserve)
-        try:
+        with unrepeatable():
             self._update(lr)
-            self._average_buffers()
-            self.average.update()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(_in_one_line(error), repeatable=False) from error
         return loss
 
     def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float, step: int) -> Tensor:
@@ -132,6 +135,8 @@ class BaseEngine(ABC):
 
     def _seed(self, step: int, number: int) -> None:
         """Set torch's generators for a forward pass: a resumed run draws the same dropout (L4, L6)."""
+        if self.recording:  # a recording holds no seed: it was set before
+            return
         seeds = np.random.SeedSequence((self.cfg.seed, step, number, self.world.rank))
         seed = int(seeds.generate_state(1, np.uint64)[0])
         # Not torch.manual_seed, which sets the generators of all devices.
@@ -184,7 +189,7 @@ class BaseEngine(ABC):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            message = _in_one_line(error)
+            message = in_one_line(error)
         # Outside of the except clause: the error's traceback refers to all tensors of the work.
         self._drop_gradients()
         for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
@@ -239,7 +244,19 @@ class BaseEngine(ABC):
         return torch.autocast(self.world.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
-def _in_one_line(error: BaseException) -> str:
+@contextmanager
+def unrepeatable() -> Iterator[None]:
+    """Raises OutOfMemory where memory ends in the block, in which weights may have moved."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(in_one_line(error), repeatable=False) from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """The start of an error's message."""
     return " ".join(str(error).split())[:200]
 
 

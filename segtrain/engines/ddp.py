@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segtrain.config import Config, name_of
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.graph import StepGraph, graph_of
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups
 from segtrain.losses.loss import Loss
@@ -25,10 +26,11 @@ class DdpEngine(BaseEngine):
         super().__init__(cfg, network, loss, world)
         self.optimizer = make_optimizer(self._network, cfg.optim)
         self.rates = Rates(self.optimizer, cfg.optim.lr)
+        self.graph: StepGraph | None = graph_of(self)
         self._settings = settings_of_groups(self.optimizer)
         averages = name_of(cfg.optim.name) == "schedulefree"
         self.average = Average(self._live, self.optimizer if averages else None, cfg.optim.ema)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = self._new_scaler({})
         wrapped: nn.Module = self._network
         if world.size > 1:
             # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13
@@ -46,6 +48,18 @@ class DdpEngine(BaseEngine):
             options: dict[str, Any] = {"layout_optimization": self.channels_last, "fallback_random": True}
             self.forward = torch.compile(wrapped, options=options)  # type: ignore[assignment]
 
+    def _new_scaler(self, state: Mapping[str, Any]) -> torch.amp.GradScaler:
+        """A loss scale with the state of another; {}: as at the start."""
+        scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.dtype == torch.float16)
+        if scaler.is_enabled() and state:
+            scaler.load_state_dict(dict(state))
+        return scaler
+
+    def drop_step(self, scaler: Mapping[str, Any]) -> None:
+        """Forget a step that was begun and computed nothing; `scaler`: the loss scale's state before it."""
+        self._drop_gradients()
+        self.scaler = self._new_scaler(scaler)
+
     def _start(self, image_bchw: Tensor) -> None:
         """Have DDP rebuild its buckets, as it does after its first backward pass, before the first step. Collective.
 
@@ -59,6 +73,17 @@ class DdpEngine(BaseEngine):
             (self.wrapped(image_bchw.contiguous(memory_format=self.layout)).float().sum() * 0).backward()
         self.optimizer.zero_grad()
         self._settled = True
+
+    def _learn(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float, step: int) -> Tensor:
+        if self.graph is None:
+            return super()._learn(image_bchw, mask_bchw, lr, progress, step)
+        self.rates.set(self.optimizer.param_groups, lr)
+        plain = super()._learn
+
+        def work(image: Tensor, mask: Tensor) -> Tensor:
+            return plain(image, mask, lr, progress, step)
+
+        return self.graph.run(image_bchw, mask_bchw, work, seed=lambda: self._seed(step, 0))
 
     def _forward(self, image_bchw: Tensor) -> Tensor:
         logits: Tensor = self.forward(image_bchw)
@@ -77,7 +102,8 @@ class DdpEngine(BaseEngine):
             self._moments()
 
     def _update(self, lr: float) -> None:
-        self.rates.set(self.optimizer.param_groups, lr)
+        if not self.recording:
+            self.rates.set(self.optimizer.param_groups, lr)
         if self.cfg.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self.cfg.optim.clip_norm)
@@ -112,5 +138,6 @@ class DdpEngine(BaseEngine):
         self._network.load_state_dict({**model, **trained})
         self.average.take(model, extra["averaged"])
         load(self.optimizer, self._network.named_parameters(), moments, extra["optimizer"])
-        if self.scaler.is_enabled() and extra["scaler"]:
-            self.scaler.load_state_dict(dict(extra["scaler"]))
+        self.scaler = self._new_scaler(extra["scaler"])
+        if self.graph:
+            self.graph.forget()
