@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import TURING, FakeGpuJob, train_on_fake_gpu
+from fake_cuda import TURING, FakeGpuJob, install, train_on_fake_gpu
+from ranks import run_ranks
 from torch.overrides import TorchFunctionMode
 from trainings import assert_same, run_to_end, state_of
 
@@ -21,6 +22,7 @@ from segtrain.engines.ddp import DdpEngine
 from segtrain.losses.loss import DeepSupervision, make_loss
 from segtrain.models.base import supervision_ratio
 from segtrain.models.make import make_model
+from segtrain.runtime.world import World
 
 META = torch.device("meta")
 WAITED = {"waited", "event recorded", "waited for an event"}  # as it starts, and in evaluations
@@ -173,3 +175,25 @@ def test_no_augmentation_waits_for_the_device(name: str, no_values: None) -> Non
     image, mask = torch.zeros(8, 32, 32, 3, dtype=torch.float16), torch.zeros(8, 32, 32, dtype=torch.uint8)
     images, masks = to_device(image, mask, draws, META)
     assert (images.shape, masks.shape) == ((8, 3, 32, 32), (8, 1, 32, 32))
+
+
+def benchmarked(world: World, deterministic: bool, gpus: int) -> tuple[set[bool], bool, bool]:
+    """Whether cuDNN tries its algorithms in a step, in a prediction, and after them."""
+    if gpus:
+        install(gpus)
+    cfg = Config(model=ModelConfig(features=4, depth=2), deterministic=deterministic)
+    device = torch.device("cuda:0" if gpus else "cpu")
+    engine = DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World(device=device))
+    seen: list[bool] = []
+    engine.network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    image = torch.zeros(2, 3, 32, 32)
+    engine.step(image, image[:, :1], 1e-3)
+    in_steps = set(seen)
+    engine.logits(image)
+    return in_steps, seen[-1], torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize(("gpus", "deterministic", "expected"), [(1, False, True), (1, True, False), (0, False, False)])
+def test_cudnn_tries_its_algorithms_in_steps_alone(gpus: int, deterministic: bool, expected: bool) -> None:
+    """Not where results must be the same each time, nor in evaluations, whose last batches have many shapes."""
+    assert run_ranks(1, benchmarked, deterministic, gpus) == [({expected}, False, False)]

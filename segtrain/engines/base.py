@@ -96,7 +96,8 @@ class BaseEngine(ABC):
         """
         self._start(image_bchw[:2])
         self._network.train()
-        loss = self._learn(image_bchw, mask_bchw, lr, progress, step)
+        with self._fastest_algorithms():
+            loss = self._learn(image_bchw, mask_bchw, lr, progress, step)
         with unrepeatable():
             self._average_buffers()
             self.average.update()
@@ -110,6 +111,19 @@ class BaseEngine(ABC):
         with unrepeatable():
             self._update(lr)
         return loss
+
+    @contextmanager
+    def _fastest_algorithms(self) -> Iterator[None]:
+        """A context in which cuDNN tries its algorithms for each new shape, unless `deterministic`.
+
+        Not for evaluations, whose last batches have many shapes.
+        """
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = self.world.device.type == "cuda" and not self.cfg.deterministic
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
     def _gradients(self, image_bchw: Tensor, mask_bchw: Tensor, progress: float, step: int) -> Tensor:
         """The loss of the global batch, NaN if it is not finite; the gradients are then in the network."""
