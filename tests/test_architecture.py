@@ -32,7 +32,7 @@ TORCH = {
     "runtime.gpu", "runtime.out_of_memory", "runtime.peers", "runtime.store", "runtime.torchrun_rendezvous",
     "runtime.world", "run.checkpoint", "run.tensorboard",
     "evaluation.evaluate", "evaluation.predictor", "evaluation.spread", "evaluation.tta", "evaluation.gallery",
-    "training.auto_precision", "evaluation.onnx_model",
+    "training.auto_compile", "training.auto_precision", "evaluation.onnx_model",
     "training.build", "training.start", "training.parts", "training.resume", "training.log", "training.loop",
     "training.micro_batch", "training.in_step", "training.session", "doctor.trial", "doctor.rank",
 }  # fmt: skip

@@ -251,12 +251,12 @@ def _engine(cfg: Config) -> Checks:
         "optim.name=schedulefree swaps weights that DeepSpeed holds in parts; use engine=ddp, or adamw with optim.ema",
     )
     yield (
-        cfg.engine == "deepspeed" and (model.compile or bool(model.channels_last)),
+        cfg.engine == "deepspeed" and (bool(model.compile) or bool(model.channels_last)),
         "model.compile and model.channels_last do not go with engine=deepspeed; use engine=ddp, or leave them out",
     )
     yield (
-        model.compile and model.checkpoint_activations,
-        "model.compile=true does not go with model.checkpoint_activations=true; choose one",
+        bool(model.compile) and model.checkpoint_activations,
+        f"model.compile={str(model.compile).lower()} does not go with model.checkpoint_activations=true; choose one",
     )
     yield (
         name_of(optim.name) == "schedulefree"

@@ -137,7 +137,7 @@ class ModelConfig:
     weights_input: WeightsInput | None = None  # its first convolution, of other channels; default: that is an error
     freeze: Patterns = ()  # parts that stay as in weights, by their names, as [encoder*, bottleneck]
     channels_last: bool | None = None  # default: true where that was measured to be faster (docs/performance.md)
-    compile: bool = False  # torch.compile
+    compile: bool | Literal["auto"] = False  # torch.compile; auto: where a trial before the first step says it pays
     checkpoint_activations: bool = False  # keep fewer activations for the backward pass and compute the rest again
 
     @property

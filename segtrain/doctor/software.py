@@ -140,9 +140,11 @@ def compiler(cfg: Config) -> Finding:
     import torch
 
     gpu = cfg.device != "cpu" and torch.cuda.device_count() > 0
+    setting = f"model.compile={str(cfg.model.compile).lower()}"
     if lack := lacks_to_compile("cuda" if gpu else "cpu"):
-        return failure("compiler", f"model.compile=true, but there is no {lack.thing}", lack.remedy)
-    return ok("compiler", "model.compile=true has its compiler and Python's headers")
+        state = warning if cfg.model.compile == "auto" else failure
+        return state("compiler", f"{setting}, but there is no {lack.thing}", lack.remedy)
+    return ok("compiler", f"{setting} has its compiler and Python's headers")
 
 
 def deepspeed(cfg: Config) -> Finding:

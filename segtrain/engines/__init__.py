@@ -5,7 +5,9 @@
     ddp.py             DistributedDataParallel
     deepspeed.py       DeepSpeed; zero.py: its configuration, made from ours; zero_state.py: moments that are divided
     average.py         the average of weights that is scored and saved
+    graph.py           a step as one CUDA graph
     batch_norm.py      batch norm over the samples of all ranks
+    transposed.py      transposed convolutions whose bias has a quick gradient on CPUs
     optim.py           optimisers, and the rates of their groups; own_optim.py: those of the user's own
     optim_state.py     the state of an optimiser as tensors and JSON
     optim_trial.py     trials of an optimiser of the user's own, on optim_bench.py; zero_trial.py: under DeepSpeed

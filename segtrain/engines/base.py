@@ -18,6 +18,7 @@ from segtrain.engines.average import Average, live
 from segtrain.engines.batch_norm import GlobalBatchNorm, over_all_ranks
 from segtrain.engines.objective import make_objective
 from segtrain.engines.precision import AUTOCAST, prefers_channels_last, use_tf32
+from segtrain.engines.transposed import sum_biases
 from segtrain.losses.loss import Loss
 from segtrain.models.freeze import is_frozen
 from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
@@ -40,7 +41,8 @@ class BaseEngine(ABC):
         self.channels_last = not self.flattens and prefers_channels_last(cfg, world.device)
         self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(world.device)
-        network = over_all_ranks(network, world, compiled=cfg.model.compile)
+        network = over_all_ranks(network, world, compiled=bool(cfg.model.compile))
+        sum_biases(network, world.device)
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     average: Average

@@ -56,7 +56,7 @@ def _obstacle(cfg: Config, world: World, micro_batch: int) -> str | None:
         "a step has several micro-batches": micro_batch < cfg.train.global_batch // world.size,
         "optim.name=schedulefree computes numbers in Python": name_of(cfg.optim.name) == "schedulefree",
         "a weight of the loss changes with the step": any(not isinstance(term.weight, float | int) for term in terms),
-        "model.compile has graphs of its own": cfg.model.compile,
+        "model.compile has graphs of its own": bool(cfg.model.compile),
         "model.checkpoint_activations reads the state of generators": cfg.model.checkpoint_activations,
     } | {
         f"{key} is code of your own, which may compute in Python": any(map(Reference.parse, names))

@@ -41,8 +41,6 @@ from segtrain.runtime.outbox import patiently
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]  # part of a folder's name
 MOST_RUNS = 2000  # of an ablation
-
-
 Numbers = tuple[Annotated[int, Field(ge=0)], ...]
 
 
@@ -136,9 +134,16 @@ def members_of(path: Path, spec: Spec, overrides: list[str], overrides_from: str
     _refuse_ignored_keys(path, spec, overrides, overrides_from)
     members = list(_members(path, spec, overrides, overrides_from))
     _refuse_twins(path, members)
+    _refuse_trials(path, members)
+    return members
+
+
+def _refuse_trials(path: Path, members: list[Member]) -> None:
+    """Raise ConfigError for settings that each run would choose by a trial of its own."""
     if any(member.cfg.precision == "auto" for member in members):
         raise ConfigError(f"{path}: precision=auto may choose otherwise for each run; name fp32, bf16 or fp16")
-    return members
+    if any(member.cfg.model.compile == "auto" for member in members):
+        raise ConfigError(f"{path}: model.compile=auto may choose otherwise for each run; say true or false")
 
 
 def seed_of_repeat(seed: int, fold: int | None, repeat: int) -> int:
@@ -269,10 +274,7 @@ def missing(members: Sequence[Member], packages: bool = True) -> dict[str, str]:
     """
     problems: dict[str, str] = {}
     for member in members:
-        if member.run.result().state in (
-            "finished",
-            "unreadable",
-        ):  # what is unreadable is reported before its training
+        if member.run.result().state in ("finished", "unreadable"):  # the latter is reported before its training
             continue
         model = member.cfg.model
         has_weights = member.run.saved_step() > 0

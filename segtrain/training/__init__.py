@@ -5,6 +5,7 @@ session.py         one training from its first word to its last
 start.py           the one start sequence: refuse, prepare, split, order, build
 split_version.py   the definition of the split: the run's, or that of the runs beside it
 auto_precision.py  precision=auto: a trial of the number types
+auto_compile.py    model.compile=auto: a trial of the run's own step
 in_step.py         ranks that work for different times before the first step
 build.py           network, loss and engine, put together
 parts.py           the parts of the user's own: a line about each, all trials of one

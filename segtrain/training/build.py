@@ -78,7 +78,7 @@ def refuse_for_device(cfg: Config, device: torch.device) -> None:
             f"precision=tf32: {torch.cuda.get_device_name(device)} has no TF32, which came with compute "
             "capability 8.0; use precision=fp16 or fp32"
         )
-    if cfg.model.compile and (lack := lacks_to_compile(kind)):
+    if cfg.model.compile is True and (lack := lacks_to_compile(kind)):
         raise LaunchError(f"model.compile=true needs a compiler, and there is no {lack.thing}; {lack.remedy}")
     losses = {term.part for term in loss_terms(cfg.loss)}
     if cfg.deterministic and kind == "cuda" and "lovasz" in losses:

@@ -28,8 +28,7 @@ def described(start: Start) -> Iterator[str]:
     For example `loss: losses.py:my_loss(): ...`.
     """
     cfg = start.cfg
-    if start.precision:
-        yield str(start.precision)
+    yield from start.decided
     if line := described_precision(cfg.precision, start.world.device):
         yield line
     several = ", once for each region" if len(cfg.data.layout.regions) > 1 else ""

@@ -28,7 +28,8 @@ from segtrain.run import Run
 from segtrain.runtime.stop import Stop
 from segtrain.runtime.world import World, device_of
 from segtrain.training import build
-from segtrain.training.auto_precision import Chosen, chosen_precision
+from segtrain.training.auto_compile import chosen_compile
+from segtrain.training.auto_precision import chosen_precision
 from segtrain.training.in_step import InStep
 from segtrain.training.split_version import split_version
 
@@ -47,7 +48,7 @@ class Start:
     loss: Loss
     engine: Engine
     augmentation: Tried | None = None  # where it is one of the user's own
-    precision: Chosen | None = None  # where it was left to a trial
+    decided: tuple[str, ...] = ()  # what trials chose, in words
 
     @property
     def total_steps(self) -> int:
@@ -99,8 +100,11 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     _refuse_unknown_spacing(cfg, store, split)
     begun = not fresh and world.on_main(run.saved_step) > 0
     augmentation = build.augmentation(cfg, world)
+    if compiling := chosen_compile(cfg, run, fresh, cfg.train.epochs * order.steps_per_epoch, world):
+        cfg = replace(cfg, model=replace(cfg.model, compile=compiling.compile))
     loss, engine = build.build(cfg, world, begun)
-    start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation, precision)
+    decided = tuple(str(choice) for choice in (precision, compiling) if choice)
+    start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation, decided)
     _ = start.schedule  # one of the user's own that does not fit is refused now
     return start
 
@@ -188,10 +192,12 @@ class Rehearsal:
     def _build(self, cfg: Config) -> None:
         begun = Run.of(cfg).saved_step() > 0
         precision = "fp32" if cfg.precision == "auto" else cfg.precision
-        same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0), precision=precision)
+        model = replace(cfg.model, compile=False) if cfg.model.compile == "auto" else cfg.model
+        cfg = replace(cfg, precision=precision, model=model)
+        same = replace(cfg, name="same", seed=0, data=replace(cfg.data, fold=0))
         known = [error for other, with_weights, error in self._built if (other, with_weights) == (same, begun)]
         if not known:
-            known.append(self._error_of(replace(cfg, precision=precision), begun))
+            known.append(self._error_of(cfg, begun))
             self._built.append((same, begun, known[0]))
         if known[0]:
             raise known[0]
