@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 
-from segtrain.config.text_file import text_of
 from segtrain.run import Run
 from segtrain.run.ranks import Rank, late_after_s
 from segtrain.runtime import machine
+from segtrain.text_file import text_of
 
 FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
 

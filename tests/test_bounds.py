@@ -8,7 +8,6 @@ import pytest
 from predictions import write_patient
 
 from segtrain.config import Config, load_config
-from segtrain.config.text_file import text_of
 from segtrain.config.yaml_text import parse_yaml
 from segtrain.data.order import Order
 from segtrain.data.sources import LggSource
@@ -16,6 +15,7 @@ from segtrain.data.sources.phantom import phantom_patient
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError
+from segtrain.text_file import text_of
 
 REFERENCES = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
 YAML = {

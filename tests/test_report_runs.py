@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from made_runs import HOSTILE, PATIENTS, train, train_event
 
-from segtrain.config import Postprocessing, text_file
+from segtrain import text_file
+from segtrain.config import Postprocessing
 from segtrain.errors import RunError
 from segtrain.report.collect import collect
 from segtrain.report.cost import Cost, cost

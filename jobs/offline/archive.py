@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from segtrain.config.text_file import open_file
 from segtrain.errors import DAMAGED
 from segtrain.run import Run, layout, manifest
 from segtrain.runtime import files
 from segtrain.runtime.zip_names import zip_name
+from segtrain.text_file import open_file
 
 NAME = "results.zip"
 SUMS = f"{NAME}.sha256"

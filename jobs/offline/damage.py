@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from segtrain.config.text_file import text_of
 from segtrain.errors import DAMAGED
 from segtrain.run import Run, layout, manifest
+from segtrain.text_file import text_of
 
 
 def checkpoint_of(name: str) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.offline.location import Location
-from segtrain.config.text_file import open_file
 from segtrain.runtime import files
+from segtrain.text_file import open_file
 
 LARGE_BYTES = 64 * 2**20  # files below this are read into memory
 TWICE_BYTES = 2**20  # files below this are kept twice

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segtrain.config.text_file import text_of
+from segtrain.text_file import text_of
 
 
 def parse_json(text: str) -> Any:

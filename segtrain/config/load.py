@@ -19,11 +19,11 @@ from segtrain.config.own_parts import beside, with_code
 from segtrain.config.paths import is_file
 from segtrain.config.rules import problems
 from segtrain.config.schema import Config
-from segtrain.config.text_file import text_of
 from segtrain.config.tree import flatten, nearest
 from segtrain.config.views import with_trained_views
 from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import ConfigError
+from segtrain.text_file import text_of
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segtrain.config.text_file import text_of
 from segtrain.errors import DataError
 from segtrain.runtime.cells import unquoted
+from segtrain.text_file import text_of
 
 # The group `person` of the first pattern that matches a whole id is the person. Sources: the sets' pages.
 PATTERNS = tuple(

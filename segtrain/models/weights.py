@@ -15,9 +15,9 @@ from torch import Tensor
 
 from segtrain.config import WeightsInput
 from segtrain.config.paths import SAFETENSORS, TORCH_FILES
-from segtrain.config.text_file import open_file
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
+from segtrain.text_file import open_file
 
 log = logging.getLogger(__name__)
 

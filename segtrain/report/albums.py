@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from segtrain.config.text_file import open_file
 from segtrain.errors import DAMAGED, DamagedFile
 from segtrain.report.collect import Collected
 from segtrain.report.texts import Say
 from segtrain.run.stored import damaged
+from segtrain.text_file import open_file
 
 WIDEST_PX = 1024
 MOST_PIXELS = 50_000_000  # a picture of a few kilobytes may unfold to gigabytes

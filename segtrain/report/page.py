@@ -13,7 +13,6 @@ from typing import Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segtrain.config.text_file import open_file
 from segtrain.report.albums import albums
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
@@ -27,6 +26,7 @@ from segtrain.report.variants import mean_of_variant
 from segtrain.report.verdicts import Difference
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text
+from segtrain.text_file import open_file
 
 LIMIT_MB = 15  # of the page, so that it can be sent by mail
 MEAN_OF_REGIONS = "mean over regions"  # in the column of regions

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.config.text_file import open_file
 from segtrain.errors import RunError
 from segtrain.run.layout import (
     CALIBRATION,
@@ -20,6 +19,7 @@ from segtrain.run.layout import (
 from segtrain.run.stored import table_in, tree_in
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text
+from segtrain.text_file import open_file
 
 if TYPE_CHECKING:
     import numpy as np

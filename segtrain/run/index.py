@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from segtrain.config.text_file import text_of
 from segtrain.run.layout import QUEUE, RESULTS
 from segtrain.run.result import Result
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text, read_csv
+from segtrain.text_file import text_of
 
 # Of results.csv.
 COLUMNS = ("run", "variant", "fold", "seed", "repeat", *(field.name for field in fields(Result)))

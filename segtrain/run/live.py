@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segtrain.config.text_file import open_file
 from segtrain.run.environment import Environment
 from segtrain.run.events import EvaluationEvent, TrainEvent
 from segtrain.run.layout import RunLayout
 from segtrain.run.milestones import LONGEST_LINE, REMEDY, Milestones, event_in, milestones_in
 from segtrain.run.stored import reading
 from segtrain.runtime.terminal import duration
+from segtrain.text_file import open_file
 
 LOG_BYTES = 1 << 16  # of the end of the log, in which a warning is looked for
 EVENTS_BYTES = 1 << 20  # of the end of the events, at the first look: some thousands

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from segtrain.config.text_file import open_file
 from segtrain.run.events import EvaluationEvent, Event, TrainEvent, best_of, evaluations, from_line
 from segtrain.run.stored import SHOWN, damaged, reading
+from segtrain.text_file import open_file
 
 BLOCK_BYTES = 1 << 16
 LONGEST_LINE = 1 << 20  # bytes; an event has hundreds

@@ -18,11 +18,11 @@ from typing import BinaryIO
 
 import yaml
 
-from segtrain.config.text_file import text_of
 from segtrain.errors import RunError
 from segtrain.run import layout, manifest
 from segtrain.run.reader import RunReader
 from segtrain.runtime import files
+from segtrain.text_file import text_of
 
 CARD = "MODEL_CARD.md"
 WEIGHTS = (layout.MODEL, layout.STATE)

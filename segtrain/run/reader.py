@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from segtrain.config import Config, from_tree
-from segtrain.config.text_file import text_of
 from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import DAMAGED, DamagedFile, RunError
 from segtrain.run.environment import Environment
@@ -23,6 +22,7 @@ from segtrain.run.result import Result, result_of
 from segtrain.run.split import RunSplit
 from segtrain.run.stored import built, reading, shown, table_in, tree_in
 from segtrain.runtime import files, lock
+from segtrain.text_file import text_of
 
 log = logging.getLogger(__name__)
 

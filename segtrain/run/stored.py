@@ -17,9 +17,9 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from segtrain.config.json_text import parse_json
-from segtrain.config.text_file import text_of
 from segtrain.errors import DamagedFile
 from segtrain.runtime.cells import read_csv
+from segtrain.text_file import text_of
 
 T = TypeVar("T")
 

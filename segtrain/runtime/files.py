@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segtrain.config.text_file import open_file
 from segtrain.runtime import machine
+from segtrain.text_file import open_file
 
 SHARED = stat.S_ISGID | stat.S_IWGRP
 LONGEST_NAME = 200  # bytes of a file's name in that of what is written aside: names may have 255

@@ -1,4 +1,7 @@
-"""Output for people: a progress bar on a terminal, log lines elsewhere, tables."""
+"""Output for people: a progress bar on a terminal, log lines elsewhere, tables.
+
+rich is imported when something of it is shown: `segtrain --help` and much else needs none of it.
+"""
 
 import logging
 import sys
@@ -6,15 +9,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Self, TextIO, cast
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Column, Table
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 
 from segtrain.runtime.visible import in_lines, in_one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,7 @@ class Progress:
         self.started = self.last_line = time.monotonic()
         self.bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
-            self.bar = Bar(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-                console=Console(file=cast(IO[str], _Closable(sys.stderr))),
-                transient=True,
-            )
+            self.bar = _bar()
             self.task = self.bar.add_task(self.title, total=total, note="")
 
     def __enter__(self) -> Self:
@@ -81,6 +73,24 @@ class Progress:
                 duration(eta_s),
                 extra=FILE_ONLY if self.bar else None,
             )
+
+
+def _bar() -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(file=cast(IO[str], _Closable(sys.stderr))),
+        transient=True,
+    )
 
 
 class _Closable:
@@ -119,11 +129,14 @@ def show_text(text: object) -> None:
     print(in_lines(text), flush=True)
 
 
-def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequence[str] = ("", "")) -> None:
+def show_table(title: str, rows: "Sequence[Sequence[str | Text]]", header: Sequence[str] = ("", "")) -> None:
     """Print rows, each as long as `header`, on standard output; the first column holds the names of the rows.
 
     Nothing is cut off: a path that is longer than its column goes on in the next line.
     """
+    from rich.table import Column, Table
+    from rich.text import Text
+
     columns = [Column(as_text(name), overflow="fold") for name in header]
     columns[0].style = "bold"
     table = Table(
@@ -134,11 +147,15 @@ def show_table(title: str, rows: Sequence[Sequence[str | Text]], header: Sequenc
     standard_output().print(table)
 
 
-def as_text(cell: str | Text) -> Text:
+def as_text(cell: "str | Text") -> "Text":
     """A cell that is shown as it is: rich takes brackets in a plain string for markup."""
+    from rich.text import Text
+
     return cell if isinstance(cell, Text) else Text(in_lines(cell))
 
 
-def standard_output() -> Console:
+def standard_output() -> "Console":
     """Standard output, as wide as the terminal, or `PIPED_WIDTH` where it goes into a file or another program."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
