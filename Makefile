@@ -71,8 +71,12 @@ chaos: $(VENV)/.dev  ## the long form of breaking things: 240 kills, all stops, 
 	CHAOS_PREEMPTIONS=$${CHAOS_PREEMPTIONS:-30} $(BIN)/pytest -s tests/slurm/test_early_moments.py
 	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest -s tests/fuzz
 
-bench: $(VENV)/.dev  ## measure everything against the reference's way (ROWS='step feed', LGG=/data/kaggle_3m)
-	$(BIN)/python -m benchmarks $(ROWS) $(if $(LGG),--lgg $(LGG)) --json bench.json
+# PEERS=1 goes on with other programs, in environments of their own in .bench; ROWS=peers runs these alone.
+bench: $(VENV)/.dev  ## measure against the reference's way (ROWS='step feed', LGG=/data/kaggle_3m) and others (PEERS=1)
+	$(if $(filter-out peers,$(or $(ROWS),all)),\
+		$(BIN)/python -m benchmarks $(filter-out peers,$(ROWS)) $(if $(LGG),--lgg $(LGG)) --json bench.json)
+	$(if $(PEERS)$(filter peers,$(ROWS)),\
+		$(BIN)/python -m benchmarks.peers $(if $(LGG),--lgg $(LGG)) --json peers.json $(ARGS))
 
 slurm-up: $(VENV)/.dev  ## start a SLURM cluster of two virtual nodes on this machine, as root (ARGS='--nodes 4')
 	@$(BIN)/python tests/slurm start $(ARGS)
