@@ -2,6 +2,7 @@
 
 python -m benchmarks.publish bench.json
 python -m benchmarks.publish engines.json    # of `python -m benchmarks engines --json engines.json`
+python -m benchmarks.publish peers.json      # of `python -m benchmarks.peers --json peers.json`
 """
 
 import json
@@ -10,15 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import rows
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "bench.json"
 ENGINES = DOCS / "engines.json"
+PEERS = DOCS / "peers.json"
 HEADINGS = ("row", "what", "ours", "baseline", "value", "target", "met")
-BEGIN, END = "<!-- benchmarks: begin (python -m benchmarks.publish) -->\n", "<!-- benchmarks: end -->"
+MARKERS = "<!-- {0}: begin (python -m benchmarks.publish) -->\n", "<!-- {0}: end -->"
 # File of results -> documents, each with the columns that it shows.
 PLACES: dict[Path, dict[Path, tuple[str, ...]]] = {
     RESULTS: {DOCS / "performance.md": HEADINGS},
     ENGINES: {DOCS / "engines.md": ("what", "ours", "value")},
+    PEERS: {DOCS / "performance.md": ()},  # a column a program
 }
 
 
@@ -42,11 +47,19 @@ def markdown(results: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def documents(file: Path, results: Mapping[str, Any]) -> dict[Path, str]:
     """The text that each document with the table of `file` should have."""
+    begin, end = (marker.format("peers" if file == PEERS else "benchmarks") for marker in MARKERS)
     texts = {}
     for path, columns in PLACES[file].items():
-        before, rest = path.read_text().split(BEGIN)
-        texts[path] = before + BEGIN + markdown(results, columns) + END + rest.split(END, 1)[1]
+        before, rest = path.read_text().split(begin)
+        table = rows.markdown(results) if file == PEERS else markdown(results, columns)
+        texts[path] = before + begin + table + end + rest.split(end, 1)[1]
     return texts
+
+
+def _file_of(results: Mapping[str, Any]) -> Path:
+    if "peers" in results:
+        return PEERS
+    return ENGINES if {line["row"] for line in results["lines"]} == {"engines"} else RESULTS
 
 
 def main() -> None:
@@ -55,8 +68,7 @@ def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_text())
     if results["tiny"]:
         sys.exit(f"{sys.argv[1]}: the figures of --tiny mean nothing; run the benchmarks without it")
-    rows = {line["row"] for line in results["lines"]}
-    file = ENGINES if rows == {"engines"} else RESULTS
+    file = _file_of(results)
     for path, text in documents(file, results).items():
         path.write_text(text)
     file.write_text(json.dumps(results, indent=1) + "\n")
