@@ -97,6 +97,9 @@ def test_what_a_command_starts_counts_too(tmp_path: Path) -> None:
     assert 0.2 < seen.peak_gib < 1
     assert seen.error == "no such patient"
     assert watch([sys.executable, "-c", "pass"], {}, tmp_path, "train").error is None
+    late = watch([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '77'])"], {}, tmp_path, "train", 1)
+    assert late.error == "stopped after 1 s"
+    assert late.wall_s < 60
 
 
 def test_the_reference_is_patched_or_the_patch_that_has_no_place_is_named(tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ class _Tree:
         return kib / 2**20
 
 
-def watch(argv: Sequence[str], environment: Mapping[str, str], folder: Path, name: str) -> Watched:
-    """Run a command to its end; its output is in `folder`/`name`.log."""
+def watch(
+    argv: Sequence[str], environment: Mapping[str, str], folder: Path, name: str, limit_s: float = LIMIT_S
+) -> Watched:
+    """Run a command to its end, or kill what it started after `limit_s`; its output is in `folder`/`name`.log."""
     marks, log = folder / f"{name}.marks", folder / f"{name}.log"
     marks.touch()
     before = os.times()
@@ -110,19 +112,21 @@ def watch(argv: Sequence[str], environment: Mapping[str, str], folder: Path, nam
         sampler = threading.Thread(target=_sample, args=(_Tree(process.pid), watched, ended))
         sampler.start()
         try:
-            code = process.wait(LIMIT_S)
+            process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
+            watched.error = f"stopped after {limit_s:g} s"
         finally:
+            if process.poll() is None:  # after an interrupt, too: it is in a session of its own
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             ended.set()
             sampler.join()
     watched.ended = time.monotonic()
     after = os.times()
     watched.cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     watched.marks = [json.loads(line) for line in marks.read_text().splitlines()]
-    if code:
-        watched.error = last_line(log.read_text()) or f"exit status {code}"
+    if process.returncode and watched.error is None:
+        watched.error = last_line(log.read_text()) or f"exit status {process.returncode}"
     return watched
 
 
