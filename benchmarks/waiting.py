@@ -9,6 +9,7 @@ CPU seconds of the command and its processes, the least of a few: other work on 
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import machine
+from segtrain.errors import RunError
 from segtrain.runtime.process import run_command
 
 SEGTRAIN = ("-m", "segtrain")
+PREDICTIONS = "predictions"
 HEADINGS = ("command", "CPU s", "s by the clock")
 
 
@@ -35,10 +38,13 @@ class Cost:
 
 
 def cost(folder: Path, *words: str) -> Cost:
-    """Of Python with these words, in `folder`. Raises CalledProcessError."""
+    """Of Python with these words, in `folder`. Raises RunError with the last line of one that fails."""
     before, started = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, *words], cwd=folder, env=_environment(), check=True, capture_output=True)
+    command = [sys.executable, *words]
+    ended = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
     after, wall_s = os.times(), time.perf_counter() - started
+    if ended.returncode:
+        raise RunError(f"{' '.join(words)}: {ended.stderr.strip().rpartition(chr(10))[2]}")
     return Cost(
         after.children_user + after.children_system - before.children_user - before.children_system,
         wall_s,
@@ -57,12 +63,15 @@ def prepared(folder: Path) -> list[tuple[str, Sequence[str]]]:
     if not (folder / "runs" / "run" / "outcome.json").exists():
         cost(folder, *SEGTRAIN, "train", *train)
     if not (folder / "patients").exists():
-        cost(folder, *SEGTRAIN, "phantoms", "--out", "patients", "--patients", "1")
+        cost(folder, *SEGTRAIN, "phantoms", "--out", "patients", "--patients", "2")
+        _, *others = (path for path in (folder / "patients").iterdir() if path.is_dir())
+        for patient in others:
+            shutil.rmtree(patient)
     commands = {
         "segtrain --help": ["--help"],
         "segtrain train --help": ["train", "--help"],
         "segtrain status": ["status", "runs"],
-        "segtrain predict, one patient": ["predict", "runs/run", "--images", "patients", "--out", "predictions"],
+        "segtrain predict, one patient": ["predict", "runs/run", "--images", "patients", "--out", PREDICTIONS],
         "segtrain evaluate, two patients": ["evaluate", "runs/run"],
         "segtrain report": ["report", "runs/run", "--out", "report"],
     }
@@ -79,6 +88,7 @@ def rows(folder: Path, repeat: int) -> list[tuple[str, str, str]]:
     costs: dict[str, list[Cost]] = {name: [] for name, _ in commands}
     for _ in range(repeat):
         for name, words in commands:
+            shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)  # which `predict` makes anew
             costs[name].append(cost(folder, *words))
     return [
         (name, f"{min(one.cpu_s for one in own):.2f}", f"{min(one.wall_s for one in own):.2f}")

@@ -12,7 +12,7 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
-from benchmarks import gpu, gpu_engine, gpu_runs, gpu_ways, metrics, publish, reference
+from benchmarks import gpu, gpu_engine, gpu_runs, gpu_ways, metrics, publish, reference, waiting
 from benchmarks.gpu_shot import Shot
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
@@ -20,6 +20,7 @@ from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.phantom import phantom_patient
 from segtrain.data.store import Store
 from segtrain.engines.engine import make_engine
+from segtrain.errors import RunError
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.runtime.world import World
@@ -190,3 +191,16 @@ def test_every_step_on_a_gpu_is_there() -> None:
     for name in ("facts", "speed"):
         shot = Shot(cpu=True, folder=Path())
         assert dict(gpu.step_of(name)(shot))
+
+
+def test_the_cost_of_a_command_is_that_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of its calls; a command that fails is no result."""
+    child = "sum(range(10 ** 7))"
+    commands = [("parent", ["-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"])]
+    monkeypatch.setattr(waiting, "prepared", lambda folder: [("pass", ["-c", "pass"]), *commands])
+    (_, nothing, _), (name, cpu_s, wall_s) = waiting.rows(tmp_path, 2)
+    assert name == "parent"
+    assert float(wall_s) > 0
+    assert float(cpu_s) > 2 * float(nothing)
+    with pytest.raises(RunError, match=r"^-c exit\('no such run'\): no such run$"):
+        waiting.cost(tmp_path, "-c", "exit('no such run')")

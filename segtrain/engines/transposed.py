@@ -1,7 +1,7 @@
 """Transposed convolutions whose bias has its gradient by a sum: on CPUs oneDNN takes ten times as long for it.
 
-Of a step of the reference network at 256 px that was a sixth in bf16 and an eighth in float32 (docs/performance.md).
-torch's compiler does the same for the networks that it compiles.
+Of a step of the reference network at 256 px that was a sixth in bf16 (docs/performance.md). torch's compiler does the
+same for the networks that it compiles.
 
 Legend: b batch, c channel, h height, w width.
 """
