@@ -14,7 +14,7 @@ from made_runs import train
 from test_splits import COHORT, store_of
 
 from segtrain.config import Config, DataConfig
-from segtrain.data.folds import fold_of, sizes_of
+from segtrain.data.folds import empty_fold, fold_of
 from segtrain.data.published import LGG, VALIDATION, published_remark
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
@@ -25,6 +25,12 @@ from segtrain.training.split_version import split_version
 FOLDS = 5
 FOLDERS = [f"{person.replace('-', '_')}_19990101" for person in LGG]
 Lesions = list[tuple[str, str, int]]
+
+
+def sizes_of(people: list[str] | tuple[str, ...], folds: int, seed: int) -> list[int]:
+    """The number of people in each fold."""
+    dealt = [fold_of(person, folds, seed) for person in people]
+    return [dealt.count(fold) for fold in range(folds)]
 
 
 def lgg(patients: list[str]) -> Store:
@@ -105,6 +111,9 @@ def test_an_empty_fold_is_refused_with_a_seed_that_leaves_none() -> None:
     names = ["anna", "bert", "carl", "dora", "emil", "fritz"]
     seeds = [seed for seed in range(50) if not all(sizes_of(names, FOLDS, seed))]
     assert seeds, "six people seldom fill five folds by chance"
+    for seed in range(50):
+        sizes = sizes_of(names, FOLDS, seed)
+        assert empty_fold(names, FOLDS, seed) == (sizes.index(0) if 0 in sizes else None)
     store = store_of([(name, "A", 5) for name in names])
     with pytest.raises(DataError, match=r"data.split_seed=\d+ leaves fold \d of data.folds=5 empty") as caught:
         folds_of(store, DataConfig(split="kfold", folds=FOLDS, split_seed=seeds[0]))

@@ -10,7 +10,6 @@ Version 1 dealt people in the order of institution and prepared lesion volume, w
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -57,16 +56,20 @@ def _digest(*key: str | int) -> bytes:
     return hashlib.sha256(json.dumps(key).encode()).digest()
 
 
-def sizes_of(people: Iterable[str], folds: int, seed: int) -> list[int]:
-    """The number of people in each fold."""
-    sizes = Counter(fold_of(person, folds, seed) for person in people)
-    return [sizes[fold] for fold in range(folds)]
+def empty_fold(people: Iterable[str], folds: int, seed: int) -> int | None:
+    """The first fold without anybody; None where there is none, as the first people mostly tell."""
+    empty = set(range(folds))
+    for person in people:
+        empty.discard(fold_of(person, folds, seed))
+        if not empty:
+            return None
+    return min(empty)
 
 
 def seed_without_empty_fold(people: Sequence[str], folds: int, seed: int) -> int | None:
     """The next seed by which every fold has somebody; None where none was found."""
     later = range(seed + 1, seed + 1 + SEEDS_TRIED)
-    return next((other for other in later if all(sizes_of(people, folds, other))), None)
+    return next((other for other in later if empty_fold(people, folds, other) is None), None)
 
 
 def by_volume(

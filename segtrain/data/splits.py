@@ -12,7 +12,7 @@ from typing import Any
 from segtrain.config import DataConfig
 from segtrain.config.json_text import json_in
 from segtrain.config.paths import expanded
-from segtrain.data.folds import BEFORE_VERSIONS, NEWEST, Group, by_volume, fold_of, seed_without_empty_fold, sizes_of
+from segtrain.data.folds import BEFORE_VERSIONS, NEWEST, Group, by_volume, empty_fold, fold_of, seed_without_empty_fold
 from segtrain.data.people import groups_of, people_of, refuse_parted, several
 from segtrain.data.published import is_published, published_validation
 from segtrain.data.store import Store
@@ -104,11 +104,11 @@ def refuse_impossible(cfg: DataConfig, groups: Sequence[Group], people: Mapping[
     names = [people[group[0]] for group in groups]
     if is_published(cfg, names):
         published_validation(cfg, names)
-    if cfg.split == "kfold" and not all(sizes := sizes_of(names, folds, cfg.split_seed)):
+    if cfg.split == "kfold" and (empty := empty_fold(names, folds, cfg.split_seed)) is not None:
         seed = seed_without_empty_fold(names, folds, cfg.split_seed)
         remedy = "fewer data.folds" if seed is None else f"data.split_seed={seed}, which leaves none empty"
         raise DataError(
-            f"split: data.split_seed={cfg.split_seed} leaves fold {sizes.index(0)} of data.folds={folds} empty, with "
+            f"split: data.split_seed={cfg.split_seed} leaves fold {empty} of data.folds={folds} empty, with "
             f"{_count(groups)}; set {remedy}"
         )
 
