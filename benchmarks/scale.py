@@ -19,8 +19,9 @@ from typing import Any, cast
 
 from benchmarks.growth import Growth, Work
 from segtrain.config import Config, load_config
-from segtrain.data.store_index import with_hash
+from segtrain.data.store_columns import write_index
 from segtrain.errors import ConfigError
+from segtrain.runtime import files
 from segtrain.runtime.process import run_command
 
 SLICES = range(28, 33)
@@ -28,30 +29,32 @@ SIZE_PX = 256
 MOST_LINKS = 20_000  # to one file; ext4 takes 65,000
 
 
-def make_store(folder: Path, patients: int) -> None:
-    """A store of so many patients: a real index, and files without content."""
+def make_store(folder: Path, patients: int, slices: range = SLICES, size_px: int = SIZE_PX) -> None:
+    """A store of so many patients: a real index, and files of zeros that take no place."""
     if (folder / "index.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    entries = [_entry(number) for number in range(patients)]
+    entries = [_entry(number, slices[number % len(slices)], size_px) for number in range(patients)]
+    digests: dict[tuple[str, int], str] = {}
     for number, entry in enumerate(entries):
         for kind, size in entry["bytes"].items():
             sparse = folder / f"{kind}-{size}-{number // MOST_LINKS}"
             if not sparse.exists():
                 sparse.touch()
                 os.truncate(sparse, size)
+            if (kind, size) not in digests:
+                digests[kind, size] = files.sha256(sparse)
+            entry["sha256"][kind] = digests[kind, size]
             (folder / kind / f"{entry['patient']}.npy").hardlink_to(sparse)
-    index = {"label": "made up", "size_px": SIZE_PX, "skipped": {}, "warnings": [], "patients": entries}
-    (folder / "index.json").write_text(json.dumps(with_hash(index), indent=1) + "\n")
+    write_index(folder, {"label": "made up", "size_px": size_px, "skipped": {}, "warnings": []}, entries)
 
 
-def _entry(number: int) -> dict[str, Any]:
+def _entry(number: int, slices: int = SLICES.start, size_px: int = SIZE_PX) -> dict[str, Any]:
     """A patient as the index has it."""
-    slices = SLICES[number % len(SLICES)]
-    pixels = slices * SIZE_PX**2
-    areas = [max(0, (number * 131 + place * 977) % 4000 - 2000) for place in range(slices)]
+    pixels = slices * size_px**2
+    areas = [min(max(0, (number * 131 + place * 977) % 4000 - 2000), size_px**2) for place in range(slices)]
     digest = f"{number:064x}"
     return {
         "patient": f"patient_{number:06d}",
@@ -62,7 +65,7 @@ def _entry(number: int) -> dict[str, Any]:
             "source_shape": [slices + 4, 240, 240],
             "box": [[2, 2 + slices], [30, 210], [40, 200]],
             "pad": [[0, 0], [10, 10]],
-            "size_px": SIZE_PX,
+            "size_px": size_px,
             "resampled_px": None,
         },
         "missing_channels": [],
@@ -74,7 +77,7 @@ def _entry(number: int) -> dict[str, Any]:
         "pixels": digest[-32:],
         "mask": digest[-32:],
         "bytes": {"images": 128 + 6 * pixels, "masks": 128 + pixels},
-        "sha256": {"images": digest, "masks": digest},
+        "sha256": {},
     }
 
 
@@ -152,7 +155,8 @@ def _assign(store: Path) -> Work:
     from segtrain.data.store import open_store
     from segtrain.evaluation.evaluate import assign
 
-    slices = {patient: stored.slices for patient, stored in open_store(store).patients.items()}
+    opened = open_store(store)
+    slices = opened.columns.slices_of(opened.patients)
     return lambda: assign(slices, 1024)
 
 
@@ -171,7 +175,6 @@ def _data_hash(store: Path) -> Work:
 def _write_split(store: Path) -> Work:
     from segtrain.data.splits import make_split
     from segtrain.data.store import open_store
-    from segtrain.runtime import files
     from segtrain.training.session import split_tree
 
     opened = open_store(store)
@@ -186,10 +189,25 @@ def _read_split(store: Path) -> Work:
     return lambda: Run(store).split_record()
 
 
+def _plan(store: Path) -> Work:
+    """All that a rank which is not the first of its node does with the data before it reads images."""
+    from segtrain.data.order import plan_order
+    from segtrain.data.store import open_store
+
+    cfg = _config("data.split=kfold")
+
+    def work() -> None:
+        _, order = plan_order(cfg, open_store(store, check_files=False), 8)
+        order.plan(0)
+
+    return work
+
+
 PIECES: dict[str, Callable[[Path], Work]] = {
     "the index as JSON": _index_text,
     "open the store": _open(check_files=True),
     "open, files unchecked": _open(check_files=False),
+    "open to the first epoch, files unchecked": _plan,
     "split, kfold": _split("kfold"),
     "split, reference": _split("reference"),
     "order, lesion": _order("lesion"),

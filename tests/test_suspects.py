@@ -194,7 +194,7 @@ def test_a_patient_of_another_size_is_nobody_to_swap_with() -> None:
     predictions = planted()
     store = store_of(predictions)
     of_other_size = replace(store.patients["P03"].geometry, source_shape=(13, 64, 64))
-    patients = store.patients | {"P03": replace(store.patients["P03"], geometry=of_other_size)}
+    patients = dict(store.patients) | {"P03": replace(store.patients["P03"], geometry=of_other_size)}
     suspects = suspects_of(predictions, replace(store, patients=patients), MaskLayout(), EvaluateConfig())
     assert all(one.swapped_with != "P03" for one in suspects)
     assert next(one for one in suspects if one.patient == "P03").kind is not Kind.SWAPPED

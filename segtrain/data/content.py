@@ -45,8 +45,10 @@ def mask_hash(mask_shw: NDArray[np.uint8]) -> str:
 
 def content_of(store: Store, patients: Iterable[str]) -> Mapping[str, Content]:
     """What these patients consist of, as far as the store knows."""
-    stored = {patient: store.patients[patient] for patient in patients}
-    return {patient: Content(one.pixels, one.mask) for patient, one in stored.items() if one.pixels}
+    names, columns = list(patients), store.columns
+    rows = columns.rows(names)
+    hashes = zip(names, columns.pixels[rows].tolist(), columns.mask[rows].tolist(), strict=True)
+    return {patient: Content(pixels.decode(), mask.decode()) for patient, pixels, mask in hashes if pixels}
 
 
 def _hash(array: NDArray[np.generic]) -> str:

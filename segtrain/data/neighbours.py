@@ -61,9 +61,10 @@ def window(
     store: Store, patient: str, number: int, neighbours: Neighbours
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """A slice with its neighbours as channels, and its mask; slices that lie together are one read."""
-    stored, size = store.patients[patient], store.size_px
-    offsets = neighbours.offsets(stored.spacing_mm, f"patient {patient}")
-    numbers, place = np.unique(neighbours_of(number, stored.slices, offsets), return_inverse=True)
+    size, (slices,) = store.size_px, store.columns.slices_of([patient]).values()
+    (spacing_mm,) = store.columns.spacings_of([patient]).values()
+    offsets = neighbours.offsets(spacing_mm, f"patient {patient}")
+    numbers, place = np.unique(neighbours_of(number, slices, offsets), return_inverse=True)
     shape = len(numbers), size, size
     image_shwc, mask_shw = np.empty((*shape, len(store.contrasts)), np.float16), np.empty(shape, np.uint8)
     ends = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
@@ -93,13 +94,14 @@ def with_neighbours(volume_shwc: NDArray[np.float16], offsets: Offsets) -> NDArr
 
 def refuse_unknown_distances(cfg: DataConfig, store: Store, patients: Iterable[str]) -> None:
     """Raises DataError where neighbours are at a distance in mm, and it is not known of a patient."""
-    for patient in sorted(patients):
-        Neighbours.of(cfg).offsets(store.patients[patient].spacing_mm, f"patient {patient}")
+    neighbours = Neighbours.of(cfg)
+    for patient, spacing_mm in store.columns.spacings_of(sorted(patients)).items():
+        neighbours.offsets(spacing_mm, f"patient {patient}")
 
 
 def log_distances(cfg: DataConfig, store: Store) -> None:
     """Log how many slices away neighbours at a distance in mm are, and whose slices are too thick for it."""
-    between = [stored.spacing_mm[0] for stored in store.patients.values() if stored.spacing_mm is not None]
+    between = [mm for mm in store.columns.spacing_mm[:, 0].tolist() if not math.isnan(mm)]
     if cfg.neighbours_mm is None or not between:
         return
     steps = [int(_offsets(1, cfg.neighbours_mm / mm)[-1]) for mm in between]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapreplace
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from segtrain.config import Config, SamplingName
 from segtrain.data import world_sizes
 from segtrain.data.neighbours import refuse_unknown_distances
 from segtrain.data.preprocess import slice_weights
+from segtrain.data.ragged import Ragged, starts
 from segtrain.data.splits import Split, make_split
 from segtrain.data.store import Store
 from segtrain.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ class Order:
     @cached_property
     def slices(self) -> NDArray[np.int64]:
         """Slices of each patient that may be drawn."""
-        return np.array([len(a) for a in self.areas])
+        return Ragged.of(self.areas).counts
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -135,7 +135,7 @@ class Order:
         plan = self._draw_lesion(rng) if self.sampling == "lesion" else self._draw_uniform(rng)
         if self.known is None:
             return plan
-        numbers = np.fromiter(chain.from_iterable(self.known), np.int64, int(self.slices.sum()))
+        numbers = Ragged.of(self.known).flat
         return replace(plan, slice=numbers[self._first[plan.patient] + plan.slice])
 
     def patients_at(self, step: int) -> set[int]:
@@ -173,7 +173,7 @@ class Order:
     @cached_property
     def _cumulative_weights(self) -> NDArray[np.float64]:
         """The running sums of each patient's weights, one patient after the other."""
-        areas = np.fromiter(chain.from_iterable(self.areas), np.int64, int(self.slices.sum()))
+        areas = Ragged.of(self.areas).flat
         cumulative = np.empty(len(areas))
         for slices in np.unique(self.slices):
             place = self._first[self.slices == slices][:, None] + np.arange(slices)
@@ -219,20 +219,22 @@ def make_order(cfg: Config, store: Store, split: Split) -> Order:
     Raises ConfigError when copy-paste or mixup have no next step to take from, DataError for a patient without a known
     voxel.
     """
-    patients = [store.patients[patient] for patient in split.train]
-    known = [[number for number in range(one.slices) if number not in one.unlabelled] for one in patients]
-    if strangers := [one.patient for one, numbers in zip(patients, known, strict=True) if not numbers]:
+    columns = store.columns
+    rows = columns.rows(split.train)
+    every = columns.areas.taken(rows)
+    unlabelled = Ragged(columns.unlabelled.astype(np.int64), columns.areas.counts).taken(rows).flat > 0
+    areas = every.without(unlabelled)
+    if strangers := [patient for patient, count in zip(split.train, areas.counts.tolist(), strict=True) if not count]:
         raise DataError(
             f"patient {strangers[0]}: all voxels of its mask are ignored ({len(strangers)} such patients), so there is "
             "nothing to train on; leave it out of the data, or name a split without it as data.split_file"
         )
-    areas = [[one.areas[number] for number in numbers] for one, numbers in zip(patients, known, strict=True)]
     order = Order(
         areas,
         cfg.data.sampling,
         cfg.train.global_batch,
         cfg.seed,
-        known if any(one.unlabelled for one in patients) else None,
+        Ragged(every.place, every.counts).without(unlabelled) if unlabelled.any() else None,
         cfg.data.lesion_free,
     )
     slices = int(order.slices.sum())
@@ -253,11 +255,6 @@ def plan_order(cfg: Config, store: Store, world_size: int) -> tuple[Split, Order
     order = make_order(cfg, store, split)
     order.columns(0, world_size)
     return split, order
-
-
-def starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of several parts begins, when they lie one after the other."""
-    return np.cumsum(sizes) - sizes
 
 
 def deal_evenly(sizes: NDArray[np.int64], order: NDArray[np.int64], hands: int) -> list[list[int]]:

@@ -42,8 +42,8 @@ from segtrain.data.store import (
     store_path,
     stores_like,
 )
+from segtrain.data.store_columns import label_of, write_index
 from segtrain.data.store_folder import stores_folder
-from segtrain.data.store_index import INDEX, label_of, with_hash
 from segtrain.data.survey import overview
 from segtrain.data.tissues import DataSet
 from segtrain.data.traps import judge
@@ -155,9 +155,9 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
         "remap": source.rules.remap,
         "warnings": _checked(cfg, source, written),
         "skipped": skipped,
-        "patients": [{**asdict(one.entry), "bytes": one.file_bytes, "sha256": one.file_sha256} for one in written],
     }
-    files.write_json(aside / INDEX, with_hash(index))
+    entries = [{**asdict(one.entry), "bytes": one.file_bytes, "sha256": one.file_sha256} for one in written]
+    write_index(aside, index, entries)
     for folder in ("images", "masks"):
         files.sync_folder(aside / folder)
 

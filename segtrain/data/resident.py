@@ -17,7 +17,7 @@ from segtrain.config import DataConfig
 from segtrain.data.augment.batch import is_own
 from segtrain.data.augment.draws import pinned, to
 from segtrain.data.neighbours import Neighbours, neighbours_of
-from segtrain.data.order import starts
+from segtrain.data.ragged import starts
 from segtrain.data.sources.base import Check, no_check
 from segtrain.data.store import Store
 from segtrain.runtime.out_of_memory import is_out_of_memory
@@ -49,7 +49,8 @@ class Resident:
         advance: Callable[[], None] = no_check,
     ) -> "Resident":
         """Those of the patients, copied to the device; `advance` is called after each. Raises DataError."""
-        slices = np.array([store.patients[patient].slices for patient in patients])
+        slices = store.columns.slices[store.columns.rows(patients)]
+        spacings_mm = store.columns.spacings_of(patients)
         first = starts(slices)
         size, contrasts = store.size_px, len(store.contrasts)
         image = torch.empty((int(slices.sum()), size, size, contrasts), dtype=torch.float16, device=device)
@@ -60,7 +61,7 @@ class Resident:
             own = slice(first[number], first[number] + slices[number])
             image[own].copy_(torch.from_numpy(image_shwc))
             mask[own].copy_(torch.from_numpy(mask_shw))
-            offsets.append(neighbours.offsets(store.patients[patient].spacing_mm, f"patient {patient}"))
+            offsets.append(neighbours.offsets(spacings_mm[patient], f"patient {patient}"))
             advance()
         return cls(image, mask, first, slices, np.stack(offsets))
 
@@ -126,7 +127,7 @@ def resident(
 
 def size_bytes(store: Store, patients: Sequence[str]) -> int:
     """What the patients' images and masks take."""
-    slices = sum(store.patients[patient].slices for patient in patients)
+    slices = sum(store.columns.slices_of(patients).values())
     return slices * store.size_px**2 * (2 * len(store.contrasts) + 1)
 
 

@@ -85,8 +85,7 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
 
 def people_in(cfg: DataConfig, store: Store) -> dict[str, str]:
     """The person of each patient of a store. Raises DataError."""
-    known = {patient: stored.person for patient, stored in store.patients.items() if stored.person}
-    return people_of(store.patients, expanded(cfg.groups) if cfg.groups else None, known)
+    return people_of(store.patients, expanded(cfg.groups) if cfg.groups else None, store.columns.people)
 
 
 def refuse_impossible(cfg: DataConfig, groups: Sequence[Group], people: Mapping[str, str]) -> None:

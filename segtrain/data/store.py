@@ -2,6 +2,7 @@
 
     <data.store>/<source>-<size>px-<settings>-<fingerprint>/
         index.json             fingerprint, per-patient geometry and slice areas, patients left out (store_index.py)
+        columns-<hash>.npz     what a start needs of all patients, and where each one's entry is (store_columns.py)
         images/<patient>.npy   float16 [slice, size, size, contrast], z-scored
         masks/<patient>.npy    uint8 bits of regions [slice, size, size]
 
@@ -20,7 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from pydantic import ValidationError
 from segtrain.config import LESION, LGG_CONTRASTS, DataConfig, MaskLayout, Reference, name_of
 from segtrain.data.preprocess import VERSIONS
 from segtrain.data.sources import Source, make_source
+from segtrain.data.store_columns import Columns, ColumnsFile, OnDemand, read_columns
 from segtrain.data.store_folder import stores_folder
-from segtrain.data.store_index import INDEX, KINDS, StoredFiles, StoredPatient, read_index
+from segtrain.data.store_index import INDEX, KINDS, Entry, StoredPatient, read_index
+from segtrain.data.store_reading import damaged, readable, waited_for
 from segtrain.errors import DataError
-from segtrain.runtime import files, machine
-from segtrain.runtime.outbox import patiently
+from segtrain.runtime import files
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +50,18 @@ FORMAT = 2  # of the files of a store and of how a source's files are read; a ch
 
 @dataclass(frozen=True)
 class Store:
-    """A built store, opened: the index in memory, the arrays read on demand.
+    """A built store, opened: columns in memory, arrays and whole entries of the index read on demand.
 
-    regions: the labels of each region; None where the source's masks are black and white. warnings: what looked wrong
-    when the data were prepared. source: the layout that `data.source=auto` found. licence: as the data state it.
-    sha256: of each patient's files by folder, checked when a process first reads the patient; none in stores of earlier
-    versions.
+    patients: read whole; what is wanted of many patients, `columns` may have. regions: the labels of each region; None
+    where the source's masks are black and white. warnings: what looked wrong when the data were prepared. source: the
+    layout that `data.source=auto` found. licence: as the data state it. sha256: of each patient's files by folder,
+    checked when a process first reads the patient; none in stores of earlier versions.
     """
 
     path: Path
     label: str
     size_px: int
-    patients: dict[str, StoredPatient]
+    patients: Mapping[str, StoredPatient]
     skipped: dict[str, str]
     contrasts: tuple[str, ...] = LGG_CONTRASTS
     regions: Mapping[str, tuple[int, ...]] | None = None
@@ -76,6 +78,11 @@ class Store:
         """What a mask's bits are."""
         return MaskLayout(tuple(self.regions or (LESION,)), bool(self.ignore))
 
+    @cached_property
+    def columns(self) -> Columns:
+        """What a start needs of all patients."""
+        return self.patients.columns if isinstance(self.patients, OnDemand) else Columns.of(self.patients.values())
+
     def resolved(self, cfg: DataConfig) -> DataConfig:
         """The config with the contrasts, regions, ignored labels and licence of the data where it was silent."""
         if self.source and cfg.source == "auto":
@@ -85,13 +92,7 @@ class Store:
 
     def read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
         """Fill both arrays with slices from `first` on; waits for a folder that is away. Raises DataError."""
-        try:
-            patiently(self.path, partial(self._read, patient, first, image_shwc, mask_shw))
-        except OSError as error:
-            if machine.shortage(error):  # told by whoever ends the command
-                raise
-            reason = error.strerror or error
-            raise DataError(f"{self.path}: cannot be read ({reason}); bring the folder back and try again") from error
+        waited_for(self.path, partial(self._read, patient, first, image_shwc, mask_shw))
 
     def _read(self, patient: str, first: int, image_shwc: NDArray[np.float16], mask_shw: NDArray[np.uint8]) -> None:
         """Raises OSError where the folder may be away, DataError where the file alone is missing or cut short."""
@@ -130,15 +131,16 @@ class Store:
 
     def volume(self, patient: str) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """All slices of a patient: image float16 [s, h, w, c], mask uint8 [s, h, w]."""
-        shape = self.patients[patient].slices, self.size_px, self.size_px
+        shape = *self.columns.slices_of([patient]).values(), self.size_px, self.size_px
         image_shwc, mask_shw = np.empty((*shape, len(self.contrasts)), np.float16), np.empty(shape, np.uint8)
         self.read(patient, 0, image_shwc, mask_shw)
         return image_shwc, mask_shw
 
     def pixels(self, patients: Iterable[str]) -> dict[str, str]:
         """The hashes of the patients' images, as far as they are known."""
-        hashes = {patient: self.patients[patient].pixels for patient in patients}
-        return {patient: digest for patient, digest in hashes.items() if digest}
+        names = list(patients)
+        hashes = self.columns.pixels[self.columns.rows(names)].tolist()
+        return {patient: digest.decode() for patient, digest in zip(names, hashes, strict=True) if digest}
 
     def require(self, patients: Iterable[str]) -> None:
         """Raises DataError for a patient that the store does not have."""
@@ -217,16 +219,28 @@ def is_built(path: Path) -> bool:
 def open_store(path: Path, check_files: bool = True) -> Store:
     """The store at `path`. Raises DataError when its index or a file of it is private, missing or damaged.
 
-    check_files: else the index alone is looked at, as where another process of this node has looked at the files.
+    check_files: else neither the files nor the whole index are looked at, as where another process of this node has
+    done so.
     """
+    patients: Mapping[str, StoredPatient]
+    sha256: Mapping[str, Mapping[str, str]]
     try:
         with readable(path):
-            index, patients, stored_files = read_index(path)
+            file = read_columns(path)
+            if file is not None:
+                index, sizes = file.index, dict(zip(file.columns.patients, file.bytes.tolist(), strict=True))
+                patients = OnDemand(file.columns, partial(_patient_of, path, file))
+                sha256 = OnDemand(file.columns, partial(_hashes_of, path, file))
+                if check_files:
+                    file.refuse_other_index(path)
+            else:
+                index, patients, stored_files = read_index(path)
+                sizes = {patient: [own.bytes[kind] for kind in KINDS] for patient, own in stored_files.items()}
+                sha256 = {patient: own.sha256 for patient, own in stored_files.items()}
             if check_files:
-                _check_files(path, stored_files)
+                _check_files(path, sizes)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: damaged store ({reason}); rename it and it is built again") from error
+        raise damaged(path, error) from error
     return Store(
         path=path,
         label=index.label,
@@ -238,29 +252,33 @@ def open_store(path: Path, check_files: bool = True) -> Store:
         ignore=index.ignore,
         remap=index.remap,
         warnings=index.warnings,
-        sha256={patient: of_patient.sha256 for patient, of_patient in stored_files.items()},
+        sha256=sha256,
     )
 
 
-def _check_files(store: Path, stored_files: Mapping[str, StoredFiles]) -> None:
+def _patient_of(path: Path, file: ColumnsFile, patient: str) -> StoredPatient:
+    return waited_for(path, partial(_entry, path, file, patient))[0]
+
+
+def _hashes_of(path: Path, file: ColumnsFile, patient: str) -> Mapping[str, str]:
+    return waited_for(path, partial(_entry, path, file, patient))[1].sha256
+
+
+def _entry(path: Path, file: ColumnsFile, patient: str) -> Entry:
+    """Raises DataError: damaged or private; OSError."""
+    try:
+        with readable(path):
+            return file.entry(path, patient)
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def _check_files(store: Path, sizes: Mapping[str, Iterable[int]]) -> None:
     """Strings in place of paths: of 100,000 patients, making the paths takes longer than asking the system."""
-    for patient, of_patient in stored_files.items():
-        for kind in KINDS:
-            file, size = f"{store}/{kind}/{patient}.npy", of_patient.bytes[kind]
+    for patient, of_patient in sizes.items():
+        for kind, size in zip(KINDS, of_patient, strict=True):
+            file = f"{store}/{kind}/{patient}.npy"
             if (size_now := os.stat(file).st_size) != size:  # noqa: PTH116
                 raise DataError(f"{file}: {size_now} bytes in place of {size}; rename {store} and it is built again")
             if not os.access(file, os.R_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns a lack of rights in the block into a DataError that says whose the store, or a file of it, is."""
-    try:
-        yield
-    except PermissionError as error:
-        barrier = files.barrier(Path(error.filename or path))
-        raise DataError(
-            f"{path}: a private store: {barrier}; prepare another one with data.store=FOLDER, or ask for that one's "
-            "rights"
-        ) from error

@@ -1,14 +1,15 @@
 """index.json of a store: what was prepared, checked against its own hash and against the files' sizes.
 
-    {"label": ..., "size_px": ..., "patients": [...], ..., "sha256": the hash of all that stands before it}
+    {"label": ..., "size_px": ..., "patients": [a line for each], "sha256": the hash of all that stands before it}
 
-An index of an earlier version has no hash, and nothing that this version does not know.
+An index of an earlier version has no hash, and nothing that this version does not know. Whole indices are read of
+stores of earlier versions alone; of others see store_columns.py.
 """
 
 import gc
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -86,19 +87,23 @@ class Index:
     fingerprint: str = ""
 
 
+Entry = tuple[StoredPatient, StoredFiles]
+
+
 def with_hash(index: Mapping[str, Any]) -> dict[str, Any]:
     """The index as it is written."""
-    return {**index, OWN: _hash(json.loads(json.dumps(index)))}
+    tree = json.loads(json.dumps(index))
+    return {**tree, OWN: _hash(tree)}
 
 
 def read_index(path: Path) -> tuple[Index, dict[str, StoredPatient], dict[str, StoredFiles]]:
     """The index of the store at `path`, its patients and their files. Raises OSError; ValueError: damaged."""
-    with _without_collections():
+    with without_collections():
         return _read_index(path)
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """No search for unreachable cycles in the block: an index has none, and the search takes long as it grows."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -118,24 +123,33 @@ def _read_index(path: Path) -> tuple[Index, dict[str, StoredPatient], dict[str, 
         raise ValueError(f"{INDEX} has no hash, but {sorted(unknown)[0]!r}")
     if written is not None and written != _hash(tree):
         raise ValueError(f"{INDEX} is not what was written")
-    index = _checked(Index, tree, "")
-    patients, files = {}, {}
-    for number, entry in enumerate(tree["patients"]):
-        where = f"patients.{number}."
-        patient, own_files = _checked(StoredPatient, entry, where), _checked(StoredFiles, entry, where)
-        if patient.patient in patients or Path(patient.patient).name != patient.patient:
-            raise ValueError(f"{where}patient is {patient.patient!r}")
-        _refuse_unfit(index, patient, own_files, where)
-        patients[patient.patient], files[patient.patient] = patient, own_files
-    return index, patients, files
+    index = head_of(tree)
+    entries = entries_of(index, tree["patients"])
+    return index, {name: one for name, (one, _) in entries.items()}, {name: own for name, (_, own) in entries.items()}
 
 
-def label_of(path: Path) -> str | None:
-    """The label of the store's source; None where it is damaged or private."""
-    try:
-        return read_index(path)[0].label
-    except (OSError, ValueError):
-        return None
+def head_of(tree: Any) -> Index:
+    """The index of its tree, without the patients. Raises ValueError."""
+    return _checked(Index, tree, "")  # type: ignore[no-any-return]
+
+
+def entries_of(index: Index, trees: Sequence[Any]) -> dict[str, Entry]:
+    """The entries of all patients by name. Raises ValueError: one is wrong, or a patient is listed twice."""
+    entries: dict[str, Entry] = {}
+    for number, tree in enumerate(trees):
+        entry = entry_of(index, tree, f"patients.{number}.")
+        patient = entry[0].patient
+        if patient in entries or Path(patient).name != patient:
+            raise ValueError(f"patients.{number}.patient is {patient!r}")
+        entries[patient] = entry
+    return entries
+
+
+def entry_of(index: Index, tree: Any, where: str) -> Entry:
+    """A patient's entry of its tree. Raises ValueError."""
+    patient, files = _checked(StoredPatient, tree, where), _checked(StoredFiles, tree, where)
+    _refuse_unfit(index, patient, files, where)
+    return patient, files
 
 
 def _hash(tree: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def data(cfg: Config, ranks: int) -> tuple[Finding, forecast.Work | None, int]:
         if store := _prepared(prepared_as, source):
             split, _ = plan_order(cfg, store, ranks)
             train, validation = (
-                sum(store.patients[p].slices for p in side) for side in (split.train, split.validation)
+                sum(store.columns.slices_of(side).values()) for side in (split.train, split.validation)
             )
             message = (
                 f"{source.label}: {len(store.patients)} patients, prepared: {train} slices train, {validation} validate"

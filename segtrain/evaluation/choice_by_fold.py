@@ -95,7 +95,7 @@ def _candidates(first: TrainedCheckpoint, folds: Sequence[Fold], store: Store) -
     cfg, regions = first.cfg.evaluate, first.cfg.data.layout.regions
     patients = sorted(patient for fold in folds for patient in fold.patients)
     store.require(set(patients))
-    spacings_mm = {patient: store.patients[patient].spacing_mm for patient in patients}
+    spacings_mm = store.columns.spacings_of(patients)
     refuse_unknown_spacing(cfg, spacings_mm, regions)
     unknown = [patient for patient, spacing_mm in spacings_mm.items() if usable(spacing_mm) is None]
     if unknown:

@@ -114,11 +114,12 @@ def evaluate(
     `people`: the person of each patient who has several ids. All ranks call `check`, which may raise, as often: after
     each of their patients, and where others have more of them.
     """
-    assignment = assign({patient: store.patients[patient].slices for patient in patients}, world.size)
+    slices = store.columns.slices_of(patients)
+    assignment = assign(slices, world.size)
     mine = assignment[world.rank]
     drawn = set(sorted(patients)[: predictor.cfg.pictures])
     scores: list[PatientScore] = []
-    total = sum(store.patients[patient].slices for patient in mine)
+    total = sum(slices[patient] for patient in mine)
     with (
         ThreadPoolExecutor(1, "score") as scorer,
         Progress("evaluate", total=total, unit="slices", quiet=not world.is_main) as bar,
@@ -130,7 +131,7 @@ def evaluate(
                 if waiting:  # for the one before: no more than two are on the device
                     scores.append(waiting.result())
                 waiting = scorer.submit(_score_of, predictor, store, predicted, patient in drawn)
-                bar.advance(store.patients[patient].slices, patient=patient)
+                bar.advance(slices[patient], patient=patient)
             check()
         if waiting:
             scores.append(waiting.result())

@@ -90,7 +90,7 @@ def folds_of(checkpoints: Sequence[TrainedCheckpoint]) -> list[Fold]:
 
 
 def _predicted(folds: Sequence[Fold], store: Store) -> Iterator[OutOfFold]:
-    total = sum(store.patients[patient].slices for fold in folds for patient in fold.patients)
+    total = sum(sum(store.columns.slices_of(fold.patients).values()) for fold in folds)
     with Progress("predict out of fold", total=total, unit="slices") as bar:
         for fold in folds:
             with opened(fold.checkpoints) as predictor:

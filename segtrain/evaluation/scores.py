@@ -101,16 +101,14 @@ def score(
     source, seen = make_source(checkpoints[0].cfg.data), trained_on(patients, checkpoints, store.pixels(patients))
     cfg = checkpoints[0].cfg
     refuse_unknown_distances(cfg.data, store, patients)
-    refuse_unknown_spacing(
-        cfg.evaluate, {patient: store.patients[patient].spacing_mm for patient in patients}, cfg.data.layout.regions
-    )
+    refuse_unknown_spacing(cfg.evaluate, store.columns.spacings_of(patients), cfg.data.layout.regions)
     spacings, units = _spacings(store, patients)
     rows: list[Row] = []
     lesions: list[LesionsOfRegion] = []
     worst = WorstPatients(sort)
     tables: dict[str, tuple[Reliability, ...]] = {}
     calibration: dict[tuple[str, str], Reliability] = {}
-    total = sum(store.patients[patient].slices for patient in patients)
+    total = sum(store.columns.slices_of(patients).values())
     with opened(checkpoints) as predictor, Progress("evaluate", total=total, unit="slices") as bar:
         tasks = _predicted(predictor, store, spacings, source, rules, checkpoints[0].configured, tables)
         with closing(_scored(tasks, workers)) as scored:
@@ -151,7 +149,7 @@ def _spacings(store: Store, patients: Sequence[str]) -> tuple[dict[str, Spacing 
 
     A mean over millimetres and voxels would say nothing.
     """
-    spacings = {patient: usable(store.patients[patient].spacing_mm) for patient in patients}
+    spacings = {patient: usable(mm) for patient, mm in store.columns.spacings_of(patients).items()}
     unknown = [patient for patient, spacing_mm in spacings.items() if spacing_mm is None]
     if not unknown:
         return spacings, "distances in mm, volumes in ml"

@@ -171,7 +171,7 @@ def _cards(checkpoint: TrainedCheckpoint, patients: Sequence[str], run: str, nam
     """Each patient, scored by the function that scores in training. Raises SegtrainError."""
     store = ensure_store(checkpoint.cfg.data)
     store.require(patients)
-    in_mm = all(usable(store.patients[patient].spacing_mm) for patient in patients)
+    in_mm = all(map(usable, store.columns.spacings_of(patients).values()))
     with opened([checkpoint]) as predictor, Progress(f"atlas of {run}", len(patients), "patients") as bar:
         from segtrain.evaluation.evaluate import score_patient  # imports torch: seconds
 

@@ -63,14 +63,14 @@ class Start:
     @cached_property
     def data_hash(self) -> str:
         """What decides which slice stands at which position, besides the config: patients and lesion areas."""
-        parts = [self.split.hash, self.order.areas]
+        parts = [self.split.hash, list(self.order.areas)]
         regions = self.store.layout.regions
         if self.store.contrasts != LGG_CONTRASTS or len(regions) > 1:
             parts += [self.store.contrasts, regions]
         if len(regions) > 1:  # labels may be drawn anew within one area
-            parts.append([self.store.patients[patient].region_voxels for patient in self.split.train])
+            parts.append(self.store.columns.region_voxels_of(self.split.train))
         if self.order.known is not None:
-            parts.append(self.order.known)
+            parts.append(list(self.order.known))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
@@ -111,8 +111,7 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
 
 def _refuse_unknown_spacing(cfg: Config, store: Store, split: Split) -> None:
     """Raises DataError now rather than at the first evaluation."""
-    spacings_mm = {patient: store.patients[patient].spacing_mm for patient in split.validation}
-    refuse_unknown_spacing(cfg.evaluate, spacings_mm, store.layout.regions)
+    refuse_unknown_spacing(cfg.evaluate, store.columns.spacings_of(split.validation), store.layout.regions)
 
 
 def schedule_of(cfg: Config, order: Order) -> Schedule:

@@ -222,9 +222,12 @@ def read_store(folder: Path, rng: random.Random) -> None:
 
 
 def _forge_index(file: Path) -> None:
-    """Make the hash in the index fit the rest, where there is any."""
+    """Make the hash in the index fit the rest, where there is any, in a store of an earlier version."""
     if not file.is_file() or file.is_symlink():
         return
+    for columns in file.parent.glob("columns-*.npz"):
+        if not columns.is_dir():
+            columns.unlink()
     try:
         tree = parse_json(file.read_text())
     except ValueError:
