@@ -160,6 +160,16 @@ def _assign(store: Path) -> Work:
     return lambda: assign(slices, 1024)
 
 
+def _write_index(store: Path) -> Work:
+    """What `prepare` does when all patients are written."""
+    index = json.loads((store / "index.json").read_text())
+    entries = index.pop("patients")
+    folder = store / "index"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return lambda: write_index(folder, index, entries)
+
+
 def _data_hash(store: Path) -> Work:
     from segtrain.data.order import plan_order
     from segtrain.data.store import open_store
@@ -205,6 +215,7 @@ def _plan(store: Path) -> Work:
 
 PIECES: dict[str, Callable[[Path], Work]] = {
     "the index as JSON": _index_text,
+    "write the index": _write_index,
     "open the store": _open(check_files=True),
     "open, files unchecked": _open(check_files=False),
     "open to the first epoch, files unchecked": _plan,

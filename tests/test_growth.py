@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from benchmarks import long_runs, many_runs, scale
+from benchmarks import folders, long_runs, many_runs, preparing, scale, simulated_ranks, starts
 from benchmarks.growth import Growth, Measured, table
 from segtrain.config import DataConfig, PhantomConfig
 from segtrain.data import folds
@@ -142,15 +142,33 @@ def test_one_rank_a_node_checks_the_files_and_the_others_look_at_none(
     ("growth", "piece", "size"),
     [
         *((scale.GROWTH, piece, 30) for piece in scale.PIECES),
+        *((folders.GROWTH, piece, 12) for piece in folders.GROWTH.pieces),
+        *((preparing.GROWTH, piece, 2) for piece in preparing.GROWTH.pieces),
+        *((starts.GROWTH, piece, 30) for piece in starts.GROWTH.pieces),
         *((many_runs.GROWTH, piece, 7) for piece in many_runs.GROWTH.pieces),
         *((long_runs.GROWTH, piece, 100) for piece in long_runs.GROWTH.pieces),
     ],
 )
 def test_the_benchmark_of_growth_runs(tmp_path: Path, growth: Growth, piece: str, size: int) -> None:
-    folder = tmp_path / "made"
+    folder = tmp_path / str(size)
     growth.make(folder, size)
     measured = growth.measure_here(piece, size, folder)
     assert (measured.piece, measured.size) == (piece, size)
+
+
+@pytest.mark.law("L3", "L11")
+def test_one_rank_among_1024_reads_what_it_needs_and_not_the_whole_index(tmp_path: Path) -> None:
+    """The real training as that rank, with a process group that counts."""
+    simulated_ranks.make_store(tmp_path)
+    (index,), (columns,) = tmp_path.glob("store/*/index.json"), tmp_path.glob("store/*/columns-*.npz")
+    counts = simulated_ranks.measure("another rank", 1024, tmp_path)
+    kind = "bytes of index and columns"  # a thread reads the first batches while the start is not quite over
+    of_patients = counts[f"start: {kind}"] + 4 * counts.get(f"step: {kind}", 0) - columns.stat().st_size
+    assert 0 < of_patients < 10_000 < columns.stat().st_size < index.stat().st_size / 3
+    assert 0 < counts["start: questions about files"] < 10
+    assert counts["start: samples of a batch"] == counts["evaluation: patients"] == 1
+    assert 0 < counts["start: broadcast, bytes"] < 20_000
+    assert 0 < counts["evaluation: gather, bytes"] < 2_000
 
 
 def test_what_takes_a_hundred_times_as_long_for_ten_times_as_much_grows_with_the_square() -> None:
