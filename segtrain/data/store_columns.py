@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config.json_text import parse_json
-from segtrain.config.text_file import open_file
 from segtrain.data.ragged import Ragged, starts
 from segtrain.data.store_index import (
     INDEX,
@@ -40,6 +39,7 @@ from segtrain.data.store_index import (
     without_collections,
 )
 from segtrain.runtime import files
+from segtrain.text_file import open_file
 
 PATTERN = "columns-*.npz"
 NONE = -1  # in place of a count that an earlier version did not make
