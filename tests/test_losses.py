@@ -13,9 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.losses.dice import DiceLoss
-from monai.losses.focal_loss import FocalLoss
-from monai.losses.tversky import TverskyLoss
 from ranks import run_ranks
 from scipy import ndimage
 
@@ -142,6 +139,10 @@ def test_values_are_numpys(name: str, seed: int) -> None:
 
 
 def test_values_are_monais_where_one_rank_sees_the_batch() -> None:
+    from monai.losses.dice import DiceLoss  # slow to import, and the ranks of tests below import this file
+    from monai.losses.focal_loss import FocalLoss
+    from monai.losses.tversky import TverskyLoss
+
     logits, mask = samples(3, 4)
     region: dict[str, Any] = {"sigmoid": True, "batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
     theirs: dict[str, torch.nn.Module] = {
