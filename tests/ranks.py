@@ -17,11 +17,21 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [
         "segtrain.train",
+        "segtrain.commands.train",
+        "segtrain.training.session",
         "segtrain.training.loop",
         "torch.utils.tensorboard",
+        "tensorboard.summary.writer.event_file_writer",
         "torch._dynamo",
         "torch._inductor.compile_fx",  # DeepSpeed imports it: 1.5 s
+        "torch.profiler",
         "scipy.stats",
+        "pytest",
+        "hypothesis",
+        "PIL.GifImagePlugin",
+        "PIL.JpegImagePlugin",
+        "PIL.PngImagePlugin",
+        "ready",
     ]
 )
 TIMEOUT_S = 120
