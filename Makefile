@@ -11,6 +11,8 @@ CONFIG ?= configs/phantom.yaml
 # The versions that are installed; .github/workflows/ci.yml tries the lowest ones that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 ARGS   ?=
+# The files of which `make test` runs a short form (tests/long_form.py).
+LONG_FORMS = $(shell grep -l '^from long_form' tests/test_*.py)
 
 .PHONY: help setup train quick test chaos check laws docs bench format slurm-up slurm-down
 .DEFAULT_GOAL := help
@@ -67,7 +69,7 @@ docs: $(VENV)/.docs  ## build the site in site/, which opens from a file; every 
 chaos: $(VENV)/.dev  ## the long form of breaking things: 240 kills, all stops, 200 faults of a mirror, 30 preemptions, 100,000 inputs
 	CHAOS_KILLS=$${CHAOS_KILLS:-240} CHAOS_SEEDS=$${CHAOS_SEEDS:-10} \
 		$(BIN)/pytest -s tests/chaos tests/test_checkpoint.py tests/test_checkpoint_damage.py \
-		tests/test_orphans.py tests/test_listening.py tests/test_offline_s3.py
+		tests/test_offline_s3.py $(LONG_FORMS)
 	CHAOS_PREEMPTIONS=$${CHAOS_PREEMPTIONS:-30} $(BIN)/pytest -s tests/slurm/test_early_moments.py
 	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/pytest -s tests/fuzz
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from long_form import LONG
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from segtrain.config import Config, to_yaml
@@ -22,7 +23,6 @@ from segtrain.runtime.store import connect, serve
 from segtrain.runtime.torchrun_rendezvous import BACKEND, Rendezvous
 
 START_S = 90.0
-LONG = "CHAOS_KILLS" in os.environ  # as `make chaos` sets it
 # The same training as users start it. The first starts ranks as the jobs do too, by segtrain.runtime.torchrun.
 WAYS = {
     "segtrain train": ["segtrain", "train", "--nproc", "2", "--config", "given.yaml"],

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import TORCHRUN
+from long_form import LONG
 from trainings import gone
 
 from segtrain.config import Config, to_yaml
@@ -20,7 +21,6 @@ GONE_S = 10.0
 START_S = 60.0
 CLOCKS_S = 1.2  # more than the clocks of files and of processes differ
 # From the moment when there are ranks, whose imports take some 3 s; the long form goes through a start.
-LONG = "CHAOS_KILLS" in os.environ
 MOMENTS_S = [number / 5 for number in range(40)] if LONG else [0.0, 0.6, 2.0]
 
 # What torchrun does for a rank: a folder, then a process with its variables. It writes down the rank's process id.
