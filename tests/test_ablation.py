@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from long_form import all_of
 from made_runs import evaluation_event
 
 from segtrain.config import flatten, load_config
@@ -156,31 +157,6 @@ def test_the_recipe_is_what_was_confirmed() -> None:
         assert replace(of_file, name=member.cfg.name, runs_dir=member.cfg.runs_dir) == member.cfg
 
 
-def test_the_command_lists_trains_what_is_missing_and_tabulates(tmp_path: Path) -> None:
-    spec = write(tmp_path, SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]"))
-    listed = subprocess.run(ablate(spec, "--dry-run"), capture_output=True, text=True, check=True)
-    assert "mixed-fold0-seed1" in listed.stdout
-    assert "loss.dice=1.0" in listed.stdout
-    assert not (tmp_path / "runs").exists()
-    subprocess.run(ablate(spec), capture_output=True, check=True)
-    table = tmp_path / "runs" / "loss" / "results.csv"
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert tuple(rows[0]) == tuple(name for name in COLUMNS if name not in OF_SEVERAL)
-    assert [(row["run"], row["state"], row["epochs"], row["n"]) for row in rows] == [
-        ("dice-fold0-seed1", "finished", "1", "2"), ("mixed-fold0-seed1", "finished", "2", "2"),
-    ]  # fmt: skip
-    for row in rows:
-        run = Run(table.parent / row["run"])
-        scores = csv.DictReader(run.validation_table(int(row["best_epoch"])).read_text().splitlines())
-        dsc = [float(score["dsc"]) for score in scores]
-        assert float(row["best_dsc"]) == pytest.approx(sum(dsc) / len(dsc), abs=1e-6)
-    before = table.read_text()
-    again = subprocess.run(ablate(spec), capture_output=True, text=True, check=True)
-    assert "2 runs, 2 finished" in again.stdout
-    assert "Nothing to train" in again.stdout
-    assert table.read_text() == before
-
-
 BAD = """
 name: bad
 base: base.yaml
@@ -259,12 +235,20 @@ def test_what_training_would_refuse_is_refused_before_the_first_run(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(
+# Whatever signal it is, the queue notes it by one handler (segtrain.runtime.stop).
+@pytest.mark.parametrize("number", all_of([signal.SIGTERM, signal.SIGUSR2], short=[signal.SIGTERM]))
+def test_the_command_lists_is_stopped_by_a_signal_trains_what_is_missing_and_tabulates(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    spec = write(tmp_path, SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]"))
-    first = Run(tmp_path / "runs" / "loss" / "dice-fold0-seed1")
+    """A signal stops it after saving; the same command goes on, and has nothing to do when it is given once more."""
+    one_of_each = SPEC.replace("[0, 2]", "[0]").replace("[1, 2]", "[1]")
+    spec = write(tmp_path, one_of_each)
+    listed = subprocess.run(ablate(spec, "--dry-run"), capture_output=True, text=True, check=True)
+    assert "mixed-fold0-seed1" in listed.stdout
+    assert "loss.dice=1.0" in listed.stdout
+    assert not (tmp_path / "runs").exists()
+    table = tmp_path / "runs" / "loss" / "results.csv"
+    first = Run(table.parent / "dice-fold0-seed1")
     process = subprocess.Popen(ablate(spec, "train.epochs=5000"), stderr=subprocess.PIPE, text=True)
     while not first.metrics.exists() and process.poll() is None:
         time.sleep(0.02)
@@ -273,6 +257,22 @@ def test_a_signal_stops_the_ablation_after_saving_and_the_same_command_goes_on(
     assert process.returncode == 75, said
     assert (first.result().state, first.stop_file.exists()) == ("stopped", False)
     epochs = (first.result().epochs or 0) + 1
-    subprocess.run(ablate(spec, f"train.epochs={epochs}"), capture_output=True, check=True)
-    rows = list(csv.DictReader((tmp_path / "runs" / "loss" / "results.csv").read_text().splitlines()))
-    assert [(row["state"], row["epochs"]) for row in rows] == [("finished", str(epochs))] * 2
+    shorter = one_of_each.replace("overrides: {", f"overrides: {{train.epochs: {epochs}, ")
+    write(tmp_path, shorter.replace("epochs: 2", f"epochs: {epochs + 1}"))
+    subprocess.run(ablate(spec), capture_output=True, check=True)
+    assert len(first.starts()) == 2, "it went on"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert tuple(rows[0]) == tuple(name for name in COLUMNS if name not in OF_SEVERAL)
+    assert [(row["run"], row["state"], row["epochs"], row["n"]) for row in rows] == [
+        ("dice-fold0-seed1", "finished", str(epochs), "2"), ("mixed-fold0-seed1", "finished", str(epochs + 1), "2"),
+    ]  # fmt: skip
+    for row in rows:
+        run = Run(table.parent / row["run"])
+        scores = csv.DictReader(run.validation_table(int(row["best_epoch"])).read_text().splitlines())
+        dsc = [float(score["dsc"]) for score in scores]
+        assert float(row["best_dsc"]) == pytest.approx(sum(dsc) / len(dsc), abs=1e-6)
+    before = table.read_text()
+    again = subprocess.run(ablate(spec), capture_output=True, text=True, check=True)
+    assert "2 runs, 2 finished" in again.stdout
+    assert "Nothing to train" in again.stdout
+    assert table.read_text() == before
