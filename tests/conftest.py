@@ -24,6 +24,7 @@ from made_runs import train
 from predictions import IMAGE, MASK, lgg_mask, predict, write_patient
 from queues import StandIns
 from trainings import run_to_end, state_of
+from warm_runs import warm_runs as warm_runs  # a fixture
 
 from jobs.queue import machine
 from segtrain.config import CheckpointConfig, Config, OptimConfig, TrainConfig, load_config
@@ -192,13 +193,14 @@ def predicted_patient(trained_run: Run, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def fragile(tiny: Config) -> Config:
-    """The run that is broken again and again: seconds long, saved at nearly every step."""
+    """The run that is broken again and again: seconds long, of two levels, saved at nearly every step."""
     data = replace(tiny.data, phantom=replace(tiny.data.phantom, patients=6))
     ensure_store(data)  # before anything is killed
     return replace(
         tiny,
         name="fragile",
         data=data,
+        model=replace(tiny.model, depth=2),
         train=TrainConfig(epochs=3, global_batch=8),
         optim=OptimConfig(lr=3e-3, schedule="warmup_cosine", warmup_steps=5),
         checkpoint=CheckpointConfig(every_min=0.001),

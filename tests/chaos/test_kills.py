@@ -112,7 +112,7 @@ def test_without_room_for_a_checkpoint_a_run_trains_on_and_fails_loudly_at_its_e
     fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the full disk; with room again, the same command ends as it should."""
-    job = Job(tmp_path, fragile, 2, largest_file=300_000)
+    job = Job(tmp_path, fragile, 2, largest_file=50_000)
     assert job.wait()[0] == 2, job.output()
     assert "the last checkpoint cannot be written now (File too large)" in job.output()
     assert "the last checkpoint could not be written" in job.output()
