@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from region_runs import CONTRASTS, REGIONS, config, write_store
-from torch.nn import functional as F
 
 from segtrain.config import IGNORED, LGG_CONTRASTS, MaskLayout, SamplingName
 from segtrain.data.augment.batch import draw, planes_of, to_device
@@ -25,7 +24,8 @@ from segtrain.errors import DataError
 CPU = torch.device("cpu")
 THREE = MaskLayout(("whole", "core", "enhancing"), ignores=True)
 SAMPLINGS: tuple[SamplingName, ...] = ("lesion", "uniform")
-PAIRS = Path(__file__).resolve().parent / "parts" / "augment" / "pairs.py"
+PARTS = Path(__file__).resolve().parent / "parts" / "augment"
+PAIRS = PARTS / "pairs.py"
 
 
 @pytest.fixture(scope="module")
@@ -208,18 +208,9 @@ def test_mixup_blends_regions_and_ignores_what_either_ignores() -> None:
 # ---- augmentations of the user's own
 
 
-def shrunk(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both down and up again: the mask linearly and rounded, as with a library that is not told that it is a mask."""
-    planes = torch.from_numpy(np.concatenate([image, mask[..., None]], 2).astype(np.float32)).permute(2, 0, 1)[None]
-    height, width = mask.shape
-    small = F.interpolate(planes, size=(height * 7 // 8, width * 7 // 8), mode="bilinear")
-    large = F.interpolate(small, size=(height, width), mode="bilinear")[0].permute(1, 2, 0).numpy()
-    return large[..., :-1], np.rint(large[..., -1]).astype(np.uint8)
-
-
 def test_masks_that_are_interpolated_are_refused_with_several_regions() -> None:
     """Of one region rounding hides it, and does no harm; of several it makes labels that are other regions."""
-    part = {"part": f"{__file__}:shrunk"}
+    part = {"part": f"{PARTS / 'interpolated.py'}:shrunk"}
     assert not [check for check in tried(part, 0, 4, 64, short=True).checks if check.verdict == "fails"]
     trials = tried(part, 0, 4, 64, MaskLayout(tuple(REGIONS)), short=True)
     assert "masks are 0 and 7; move the mask by nearest voxel" in trials.checks[0].message
