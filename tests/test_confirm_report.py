@@ -73,7 +73,7 @@ def test_the_command_lists_the_confirmation(tmp_path: Path, capsys: pytest.Captu
     assert read_record(tmp_path / "runs" / "search-confirm") is None
 
 
-def test_a_search_that_is_trained_has_its_record(tmp_path: Path) -> None:
+def test_a_search_that_is_trained_has_its_record(tmp_path: Path, warm_runs: None) -> None:
     """One tiny training for each of three variants, then two: record, table and report of both."""
     base = {"name": "base", "device": "cpu", "threads_per_rank": 1, "runs_dir": str(tmp_path / "runs"),
             "evaluate": {"pictures": 0},

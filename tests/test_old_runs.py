@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from test_jobs import call
 from trainings import Job, run_to_end, state_of
 
-from jobs import overview
+from jobs import ablate, overview
+from jobs.offline import __main__ as offline
 from jobs.queue.journal import Journal
 from jobs.submission import Submission
 from segtrain.commands import evaluate, report
@@ -163,13 +164,12 @@ def test_old_runs_and_an_old_ablation_are_reported(before: Path, options: Sequen
     assert ("PHANTOM_0004" in (before / "report" / "index.html").read_text()) or options
 
 
-def test_an_old_ablation_goes_on_with_the_run_that_is_missing(before: Path) -> None:
+def test_an_old_ablation_goes_on_with_the_run_that_is_missing(before: Path, warm_runs: None) -> None:
     folder = before / "runs" / "losses"
     finished = ["plain-fold0-seed42", "uniform-fold0-seed42", "plain-fold1-seed42"]
     files, old = {name: contents(folder / name) for name in finished}, table(folder / "results.csv")
     assert [row["state"] for row in old] == ["finished", "finished", "finished", "none"]
-    done = python("segtrain", "ablate", "spec.yaml")
-    assert done.returncode == 0, done.stderr
+    assert ablate.command(["spec.yaml"]) == 0
     assert {name: contents(folder / name) for name in finished} == files
     new = table(folder / "results.csv")
     assert new[:3] == old[:3]
@@ -221,12 +221,11 @@ def test_what_the_runs_of_an_old_queue_stand_at(before: Path) -> None:
     assert began_s == datetime.fromisoformat(first["time"]).timestamp(), "SIGTERM does not renew the budget of time"
 
 
-def test_an_old_queue_goes_on(before: Path) -> None:
+def test_an_old_queue_goes_on(before: Path, warm_runs: None) -> None:
     """A new command lets go what the STOP file held; what had failed is passed over until the queue is done."""
     night = before / "queue" / "night"
     files, old = contents(night / "whole"), lines(night / "journal.jsonl")
-    done = python("jobs.offline", "queue.yaml", f"runs_dir={before / 'queue'}")
-    assert done.returncode == 1, done.stderr
+    assert offline.command(["queue.yaml", f"runs_dir={before / 'queue'}"]) == 1
     new = lines(night / "journal.jsonl")
     assert new[: len(old)] == old
     events = [(entry["event"], entry.get("run"), entry.get("step"), entry.get("how")) for entry in new[len(old) :]]
