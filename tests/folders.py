@@ -8,6 +8,7 @@ import tifffile
 from PIL import Image
 
 from segtrain.config import Config, load_config
+from segtrain.data.prepare import ensure_store
 
 # Of the fixture `shared`: makes what has a name once in a session of all workers; the folder.
 Shared = Callable[[str, Callable[[Path], object]], Path]
@@ -53,3 +54,13 @@ def rename(old: Path, new: str) -> None:
 
 
 P, FIRST = "TCGA_XX_1", "TCGA_XX_1/TCGA_XX_1_1.tif"
+
+
+def give_phantoms(folder: Path, shared: Shared) -> None:
+    """The phantoms of the notebooks, prepared once, where a program that works in the folder looks for them."""
+    settings = ["data.image_size=32", "data.phantom.patients=12"]
+
+    def make(path: Path) -> None:
+        ensure_store(load_config("phantom", [*settings, f"data.store={path}"]).data)
+
+    (folder / "prepared").symlink_to(shared("phantoms-of-notebooks", make))

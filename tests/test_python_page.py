@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from folders import Shared, give_phantoms
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -36,7 +38,8 @@ def test_python_md_trains_evaluates_predicts_and_reports(tmp_path: Path) -> None
     assert lines[-1].startswith("runs/mine: this run has optim.lr="), lines
 
 
-def test_notebook_md_trains_scores_and_reports(tmp_path: Path) -> None:
+def test_notebook_md_trains_scores_and_reports(tmp_path: Path, shared: Shared) -> None:
+    give_phantoms(tmp_path, shared)
     lines = lines_of("start/notebook.md", tmp_path)
     assert any(re.search(r"\d\.\d+ \(n = \d", line) for line in lines), lines
     assert (tmp_path / "report" / "index.html").exists()
