@@ -159,8 +159,8 @@ def test_a_compiled_network_gives_the_same(name: str) -> None:
     With two levels, if their number can be chosen: each is the code of the one above.
     """
     torch.compiler.reset()
-    shallow = {"depth": 2} if "depth" in NETWORKS[name].keys else {}
-    network, x = make_model(replace(CHEAP[name], **shallow), seed=1).train(), image(2)
+    model = replace(CHEAP[name], depth=2) if "depth" in NETWORKS[name].keys else CHEAP[name]
+    network, x = make_model(model, seed=1).train(), image(2)
     plain = copy.deepcopy(network)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     logits = compiled(x)
