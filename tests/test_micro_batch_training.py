@@ -16,6 +16,7 @@ from trainings import assert_same, run_to_end, state_of
 
 from segtrain.config import Config, TrainConfig, to_yaml
 from segtrain.data.order import make_order
+from segtrain.data.prepare import ensure_store
 from segtrain.data.splits import make_split
 from segtrain.data.store import Store
 from segtrain.engines.base import BaseEngine
@@ -104,10 +105,10 @@ def steps_an_epoch(cfg: Config, store: Store) -> int:
 @pytest.mark.law("L8")
 @pytest.mark.law("L6")
 def test_a_rank_that_is_short_in_the_middle_of_a_step_takes_all_out_and_the_next_start_goes_on(
-    tiny: Config, tiny_store: Store, tmp_path: Path
+    tiny: Config, fragile: Config, tmp_path: Path
 ) -> None:
-    cfg = replace(tiny, train=TrainConfig(epochs=2, global_batch=4))
-    at = steps_an_epoch(cfg, tiny_store) + 2
+    cfg = replace(tiny, data=fragile.data, model=fragile.model, train=TrainConfig(epochs=2, global_batch=4))
+    at = steps_an_epoch(cfg, ensure_store(cfg.data)) + 2
     assert start(tmp_path / "short", cfg, 2, short_on_the_last, at) == [75, 75]
     run = Run(tmp_path / "short" / "runs" / "tiny")
     outcome = run.outcome()

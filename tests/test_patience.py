@@ -31,6 +31,7 @@ def short(tiny: Config) -> Config:
     return replace(
         tiny,
         name="short",
+        model=replace(tiny.model, depth=2),
         train=TrainConfig(epochs=3, global_batch=8),
         log_every_steps=3,
     )
