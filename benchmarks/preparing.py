@@ -1,6 +1,6 @@
 """How time and memory of `segtrain prepare` grow with the number of patients.
 
-python -m benchmarks.preparing                                  # 10 to 1,000 made-up patients, on one core; --most-s 60 for all
+python -m benchmarks.preparing                         # 10 to 1,000 made-up patients, on one core; --most-s 60 for all
 python -m benchmarks.preparing --patients 10 100
 
 The patients are phantoms of 64 px, prepared at 32 px by this process alone. benchmarks/growth.py says how.
