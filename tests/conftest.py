@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import gc
 import os
 import re
 import resource
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
+gc.disable()  # until the tests are collected, which stay
 # A busy machine makes no property false; a red CI is red again on the next try.
 settings.register_profile(
     "here", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
@@ -73,9 +75,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.user_properties.append(("law", mark.args[0]))
         if item.path.stem in workers.QUICK_FILES:
             item.add_marker("quick")
-    if config.getoption("--laws"):
-        items[:] = [item for item in items if item.get_closest_marker("law")]
+    items[:] = [item for item in items if not config.getoption("--laws") or item.get_closest_marker("law")]
     items.sort(key=workers.turn)
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

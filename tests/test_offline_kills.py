@@ -1,4 +1,4 @@
-"""A real queue of five runs: one refused, one whose rank is killed, and the queue itself killed and started again."""
+"""A real queue of four runs: one refused, one whose rank is killed, and the queue itself killed and started again."""
 
 import contextlib
 import os
@@ -91,7 +91,7 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
 ) -> None:
     for name, cfg in (("fragile", replace(fragile, log_every_steps=7)), ("tiny", tiny)):
         (tmp_path / f"{name}.yaml").write_text(to_yaml(cfg))
-    names = {"killed": "fragile", "cut": "fragile", "bad": "tiny", "a": "tiny", "b": "tiny"}
+    names = {"killed": "fragile", "cut": "fragile", "bad": "tiny", "a": "tiny"}
     runs: list[dict[str, Any]] = [{"name": name, "config": f"{base}.yaml"} for name, base in names.items()]
     runs[2]["overrides"] = {"optim.lrr": 1}
     (tmp_path / "queue.yaml").write_text(yaml.safe_dump({"name": "night", "runs": runs, "min_free_gib": 0.1}))
@@ -112,7 +112,7 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     assert [end for end in told if end[0] in ("killed", "bad")] == [
         ("bad", "refused"), ("killed", "failed"), ("killed", "finished"),
     ]  # fmt: skip
-    assert {end for end in told if end[1] == "finished"} == {(name, "finished") for name in ("killed", "cut", "a", "b")}
+    assert {end for end in told if end[1] == "finished"} == {(name, "finished") for name in ("killed", "cut", "a")}
     [why] = [entry["why"] for entry in entries(tmp_path, "end") if entry["how"] == "failed"]
     assert why == "rank 0 was killed by SIGKILL (by hand, or out of memory)"
     assert [entry["run"] for entry in entries(tmp_path, "start")].count("cut") == 2
@@ -128,5 +128,5 @@ def test_a_killed_queue_goes_on_and_ends_as_if_nothing_had_happened(
     with zipfile.ZipFile(night / "results.zip") as pack:
         assert pack.testzip() is None
         inside = {name.removeprefix("night/") for name in pack.namelist()}
-    assert {f"{name}/outcome.json" for name in ("killed", "cut", "a", "b")} <= inside
+    assert {f"{name}/outcome.json" for name in ("killed", "cut", "a")} <= inside
     assert {"journal.jsonl", "report/index.html", "report/results.csv", "logs/killed.log"} <= inside
