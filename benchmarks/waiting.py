@@ -72,7 +72,7 @@ def prepared(folder: Path) -> list[tuple[str, Sequence[str]]]:
         "segtrain train --help": ["train", "--help"],
         "segtrain status": ["status", "runs"],
         "segtrain predict, one patient": ["predict", "runs/run", "--images", "patients", "--out", PREDICTIONS],
-        "segtrain evaluate, two patients": ["evaluate", "runs/run"],
+        "segtrain evaluate": ["evaluate", "runs/run"],
         "segtrain report": ["report", "runs/run", "--out", "report"],
     }
     return [
