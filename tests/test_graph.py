@@ -17,6 +17,7 @@ from segtrain.config import Config, load_config
 from segtrain.data.store import Store
 from segtrain.engines.ddp import DdpEngine
 from segtrain.engines.graph import _obstacle
+from segtrain.errors import ConfigError
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.runtime.world import World
@@ -158,6 +159,12 @@ def test_what_stands_in_the_way_of_a_graph_is_said(
     if not settings:
         assert DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world).graph is None
         assert f"steps are launched one operation after the other, {words}" in caplog.text
+
+
+@pytest.mark.law("L12")
+def test_an_engine_without_graphs_refuses_them() -> None:
+    with pytest.raises(ConfigError, match=r"train\.cuda_graph=true does not go with engine=deepspeed"):
+        load_config(None, [*SMALL, "train.cuda_graph=true", "engine=deepspeed"])
 
 
 @pytest.mark.law("L6")

@@ -255,6 +255,10 @@ def _engine(cfg: Config) -> Checks:
         "model.compile and model.channels_last do not go with engine=deepspeed; use engine=ddp, or leave them out",
     )
     yield (
+        cfg.engine == "deepspeed" and cfg.train.cuda_graph,
+        "train.cuda_graph=true does not go with engine=deepspeed; use engine=ddp, or leave it out",
+    )
+    yield (
         bool(model.compile) and model.checkpoint_activations,
         f"model.compile={str(model.compile).lower()} does not go with model.checkpoint_activations=true; choose one",
     )
