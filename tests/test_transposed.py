@@ -1,6 +1,7 @@
 """Transposed convolutions: the bias has its gradient by a sum, and all else is as in torch's own."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,8 +76,8 @@ def test_values_and_gradients_are_torch_s(options: dict[str, Any], half: bool, l
 
 
 def test_an_engine_never_asks_a_transposed_convolution_for_its_bias_s_gradient() -> None:
-    """On a CPU, whatever network it is; names and weights in the state dict stay."""
-    cfg = Config(model=ModelConfig(features=4, depth=2), train=TrainConfig(global_batch=2))
+    """On a CPU in channels_last; names and weights in the state dict stay."""
+    cfg = Config(model=ModelConfig(features=4, depth=2, channels_last=True), train=TrainConfig(global_batch=2))
     network = make_model(cfg.model, 0)
     names = list(network.state_dict())
     engine = DdpEngine(cfg, network, make_loss(cfg.loss), World())
@@ -89,6 +90,9 @@ def test_an_engine_never_asks_a_transposed_convolution_for_its_bias_s_gradient()
     assert plain.slow == 2, "or it counts nothing"
     assert list(engine.network.state_dict()) == names
     assert sum(isinstance(module, SummedBias) for module in engine.network.modules()) == 2
+    contiguous = replace(cfg, model=replace(cfg.model, channels_last=False))
+    engine = DdpEngine(contiguous, make_model(cfg.model, 0), make_loss(cfg.loss), World())
+    assert not any(isinstance(module, SummedBias) for module in engine.network.modules())
 
 
 def test_other_layers_and_devices_are_left_alone() -> None:

@@ -42,7 +42,8 @@ class BaseEngine(ABC):
         self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(world.device)
         network = over_all_ranks(network, world, compiled=bool(cfg.model.compile))
-        sum_biases(network, world.device)
+        if self.channels_last:
+            sum_biases(network, world.device)
         self._network: nn.Module = network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     average: Average
