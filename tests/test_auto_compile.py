@@ -12,13 +12,13 @@ from trainings import assert_same, state_of
 import segtrain
 from segtrain.config import Config, load_config
 from segtrain.doctor import software
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, LaunchError
 from segtrain.run import Run
 from segtrain.run.ablation import expand
 from segtrain.runtime.machine import Lack
 from segtrain.runtime.out_of_memory import OutOfMemory
 from segtrain.runtime.world import World
-from segtrain.training import auto_compile
+from segtrain.training import auto_compile, build, start
 from segtrain.training.auto_compile import CompileChoice, _CannotCompile, _Times, chosen_compile
 
 STEPS = 1000
@@ -155,6 +155,17 @@ def test_a_run_trains_as_with_what_it_took_and_keeps_it(
     assert "model.compile=auto: false, as the run began" in run.log_file.read_text()
     named = trained("named", 2, replace(auto, model=replace(auto.model, compile=False)))
     assert_same(state_of(named.root), state_of(run.root))
+
+
+@pytest.mark.law("L12")
+def test_a_run_that_began_compiled_is_refused_where_there_is_no_compiler(
+    auto: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "chosen_compile", lambda *_: CompileChoice(True, "as the run began"))
+    monkeypatch.setattr(build, "lacks_to_compile", lambda device: Lack("g++", "set model.compile=false"))
+    with pytest.raises(LaunchError, match=r"model\.compile=true needs a compiler, .* set model\.compile=false"):
+        segtrain.train(replace(auto, runs_dir=str(tmp_path)))
+    assert not (tmp_path / auto.name).exists()
 
 
 @pytest.mark.quick

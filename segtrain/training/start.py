@@ -102,6 +102,7 @@ def prepare(cfg: Config, run: Run, stop: Stop, world: World, fresh: bool) -> Sta
     augmentation = build.augmentation(cfg, world)
     if compiling := chosen_compile(cfg, run, fresh, cfg.train.epochs * order.steps_per_epoch, world):
         cfg = replace(cfg, model=replace(cfg.model, compile=compiling.compile))
+        build.refuse_for_device(cfg, world.device)  # a run that began compiled may go on where nothing compiles
     loss, engine = build.build(cfg, world, begun)
     decided = tuple(str(choice) for choice in (precision, compiling) if choice)
     start = Start(cfg, run, world, stop, store, split, order, loss, engine, augmentation, decided)
