@@ -115,7 +115,7 @@ def _bytes(tensors: Sequence[Any]) -> int:
 
 @contextmanager
 def counted(counts: Counts, store: Path) -> Iterator[None]:
-    """In the block, stages are told apart, and what is read of the store's index and asked about files is counted."""
+    """In the block, stages are told apart, and what is read of the index and asked about files is counted."""
     real_step, real_entry, real_columns = MemoryGuard.step, store_columns.ColumnsFile.entry, order.Order.columns
 
     def step(*words: Any) -> Any:
@@ -134,16 +134,20 @@ def counted(counts: Counts, store: Path) -> Iterator[None]:
             counts.add("samples of a batch", part.stop - part.start)
         return part
 
-    asked = partial(_asked, counts, store)
+    with_count = partial(_asked, counts, store)
     with ExitStack() as patches:
         for target, name, replacement in (
-            (os, "stat", asked(os.stat)), (os, "access", asked(os.access)), (os, "listdir", asked(os.listdir)),
+            (os, "stat", with_count(os.stat)),
+            (os, "access", with_count(os.access)),
+            (os, "listdir", with_count(os.listdir)),
             (store_columns, "open_file", _reads(counts, store_columns.open_file, ".npz")),
             (files, "sha256", _reads(counts, files.sha256, ".json")),
-            (store_columns.ColumnsFile, "entry", entry), (order.Order, "columns", columns),
-            (MemoryGuard, "step", step), (Loop, "_evaluate", _staged(counts, "evaluation", Loop._evaluate)),
+            (store_columns.ColumnsFile, "entry", entry),
+            (order.Order, "columns", columns),
+            (MemoryGuard, "step", step),
+            (Loop, "_evaluate", _staged(counts, "evaluation", Loop._evaluate)),
             (Loop, "_save", _staged(counts, "checkpoint", Loop._save)),
-        ):  # fmt: skip
+        ):
             patches.enter_context(mock.patch.object(target, name, replacement))
         yield
 

@@ -60,12 +60,22 @@ def config(ranks: int, folder: Path) -> Config:
     return load_config(
         None,
         [
-            f"data.store={folder}/store", f"data.phantom={{patients: {TRAINING + VALIDATING}, size_px: 64}}",
-            f"data.image_size={SIDE_PX}", "data.split=reference", f"data.validation_patients={VALIDATING}",
-            "model.name=unet", "model.features=2", "model.depth=2", f"train.global_batch={BATCH}", "train.epochs=1",
-            f"train.micro_batch={min(64, BATCH // ranks)}", "device=cpu", "name=run", f"runs_dir={folder}/runs",
+            f"data.store={folder}/store",
+            f"data.phantom={{patients: {TRAINING + VALIDATING}, size_px: 64}}",
+            f"data.image_size={SIDE_PX}",
+            "data.split=reference",
+            f"data.validation_patients={VALIDATING}",
+            "model.name=unet",
+            "model.features=2",
+            "model.depth=2",
+            f"train.global_batch={BATCH}",
+            "train.epochs=1",
+            f"train.micro_batch={min(64, BATCH // ranks)}",
+            "device=cpu",
+            "name=run",
+            f"runs_dir={folder}/runs",
         ],
-    )  # fmt: skip
+    )
 
 
 def make_store(folder: Path) -> None:

@@ -21,11 +21,19 @@ def _config(folder: Path) -> Config:
     return load_config(
         None,
         [
-            f"data.phantom={{patients: {folder.name}, size_px: 64}}", f"data.image_size={scale.SIZE_PX}",
-            "data.split=kfold", f"data.store={folder}/store", "model.name=unet", "model.features=4", "model.depth=2",
-            "train.global_batch=8", "name=run", f"runs_dir={folder}/runs", "device=cpu",
+            f"data.phantom={{patients: {folder.name}, size_px: 64}}",
+            f"data.image_size={scale.SIZE_PX}",
+            "data.split=kfold",
+            f"data.store={folder}/store",
+            "model.name=unet",
+            "model.features=4",
+            "model.depth=2",
+            "train.global_batch=8",
+            "name=run",
+            f"runs_dir={folder}/runs",
+            "device=cpu",
         ],
-    )  # fmt: skip
+    )
 
 
 def _make(folder: Path, patients: int) -> None:

@@ -131,10 +131,32 @@ def raw_patients(folder: Path) -> Path:
 def test_a_comparison_runs_what_is_there_and_says_what_is_not(tmp_path: Path) -> None:
     raw, file = raw_patients(tmp_path / "raw"), tmp_path / "peers.json"
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.peers", "--tiny", "--no-install", "--busy", "--rounds", "1", "--lgg", raw,
-         "--folder", tmp_path / "bench", "--json", file, "--only", "segtrain", "reference", "monai", "nnunet"],
-        check=True, cwd=ROOT, capture_output=True, timeout=600,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.peers",
+            "--tiny",
+            "--no-install",
+            "--busy",
+            "--rounds",
+            "1",
+            "--lgg",
+            raw,
+            "--folder",
+            tmp_path / "bench",
+            "--json",
+            file,
+            "--only",
+            "segtrain",
+            "reference",
+            "monai",
+            "nnunet",
+        ],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        timeout=600,
+    )
     outcome = json.loads(file.read_text())
     for name in ("monai", "nnunet"):
         assert outcome["peers"][name]["rounds"] == []

@@ -123,11 +123,14 @@ def main() -> None:
     where = machine()
     names = arguments.only or [name for name in NAMES if name != "segtrain-bf16" or where["vector_units"] == "amx_bf16"]
     results: dict[str, Any] = {
-        "machine": where, "tiny": arguments.tiny,
-        "judged_by": "cpu" if arguments.busy else "wall", "data": "real" if arguments.lgg else "made up",
-        "work": {**asdict(work), "raw": ""}, "load": [round(each, 1) for each in os.getloadavg()],
+        "machine": where,
+        "tiny": arguments.tiny,
+        "judged_by": "cpu" if arguments.busy else "wall",
+        "data": "real" if arguments.lgg else "made up",
+        "work": {**asdict(work), "raw": ""},
+        "load": [round(each, 1) for each in os.getloadavg()],
         "peers": {name: {"note": "", "failed": "", "rounds": []} for name in names},
-    }  # fmt: skip
+    }
     for line in measure(results["peers"], work, place, arguments):
         print(line, file=sys.stderr, flush=True)
         if arguments.json:

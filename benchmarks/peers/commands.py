@@ -14,8 +14,13 @@ from benchmarks.peers.work import Work
 
 SEGTRAIN = ("segtrain", "segtrain-bf16")
 NAMES = (*SEGTRAIN, "reference", "monai", "nnunet")
-TITLES = {"segtrain": "segtrain", "segtrain-bf16": "segtrain, bf16", "reference": "reference", "monai": "MONAI",
-          "nnunet": "nnU-Net"}  # fmt: skip
+TITLES = {
+    "segtrain": "segtrain",
+    "segtrain-bf16": "segtrain, bf16",
+    "reference": "reference",
+    "monai": "MONAI",
+    "nnunet": "nnU-Net",
+}
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,22 @@ def _segtrain(peer: Peer, work: Work, scratch: Path) -> list[Command]:
     split = scratch / "split.json"
     split.write_text(json.dumps({"train": work.train, "validation": work.validation}))
     data = [
-        "--config", "lgg", f"data.root={work.raw}", f"data.image_size={work.size_px}", "data.split=file",
+        "--config",
+        "lgg",
+        f"data.root={work.raw}",
+        f"data.image_size={work.size_px}",
+        "data.split=file",
         f"data.split_file={split}",
-    ]  # fmt: skip
+    ]
     train = [
-        f"model.features={work.features}", f"train.epochs={work.epochs}", f"train.global_batch={work.batch}",
-        f"optim.lr={work.lr}", f"runs_dir={scratch}", "log_every_steps=1", "device=cpu",
-    ]  # fmt: skip
+        f"model.features={work.features}",
+        f"train.epochs={work.epochs}",
+        f"train.global_batch={work.batch}",
+        f"optim.lr={work.lr}",
+        f"runs_dir={scratch}",
+        "log_every_steps=1",
+        "device=cpu",
+    ]
     if peer.name == "segtrain-bf16":
         train.append("precision=bf16")
     program = [str(peer.python), "-m", "segtrain"]

@@ -18,12 +18,23 @@ class Patch:
 
 
 PATCHES = (
-    Patch("dataset.py", "validation_cases=10", "validation_cases={validation}",
-          "validates as many patients as the others; it has no option for it"),
-    Patch("dataset.py", "mask_slices.append(imread(filepath, as_gray=True))",
-          "mask_slices.append(imread(filepath, as_gray=True) / 255.0)",
-          "since scikit-image 0.19 masks of 0 and 255 stay so, and the loss has no minimum at the mask"),
+    Patch(
+        "dataset.py",
+        "validation_cases=10",
+        "validation_cases={validation}",
+        "validates as many patients as the others; it has no option for it",
+    ),
+    Patch(
+        "dataset.py",
+        "mask_slices.append(imread(filepath, as_gray=True))",
+        "mask_slices.append(imread(filepath, as_gray=True) / 255.0)",
+        "since scikit-image 0.19 masks of 0 and 255 stay so, and the loss has no minimum at the mask",
+    ),
     Patch("transform.py", "multichannel=True", "channel_axis=-1", "scikit-image 0.22 has no multichannel"),
-    Patch("utils.py", "    if lcc and np.any(y_pred):", "    y_pred = np.round(y_pred)\n    if lcc and np.any(y_pred):",
-          "a prediction without lesion crashes its validation"),
-)  # fmt: skip
+    Patch(
+        "utils.py",
+        "    if lcc and np.any(y_pred):",
+        "    y_pred = np.round(y_pred)\n    if lcc and np.any(y_pred):",
+        "a prediction without lesion crashes its validation",
+    ),
+)

@@ -47,6 +47,13 @@ def plan(options: Options, sizes: Sizes) -> Work:
     slices = {name: counted[name].slices for name in names}
     steps = sum(slices[name] for name in train) // sizes.batch
     return Work(
-        str(raw), train, validation, sum(slices[name] for name in validation), sizes.size_px, sizes.batch,
-        sizes.epochs, sizes.features, steps,
-    )  # fmt: skip
+        str(raw),
+        train,
+        validation,
+        sum(slices[name] for name in validation),
+        sizes.size_px,
+        sizes.batch,
+        sizes.epochs,
+        sizes.features,
+        steps,
+    )

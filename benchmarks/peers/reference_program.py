@@ -100,10 +100,26 @@ def main() -> None:
     unet.UNet.__init__ = make_watched
     register_optimizer_step_post_hook(marks.stepped)
     sys.argv = [
-        "train.py", "--images", work.raw, "--image-size", str(work.size_px), "--batch-size", str(work.batch),
-        "--epochs", str(work.epochs), "--lr", str(work.lr), "--workers", str(work.loaders), "--vis-images", "0",
-        "--weights", str(scratch / "weights"), "--logs", str(scratch / "logs"),
-    ]  # fmt: skip
+        "train.py",
+        "--images",
+        work.raw,
+        "--image-size",
+        str(work.size_px),
+        "--batch-size",
+        str(work.batch),
+        "--epochs",
+        str(work.epochs),
+        "--lr",
+        str(work.lr),
+        "--workers",
+        str(work.loaders),
+        "--vis-images",
+        "0",
+        "--weights",
+        str(scratch / "weights"),
+        "--logs",
+        str(scratch / "logs"),
+    ]
     runpy.run_path(str(program / "train.py"), run_name="__main__")
 
 

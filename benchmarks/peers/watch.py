@@ -105,9 +105,13 @@ def watch(
     watched.moments.append(Moment(watched.began, 0.0))
     with log.open("w") as file:
         process = subprocess.Popen(
-            argv, env={**os.environ, **environment, MARKS: str(marks)}, stdout=file, stderr=file,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            argv,
+            env={**os.environ, **environment, MARKS: str(marks)},
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         ended = threading.Event()
         sampler = threading.Thread(target=_sample, args=(_Tree(process.pid), watched, ended))
         sampler.start()
