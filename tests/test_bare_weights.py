@@ -67,6 +67,8 @@ def test_the_published_names_and_shapes_are_recognised(golden: Path, tmp_path: P
     [
         (ModelConfig(features=8, depth=3, deep_supervision=0.5), 2, 3),
         (ModelConfig(name="resunet", features=4, depth=3), 4, 1),
+        (ModelConfig(name="resenc", features=4, depth=2), 4, 2),
+        (ModelConfig(name="mednext", features=4), 2, 1),
         (ModelConfig(name="attention_unet", features=12, depth=3), 4, 3),
         (ModelConfig(name="segresnet", features=8, depth=2), 3, 2),
         (ModelConfig(name="unetplusplus", features=8), 3, 1),
@@ -79,7 +81,7 @@ def test_networks_are_told_by_their_shapes(tmp_path: Path, model: ModelConfig, c
     load_weights(make_model(seen.model, 1, channels, 64, regions), file, whole=True)
     assert (seen.model.name, seen.model.features, seen.model.depth) == (model.name, model.features, model.depth)
     assert (seen.channels, seen.regions) == (channels, regions)
-    assert bool(seen.model.deep_supervision) == (model.deep_supervision is not None or model.name == "resunet")
+    assert bool(seen.model.deep_supervision) == (model.deep_supervision is not None or model.part.supervision > 0)
 
 
 def test_weights_alone_predict_and_say_what_is_assumed(

@@ -33,7 +33,7 @@ def _one_value(cfg: Config) -> bool:
 @pytest.mark.law("L12")
 @pytest.mark.parametrize(("name", "depth"), [
     ("unet", None), ("unet", 5), ("resunet", None), ("resunet", 2), ("attention_unet", None), ("segresnet", None),
-    ("unetplusplus", None), ("swin_unetr", None),
+    ("unetplusplus", None), ("swin_unetr", None), ("resenc", None),
 ])  # fmt: skip
 @pytest.mark.parametrize("size_px", [16, 32, 48])
 def test_batch_norm_of_a_single_voxel_is_refused_before_torch_does(name: str, depth: int | None, size_px: int) -> None:

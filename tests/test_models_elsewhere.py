@@ -1,7 +1,9 @@
 """Networks and weights from elsewhere: the reference's, nnU-Net's, another package's, a file's."""
 
 import json
+import math
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -66,6 +68,72 @@ def test_the_residual_u_net_is_as_wide_and_deep_as_nnu_net_s() -> None:
     assert network.norm == "instance"
     assert supervision_ratio(ModelConfig(name="resunet")) == 0.5
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 1, 64, 64)
+
+
+# Of dynamic-network-architectures 0.4.4: ResidualEncoderUNet, 4 to 32 features, blocks 1, 3, 4, 6, one convolution a
+# stage of the decoder, instance norm, weights and image by `wave`, float64. Mean, first and last logit.
+NNU_NET = {"full": (-1.6140933350761522, -1.4582185102051817, -1.6498508823181053),
+           "half": (-0.38865429586278205, -0.36771656903713956, -0.30702908995008626)}  # fmt: skip
+NNU_NET_PARAMETERS = 71_816_165  # of six stages of 32 to 512 features, with a head at each of five levels
+
+
+def wave(shape: tuple[int, ...], phase: int) -> Tensor:
+    """Numbers that no generator draws, the same on every machine."""
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.37 + phase).reshape(shape)
+
+
+def test_the_residual_encoder_is_nnu_net_s() -> None:
+    network = make_model(ModelConfig(name="resenc", features=4, depth=3), seed=1).double().train()
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            phase = zlib.crc32(name.encode()) % 100
+            tensor.copy_(wave(tuple(tensor.shape), phase) / max(1, tensor[0].numel()) ** 0.5)
+        full, half = network(wave((1, 3, 32, 32), 0))[0]
+    for logits, theirs in ((full, NNU_NET["full"]), (half, NNU_NET["half"])):
+        numbers = (logits.mean(), logits.flatten()[0], logits.flatten()[-1])
+        assert [number.item() for number in numbers] == pytest.approx(theirs, abs=1e-9)
+    parameters = sum(p.numel() for p in make_model(ModelConfig(name="resenc"), seed=1).parameters())
+    assert parameters == NNU_NET_PARAMETERS - 513, "less the head at the coarsest level, which no loss reads"
+
+
+def test_weights_of_nnu_net_s_residual_encoder_load(tmp_path: Path) -> None:
+    """Its files have the weights of a convolution under two names, the encoder's under four, and all heads."""
+    ours = make_model(ModelConfig(name="resenc", features=4, depth=3), seed=2)
+    theirs = dict(ours.state_dict())
+    for name, tensor in ours.state_dict().items():
+        again = name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")
+        theirs |= {again: tensor, **{f"decoder.{key}": tensor for key in {name, again} if key.startswith("encoder.")}}
+    theirs |= {"decoder.seg_layers.0.weight": torch.ones(1, 16, 1, 1), "decoder.seg_layers.0.bias": torch.ones(1)}
+    torch.save({"network_weights": theirs}, tmp_path / "checkpoint_final.pth")
+    model = ModelConfig(name="resenc", features=4, depth=3, weights=str(tmp_path / "checkpoint_final.pth"))
+    loaded = make_model(model, seed=1).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_mednext_has_the_paper_s_sizes(tmp_path: Path) -> None:
+    """As MONAI makes them by name; its file, with all heads, loads."""
+    from monai.networks.nets.mednext import create_mednext
+
+    for size in "SBML":
+        theirs = create_mednext(size, spatial_dims=2, in_channels=3, out_channels=1, deep_supervision=True)
+        ours = make_model(ModelConfig(name={"part": "mednext", "size": size}), seed=1)
+        heads = sum(p.numel() for head in list(theirs.out_blocks)[:2] for p in head.parameters())
+        assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) - heads
+    small = create_mednext("S", spatial_dims=2, in_channels=3, out_channels=1, deep_supervision=True)
+    torch.save(small.state_dict(), tmp_path / "mednext.pt")
+    network = make_model(ModelConfig(name="mednext", weights=str(tmp_path / "mednext.pt")), seed=1)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(x), small.eval()(x))
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("option", "words"), [({"size": "XL"}, "size=XL .* S, B, M or L"), ({"kernel": 4}, "kernel=4 .* 3")]
+)
+def test_a_mednext_that_there_is_not_is_refused(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.name=mednext: {words}"):
+        make_model(ModelConfig(name={"part": "mednext", **option}), seed=1)
 
 
 SMP = ModelConfig(name="smp:resnet34")

@@ -20,7 +20,7 @@ class Network(nn.Module):
     """
 
     pretrained: str | None = None  # the part that a file of weights may hold alone
-    taken_out: tuple[str, ...] = ()  # prefixes of names that the package's own files have and this network has not
+    taken_out: tuple[str, ...] = ()  # patterns of names that the package's own files have and this network has not
     description: str = ""  # what was found by trying it; empty for networks whose form is known
     warnings: tuple[str, ...] = ()  # what is suspicious about it
 

@@ -1,9 +1,10 @@
 """The cost of each network: parameters, and arithmetic for one image."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from segtrain.config import NETWORKS, ModelConfig, Reference, name_of
 from segtrain.models.base import Network, supervision_ratio
@@ -58,6 +59,19 @@ def _flops(network: Network, channels: int, size_px: int) -> tuple[int, int]:
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         network.eval()(image_bchw[:1])
     # Of two images: a batch norm may refuse to train on one.
-    with FlopCounterMode(display=False) as both:
+    own = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=own) as both:
         network.train()(image_bchw).sum().backward()
     return forward.get_total_flops(), both.get_total_flops() // 2
+
+
+def _convolution_backward(
+    gradient: list[int], image: list[int], weight: list[int], *rest: Any, out_shape: Any = None
+) -> int:
+    """Those of its forward pass for each of the gradients of image and weight.
+
+    torch's own count takes a depthwise convolution's weight for one that joins all channels.
+    """
+    _, _, _, _, transposed, _, _, wanted = rest
+    wanted_gradients: int = sum(wanted[:2])
+    return conv_flop_count(image, weight, gradient, transposed=transposed) * wanted_gradients

@@ -5,6 +5,7 @@ MONAI is imported in the functions: it takes seconds, and runs of other networks
 Legend: b batch, c channel, h height, w width.
 """
 
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
-from segtrain.models.base import GROUPS, Network, supervision_ratio
+from segtrain.errors import ConfigError
+from segtrain.models.base import GROUPS, Network, supervised_levels, supervision_ratio
 
 
 class Adapted(Network):
@@ -72,7 +74,7 @@ def unetplusplus(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
         if isinstance(module, UpCat):
             setattr(network, name, _Join(module.upsample, module.convs))
     adapted = Adapted(network, cfg.part.depth, norm, supervised)
-    adapted.taken_out = () if supervised else ("final_conv_0_1.", "final_conv_0_2.", "final_conv_0_3.")
+    adapted.taken_out = () if supervised else ("final_conv_0_1.*", "final_conv_0_2.*", "final_conv_0_3.*")
     return adapted
 
 
@@ -86,6 +88,72 @@ class _Join(nn.Module):
     def forward(self, coarse_bchw: Tensor, skip_bchw: Tensor) -> Tensor:
         joined: Tensor = self.convs(torch.cat((skip_bchw, self.upsample(coarse_bchw)), dim=1))
         return joined
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a MedNeXt: how far the blocks of the stages on the way down widen, and how many there are; then the lowest."""
+
+    ratios: tuple[int, int, int, int]
+    blocks: tuple[int, int, int, int]
+    lowest_ratio: int
+    lowest_blocks: int
+
+
+# Table 1 of the paper.
+MEDNEXT = {
+    "S": _Size((2, 2, 2, 2), (2, 2, 2, 2), 2, 2),
+    "B": _Size((2, 3, 4, 4), (2, 2, 2, 2), 4, 2),
+    "M": _Size((2, 3, 4, 4), (3, 4, 4, 4), 4, 4),
+    "L": _Size((3, 4, 8, 8), (3, 4, 8, 8), 8, 8),
+}
+
+
+class _MedNeXt(Adapted):
+    """Its outputs of training are a tuple, the finest first; those without a head are features, and left out."""
+
+    def outputs(self, image_bchw: Tensor) -> list[Tensor]:
+        logits = self.network(image_bchw)
+        return list(logits[: 1 + len(supervised_levels(4))]) if isinstance(logits, tuple) else [logits]
+
+
+def mednext(cfg: ModelConfig, in_channels: int, regions: int, *, size: str = "S", kernel: int = 3) -> Network:
+    """A U-Net of ConvNeXt's blocks, residual on the way down and up too; MONAI's.
+
+    S. Roy et al., "MedNeXt: Transformer-driven Scaling of ConvNets for Medical Image Segmentation", MICCAI 2023.
+    `size`: S, B, M or L, the paper's. `kernel`: side of the depthwise convolutions, in the paper 3 or 5. The outputs of
+    deep supervision are those of the other networks here: none at the two coarsest of its five levels.
+    """
+    from monai.networks.nets.mednext import MedNeXt
+
+    if size not in MEDNEXT:
+        raise ConfigError(f"model.name=mednext: size={size} is not one of the paper's; set it to S, B, M or L")
+    if kernel < 1 or kernel % 2 == 0:
+        raise ConfigError(f"model.name=mednext: kernel={kernel} has no middle; set it to 3 or 5")
+    its = MEDNEXT[size]
+    supervised = supervision_ratio(cfg) > 0
+    network = MedNeXt(
+        spatial_dims=2,
+        init_filters=cfg.features,
+        in_channels=in_channels,
+        out_channels=regions,
+        encoder_expansion_ratio=its.ratios,
+        decoder_expansion_ratio=its.ratios[::-1],
+        bottleneck_expansion_ratio=its.lowest_ratio,
+        kernel_size=kernel,
+        deep_supervision=supervised,
+        use_residual_connection=True,
+        blocks_down=its.blocks,
+        blocks_bottleneck=its.lowest_blocks,
+        blocks_up=its.blocks[::-1],
+    )
+    absent = range(4 - len(supervised_levels(4))) if supervised else range(4)
+    if supervised:  # it computes all of them, and DDP would wait for gradients that no loss gives
+        for coarsest in absent:
+            network.out_blocks[coarsest] = nn.Identity()
+    adapted = _MedNeXt(network, 4, cfg.part.norm, supervised)
+    adapted.taken_out = tuple(f"out_blocks.{number}.*" for number in absent)
+    return adapted
 
 
 def segresnet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:

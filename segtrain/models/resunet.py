@@ -1,10 +1,10 @@
-"""The residual U-Net of nnU-Net's recipe, small and without MONAI.
+"""The residual U-Net that MONAI's DynUNet builds by nnU-Net's rules of 2021, small and without MONAI.
 
 After F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
-Nature Methods 2021, as MONAI's DynUNet builds it (`res_block=True`); the tests compare it with DynUNet. DynUNet itself
-is not used: between steps it keeps the outputs of deep supervision with their graph in a list of the module (so that it
-can no longer be copied, and memory stays occupied), computes them in evaluation too, and has every weight twice in its
-state dict.
+Nature Methods 2021, as DynUNet has it with `res_block=True`; the tests compare them. nnU-Net's own residual network is
+another, `resenc`. DynUNet itself is not used: between steps it keeps the outputs of deep supervision with their graph
+in a list of the module (so that it can no longer be copied, and memory stays occupied), computes them in evaluation
+too, and has every weight twice in its state dict.
 
 Legend: b batch, c channel, h height, w width.
 """
@@ -75,17 +75,17 @@ class ResUNet(Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(depth, norm, supervised)
-        widths = [min(features * 2**level, max(WIDEST, features)) for level in range(depth + 1)]
+        sizes = widths(features, depth)
         self.encoder = nn.ModuleList(
             ResBlock(inputs, outputs, 1 if level == 0 else 2, norm, dropout)
-            for level, (inputs, outputs) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True))
+            for level, (inputs, outputs) in enumerate(zip([in_channels, *sizes[:-1]], sizes, strict=True))
         )
         self.decoder = nn.ModuleList(
-            UpBlock(widths[level + 1], widths[level], norm, dropout) for level in reversed(range(depth))
+            UpBlock(sizes[level + 1], sizes[level], norm, dropout) for level in reversed(range(depth))
         )
         levels = [0, *supervised_levels(depth)] if supervised else [0]
-        self.heads = nn.ModuleList(nn.Conv2d(widths[level], regions, 1) for level in levels)
-        self.apply(_initialise)
+        self.heads = nn.ModuleList(nn.Conv2d(sizes[level], regions, 1) for level in levels)
+        self.apply(initialise)
 
     def outputs(self, image_bchw: Tensor) -> list[Tensor]:
         x, skips = image_bchw, []
@@ -112,6 +112,11 @@ def resunet(cfg: ModelConfig, in_channels: int, regions: int, *, dropout: float 
     return ResUNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, regions, dropout)
 
 
+def widths(features: int, depth: int) -> list[int]:
+    """Channels of each level, the full size first: doubled up to nnU-Net's bound."""
+    return [min(features * 2**level, max(WIDEST, features)) for level in range(depth + 1)]
+
+
 def _drop(dropout: float) -> nn.Module:
     return nn.Dropout2d(dropout) if dropout else nn.Identity()
 
@@ -120,7 +125,7 @@ def _projection(inputs: int, outputs: int, stride: int, norm: NormName) -> nn.Mo
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), make_norm(norm, outputs))
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """He initialisation for the leaky ReLU, biases 0: nnU-Net's."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)

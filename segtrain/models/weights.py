@@ -6,6 +6,7 @@ import os
 import pickletools
 import zipfile
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -42,7 +43,8 @@ def load_weights(network: Network, path: Path, weights_input: WeightsInput | Non
     if part and not whole and not any(key in theirs for key in ours if not key.startswith(part)):
         weights = _encoder_weights(path, theirs, ours, part, weights_input)
     else:
-        weights = {key: tensor for key, tensor in theirs.items() if not key.startswith(network.taken_out)}
+        absent = network.taken_out
+        weights = {key: each for key, each in theirs.items() if not any(fnmatchcase(key, one) for one in absent)}
         weights = _with_input(path, weights, ours, weights_input)
         _check(path, weights, ours, "the network", may_adapt=not whole)
     with torch.no_grad():
