@@ -11,12 +11,14 @@ import socket
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from segtrain.runtime.allocator import without_small_caches
 
 Work = Callable[[], Any]
 TIMEOUT_S = 900
@@ -42,6 +44,7 @@ class Variant:
     ranks: int = 1
     threads: int = 2
     keep: bool = True  # the allocator setting of segtrain.runtime.allocator
+    environment: tuple[tuple[str, str], ...] = ()  # variables of the processes
 
 
 @dataclass
@@ -100,7 +103,8 @@ class _Team:
         for rank in range(variant.ranks):
             here, there = context.Pipe()
             process = context.Process(target=_rank, args=(variant, rank, port, there))
-            process.start()
+            with _environment(variant):
+                process.start()
             there.close()
             self.pipes.append(here)
             self.processes.append(process)
@@ -130,6 +134,20 @@ class _Team:
         if kind == "raised":
             raise RuntimeError(value)
         return value
+
+
+@contextmanager
+def _environment(variant: Variant) -> Iterator[None]:
+    """A context in which processes start with what the variant has set, as segtrain's launcher starts ranks."""
+    before = dict(os.environ)
+    os.environ.update(variant.environment)
+    if variant.keep:
+        without_small_caches(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:

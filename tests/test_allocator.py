@@ -12,7 +12,7 @@ import pytest
 from segtrain.config import load_config, to_yaml
 from segtrain.run import Run
 from segtrain.runtime import allocator
-from segtrain.runtime.allocator import give_memory_back, keep_memory
+from segtrain.runtime.allocator import SMALL_CACHE, TUNABLES, give_memory_back, keep_memory, without_small_caches
 
 # Take and free 64 MiB a few times, as activations are; print how many pages the kernel had to supply after the first.
 PROBE = """
@@ -135,3 +135,22 @@ def test_settings_of_malloc_are_undone_where_they_were_made(monkeypatch: pytest.
     give_memory_back()
     assert Glibc.settings[allocator.M_MMAP_THRESHOLD] == 32 << 20
     assert Glibc.settings[allocator.M_TRIM_THRESHOLD] == 64 << 20
+    assert Glibc.settings[allocator.M_MXFAST] == 128
+
+
+def test_what_a_user_says_of_glibc_stays() -> None:
+    environment = {TUNABLES: "glibc.malloc.hugetlb=1"}
+    without_small_caches(environment)
+    assert environment == {TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0"}
+    before = {TUNABLES: "glibc.malloc.tcache_count=3"}
+    without_small_caches(before)
+    assert before == {TUNABLES: "glibc.malloc.tcache_count=3"}
+
+
+def test_segtrain_s_launcher_starts_ranks_so() -> None:
+    rank = "import os; print(os.environ['GLIBC_TUNABLES'])"
+    launch = [sys.executable, "-m", "segtrain.runtime.torchrun", "--no-python", "--nproc-per-node=1"]
+    done = subprocess.run(
+        [*launch, sys.executable, "-c", rank], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert f"{SMALL_CACHE}=0" in done.stdout

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
 from segtrain.models.base import Network, make_norm, supervised_levels, supervision_ratio
+from segtrain.models.pooling import Halving
 
 
 class UNet(Network):
@@ -36,7 +37,7 @@ class UNet(Network):
         widths = [features * 2**level for level in range(depth + 1)]
         for level, (inputs, outputs) in enumerate(zip([in_channels, *widths[:-2]], widths[:-1], strict=True), start=1):
             setattr(self, f"encoder{level}", _block(inputs, outputs, f"enc{level}", norm))
-            setattr(self, f"pool{level}", nn.MaxPool2d(2))
+            setattr(self, f"pool{level}", Halving())
         self.bottleneck = _block(widths[-2], widths[-1], "bottleneck", norm)
         for level in range(depth, 0, -1):
             width = widths[level - 1]

@@ -15,6 +15,7 @@ from pathlib import Path
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, LaunchError
 from segtrain.runtime import cpus
 from segtrain.runtime.addresses import LOOPBACK, keep_to_loopback
+from segtrain.runtime.allocator import without_small_caches
 from segtrain.runtime.launcher import CODES
 from segtrain.runtime.process import run_command
 
@@ -45,6 +46,7 @@ def launch(argv: Sequence[str]) -> None:
     options.rdzv_conf = ",".join(filter(None, (options.rdzv_conf, f"rank={node}")))
     if "OMP_NUM_THREADS" not in os.environ:  # else torchrun sets 1, with a long warning
         os.environ["OMP_NUM_THREADS"] = str(cpus.of_rank(determine_local_world_size(options.nproc_per_node)))
+    without_small_caches(os.environ)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup, which torchrun would undo
         options.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
     record(run)(options)
