@@ -1,5 +1,6 @@
 """Rows prepare and feed: from source files to augmented batches."""
 
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -33,12 +34,20 @@ def folder_of_patients(options: Options, patients: int) -> Path:
     folder = options.folder / f"source-{patients}-{'spread' if options.lgg else 'phantom'}"
     if folder.is_dir():
         return folder
-    folder.mkdir(parents=True)
+    making = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
     if options.lgg:
         folders = sorted(p for p in options.lgg.iterdir() if p.is_dir())
         for real in folders[len(folders) // (2 * patients) :: -(-len(folders) // patients)]:
-            (folder / real.name).symlink_to(real.resolve())
-        return folder
+            (making / real.name).symlink_to(real.resolve())
+    else:
+        _write_phantoms(making, patients)
+    making.rename(folder)  # one that was interrupted, or given no patients, is made again
+    return folder
+
+
+def _write_phantoms(folder: Path, patients: int) -> None:
     from PIL import Image
 
     from segtrain.data.sources.phantom import phantom_patient
@@ -49,7 +58,6 @@ def folder_of_patients(options: Options, patients: int) -> Path:
         for k, (image, mask) in enumerate(zip(*phantom_patient(0, index, 256), strict=True), start=1):
             Image.fromarray(image).save(folder / name / f"{name}_{k}.tif")
             Image.fromarray(mask * 255).save(folder / name / f"{name}_{k}_mask.tif")
-    return folder
 
 
 def _prepare_ours(world: object, root: Path, folder: Path, size_px: int, workers: int) -> Work:

@@ -1,8 +1,10 @@
 """The benchmarks' baselines do the same work as ours, and the documents show what was measured."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,19 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
-from benchmarks import gpu, gpu_engine, gpu_runs, gpu_ways, metrics, publish, reference, waiting
+from benchmarks import (
+    compiling,
+    data,
+    gpu,
+    gpu_engine,
+    gpu_runs,
+    gpu_ways,
+    harness,
+    metrics,
+    publish,
+    reference,
+    waiting,
+)
 from benchmarks.gpu_shot import Shot
 from segtrain.config import Config, ModelConfig
 from segtrain.data.augment.geometry import warp
@@ -204,3 +218,33 @@ def test_the_cost_of_a_command_is_that_of_all_its_processes(tmp_path: Path, monk
     assert float(cpu_s) > 2 * float(nothing)
     with pytest.raises(RunError, match=r"^-c exit\('no such run'\): no such run$"):
         waiting.cost(tmp_path, "-c", "exit('no such run')")
+
+
+def _capability(world: object) -> Callable[[], str]:
+    return torch.backends.cpu.get_cpu_capability
+
+
+def test_a_machine_stands_for_one_of_narrower_units() -> None:
+    """torch's own kernels, and its compiler, see those that the table names."""
+    _, _, setting = compiling.UNITS["AVX2"]
+    narrow = harness.Variant("narrow", _capability, environment=setting, threads=1)
+    widest = torch.backends.cpu.get_cpu_capability()
+    assert harness.measure([narrow], 1)["narrow"].values == ["AVX2" if widest.startswith("AVX") else widest]
+    assert not {name for name, _ in setting} & os.environ.keys()
+
+
+def test_the_table_of_the_compiler_compares_medians() -> None:
+    eager = harness.Timings([4.0, 2.0, 8.0], [0.0, 0.0, 0.0], 1.0)
+    compiled = harness.Timings([2.0, 1.0, 9.0], [30.0, 30.0, 30.0], 2.0)
+    [row] = compiling.rows("AVX2", {"fp32 eager": eager, "fp32 compiled": compiled})
+    assert row[2:] == ("4.00 img/s", "8.00 img/s", "2.00x", "30 s", "1.00 and 2.00 GiB")
+
+
+def test_a_folder_that_was_not_filled_is_made_again(tmp_path: Path) -> None:
+    options = harness.Options(1, tmp_path / "nowhere", tmp_path, tiny=True)
+    with pytest.raises(FileNotFoundError):
+        data.folder_of_patients(options, 2)
+    real = tmp_path / "nowhere"
+    for name in ("P1", "P2"):
+        (real / name).mkdir(parents=True)
+    assert sorted(path.name for path in data.folder_of_patients(options, 2).iterdir()) == ["P1", "P2"]
