@@ -1,5 +1,6 @@
 """A rank reads columns and not the whole index: the same data, split and order, and no damage gets by."""
 
+import hashlib
 import json
 import pickle
 import random
@@ -219,6 +220,20 @@ def test_a_store_of_an_earlier_version_is_opened_and_stays_as_it_is(store: Store
     assert label_of(store.path) == store.label
     assert np.array_equal(old.columns.areas.flat, store.columns.areas.flat)
     assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.law("L11")
+@pytest.mark.parametrize("member", ["text", "areas", "digest"])
+def test_columns_of_another_version_are_left_alone_and_the_index_is_read(store: Store, member: str) -> None:
+    [file] = store.path.glob("columns-*.npz")
+    with np.load(file) as arrays:
+        others = {name: arrays[name] for name in arrays if name != member}
+    file.unlink()
+    np.savez(file, **others)
+    file.rename(file.with_name(f"columns-{hashlib.sha256(file.read_bytes()).hexdigest()}.npz"))
+    opened = open_store(store.path)
+    assert isinstance(opened.patients, dict)
+    assert np.array_equal(opened.columns.areas.flat, store.columns.areas.flat)
 
 
 def test_a_store_is_sent_to_a_process_of_its_own(store: Store) -> None:

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -227,7 +228,7 @@ def _write_columns(store: Path, file: ColumnsFile) -> None:
 
 
 def read_columns(store: Path) -> ColumnsFile | None:
-    """The columns of the store; None where it has none. Raises OSError; ValueError: damaged."""
+    """The columns of the store; None: it has none, or another version's. Raises OSError; ValueError: damaged."""
     name = next((name for name in sorted(store.iterdir()) if name.match(PATTERN)), None)
     if name is None:
         return None
@@ -235,7 +236,7 @@ def read_columns(store: Path) -> ColumnsFile | None:
         content = opened.read()
     if PATTERN.replace("*", hashlib.sha256(content).hexdigest()) != name.name:
         raise ValueError(f"{name.name} is not what was written")
-    with np.load(io.BytesIO(content)) as arrays:
+    with np.load(io.BytesIO(content)) as arrays, suppress(KeyError):  # as written, but not as this version writes it
         text = json.loads(arrays["text"].tobytes())
         columns = Columns(
             tuple(text["patients"]),
@@ -245,6 +246,7 @@ def read_columns(store: Path) -> ColumnsFile | None:
         )
         where = (arrays[name] for name in ("bytes", "span", "digest"))
         return ColumnsFile(head_of(text["index"]), columns, text["sha256"], *where)
+    return None
 
 
 def label_of(store: Path) -> str | None:
