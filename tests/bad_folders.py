@@ -21,7 +21,7 @@ class Folder:
     """Makes operations of this process in a folder fail: those from `first` on, `count` of them."""
 
     def __init__(self) -> None:
-        self.root = Path("/nowhere")
+        self.root: Path | None = None
         self.number = errno.ENOSPC
         self.first = self.count = self.seen = 0
         self.listens = False
@@ -33,7 +33,7 @@ class Folder:
             patch.setattr(outbox, "FIRST_PAUSE_S", 0.01)
             patch.setattr(outbox, "LONGEST_PAUSE_S", 0.02)
             yield
-        self.root = Path("/nowhere")
+        self.heal()
         start_logging()
 
     def bad(self, root: Path, kind: str, first: int, count: int) -> None:
@@ -43,8 +43,12 @@ class Folder:
         self.number, self.first, self.count, self.seen = getattr(errno, kind), first, count, 0
         self.root = root
 
+    def heal(self) -> None:
+        """From now on all folders are as they are."""
+        self.root = None
+
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in OPERATIONS and str(arguments[0]).startswith(str(self.root)):
+        if self.root and event in OPERATIONS and str(arguments[0]).startswith(str(self.root)):
             self.seen += 1
             if self.first < self.seen <= self.first + self.count:
                 raise OSError(self.number, os.strerror(self.number), str(arguments[0]))

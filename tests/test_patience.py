@@ -77,7 +77,7 @@ def operations(short: Config, tiny_store: Store, tmp_path_factory: pytest.TempPa
     """How many operations a training makes in its folder."""
     runs_dir = tmp_path_factory.mktemp("counted")
     train(short, runs_dir, lambda run: FOLDER.bad(run.root, "EIO", 0, 0))
-    FOLDER.root = Path("/nowhere")
+    FOLDER.heal()
     assert FOLDER.seen > 50
     return FOLDER.seen
 
@@ -120,7 +120,7 @@ def test_a_folder_that_stays_bad_fails_the_training_at_its_end(
     monkeypatch.setattr(outbox, "PATIENCE_S", 0.2)
     with pytest.raises(RunError, match=r"short: the last .* could not be written \(Read-only file system\); free some"):
         train(short, tmp_path, lambda run: folder.bad(run.root, "EROFS", 5, 10**9))
-    folder.root = Path("/nowhere")
+    folder.heal()
     shutil.copytree(tmp_path, tmp_path / "again")  # this process holds the lock of the run
     outcome = train(short, tmp_path / "again").outcome()
     assert outcome
