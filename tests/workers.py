@@ -10,8 +10,8 @@ import pytest
 QUICK = (
     "architecture augment augment_intensity augment_options augment_strong build calibration cells "
     "checkpoint_damage code_blocks config gpu_starts image jobs_cancel jobs_heartbeats jobs_status jobs_trouble "
-    "laws live losses losses_options metrics mix models_weights neighbours offline_queue_file optim parts phantom "
-    "postprocessing precision reference report_runs sampler source_protocol sources splits statistics suspects "
+    "laws live losses losses_options metrics mix models_weights offline_queue_file optim parts "
+    "postprocessing precision reference sampler source_protocol sources splits statistics suspects "
     "tables tta uncertainty visible zero zip_names"
 )
 
