@@ -84,6 +84,14 @@ def test_networks_are_told_by_their_shapes(tmp_path: Path, model: ModelConfig, c
     assert bool(seen.model.deep_supervision) == (model.deep_supervision is not None or model.part.supervision > 0)
 
 
+def test_options_that_change_shapes_are_kept(tmp_path: Path) -> None:
+    name = {"part": "mednext", "size": "B", "kernel": 5}
+    file = saved(tmp_path, ModelConfig(name=name, features=4), 3, 1)
+    assert recognise(file, {"name": name}).model.name == name
+    with pytest.raises(ConfigError, match=r"give the settings that it was trained with"):
+        recognise(file, {})
+
+
 def test_weights_alone_predict_and_say_what_is_assumed(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

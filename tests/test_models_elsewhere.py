@@ -104,7 +104,8 @@ def test_weights_of_nnu_net_s_residual_encoder_load(tmp_path: Path) -> None:
         again = name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")
         theirs |= {again: tensor, **{f"decoder.{key}": tensor for key in {name, again} if key.startswith("encoder.")}}
     theirs |= {"decoder.seg_layers.0.weight": torch.ones(1, 16, 1, 1), "decoder.seg_layers.0.bias": torch.ones(1)}
-    torch.save({"network_weights": theirs}, tmp_path / "checkpoint_final.pth")
+    beside = {"_best_ema": np.float64(0.5), "logging": {"mean_fg_dice": [np.float32(0.5)]}, "init_args": {"fold": 0}}
+    torch.save({"network_weights": theirs, **beside}, tmp_path / "checkpoint_final.pth")
     model = ModelConfig(name="resenc", features=4, depth=3, weights=str(tmp_path / "checkpoint_final.pth"))
     loaded = make_model(model, seed=1).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in ours.state_dict().items())

@@ -33,12 +33,16 @@ class Recognised:
 def recognise(path: Path, settings: Mapping[str, Any]) -> Recognised:
     """The network of the weights in a file; `settings` are keys of `model` that are known. Raises ConfigError."""
     theirs = _shapes(read_bare(path))
-    names = [name_of(settings["name"])] if "name" in settings else list(NETWORKS)
+    names = [settings["name"]] if "name" in settings else list(NETWORKS)  # with its options, which may change shapes
     for name in names:
         if matches := list(_matches(name, theirs, settings)):
             return _one_of(path, matches)
     first = next(iter(theirs), "none")
-    known = f"model.name={names[0]}" if "name" in settings else f"any of segtrain's networks ({', '.join(NETWORKS)})"
+    known = (
+        f"model.name={name_of(names[0])}"
+        if "name" in settings
+        else f"any of segtrain's networks ({', '.join(NETWORKS)})"
+    )
     raise ConfigError(
         f"{path}: its {len(theirs)} tensors ({first}, ...) are not those of {known}; give the settings that it was "
         "trained with, by --config F or model.*=..."
@@ -55,8 +59,8 @@ def _one_of(path: Path, matches: list[Recognised]) -> Recognised:
     return replace(match, others=tuple(norm for norm in norms if norm != match.model.norm))
 
 
-def _matches(name: str, theirs: Shapes, settings: Mapping[str, Any]) -> Iterator[Recognised]:
-    part = network_part(name)
+def _matches(name: Any, theirs: Shapes, settings: Mapping[str, Any]) -> Iterator[Recognised]:
+    part = network_part(name_of(name))
     probe = _shapes_of(ModelConfig(**{"features": part.width(32), **settings, "name": name}), 1, 1)
     first = next((key for key, shape in probe.items() if len(shape) == 4), "")
     if len(theirs.get(first, ())) != 4:
@@ -67,7 +71,7 @@ def _matches(name: str, theirs: Shapes, settings: Mapping[str, Any]) -> Iterator
     for values in product(*(choices[key] for key in open_keys)):
         keys = {"features": width, **settings, "name": name, **dict(zip(open_keys, values, strict=True))}
         model = ModelConfig(**keys)
-        ours = _shapes_of(model, channels, 1) if width_problem(name, model.features) is None else {}
+        ours = _shapes_of(model, channels, 1) if width_problem(name_of(name), model.features) is None else {}
         if ours.keys() != theirs.keys():
             continue
         *_, last = (key for key in ours if key.endswith(".bias"))

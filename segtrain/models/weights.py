@@ -10,7 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,6 +30,14 @@ HOLDERS = ("state_dict", "model_state_dict", "model", "network_weights")  # keys
 WRAPPERS = ("module.", "_orig_mod.", "network.")
 LONGEST_NAME = 16_384  # letters of a text in a pickle: of a tensor's name, or of what a program put beside
 PICKLES = 5  # of a file by torch before 1.6: two numbers, the machine, the state dict, the storages' keys
+# NumPy's numbers, which nnU-Net's files have beside the weights, under the names of NumPy 2 and 1.
+NUMBERS: list[Any] = [
+    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+]
 COUNT = "num_batches_tracked"  # of batch norm; torchvision's older files do not have it
 
 
@@ -188,7 +198,8 @@ def _of_torch(path: Path, file: BinaryIO) -> Any:
             for _ in range(PICKLES):
                 _refuse_long_names(like_a_file)
             content.seek(0)
-            return torch.load(like_a_file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(NUMBERS):
+                return torch.load(like_a_file, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > file.seek(0, os.SEEK_END):
@@ -197,7 +208,8 @@ def _of_torch(path: Path, file: BinaryIO) -> Any:
             if entry.filename.endswith("data.pkl"):
                 with archive.open(entry) as content_of_entry:
                     _refuse_long_names(content_of_entry)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(NUMBERS):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refuse_long_names(file: IO[bytes]) -> None:
