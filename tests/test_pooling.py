@@ -45,6 +45,17 @@ def test_values_and_gradients_are_torch_s(
     assert torch.equal(ours.grad, theirs.grad)
 
 
+def test_a_gradient_of_the_gradient_is_torch_s() -> None:
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float32)
+    seconds = []
+    for pool in (Halving(), nn.MaxPool2d(2)):
+        leaf = x.clone().requires_grad_()
+        [first] = torch.autograd.grad(pool(leaf).pow(3).sum(), leaf, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    assert torch.equal(*seconds)
+    assert seconds[0].any()
+
+
 def kept_bytes(network: nn.Module, image: Tensor) -> int:
     """Of all that autograd keeps for the backward pass."""
     kept: dict[int, int] = {}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 pooled_with_indices = torch.ops.aten.max_pool2d_with_indices
 
@@ -40,7 +39,6 @@ class _Halving(torch.autograd.Function):
         return output_bchw
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient_bchw: Tensor) -> Tensor:
         (x_bchw,) = ctx.saved_tensors
         indices_bchw = pooled_with_indices(x_bchw, [2, 2])[1]
