@@ -224,14 +224,18 @@ def test_a_store_of_an_earlier_version_is_opened_and_stays_as_it_is(store: Store
 
 @pytest.mark.law("L11")
 @pytest.mark.parametrize("member", ["text", "areas", "digest"])
-def test_columns_of_another_version_are_left_alone_and_the_index_is_read(store: Store, member: str) -> None:
+def test_columns_of_another_version_are_left_alone_and_the_index_is_read(
+    store: Store, member: str, caplog: pytest.LogCaptureFixture
+) -> None:
     [file] = store.path.glob("columns-*.npz")
     with np.load(file) as arrays:
         others = {name: arrays[name] for name in arrays if name != member}
     file.unlink()
     np.savez(file, **others)
     file.rename(file.with_name(f"columns-{hashlib.sha256(file.read_bytes()).hexdigest()}.npz"))
-    opened = open_store(store.path)
+    with caplog.at_level("INFO", logger="segtrain"):
+        opened = open_store(store.path)
+    assert "its columns are of another version" in caplog.text
     assert isinstance(opened.patients, dict)
     assert np.array_equal(opened.columns.areas.flat, store.columns.areas.flat)
 

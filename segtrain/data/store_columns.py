@@ -7,12 +7,13 @@
                                     of the entry
 
 `prepare` writes both. A file that does not have the hash in its name is damaged. A store of an earlier version has no
-such file: its index is read, and the columns are made of that.
+such file, one of a later version perhaps another: its index is read, and the columns are made of that.
 """
 
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -41,6 +42,8 @@ from segtrain.data.store_index import (
 )
 from segtrain.runtime import files
 from segtrain.text_file import open_file
+
+log = logging.getLogger(__name__)
 
 PATTERN = "columns-*.npz"
 NONE = -1  # in place of a count that an earlier version did not make
@@ -246,6 +249,7 @@ def read_columns(store: Path) -> ColumnsFile | None:
         )
         where = (arrays[name] for name in ("bytes", "span", "digest"))
         return ColumnsFile(head_of(text["index"]), columns, text["sha256"], *where)
+    log.info("%s: its columns are of another version of segtrain; its index is read", store)
     return None
 
 
