@@ -43,7 +43,7 @@ def folder_of_patients(options: Options, patients: int) -> Path:
             (making / real.name).symlink_to(real.resolve())
     else:
         _write_phantoms(making, patients)
-    making.rename(folder)  # one that was interrupted, or given no patients, is made again
+    making.rename(folder)  # one that was interrupted is made again
     return folder
 
 

@@ -7,7 +7,7 @@ allocation, so nothing here imports torch.
 
 An aligned block is cut out of one that is up to 96 bytes larger, and what is cut off is kept apart for small
 requests, so that neighbours that are free again do not become one. `without_small_caches` has the pieces joined to
-them: a seventh of the memory of a step at 256 px (docs/performance.md). A process can be told so only when it is
+them: a tenth to a seventh of the memory of a step (docs/performance.md). A process can be told so only when it is
 started.
 """
 

@@ -20,6 +20,7 @@ from segtrain.runtime.launcher import CODES
 from segtrain.runtime.process import run_command
 
 EXPLAINED = (EXIT_STOPPED, EXIT_USER_ERROR, EXIT_DIVERGED)  # codes of ranks that said why in a line of their own
+GPUS = ("/dev/nvidiactl", "/dev/kfd")
 FAILED = 1  # torchrun's own code, whatever its workers' codes are
 
 
@@ -46,7 +47,8 @@ def launch(argv: Sequence[str]) -> None:
     options.rdzv_conf = ",".join(filter(None, (options.rdzv_conf, f"rank={node}")))
     if "OMP_NUM_THREADS" not in os.environ:  # else torchrun sets 1, with a long warning
         os.environ["OMP_NUM_THREADS"] = str(cpus.of_rank(determine_local_world_size(options.nproc_per_node)))
-    without_small_caches(os.environ)
+    if not any(Path(device).exists() for device in GPUS):  # measured on CPUs alone
+        without_small_caches(os.environ)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup, which torchrun would undo
         options.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
     record(run)(options)
