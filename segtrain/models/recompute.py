@@ -27,7 +27,7 @@ def recompute(network: nn.Module) -> None:
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
     inner = [block for child in module.children() for block in _blocks(child)]
-    if inner:
+    if inner or isinstance(module, nn.ModuleList | nn.ModuleDict):  # a list is not called; what holds it is
         return inner
     products = sum(isinstance(part, PRODUCTS) for part in module.modules())
     return [module] if products > 1 else []
