@@ -72,8 +72,10 @@ def test_the_residual_u_net_is_as_wide_and_deep_as_nnu_net_s() -> None:
 
 # Of dynamic-network-architectures 0.4.4: ResidualEncoderUNet, 4 to 32 features, blocks 1, 3, 4, 6, one convolution a
 # stage of the decoder, instance norm, weights and image by `wave`, float64. Mean, first and last logit.
-NNU_NET = {"full": (-1.6140933350761522, -1.4582185102051817, -1.6498508823181053),
-           "half": (-0.38865429586278205, -0.36771656903713956, -0.30702908995008626)}  # fmt: skip
+NNU_NET = {
+    "full": (-1.6140933350761522, -1.4582185102051817, -1.6498508823181053),
+    "half": (-0.38865429586278205, -0.36771656903713956, -0.30702908995008626),
+}
 NNU_NET_PARAMETERS = 71_816_165  # of six stages of 32 to 512 features, with a head at each of five levels
 
 

@@ -100,7 +100,7 @@ class _Size:
     lowest_blocks: int
 
 
-# Table 1 of the paper.
+MEDNEXT_DEPTH = 4  # halvings; Table 1 of the paper has the sizes
 MEDNEXT = {
     "S": _Size((2, 2, 2, 2), (2, 2, 2, 2), 2, 2),
     "B": _Size((2, 3, 4, 4), (2, 2, 2, 2), 4, 2),
@@ -114,7 +114,7 @@ class _MedNeXt(Adapted):
 
     def outputs(self, image_bchw: Tensor) -> list[Tensor]:
         logits = self.network(image_bchw)
-        return list(logits[: 1 + len(supervised_levels(4))]) if isinstance(logits, tuple) else [logits]
+        return list(logits[: 1 + len(supervised_levels(MEDNEXT_DEPTH))]) if isinstance(logits, tuple) else [logits]
 
 
 def mednext(cfg: ModelConfig, in_channels: int, regions: int, *, size: str = "S", kernel: int = 3) -> Network:
@@ -130,28 +130,28 @@ def mednext(cfg: ModelConfig, in_channels: int, regions: int, *, size: str = "S"
         raise ConfigError(f"model.name=mednext: size={size} is not one of the paper's; set it to S, B, M or L")
     if kernel < 1 or kernel % 2 == 0:
         raise ConfigError(f"model.name=mednext: kernel={kernel} has no middle; set it to 3 or 5")
-    its = MEDNEXT[size]
+    of_paper = MEDNEXT[size]
     supervised = supervision_ratio(cfg) > 0
     network = MedNeXt(
         spatial_dims=2,
         init_filters=cfg.features,
         in_channels=in_channels,
         out_channels=regions,
-        encoder_expansion_ratio=its.ratios,
-        decoder_expansion_ratio=its.ratios[::-1],
-        bottleneck_expansion_ratio=its.lowest_ratio,
+        encoder_expansion_ratio=of_paper.ratios,
+        decoder_expansion_ratio=of_paper.ratios[::-1],
+        bottleneck_expansion_ratio=of_paper.lowest_ratio,
         kernel_size=kernel,
         deep_supervision=supervised,
         use_residual_connection=True,
-        blocks_down=its.blocks,
-        blocks_bottleneck=its.lowest_blocks,
-        blocks_up=its.blocks[::-1],
+        blocks_down=of_paper.blocks,
+        blocks_bottleneck=of_paper.lowest_blocks,
+        blocks_up=of_paper.blocks[::-1],
     )
-    absent = range(4 - len(supervised_levels(4))) if supervised else range(4)
+    absent = range(MEDNEXT_DEPTH - len(supervised_levels(MEDNEXT_DEPTH))) if supervised else range(MEDNEXT_DEPTH)
     if supervised:  # it computes all of them, and DDP would wait for gradients that no loss gives
         for coarsest in absent:
             network.out_blocks[coarsest] = nn.Identity()
-    adapted = _MedNeXt(network, 4, cfg.part.norm, supervised)
+    adapted = _MedNeXt(network, MEDNEXT_DEPTH, cfg.part.norm, supervised)
     adapted.taken_out = tuple(f"out_blocks.{number}.*" for number in absent)
     return adapted
 

@@ -158,5 +158,5 @@ def resenc(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
 def _as_if_absent(module: nn.Module) -> None:
     """A block adds nothing to its shortcut at first, as in nnU-Net."""
     if isinstance(module, Block):
-        nn.init.zeros_(module.conv2.norm.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(module.conv2.norm.bias)  # type: ignore[arg-type]
+        for parameter in module.conv2.norm.parameters():
+            nn.init.zeros_(parameter)
