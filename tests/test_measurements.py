@@ -52,6 +52,8 @@ def results(out: Path) -> list[dict[str, str]]:
         ({"evaluate": {"threshold": {"lesion": 0.4}}}, {"evaluate": {"threshold": {"lesion": 0.6}}}, ["0.4", "0.6"]),
         ({"evaluate": {"largest_component": False}}, {}, ["largest_component=False", "phantom, 256 px"]),
         ({"evaluate": {"min_component_voxels": 5}}, {}, ["voxels=5", "phantom, 256 px"]),
+        ({"evaluate": {"min_component_ml": 0.5}}, {}, ["ml=0.5", "phantom, 256 px"]),
+        ({"evaluate": {"min_component_share": 0.1}}, {}, ["share=0.1", "phantom, 256 px"]),
         ({**REAL, "soft_above": 0.5}, REAL, ["soft_above=0.5", "lgg, 256 px"]),
     ],
 )  # fmt: skip

@@ -1,13 +1,17 @@
 """Post-processing by evidence: candidates counted at once, and a choice that the people who score have no part in."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segtrain.config import Config, EvaluateConfig, Postprocessing, fingerprint, load_config
 from segtrain.errors import DataError
 from segtrain.evaluation.candidates import candidate_counts, candidates_around
+from segtrain.evaluation.chosen_settings import in_words
 from segtrain.evaluation.metrics import count, kept_components
 from segtrain.evaluation.postprocessing import Scored, choose
 from segtrain.evaluation.units import refuse_unknown_spacing
@@ -22,6 +26,7 @@ def as_config(settings: Postprocessing) -> EvaluateConfig:
         largest_component=settings.largest_component,
         min_component_voxels=settings.min_component_voxels,
         min_component_ml=settings.min_component_ml,
+        min_component_share=settings.min_component_share,
     )
 
 
@@ -68,10 +73,10 @@ def test_what_is_configured_comes_first_then_what_changes_least() -> None:
     configured = Postprocessing(0.45, True, 20)
     candidates = candidates_around(configured, in_ml=True)
     assert candidates[0] == configured
-    assert len(candidates) == len(set(candidates)) == 10 * 2 * 9
+    assert len(candidates) == len(set(candidates)) == 10 * (2 * 9 + 5 * 2)
     changes = [
         (one.threshold != 0.45)
-        + (not one.largest_component)
+        + ((one.largest_component, one.min_component_share) != (True, 0.0))
         + ((one.min_component_voxels, one.min_component_ml) != (20, 0.0))
         for one in candidates
     ]
@@ -133,7 +138,40 @@ def test_a_size_in_ml_needs_the_spacing_and_a_component_of_that_size_is_kept() -
     refuse_unknown_spacing(EvaluateConfig(), {"b": None}, ["lesion"])
 
 
-def test_the_key_changes_no_earlier_fingerprint_and_may_differ_by_region() -> None:
-    assert fingerprint(Config()) != fingerprint(replace(Config(), evaluate=EvaluateConfig(min_component_ml=0.1)))
-    cfg = load_config(None, ["evaluate.min_component_ml={whole: 0.1}"])
-    assert (cfg.evaluate.of("whole").min_component_ml, cfg.evaluate.of("core").min_component_ml) == (0.1, 0.0)
+@pytest.mark.parametrize("key", ["min_component_ml", "min_component_share"])
+def test_the_key_changes_no_earlier_fingerprint_and_may_differ_by_region(key: str) -> None:
+    assert fingerprint(Config()) != fingerprint(replace(Config(), evaluate=EvaluateConfig(**{key: 0.1})))
+    cfg = load_config(None, [f"evaluate.{key}={{whole: 0.1}}"])
+    assert [getattr(cfg.evaluate.of(region), key) for region in ("whole", "core")] == [0.1, 0.0]
+
+
+def bars(*sizes: int) -> np.ndarray:
+    """A volume with a component of each size."""
+    volume = np.zeros((2 * len(sizes), 1, max(sizes)), bool)
+    for row, size in enumerate(sizes):
+        volume[2 * row, 0, :size] = True
+    return volume
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    share=st.fractions(0, 1, max_denominator=50),
+    smallest=st.integers(0, 40),
+)
+def test_a_component_is_kept_from_that_share_of_the_largest(sizes: list[int], share: Fraction, smallest: int) -> None:
+    """By exact arithmetic; where all are too small by another rule, none is left to be the largest."""
+    settings = Postprocessing(0.5, False, smallest, min_component_share=float(share))
+    (kept,) = kept_components(bars(*sizes)[None], ["lesion"], as_config(settings))
+    expected = [size if size >= max(smallest, share * max(sizes)) else 0 for size in sizes]
+    assert kept.sum(axis=(1, 2))[::2].tolist() == expected
+
+
+def test_a_share_of_all_keeps_equals_where_the_largest_alone_is_one() -> None:
+    volume = bars(4, 9, 9)
+    for settings, voxels in (
+        (Postprocessing(0.5, False, 0, 0.0, 1.0), 18),
+        (Postprocessing(0.5, True, 0, 0.0, 1.0), 9),
+    ):
+        (kept,) = kept_components(volume[None], ["lesion"], as_config(settings))
+        assert kept.sum() == voxels
+    assert in_words(Postprocessing(0.5, False, 0, 0.0, 0.02)) == "above 0.5, from 2% of the largest, all components"

@@ -216,7 +216,6 @@ def _refuse_other_scores(
         before = {row["patient"] for row in rows}
         # Of an earlier version: no scores of lesions could be lost.
         summary.setdefault(LESIONS, settings[LESIONS])
-        summary["settings"].setdefault("min_component_ml", 0.0)
         settings_before = {key: summary[key] for key in settings}
         settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
         runs = [one["run"] for one in summary["runs"]]

@@ -28,7 +28,7 @@ examples:
 
 The runs are folds of one variant. Each predicts the patients that it was not trained on; for each region a threshold, a
 smallest size of components (ml where the spacing of all patients is known, voxels of the prepared slices else) and
-"largest" or "all" components are chosen by mean DSC over people:
+"largest" or "all" components, or all from a share of the largest one's size, are chosen by mean DSC over people:
 
   for the run of a fold             on the patients of the other folds, so that its own can still score
   for the ensemble of several       on the patients of all folds, with the threshold as configured

@@ -47,6 +47,7 @@ NEWER_KEYS = frozenset(
         "model.freeze",
         "optim.lr_ratios",
         "evaluate.min_component_ml",
+        "evaluate.min_component_share",
     }
 )
 

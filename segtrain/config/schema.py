@@ -35,6 +35,7 @@ OnOom = Literal["halve", "fail"]
 WeightsInput = Literal["mean", "repeat"]
 AllocatorName = Literal["keep", "system"]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Proportion = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Volume = Annotated[float, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
@@ -181,11 +182,14 @@ class EvaluateConfig:
 
     every_epochs: int = Field(default=1, ge=1)  # epochs between two evaluations
     batch: int = Field(default=16, ge=1)  # slices predicted at once; changes no score
-    # The next four may differ by region, as in {whole: 0.5, core: 0.4}.
+    # The next five may differ by region, as in {whole: 0.5, core: 0.4}.
     threshold: Share | dict[str, Share] = 0.5  # a voxel of a higher probability is lesion
     largest_component: bool | dict[str, bool] = True  # keep the largest component of the prediction alone
     min_component_voxels: Count | dict[str, Count] = 0  # smaller components of the prediction are dropped
     min_component_ml: Volume | dict[str, Volume] = 0.0  # likewise, where the spacing of voxels is known
+    min_component_share: Proportion | dict[str, Proportion] = (
+        0.0  # likewise, as a share of the largest component's size
+    )
     tta: TtaName = "none"  # views averaged; trained: the flips of data.augment; all: turns and scales too
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
@@ -206,14 +210,23 @@ class Postprocessing:
     largest_component: bool
     min_component_voxels: int
     min_component_ml: float = 0.0
+    min_component_share: float = 0.0
 
     def smallest_voxels(self, voxel_ml: float | None) -> int:
         """The size of the smallest component that is kept; voxel_ml: the volume of a voxel, where it is known."""
         if not self.min_component_ml:
             return self.min_component_voxels
         assert voxel_ml is not None, "a size in ml is refused where voxels have none"
-        # A component of exactly that size is kept, whatever the rounding.
-        return max(self.min_component_voxels, math.ceil(self.min_component_ml / voxel_ml * (1 - 1e-9)))
+        return max(self.min_component_voxels, _size(self.min_component_ml / voxel_ml))
+
+    def smallest_beside(self, largest_voxels: int) -> int:
+        """The size of the smallest component that is kept beside the largest, where that is not kept alone."""
+        return _size(self.min_component_share * largest_voxels)
+
+
+def _size(voxels: float) -> int:
+    """The smallest whole size of at least so many; a component of exactly that size is kept, whatever the rounding."""
+    return math.ceil(voxels * (1 - 1e-9))
 
 
 POSTPROCESSING = tuple(Postprocessing.__dataclass_fields__)  # keys of `evaluate`

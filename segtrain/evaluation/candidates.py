@@ -19,32 +19,43 @@ from segtrain.evaluation.metrics import Counts, occupied
 THRESHOLDS = tuple(number / 10 for number in range(1, 10))
 SIZES_ML = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SIZES_VOXELS = (0, 3, 10, 30, 100, 300, 1000)
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)  # of the largest component's size, with every component of at least that
 
 Mask = NDArray[np.bool_]
 
 
 def candidates_around(configured: Postprocessing, in_ml: bool) -> tuple[Postprocessing, ...]:
-    """Thresholds x sizes x component rules: the configured settings first, then the others by their distance from it.
+    """Thresholds x what is kept beside the largest component x smallest sizes; a share with no size of its own.
 
-    The first of equals is chosen, so what is configured wins ties, and then what changes least.
+    The configured settings come first, then the others by their distance from them. The first of equals is chosen, so
+    what is configured wins ties, and then what changes least.
     """
+    own_size, own_kept = _size(configured), _kept(configured)
     sizes = [(0, size) for size in SIZES_ML] if in_ml else [(size, 0.0) for size in SIZES_VOXELS]
-    sizes.append((configured.min_component_voxels, configured.min_component_ml))
+    by_size = product([(False, 0.0), (True, 0.0), own_kept], [*sizes, own_size])
+    by_share = product([(False, share) for share in SHARES], [(0, 0.0), own_size])
     grid = {
-        Postprocessing(threshold, largest, voxels, ml)
-        for threshold, largest, (voxels, ml) in product(
-            {*THRESHOLDS, configured.threshold}, (False, True), dict.fromkeys(sizes)
+        Postprocessing(threshold, largest, voxels, ml, share)
+        for threshold, ((largest, share), (voxels, ml)) in product(
+            {*THRESHOLDS, configured.threshold}, [*by_size, *by_share]
         )
     }
 
     def distance(one: Postprocessing) -> tuple[float, ...]:
-        same_size = (one.min_component_voxels, one.min_component_ml) == sizes[-1]
-        changes = (one.threshold != configured.threshold, one.largest_component != configured.largest_component)
-        size = (one.min_component_voxels, one.min_component_ml)
+        changes = (one.threshold != configured.threshold, _kept(one) != own_kept, _size(one) != own_size)
         away = abs(one.threshold - configured.threshold)
-        return (sum(changes) + (not same_size), away, *size, one.threshold, one.largest_component)
+        return (sum(changes), away, *_size(one), one.threshold, *_kept(one))
 
     return tuple(sorted(grid, key=distance))
+
+
+def _size(one: Postprocessing) -> tuple[int, float]:
+    return one.min_component_voxels, one.min_component_ml
+
+
+def _kept(one: Postprocessing) -> tuple[bool, float]:
+    """Whether the largest component alone is kept, or else the share of its size from which others are."""
+    return one.largest_component, one.min_component_share
 
 
 @dataclass(frozen=True)
@@ -55,11 +66,16 @@ class _Components:
     known: NDArray[np.int64]
     true: NDArray[np.int64]
 
-    def counts(self, smallest: int, largest_only: bool, true_voxels: int) -> Counts:
+    def counts(self, rules: Postprocessing, voxel_ml: float | None, true_voxels: int) -> Counts:
         """Of the components that are kept, as `metrics.kept_components` keeps them."""
-        keep = self.sizes >= smallest
-        if largest_only and keep.any():
-            keep = np.arange(len(keep)) == self.sizes.argmax()  # the largest of all is the largest that is kept
+        keep = self.sizes >= rules.smallest_voxels(voxel_ml)
+        if keep.any():  # then the largest of all is the largest that is kept
+            largest = self.sizes.argmax()
+            keep &= (
+                np.arange(len(keep)) == largest
+                if rules.largest_component
+                else self.sizes >= rules.smallest_beside(int(self.sizes[largest]))
+            )
         tp = int(self.true[keep].sum())
         return Counts(tp, int(self.known[keep].sum()) - tp, true_voxels - tp)
 
@@ -80,10 +96,7 @@ def candidate_counts(
     probability, true, known = probability_shw[box], (true_shw & known_shw)[box], known_shw[box]
     components = {threshold: _components(probability > np.float32(threshold), true, known) for threshold in thresholds}
     true_voxels = int(np.count_nonzero(true_shw & known_shw))
-    return [
-        components[one.threshold].counts(one.smallest_voxels(voxel_ml), one.largest_component, true_voxels)
-        for one in candidates
-    ]
+    return [components[one.threshold].counts(one, voxel_ml, true_voxels) for one in candidates]
 
 
 def _components(predicted_shw: Mask, true_shw: Mask, known_shw: Mask) -> _Components:

@@ -172,4 +172,6 @@ def in_words(settings: Postprocessing) -> str:
         words.append(f"from {settings.min_component_voxels} voxels")
     if settings.min_component_ml:
         words.append(f"from {settings.min_component_ml:g} ml")
+    if settings.min_component_share and not settings.largest_component:
+        words.append(f"from {settings.min_component_share:.0%} of the largest")
     return ", ".join([*words, "largest component" if settings.largest_component else "all components"])

@@ -59,7 +59,9 @@ def kept_components(
 def _kept(predicted_shw: NDArray[np.bool_], rules: Postprocessing, voxel_ml: float | None) -> NDArray[np.bool_]:
     smallest = rules.smallest_voxels(voxel_ml)
     kept = drop_small(predicted_shw, smallest) if smallest > 1 else predicted_shw
-    return largest_component(kept) if rules.largest_component else kept
+    if rules.largest_component:
+        return largest_component(kept)
+    return drop_small_beside_largest(kept, rules) if rules.min_component_share else kept
 
 
 def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -74,6 +76,11 @@ def largest_component(prediction_shw: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def drop_small(prediction_shw: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
     """Without the components, connected through faces, of fewer than `voxels`."""
     return _select(prediction_shw, lambda sizes: sizes >= voxels)
+
+
+def drop_small_beside_largest(prediction_shw: NDArray[np.bool_], rules: Postprocessing) -> NDArray[np.bool_]:
+    """Without the components, connected through faces, that are small for the largest of the volume."""
+    return _select(prediction_shw, lambda sizes: sizes >= rules.smallest_beside(int(sizes.max())))
 
 
 def _select(

@@ -7,7 +7,7 @@ which have the same names. Runs of different measurements are told apart, and ne
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from segtrain.config import Config, flatten
+from segtrain.config import POSTPROCESSING, Config, flatten
 from segtrain.report.collect import Collected
 
 SIZE, SPACING, SOURCE = "data.image_size", "data.spacing_mm", "data.source"
@@ -15,7 +15,7 @@ GEOMETRY = (SIZE, SPACING)  # settings that change the pixels and not the truth 
 # How the truth is read and prepared, and what makes a mask of probabilities; regions are compared one by one.
 KEYS = (
     SOURCE, *GEOMETRY, "data.ignore", "data.remap", "data.soft_above", "data.rater", "data.resample",
-    "evaluate.threshold", "evaluate.largest_component", "evaluate.min_component_voxels",
+    *(f"evaluate.{key}" for key in POSTPROCESSING),
 )  # fmt: skip
 PHANTOM = "data.phantom."
 Voxels = tuple[str, str]  # slices and lesion voxels of a patient's region, as a table of scores has them

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
+from segtrain.config import POSTPROCESSING
 from segtrain.errors import DAMAGED
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Evaluation
@@ -11,7 +12,7 @@ from segtrain.run import read_evaluation
 from segtrain.run.stored import number_in
 
 DSC = "original_dsc"
-RULES = ("threshold", "largest_component", "min_component_voxels", "tta")  # settings of evaluate that change scores
+RULES = (*POSTPROCESSING, "tta")  # settings of evaluate that change scores
 
 
 def in_source_geometry(run: Collected) -> Collected | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segtrain.config import POSTPROCESSING, EvaluateConfig
 from segtrain.errors import RunError
 from segtrain.run.layout import (
     CALIBRATION,
@@ -89,8 +90,14 @@ def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary alone. Raises DamagedFile; OSError."""
-    return tree_in(folder / SUMMARY, dict, AGAIN)
+    """The summary alone. Raises DamagedFile; OSError.
+
+    One of an earlier version has the settings that were added since at what did nothing.
+    """
+    summary = tree_in(folder / SUMMARY, dict, AGAIN)
+    if isinstance(settings := summary.get("settings"), dict):
+        summary["settings"] = {key: getattr(EvaluateConfig, key) for key in POSTPROCESSING} | settings
+    return summary
 
 
 def foreign_file(folder: Path) -> Path | None:
