@@ -44,11 +44,11 @@ from segtrain.config.networks import NETWORKS, SMP, NetworkPart, NormName, Outpu
 from segtrain.config.overrides import merge
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, LOSSES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.phantoms import PhantomConfig
+from segtrain.config.postprocessing import POSTPROCESSING, Postprocessing
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
 from segtrain.config.rules import problems, refuse_unknown_regions
 from segtrain.config.schema import (
-    POSTPROCESSING,
     AllocatorName,
     CheckpointConfig,
     Config,
@@ -59,7 +59,6 @@ from segtrain.config.schema import (
     ModelConfig,
     OnOom,
     OptimConfig,
-    Postprocessing,
     Precision,
     ProtocolName,
     SamplingName,

@@ -7,9 +7,10 @@ from segtrain.config.choice import name_of, options_of
 from segtrain.config.deepspeed_keys import extra_problems
 from segtrain.config.networks import NETWORKS, width_problem
 from segtrain.config.parts import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Part
+from segtrain.config.postprocessing import POSTPROCESSING
 from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
-from segtrain.config.schema import POSTPROCESSING, Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from segtrain.errors import ConfigError
 
 Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case

@@ -3,7 +3,6 @@
 Imports no torch.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -18,6 +17,7 @@ from segtrain.config.loss_terms import LossConfig
 from segtrain.config.networks import NETWORKS, NetworkPart, NormName, OutputName, network_part
 from segtrain.config.parts import AUGMENTATIONS, ENGINES, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.phantoms import STRICT, Names, PhantomConfig
+from segtrain.config.postprocessing import POSTPROCESSING, Postprocessing
 from segtrain.config.reference import SMP_PREFIX
 from segtrain.config.regions import LESION, LGG_CONTRASTS, MaskLayout
 from segtrain.config.tree import nearest
@@ -193,43 +193,13 @@ class EvaluateConfig:
     tta: TtaName = "none"  # views averaged; trained: the flips of data.augment; all: turns and scales too
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
-    def of(self, region: str) -> "Postprocessing":
+    def of(self, region: str) -> Postprocessing:
         """What makes a region's mask of its probabilities."""
         values = {}
         for key in POSTPROCESSING:
             value, default = getattr(self, key), getattr(type(self), key)
             values[key] = value.get(region, default) if isinstance(value, Mapping) else value
         return Postprocessing(**values)
-
-
-@dataclass(frozen=True)
-class Postprocessing:
-    """What makes a mask of probabilities: a threshold, and the components that are kept."""
-
-    threshold: float
-    largest_component: bool
-    min_component_voxels: int
-    min_component_ml: float = 0.0
-    min_component_share: float = 0.0
-
-    def smallest_voxels(self, voxel_ml: float | None) -> int:
-        """The size of the smallest component that is kept; voxel_ml: the volume of a voxel, where it is known."""
-        if not self.min_component_ml:
-            return self.min_component_voxels
-        assert voxel_ml is not None, "a size in ml is refused where voxels have none"
-        return max(self.min_component_voxels, _size(self.min_component_ml / voxel_ml))
-
-    def smallest_beside(self, largest_voxels: int) -> int:
-        """The size of the smallest component that is kept beside the largest, where that is not kept alone."""
-        return _size(self.min_component_share * largest_voxels)
-
-
-def _size(voxels: float) -> int:
-    """The smallest whole size of at least so many; a component of exactly that size is kept, whatever the rounding."""
-    return math.ceil(voxels * (1 - 1e-9))
-
-
-POSTPROCESSING = tuple(Postprocessing.__dataclass_fields__)  # keys of `evaluate`
 
 
 @dataclass(frozen=True, config=STRICT)
