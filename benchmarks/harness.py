@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from segtrain.runtime.allocator import without_small_caches
+from segtrain.runtime.allocator import first_step_is_done, keep_after_first_step, without_small_caches
 
 Work = Callable[[], Any]
 TIMEOUT_S = 900
@@ -157,9 +157,7 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
     )  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = str(variant.threads)
     if variant.keep:
-        from segtrain.runtime.allocator import keep_memory
-
-        keep_memory()
+        keep_after_first_step("keep", "cpu")
     from segtrain.runtime.world import join
 
     try:
@@ -170,6 +168,7 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
                 started = time.perf_counter()
                 value = work()
                 seconds = time.perf_counter() - started
+                first_step_is_done()
                 pipe.send(("done", (seconds, value, peak_gib())))
     except EOFError:
         os._exit(0)

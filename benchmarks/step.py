@@ -210,21 +210,17 @@ def memory(options: Options) -> list[Line]:
 
 def _sizes(world: object, size_px: int, features: int) -> Work:
     """GiB of parameters with gradients and two moments, and of what autograd saves for the backward pass."""
-    import torch
+    from torch.profiler import ProfilerActivity, profile
 
     from segtrain.models.make import make_model
 
     def work() -> tuple[float, float]:
         network = make_model(ModelConfig(features=features), 0)
-        saved: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network(batch_of(size_px)[0])
+        image = batch_of(size_px)[0]
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+            logits = network(image)
+        kept = sum(event.self_cpu_memory_usage for event in taken.key_averages()) - logits.untyped_storage().nbytes()
         parameters = sum(p.numel() for p in network.parameters())
-        return 4 * 4 * parameters / 2**30, (sum(saved.values()) - 4 * parameters) / 2**30
+        return 4 * 4 * parameters / 2**30, (kept + image.untyped_storage().nbytes()) / 2**30
 
     return work

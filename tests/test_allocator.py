@@ -5,17 +5,33 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from torch import Tensor
 
-from segtrain.config import load_config, to_yaml
+from segtrain.config import Config, load_config, to_yaml
 from segtrain.run import Run
 from segtrain.runtime import allocator
-from segtrain.runtime.allocator import SMALL_CACHE, TUNABLES, give_memory_back, keep_memory, without_small_caches
+from segtrain.runtime.allocator import (
+    SMALL_CACHE,
+    TUNABLES,
+    first_step_is_done,
+    give_memory_back,
+    keep_after_first_step,
+    keep_memory,
+    without_small_caches,
+)
+from segtrain.runtime.stop import Stop
+from segtrain.runtime.world import World
+from segtrain.training import loop, session
+from segtrain.training.micro_batch import MemoryGuard
 
-# Take and free 64 MiB a few times, as activations are; print how many pages the kernel had to supply after the first.
+# Take and free 3 GiB a few times, as activations are, touching a page in 512; print how many pages the kernel had to
+# supply after the first time.
 PROBE = """
 import ctypes, json, resource, sys
 from segtrain.runtime.allocator import keep_memory
@@ -23,8 +39,9 @@ kept = keep_memory() if sys.argv[1] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def once():
-    block = libc.malloc(64 << 20)
-    ctypes.memset(block, 1, 64 << 20)
+    block = libc.malloc(3 << 30)  # more than glibc can be told to leave free at the heap's end by a number
+    for place in range(0, 3 << 30, 2 << 20):
+        ctypes.memset(block + place, 1, 1)
     libc.free(block)
 once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -61,6 +78,7 @@ module, function, *lines = sys.argv[1:]
 for argv in map(json.loads, lines):
     seen = []
     allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
+    allocator.map_apart = allocator.keep_memory
     called = getattr(import_module(module), function)
     try:
         called(argv) if function == "command" else called(*argv)
@@ -113,30 +131,87 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert keep_memory() is False
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
-def test_settings_of_malloc_are_undone_where_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Glibc:
-        """What it was told."""
+class Glibc:
+    """What malloc was told, what is taken, and how often free memory was returned to the system."""
 
-        settings: ClassVar[dict[int, int]] = {}
+    def __init__(self) -> None:
+        self.settings: dict[int, int] = {}
+        self.trimmed = 0
+        self.malloc, self.free = Mock(side_effect=lambda size: size), Mock()
 
-        def gnu_get_libc_version(self) -> None: ...
+    def gnu_get_libc_version(self) -> None: ...
 
-        def malloc_trim(self, _: int) -> None: ...
+    def malloc_trim(self, _: int) -> None:
+        self.trimmed += 1
 
-        def mallopt(self, option: int, value: int) -> int:
-            self.settings[option] = value
-            return 1
+    def mallopt(self, option: int, value: int) -> int:
+        self.settings[option] = value
+        return 1
 
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Glibc())
-    monkeypatch.setattr(allocator, "_kept", threading.Event(), raising=False)
+
+@pytest.fixture
+def glibc(monkeypatch: pytest.MonkeyPatch) -> Glibc:
+    libc = Glibc()
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
+    for event in ("_kept", "_later"):
+        monkeypatch.setattr(allocator, event, threading.Event())
+    return libc
+
+
+def test_settings_of_malloc_are_undone_where_they_were_made(glibc: Glibc) -> None:
     give_memory_back()
-    assert Glibc.settings == {}
+    assert glibc.settings == {}
     assert keep_memory()
     give_memory_back()
-    assert Glibc.settings[allocator.M_MMAP_THRESHOLD] == 32 << 20
-    assert Glibc.settings[allocator.M_TRIM_THRESHOLD] == 64 << 20
-    assert Glibc.settings[allocator.M_MXFAST] == 128
+    assert glibc.settings[allocator.M_MMAP_THRESHOLD] == 32 << 20
+    assert glibc.settings[allocator.M_TRIM_THRESHOLD] == 64 << 20
+    assert glibc.settings[allocator.M_MXFAST] == 128
+    assert glibc.trimmed == 1
+
+
+def test_a_training_keeps_memory_from_its_second_step_on(glibc: Glibc) -> None:
+    first_step_is_done()
+    assert glibc.settings == {}, "nobody asked for it"
+    keep_after_first_step("system", "cpu")
+    keep_after_first_step("keep", "cuda")
+    first_step_is_done()
+    assert glibc.settings == {}
+    keep_after_first_step("keep", "cpu")
+    assert glibc.settings == {allocator.M_MMAP_THRESHOLD: 1 << 20}
+    first_step_is_done()
+    assert glibc.settings[allocator.M_MMAP_MAX] == 0
+    taken, freed = glibc.malloc.call_count, glibc.free.call_count
+    assert taken == 2 * freed > 0, "between two blocks of room a small one stays"
+    first_step_is_done()
+    assert glibc.malloc.call_count == taken, "a later step changes nothing"
+    give_memory_back()
+    assert glibc.trimmed == 1
+
+
+def test_a_training_that_ended_in_its_first_step_leaves_nothing(glibc: Glibc) -> None:
+    keep_after_first_step("keep", "cpu")
+    give_memory_back()
+    first_step_is_done()
+    assert glibc.settings[allocator.M_MMAP_MAX] > 0
+    assert glibc.malloc.call_count == 0
+
+
+def test_the_loop_says_when_the_first_step_is_done(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    monkeypatch.setattr(loop, "first_step_is_done", lambda: order.append("done"))
+    step = MemoryGuard.step
+
+    def watched(*arguments: Any) -> Tensor:
+        order.append("step")
+        return step(*arguments)
+
+    monkeypatch.setattr(MemoryGuard, "step", watched)
+    cfg = replace(tiny, runs_dir=str(tmp_path), train=replace(tiny.train, epochs=1))
+    session.train(cfg, Run.of(cfg), [], False, Stop(), World())
+    assert order[:4] == ["step", "done"] * 2
 
 
 def test_what_a_user_says_of_glibc_stays() -> None:

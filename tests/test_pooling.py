@@ -75,7 +75,7 @@ def network(**model: Any) -> nn.Module:
     return make_model(ModelConfig(features=4, depth=3, **model), 1).train()
 
 
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     ("model", "more"),
     [
         ({}, {}),
@@ -86,22 +86,28 @@ def network(**model: Any) -> nn.Module:
         ({}, {"train": TrainConfig(global_batch=4, micro_batch=1)}),
     ],
 )
+
+
+@WAYS
 def test_a_training_has_the_bits_of_torch_s_layers(model: dict[str, Any], more: dict[str, Any]) -> None:
+    losses, state = trained(model, more, lambda network: network)
+    plain_losses, plain_state = trained(model, more, plain)
+    assert losses == plain_losses
+    assert losses[0] != losses[-1]
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain_state.items())
+
+
+def trained(
+    model: dict[str, Any], more: dict[str, Any], change: Callable[[nn.Module], nn.Module]
+) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and weights of three steps."""
     cfg = Config(
         model=ModelConfig(features=4, depth=3, **model),
         **{"optim": OptimConfig(name="sgd"), "train": TrainConfig(global_batch=4), **more},
     )
     image = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     mask = (image.mean(1, keepdim=True) > 0.3).float()
-
-    def trained(change: Callable[[nn.Module], nn.Module]) -> tuple[list[float], dict[str, Tensor]]:
-        loss = DeepSupervision(make_loss("dice"), supervision_ratio(cfg.model))
-        engine = make_engine(cfg, change(make_model(cfg.model, 1)), loss, World())
-        losses = [engine.step(image, mask, 1e-2, step=step).item() for step in range(3)]
-        return losses, dict(engine.network.state_dict())
-
-    losses, state = trained(lambda network: network)
-    plain_losses, plain_state = trained(plain)
-    assert losses == plain_losses
-    assert losses[0] != losses[-1]
-    assert all(torch.equal(state[name], tensor) for name, tensor in plain_state.items())
+    loss = DeepSupervision(make_loss("dice"), supervision_ratio(cfg.model))
+    engine = make_engine(cfg, change(make_model(cfg.model, 1)), loss, World())
+    losses = [engine.step(image, mask, 1e-2, step=step).item() for step in range(3)]
+    return losses, dict(engine.network.state_dict())

@@ -8,11 +8,11 @@ Legend: b batch, c channel, h height, w width.
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from segtrain.config import ModelConfig, NormName
 from segtrain.models.base import Network, make_norm, supervised_levels, supervision_ratio
+from segtrain.models.joining import Joining
 from segtrain.models.pooling import Halving
 
 
@@ -42,7 +42,7 @@ class UNet(Network):
         for level in range(depth, 0, -1):
             width = widths[level - 1]
             setattr(self, f"upconv{level}", nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2))
-            setattr(self, f"decoder{level}", _block(2 * width, width, f"dec{level}", norm))
+            setattr(self, f"decoder{level}", _block(2 * width, width, f"dec{level}", norm, Joining))
         self.conv = nn.Conv2d(features, regions, kernel_size=1)
         self.head_names = [f"conv{level + 1}" for level in supervised_levels(depth)] if supervised else []
         for head, width in zip(self.head_names, widths[1:], strict=False):
@@ -56,8 +56,7 @@ class UNet(Network):
         x = self.bottleneck(x)
         coarser: list[Tensor] = []
         for level in range(self.depth, 0, -1):
-            x = torch.cat((getattr(self, f"upconv{level}")(x), skips.pop()), dim=1)
-            x = getattr(self, f"decoder{level}")(x)
+            x = getattr(self, f"decoder{level}")(getattr(self, f"upconv{level}")(x), skips.pop())
             if self.training and f"conv{level}" in self.head_names:
                 coarser.append(getattr(self, f"conv{level}")(x))
         return [self.conv(x), *reversed(coarser)]
@@ -69,10 +68,12 @@ def unet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     return UNet(in_channels, cfg.features, depth, norm, supervision_ratio(cfg) > 0, regions)
 
 
-def _block(inputs: int, outputs: int, name: str, norm: NormName) -> nn.Sequential:
+def _block(
+    inputs: int, outputs: int, name: str, norm: NormName, kind: type[nn.Sequential] = nn.Sequential
+) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, width in ((1, inputs), (2, outputs)):
         layers[f"{name}conv{number}"] = nn.Conv2d(width, outputs, kernel_size=3, padding=1, bias=False)
         layers[f"{name}norm{number}"] = make_norm(norm, outputs)
         layers[f"{name}relu{number}"] = nn.ReLU(inplace=True)
-    return nn.Sequential(layers)
+    return kind(layers)

@@ -2,13 +2,17 @@
 
 A step at 256 px and a batch of 16 takes and frees some 3 GB of activations. By default glibc maps each large block
 anew and returns it at once, so the kernel zeroes all of its pages at every step; docs/performance.md has the cost. With
-these settings large blocks come from the heap, and the heap does not shrink. They must be made before torch's first
-allocation, so nothing here imports torch.
+these settings large blocks come from the heap, and the heap does not shrink. Nothing here imports torch.
 
-An aligned block is cut out of one that is up to 96 bytes larger, and what is cut off is kept apart for small
-requests, so that neighbours that are free again do not become one. `without_small_caches` has the pieces joined to
-them: a tenth to a seventh of the memory of a step (docs/performance.md). A process can be told so only when it is
-started.
+Blocks in a heap cannot move, so a small one that lasts between large ones that are freed parts the hole that they
+leave, and a hole must be up to 96 bytes larger than an aligned block that is to come into it. Hence, by a record of the
+blocks of a step (docs/performance.md):
+
+- What lasts is made by the first step: moments, oneDNN's primitives. Until its end large blocks are mapped apart from
+  the heap (`keep_after_first_step`), so that what lasts lies together.
+- What is small has room of its own from then on.
+- What is cut off around an aligned block becomes part of its free neighbours, and is not kept for small requests
+  (`without_small_caches`). A process can be told so only when it is started.
 """
 
 import ctypes
@@ -20,7 +24,9 @@ from segtrain.config import AllocatorName, DeviceName
 
 M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = 1, -1, -2, -3, -4  # malloc.h
 TOP_PAD_BYTES = 256 << 20  # the heap grows by this much at a time
-KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: TOP_PAD_BYTES, M_MXFAST: 0}
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD_BYTES, M_MXFAST: 0}  # -1: never smaller
+APART_BYTES = 1 << 20  # of a block that is mapped apart during the first step
+ROOM_BYTES, ROOMS = 512 << 10, 32  # for what is small: too little each for an activation
 # Setting any of them ends glibc's own adjustment of the thresholds, so they become what it would have adjusted them to.
 UNDO = {
     M_MMAP_MAX: 65536,
@@ -30,13 +36,51 @@ UNDO = {
     M_MXFAST: 128,
 }  # mallopt(3)
 TUNABLES, SMALL_CACHE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count"  # no other C library reads them
-_kept = threading.Event()  # set while malloc keeps memory
+_kept = threading.Event()  # set while malloc is told what another program in this process would not want
+_later = threading.Event()  # set until the first step is done
 
 
 def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
-    """Apply the setting to this process, before torch allocates memory. A training on a GPU does not need it."""
+    """Apply the setting to this process, before torch allocates memory. What is done on a GPU does not need it."""
     if allocator == "keep" and device != "cuda":
         keep_memory()
+
+
+def keep_after_first_step(allocator: AllocatorName, device: DeviceName) -> None:
+    """As `use_allocator`, in a process that trains: from `first_step_is_done` on."""
+    if allocator == "keep" and device != "cuda":
+        map_apart()
+
+
+def map_apart() -> None:
+    """Have large blocks mapped apart until the first step is done; no change where the C library is not glibc."""
+    if libc := _glibc():
+        _kept.set()
+        _later.set()
+        libc.mallopt(M_MMAP_THRESHOLD, APART_BYTES)
+
+
+def first_step_is_done() -> None:
+    """Keep memory from now on, where `keep_after_first_step` said so; nothing at later steps."""
+    if _later.is_set() and (libc := _glibc()):
+        _later.clear()
+        keep_memory()
+        _make_room(libc)
+
+
+def _make_room(libc: ctypes.CDLL) -> None:
+    """Free blocks in the heap, which small ones parting them keep from becoming one."""
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    blocks = []
+    for _ in range(ROOMS):
+        blocks.append(libc.malloc(ROOM_BYTES))
+        libc.malloc(1)  # stays
+    for block in blocks:
+        libc.free(block)
 
 
 def keep_memory() -> bool:
@@ -56,9 +100,10 @@ def without_small_caches(environment: MutableMapping[str, str]) -> None:
 
 
 def give_memory_back() -> None:
-    """Undo `keep_memory`, and return what is free to the system, for a caller whose process goes on."""
+    """Undo what malloc was told, and return what is free to the system, for a caller whose process goes on."""
     if _kept.is_set() and (libc := _glibc()):
         _kept.clear()
+        _later.clear()
         for option, value in UNDO.items():
             libc.mallopt(option, value)
         libc.malloc_trim(0)

@@ -18,6 +18,7 @@ from segtrain.errors import DataError, Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
 from segtrain.run import checkpoint
+from segtrain.runtime.allocator import first_step_is_done
 from segtrain.training.clock import Clock, EventClock
 from segtrain.training.in_step import InStep, stopped
 from segtrain.training.log import TrainingLog
@@ -66,6 +67,7 @@ class Loop:
                 image, mask = _augmented(batch, world.device, self.start.store.layout)
                 lr = self.start.schedule(step)
                 self.log.add(self.memory.step(step, image, mask, lr, step / total))
+                first_step_is_done()
                 self.step = step + 1
                 self.clock.step_is_done()
                 self.watch.progress(self.step, "training")
