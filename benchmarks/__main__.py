@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import checkpoint, data, engines, loop, metrics, step
-from benchmarks.harness import Line, Options, machine
+from benchmarks.harness import Line, Options, machine, refuse_no_patients
 from benchmarks.publish import HEADINGS, cells
 
 ROWS: dict[str, Callable[[Options], list[Line]]] = {
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="stores and scratch files (.bench)")
     parser.add_argument("--tiny", action="store_true", help="test the benchmarks themselves: the figures mean nothing")
     arguments = parser.parse_args()
+    refuse_no_patients(parser, arguments.lgg)
     if unknown := [row for row in arguments.rows if row not in ROWS]:
         parser.error(f"{unknown[0]}: no such row; choose from {' '.join(ROWS)}")
     arguments.folder.mkdir(parents=True, exist_ok=True)

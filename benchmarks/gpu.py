@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_shot import Shot
-from benchmarks.harness import machine
+from benchmarks.harness import machine, refuse_no_patients
 
 # Seconds of each step; together more than ten minutes: most steps end before their limit.
 LIMITS_S = {
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="for all steps together (default: 9.5)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    refuse_no_patients(parser, arguments.lgg)
     if unknown := set(arguments.steps) - set(LIMITS_S):
         parser.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(LIMITS_S)}")
     if arguments.child:

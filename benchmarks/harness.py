@@ -4,6 +4,7 @@ The processes are separate because the allocator is a setting of the whole proce
 is shared, so its speed drifts. This module imports no torch, so that a child can set its allocator first.
 """
 
+import argparse
 import multiprocessing
 import os
 import platform
@@ -174,6 +175,12 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
         os._exit(0)
     except BaseException:  # noqa: BLE001  sent to the parent, which raises it
         pipe.send(("raised", traceback.format_exc()))
+
+
+def refuse_no_patients(parser: argparse.ArgumentParser, folder: Path | None) -> None:
+    """End with the parser's error where --lgg names a folder in which there are no patients."""
+    if folder and not (folder.is_dir() and any(patient.is_dir() for patient in folder.iterdir())):
+        parser.error(f"--lgg {folder}: no folder with folders of patients; name one like kaggle_3m")
 
 
 def peak_gib() -> float:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.harness import refuse_no_patients
 from benchmarks.planted import Error, plant
 from segtrain.commands import suspects
 from segtrain.errors import RunError
@@ -37,6 +38,7 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=21, help="of the patients and errors (21)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the training, for example device=cuda")
     arguments = parser.parse_args(list(argv))
+    refuse_no_patients(parser, arguments.lgg)
     start_logging()
     folder = arguments.folder.resolve()
     errors = plant(arguments.lgg, folder / "planted", arguments.seed)

@@ -14,6 +14,7 @@ import torch
 from made_sources import volume_of
 from PIL import Image
 
+import benchmarks.__main__
 from benchmarks import (
     compiling,
     data,
@@ -108,6 +109,19 @@ def test_the_documents_show_the_figures_that_were_measured() -> None:
             assert path.read_text() == text, (
                 f"{path}: not of {file.name}; python -m benchmarks.publish docs/{file.name}"
             )
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
+def test_a_folder_without_patients_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--lgg", str(tmp_path / name), "--folder", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks.__main__.main()
+    assert f"{name}: no folder with folders of patients; name one like kaggle_3m" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_row_runs_and_writes_json(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Options, machine
+from benchmarks.harness import Options, machine, refuse_no_patients
 from benchmarks.peers.commands import NAMES, SEGTRAIN, Peer, commands, find, marks_of_run
 from benchmarks.peers.environments import Place, UnavailableError
 from benchmarks.peers.figures import figures
@@ -114,7 +114,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    options = parser()
+    arguments = options.parse_args()
+    refuse_no_patients(options, arguments.lgg)
     folder = arguments.folder.resolve()
     place = Place(folder / "peers", not arguments.no_install)
     place.folder.mkdir(parents=True, exist_ok=True)
