@@ -140,7 +140,7 @@ def test_a_size_in_ml_needs_the_spacing_and_a_component_of_that_size_is_kept() -
 
 @pytest.mark.parametrize("key", ["min_component_ml", "min_component_share"])
 def test_the_key_changes_no_earlier_fingerprint_and_may_differ_by_region(key: str) -> None:
-    assert fingerprint(Config()) != fingerprint(replace(Config(), evaluate=EvaluateConfig(**{key: 0.1})))
+    assert fingerprint(Config()) != fingerprint(load_config(None, [f"evaluate.{key}=0.1"]))
     cfg = load_config(None, [f"evaluate.{key}={{whole: 0.1}}"])
     assert [getattr(cfg.evaluate.of(region), key) for region in ("whole", "core")] == [0.1, 0.0]
 
@@ -162,7 +162,8 @@ def test_a_component_is_kept_from_that_share_of_the_largest(sizes: list[int], sh
     """By exact arithmetic; where all are too small by another rule, none is left to be the largest."""
     settings = Postprocessing(0.5, False, smallest, min_component_share=float(share))
     (kept,) = kept_components(bars(*sizes)[None], ["lesion"], as_config(settings))
-    expected = [size if size >= max(smallest, share * max(sizes)) else 0 for size in sizes]
+    least = share * max(sizes)
+    expected = [size if size >= smallest and size >= least else 0 for size in sizes]
     assert kept.sum(axis=(1, 2))[::2].tolist() == expected
 
 
