@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from segtrain.runtime.allocator import first_step_is_done, keep_after_first_step, without_small_caches
+from segtrain.runtime.allocator import begin_first_step, end_first_step, keep_memory, without_small_caches
 
 Work = Callable[[], Any]
 TIMEOUT_S = 900
@@ -158,18 +158,19 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
     )  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = str(variant.threads)
     if variant.keep:
-        keep_after_first_step("keep", "cpu")
+        keep_memory()
     from segtrain.runtime.world import join
 
     try:
         with join("cpu", variant.threads) as world:
             work = variant.setup(world, *variant.arguments)
+            begin_first_step()
             pipe.send(("ready", None))
             while pipe.recv() == "go":
                 started = time.perf_counter()
                 value = work()
                 seconds = time.perf_counter() - started
-                first_step_is_done()
+                end_first_step()
                 pipe.send(("done", (seconds, value, peak_gib())))
     except EOFError:
         os._exit(0)
@@ -179,7 +180,7 @@ def _rank(variant: Variant, rank: int, port: int, pipe: Connection) -> None:
 
 def refuse_no_patients(parser: argparse.ArgumentParser, folder: Path | None) -> None:
     """End with the parser's error where --lgg names a folder in which there are no patients."""
-    if folder and not (folder.is_dir() and any(patient.is_dir() for patient in folder.iterdir())):
+    if folder and next(folder.glob("*/*_mask.tif"), None) is None:
         parser.error(f"--lgg {folder}: no folder with folders of patients; name one like kaggle_3m")
 
 

@@ -19,9 +19,9 @@ from segtrain.runtime import allocator
 from segtrain.runtime.allocator import (
     SMALL_CACHE,
     TUNABLES,
-    first_step_is_done,
+    begin_first_step,
+    end_first_step,
     give_memory_back,
-    keep_after_first_step,
     keep_memory,
     without_small_caches,
 )
@@ -30,14 +30,15 @@ from segtrain.runtime.world import World
 from segtrain.training import loop, session
 from segtrain.training.micro_batch import MemoryGuard
 
-# Take and free 3 GiB a few times, as activations are, touching a page in 512; print how many pages the kernel had to
-# supply after the first time.
+# Take and free 3 GiB a few times, as activations are, touching a page in 2 MiB; print how many pages the kernel had to
+# supply after the first time. No page is of 2 MiB itself (41: PR_SET_THP_DISABLE).
 PROBE = """
 import ctypes, json, resource, sys
 from segtrain.runtime.allocator import keep_memory
 kept = keep_memory() if sys.argv[1] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.prctl(41, 1, 0, 0, 0)
 def once():
     block = libc.malloc(3 << 30)  # more than glibc can be told to leave free at the heap's end by a number
     for place in range(0, 3 << 30, 2 << 20):
@@ -78,7 +79,6 @@ module, function, *lines = sys.argv[1:]
 for argv in map(json.loads, lines):
     seen = []
     allocator.keep_memory = lambda: seen.append("torch" in sys.modules)
-    allocator.map_apart = allocator.keep_memory
     called = getattr(import_module(module), function)
     try:
         called(argv) if function == "command" else called(*argv)
@@ -137,7 +137,7 @@ class Glibc:
     def __init__(self) -> None:
         self.settings: dict[int, int] = {}
         self.trimmed = 0
-        self.malloc, self.free = Mock(side_effect=lambda size: size), Mock()
+        self.malloc, self.realloc = Mock(side_effect=lambda size: size), Mock()
 
     def gnu_get_libc_version(self) -> None: ...
 
@@ -154,7 +154,7 @@ def glibc(monkeypatch: pytest.MonkeyPatch) -> Glibc:
     libc = Glibc()
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
-    for event in ("_kept", "_later"):
+    for event in ("_malloc_keeps", "_in_first_step"):
         monkeypatch.setattr(allocator, event, threading.Event())
     return libc
 
@@ -170,38 +170,69 @@ def test_settings_of_malloc_are_undone_where_they_were_made(glibc: Glibc) -> Non
     assert glibc.trimmed == 1
 
 
-def test_a_training_keeps_memory_from_its_second_step_on(glibc: Glibc) -> None:
-    first_step_is_done()
-    assert glibc.settings == {}, "nobody asked for it"
-    keep_after_first_step("system", "cpu")
-    keep_after_first_step("keep", "cuda")
-    first_step_is_done()
-    assert glibc.settings == {}
-    keep_after_first_step("keep", "cpu")
-    assert glibc.settings == {allocator.M_MMAP_THRESHOLD: 1 << 20}
-    first_step_is_done()
-    assert glibc.settings[allocator.M_MMAP_MAX] == 0
-    taken, freed = glibc.malloc.call_count, glibc.free.call_count
-    assert taken == 2 * freed > 0, "between two blocks of room a small one stays"
-    first_step_is_done()
-    assert glibc.malloc.call_count == taken, "a later step changes nothing"
-    give_memory_back()
+def test_in_a_first_step_large_blocks_lie_apart(glibc: Glibc) -> None:
+    begin_first_step()
+    end_first_step()
+    assert glibc.settings == {}, "memory is not kept"
+    assert keep_memory()
+    begin_first_step()
+    assert (glibc.settings[allocator.M_MMAP_MAX], glibc.settings[allocator.M_MMAP_THRESHOLD]) == (65536, 1 << 20)
     assert glibc.trimmed == 1
+    end_first_step()
+    assert glibc.settings[allocator.M_MMAP_MAX] == 0
+    gaps = glibc.realloc.call_count
+    end_first_step()
+    assert glibc.realloc.call_count == gaps > 0, "a later step changes nothing"
 
 
 def test_a_training_that_ended_in_its_first_step_leaves_nothing(glibc: Glibc) -> None:
-    keep_after_first_step("keep", "cpu")
+    keep_memory()
+    begin_first_step()
     give_memory_back()
-    first_step_is_done()
+    end_first_step()
     assert glibc.settings[allocator.M_MMAP_MAX] > 0
-    assert glibc.malloc.call_count == 0
+    assert glibc.realloc.call_count == 0
+
+
+# Leave gaps in this process's heap; print how many of them take what is larger, and how many what is nearly as large.
+GAPS = """
+import ctypes, json
+from segtrain.runtime import allocator
+libc, ends = ctypes.CDLL(None), []
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+class Seen:
+    def __init__(self):
+        self.malloc, self.realloc = Seen.taken, libc.realloc
+    def taken(size):
+        ends.append(libc.malloc(size))
+        return ends[-1]
+allocator.keep_memory()
+small = [libc.malloc(24) for _ in range(1000)]
+for block in small[::2]:
+    libc.free(ctypes.c_void_p(block))  # which small blocks would rather go into
+allocator._leave_gaps(Seen())
+def inside(size):
+    blocks = [libc.malloc(size) for _ in ends]
+    return sum(any(start <= block < start + allocator.GAP_BYTES for start in ends[:-1]) for block in blocks)
+print(json.dumps([inside(2 * allocator.GAP_BYTES), inside(allocator.GAP_BYTES - 4096), len(ends) - 1]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_gaps_do_not_become_one() -> None:
+    if not allocator._glibc():
+        pytest.skip("the C library is not glibc: its allocator is left alone")
+    done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True, timeout=60)
+    larger, as_large, gaps = json.loads(done.stdout)
+    assert (larger, as_large) == (0, gaps)
 
 
 def test_the_loop_says_when_the_first_step_is_done(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    monkeypatch.setattr(loop, "first_step_is_done", lambda: order.append("done"))
+    monkeypatch.setattr(loop, "begin_first_step", lambda: order.append("begin"))
+    monkeypatch.setattr(loop, "end_first_step", lambda: order.append("end"))
     step = MemoryGuard.step
 
     def watched(*arguments: Any) -> Tensor:
@@ -211,7 +242,8 @@ def test_the_loop_says_when_the_first_step_is_done(
     monkeypatch.setattr(MemoryGuard, "step", watched)
     cfg = replace(tiny, runs_dir=str(tmp_path), train=replace(tiny.train, epochs=1))
     session.train(cfg, Run.of(cfg), [], False, Stop(), World())
-    assert order[:4] == ["step", "done"] * 2
+    assert order[:5] == ["begin", "step", "end", "step", "end"]
+    assert order.count("begin") == 1
 
 
 def test_what_a_user_says_of_glibc_stays() -> None:

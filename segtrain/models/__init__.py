@@ -8,6 +8,7 @@
         trial.py       trials of them: sizes.py what they take; heads.py, outputs.py, graph.py what they give; traps.py
     weights.py     weights from a file
     pooling.py     a pooling that needs less memory, bit for bit torch's
+    joining.py     blocks that keep a skip connection once
     recompute.py   activation checkpointing
     cost.py        parameters and arithmetic of each network
 

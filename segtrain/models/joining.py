@@ -3,41 +3,42 @@
 A skip connection is kept anyway, by the layers that made and pooled it; its copy in the joined tensor is a tenth of
 what a step of the reference U-Net keeps. Joining once more is a copy: values and gradients have the same bits.
 
-Legend: b batch, c and d channels, h height, w width.
+Legend: b batch, c, d, e channels, h height, w width.
 """
-
-from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 Kept = Tensor | tuple[Tensor, ...]
-ROOM = 1024  # values
 
 
 class Joining(nn.Sequential):
     """Layers in a row, the first of which reads [b, c, h, w] and [b, d, h, w] as [b, c + d, h, w]."""
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """The last layer's output. On a GPU, where it was not measured, and where compiled, all is as torch has it."""
+        """The last layer's output [b, e, h, w].
+
+        In half types, on GPUs, where it was not measured, and where compiled, all is as torch has it. The first layer
+        must keep its input as it is, if at all, and neither its output nor views of it: a convolution does.
+        """
         first, *others = self
-        x: Tensor = _keeping_parts(first, parts)
+        x_behw: Tensor = _keeping_parts(first, parts)
         for layer in others:
-            x = layer(x)
-        return x
+            x_behw = layer(x_behw)
+        return x_behw
 
 
 def _keeping_parts(layer: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or parts[0].device.type != "cpu":
+    learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not learns or any(part.device.type != "cpu" or part.dtype != torch.float32 for part in parts):
         plain: Tensor = layer(torch.cat(parts, dim=1))
         return plain
-    joined: Tensor = _Joined.apply(*parts)  # type: ignore[no-untyped-call]
-    which = joined.data_ptr(), joined.shape  # the tensor itself in a hook would live as long as the hook
+    joined = torch.cat(parts, dim=1)
+    which = _which(joined)  # the tensor itself in a hook would live as long as the hook
 
     def pack(kept: Tensor) -> Kept:
-        return parts if (kept.data_ptr(), kept.shape) == which else kept
+        return parts if _which(kept) == which else kept
 
     def unpack(kept: Kept) -> Tensor:
         return kept if isinstance(kept, Tensor) else torch.cat(kept, dim=1)
@@ -47,20 +48,5 @@ def _keeping_parts(layer: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
     return output
 
 
-class _Joined(torch.autograd.Function):
-    """`torch.cat` of channels, in a block with room to spare: two of half its size fit into the hole that it leaves.
-
-    Without, they lack some bytes for their alignment, and the hole is half wasted (segtrain/runtime/allocator.py).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        ctx.widths = [part.shape[1] for part in parts]
-        like = torch.cat([torch.empty_like(part, device="meta") for part in parts], dim=1)
-        block = torch.empty(like.numel() + ROOM, dtype=like.dtype)
-        return torch.cat(parts, dim=1, out=block.as_strided(like.shape, like.stride()))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        starts = accumulate(ctx.widths, initial=0)
-        return tuple(gradient.narrow(1, start, width) for start, width in zip(starts, ctx.widths, strict=False))
+def _which(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -8,9 +8,9 @@ Blocks in a heap cannot move, so a small one that lasts between large ones that 
 leave, and a hole must be up to 96 bytes larger than an aligned block that is to come into it. Hence, by a record of the
 blocks of a step (docs/performance.md):
 
-- What lasts is made by the first step: moments, oneDNN's primitives. Until its end large blocks are mapped apart from
-  the heap (`keep_after_first_step`), so that what lasts lies together.
-- What is small has room of its own from then on.
+- What lasts is made by the first step: moments, oneDNN's primitives. During it large blocks are mapped apart from the
+  heap (`begin_first_step`, `end_first_step`), so that what lasts lies together.
+- For what is small gaps are left, in which no activation fits.
 - What is cut off around an aligned block becomes part of its free neighbours, and is not kept for small requests
   (`without_small_caches`). A process can be told so only when it is started.
 """
@@ -25,8 +25,8 @@ from segtrain.config import AllocatorName, DeviceName
 M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = 1, -1, -2, -3, -4  # malloc.h
 TOP_PAD_BYTES = 256 << 20  # the heap grows by this much at a time
 KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD_BYTES, M_MXFAST: 0}  # -1: never smaller
-APART_BYTES = 1 << 20  # of a block that is mapped apart during the first step
-ROOM_BYTES, ROOMS = 512 << 10, 32  # for what is small: too little each for an activation
+APART = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 1 << 20, M_TOP_PAD: 128 << 10}  # during the first step
+GAP_BYTES, GAPS = 512 << 10, 32
 # Setting any of them ends glibc's own adjustment of the thresholds, so they become what it would have adjusted them to.
 UNDO = {
     M_MMAP_MAX: 65536,
@@ -36,8 +36,8 @@ UNDO = {
     M_MXFAST: 128,
 }  # mallopt(3)
 TUNABLES, SMALL_CACHE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count"  # no other C library reads them
-_kept = threading.Event()  # set while malloc is told what another program in this process would not want
-_later = threading.Event()  # set until the first step is done
+_malloc_keeps = threading.Event()  # set from `keep_memory` to `give_memory_back`
+_in_first_step = threading.Event()
 
 
 def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
@@ -46,41 +46,32 @@ def use_allocator(allocator: AllocatorName, device: DeviceName) -> None:
         keep_memory()
 
 
-def keep_after_first_step(allocator: AllocatorName, device: DeviceName) -> None:
-    """As `use_allocator`, in a process that trains: from `first_step_is_done` on."""
-    if allocator == "keep" and device != "cuda":
-        map_apart()
+def begin_first_step() -> None:
+    """Have large blocks mapped apart, where memory is kept: the first step of a training is about to begin."""
+    if _malloc_keeps.is_set() and (libc := _glibc()):
+        _in_first_step.set()
+        for option, value in APART.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)  # else they would come to lie in what is free at the heap's end
 
 
-def map_apart() -> None:
-    """Have large blocks mapped apart until the first step is done; no change where the C library is not glibc."""
-    if libc := _glibc():
-        _kept.set()
-        _later.set()
-        libc.mallopt(M_MMAP_THRESHOLD, APART_BYTES)
-
-
-def first_step_is_done() -> None:
-    """Keep memory from now on, where `keep_after_first_step` said so; nothing at later steps."""
-    if _later.is_set() and (libc := _glibc()):
-        _later.clear()
+def end_first_step() -> None:
+    """Keep memory again, where `begin_first_step` was called; later calls do nothing."""
+    if _in_first_step.is_set() and (libc := _glibc()):
+        _in_first_step.clear()
         keep_memory()
-        _make_room(libc)
+        _leave_gaps(libc)
 
 
-def _make_room(libc: ctypes.CDLL) -> None:
-    """Free blocks in the heap, which small ones parting them keep from becoming one."""
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
-        ctypes.c_void_p,
-        [ctypes.c_size_t],
-        [ctypes.c_void_p],
-    )
-    blocks = []
-    for _ in range(ROOMS):
-        blocks.append(libc.malloc(ROOM_BYTES))
-        libc.malloc(1)  # stays
-    for block in blocks:
-        libc.free(block)
+def _leave_gaps(libc: ctypes.CDLL) -> None:
+    """Free memory in the heap, in pieces that do not become one: the start of each block stays taken.
+
+    The rest of the last block may become part of what follows it.
+    """
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.realloc.restype, libc.realloc.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t]
+    for block in [libc.malloc(GAP_BYTES) for _ in range(GAPS + 1)]:
+        libc.realloc(block, 1)
 
 
 def keep_memory() -> bool:
@@ -88,7 +79,7 @@ def keep_memory() -> bool:
     libc = _glibc()
     if libc is None:
         return False
-    _kept.set()
+    _malloc_keeps.set()
     return all(libc.mallopt(option, value) == 1 for option, value in KEEP.items())
 
 
@@ -101,9 +92,9 @@ def without_small_caches(environment: MutableMapping[str, str]) -> None:
 
 def give_memory_back() -> None:
     """Undo what malloc was told, and return what is free to the system, for a caller whose process goes on."""
-    if _kept.is_set() and (libc := _glibc()):
-        _kept.clear()
-        _later.clear()
+    if _malloc_keeps.is_set() and (libc := _glibc()):
+        _malloc_keeps.clear()
+        _in_first_step.clear()
         for option, value in UNDO.items():
             libc.mallopt(option, value)
         libc.malloc_trim(0)

@@ -18,7 +18,7 @@ from segtrain.errors import DataError, Diverged, StopReason
 from segtrain.evaluation.evaluate import evaluate
 from segtrain.evaluation.predictor import Predictor
 from segtrain.run import checkpoint
-from segtrain.runtime.allocator import first_step_is_done
+from segtrain.runtime.allocator import begin_first_step, end_first_step
 from segtrain.training.clock import Clock, EventClock
 from segtrain.training.in_step import InStep, stopped
 from segtrain.training.log import TrainingLog
@@ -62,12 +62,13 @@ class Loop:
             if self.step and self.step % per_epoch == 0:
                 self._evaluate()  # the run ended in this evaluation, or after it: the result is the same
             self.log.begin_epoch(self.step)
+            begin_first_step()
             for step, batch in enumerate(feed.batches(self.step, total), start=self.step):
                 self.clock.begin()
                 image, mask = _augmented(batch, world.device, self.start.store.layout)
                 lr = self.start.schedule(step)
                 self.log.add(self.memory.step(step, image, mask, lr, step / total))
-                first_step_is_done()
+                end_first_step()
                 self.step = step + 1
                 self.clock.step_is_done()
                 self.watch.progress(self.step, "training")

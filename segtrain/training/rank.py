@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from segtrain.config import Config
 from segtrain.errors import Stopped
 from segtrain.run import Run
-from segtrain.runtime.allocator import keep_after_first_step
+from segtrain.runtime.allocator import use_allocator
 from segtrain.runtime.launcher import (
     check_ranks,
     env_int,
@@ -44,7 +44,7 @@ def train(cfg: Config, arguments: Sequence[str], fresh: bool, stop: Stop) -> flo
         run.refuse_unwritable()
         stop.watch(run.stop_file, deadline_s, start_name())
 
-    keep_after_first_step(cfg.allocator, cfg.device)
+    use_allocator(cfg.allocator, cfg.device)
     from segtrain.runtime.world import join  # imports torch: seconds
     from segtrain.training import session
 
