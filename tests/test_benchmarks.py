@@ -115,7 +115,7 @@ def test_the_documents_show_the_figures_that_were_measured() -> None:
 def test_a_folder_without_patients_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "kaggle_3m" / "patient").mkdir(parents=True)
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--lgg", str(tmp_path / name), "--folder", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="2"):

@@ -12,6 +12,7 @@ import yaml
 from made_runs import PATIENTS, train
 
 from segtrain.commands.report import command
+from segtrain.config import EvaluateConfig
 from segtrain.errors import RunError
 from segtrain.evaluation.metrics import EMPTY_RULE
 from segtrain.report.collect import collect
@@ -41,6 +42,9 @@ def results(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / "results.csv").read_text().splitlines()))
 
 
+ALL = {"largest_component": False}
+
+
 @pytest.mark.parametrize(
     ("one", "other", "words"),
     [
@@ -53,7 +57,7 @@ def results(out: Path) -> list[dict[str, str]]:
         ({"evaluate": {"largest_component": False}}, {}, ["largest_component=False", "phantom, 256 px"]),
         ({"evaluate": {"min_component_voxels": 5}}, {}, ["voxels=5", "phantom, 256 px"]),
         ({"evaluate": {"min_component_ml": 0.5}}, {}, ["ml=0.5", "phantom, 256 px"]),
-        ({"evaluate": {"min_component_share": 0.1}}, {}, ["share=0.1", "phantom, 256 px"]),
+        ({"evaluate": ALL | {"min_component_share": 0.1}}, {"evaluate": ALL}, ["share=0.1", "phantom, 256 px"]),
         ({**REAL, "soft_above": 0.5}, REAL, ["soft_above=0.5", "lgg, 256 px"]),
     ],
 )  # fmt: skip
@@ -166,18 +170,21 @@ def test_a_baseline_that_is_nowhere_is_refused(tmp_path: Path) -> None:
         make([tmp_path / "runs"], tmp_path / "out", baseline="basis")
 
 
+# Those of an earlier version, which had no other rules.
+SETTINGS = {
+    key: getattr(EvaluateConfig, key) for key in ("threshold", "largest_component", "min_component_voxels", "tta")
+}
+
+
 def score_in_source(run: Run, dsc: float, **changes: Any) -> None:
     """As `segtrain evaluate --checkpoint last` writes it."""
-    cfg = run.config().evaluate
     rows = [
         {"patient": patient, "trained_on": "no", "original_dsc": f"{dsc + n / 100:.6f}"}
         for n, patient in enumerate(PATIENTS)
     ]
     summary = {
         "runs": [{"run": str(run.root), "checkpoint": run.checkpoint(30).name}],
-        "settings": {
-            key: getattr(cfg, key) for key in ("threshold", "largest_component", "min_component_voxels", "tta")
-        },
+        "settings": SETTINGS,
         "empty_masks": EMPTY_RULE,
     }
     write_evaluation(run.evaluation("validation", "last"), EvaluationFiles(rows, summary | changes))
@@ -198,9 +205,10 @@ def test_across_sizes_masks_are_compared_in_the_source(tmp_path: Path) -> None:
     assert "| 0.6250 " in line
     assert "+0.1000" in line
     assert "not in this comparison" not in text
-    score_in_source(runs[1], 0.6, empty_masks="another rule")
-    make([tmp_path / "runs"], tmp_path / "out")
-    assert "not in this comparison: 1 (dice-at96-seed1)" in (tmp_path / "out" / "report.md").read_text()
+    for other in ({"empty_masks": "another rule"}, {"settings": SETTINGS | {"min_component_ml": 0.5}}):
+        score_in_source(runs[1], 0.6, **other)
+        make([tmp_path / "runs"], tmp_path / "out")
+        assert "not in this comparison: 1 (dice-at96-seed1)" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_page_of_several_parts_has_no_name_twice(tmp_path: Path) -> None:

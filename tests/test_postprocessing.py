@@ -41,12 +41,13 @@ def smooth(seed: int, shape: tuple[int, ...] = (6, 24, 20)) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("in_ml", [False, True])
-def test_every_candidate_has_the_counts_of_the_prediction_that_it_makes(seed: int, in_ml: bool) -> None:
+@pytest.mark.parametrize(("in_ml", "share"), [(False, 0.3), (True, 0.0)])
+def test_every_candidate_has_the_counts_of_the_prediction_that_it_makes(seed: int, in_ml: bool, share: float) -> None:
     probability, rng = smooth(seed), np.random.default_rng(100 + seed)
     true, known = smooth(50 + seed) > 0.6, rng.random(probability.shape) > 0.1 * seed
-    configured = Postprocessing(0.55, False, 7, 0.0 if not in_ml else 0.05)
+    configured = Postprocessing(0.55, False, 7, 0.0 if not in_ml else 0.05, share)
     candidates = candidates_around(configured, in_ml)
+    assert candidates[0] == configured
     voxel_ml = 0.004 if in_ml else None
     for candidate, counts in zip(
         candidates, candidate_counts(probability, true & known, known, candidates, voxel_ml), strict=True
@@ -175,4 +176,4 @@ def test_a_share_of_all_keeps_equals_where_the_largest_alone_is_one() -> None:
     ):
         (kept,) = kept_components(volume[None], ["lesion"], as_config(settings))
         assert kept.sum() == voxels
-    assert in_words(Postprocessing(0.5, False, 0, 0.0, 0.02)) == "above 0.5, from 2% of the largest, all components"
+    assert in_words(Postprocessing(0.5, False, 0, 0.0, 0.004)) == "above 0.5, from 0.4% of the largest, all components"

@@ -14,7 +14,7 @@ from made_sources import volume_of
 from region_stores import LAYOUT, REGIONS, logits, nested, store_of_regions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segtrain.config import IGNORED, Config, DataConfig, EvaluateConfig, MaskLayout, refuse_unknown_regions
+from segtrain.config import IGNORED, Config, DataConfig, EvaluateConfig, MaskLayout, refuse_for_regions
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources.base import Volume, plain_slice_names
 from segtrain.data.sources.phantom import PhantomSource, phantom_patient
@@ -61,7 +61,20 @@ class WholeAlone:
 def test_a_value_for_a_region_that_is_not_there_is_refused() -> None:
     cfg = Config(data=DataConfig(regions={"whole": (1, 2), "core": (2,)}), evaluate=CFG)
     with pytest.raises(ConfigError, match=r"evaluate.largest_component has a value for enhancing, but the regions are"):
-        refuse_unknown_regions(cfg)
+        refuse_for_regions(cfg)
+
+
+@pytest.mark.law("L12")
+def test_a_share_of_what_is_kept_alone_is_refused() -> None:
+    regions = DataConfig(regions={"whole": (1, 2), "core": (2,)})
+    lone = EvaluateConfig(min_component_share=0.1, largest_component={"core": False})
+    with pytest.raises(
+        ConfigError, match=r"min_component_share=0.1: .* of whole alone; set evaluate.largest_component"
+    ):
+        refuse_for_regions(Config(data=regions, evaluate=lone))
+    for several in (False, {"whole": False, "core": False}):
+        refuse_for_regions(Config(data=regions, evaluate=replace(lone, largest_component=several)))
+    refuse_for_regions(Config(data=regions, evaluate=replace(lone, min_component_share={"core": 0.1})))
 
 
 @pytest.fixture(scope="module")

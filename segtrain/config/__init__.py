@@ -8,6 +8,7 @@
     signature.py  the options of a part, read from its source
     loss_terms.py the loss: one, or a weighted sum
     phantoms.py   made-up patients
+    postprocessing.py what makes a mask of probabilities
     regions.py    contrasts and regions by name, bits of masks
     licence.py    the licence of a data set
     label_names.py labels by their names in nnU-Net's dataset.json
@@ -47,7 +48,7 @@ from segtrain.config.phantoms import PhantomConfig
 from segtrain.config.postprocessing import POSTPROCESSING, Postprocessing
 from segtrain.config.reference import SMP_PREFIX, Reference
 from segtrain.config.regions import IGNORED, LESION, LGG_CONTRASTS, MaskLayout, canonical
-from segtrain.config.rules import problems, refuse_unknown_regions
+from segtrain.config.rules import problems, refuse_for_regions
 from segtrain.config.schema import (
     AllocatorName,
     CheckpointConfig,
@@ -140,7 +141,7 @@ __all__ = [
     "part_of",
     "problems",
     "read_yaml",
-    "refuse_unknown_regions",
+    "refuse_for_regions",
     "to_yaml",
     "untrained_views",
     "width_problem",

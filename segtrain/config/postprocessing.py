@@ -1,7 +1,7 @@
-"""What makes a mask of probabilities. Imports no torch."""
+"""Rules that make a mask of probabilities. Imports no torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,6 @@ def _size(voxels: float) -> int:
     return math.ceil(voxels * (1 - 1e-9))
 
 
-POSTPROCESSING = tuple(Postprocessing.__dataclass_fields__)  # keys of `evaluate`
+POSTPROCESSING = tuple(field.name for field in fields(Postprocessing))  # keys of `evaluate`
+# Those that were added, and their value in what was written before: they did nothing.
+ADDED = {field.name: field.default for field in fields(Postprocessing) if field.default is not MISSING}

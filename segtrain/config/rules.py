@@ -23,8 +23,8 @@ def problems(cfg: Config) -> Iterator[str]:
     yield from extra_problems(cfg.deepspeed.extra)
 
 
-def refuse_unknown_regions(cfg: Config) -> None:
-    """Raises ConfigError where `evaluate` has a value for a region that the data, now known, do not have."""
+def refuse_for_regions(cfg: Config) -> None:
+    """Raises ConfigError where `evaluate` has values that do not fit the regions of the data, which are known now."""
     regions = cfg.data.layout.regions
     for key in POSTPROCESSING:
         value = getattr(cfg.evaluate, key)
@@ -32,6 +32,13 @@ def refuse_unknown_regions(cfg: Config) -> None:
             raise ConfigError(
                 f"evaluate.{key} has a value for {unknown[0]}, but the regions are {', '.join(regions)}; name one of "
                 "these"
+            )
+    for region in regions:
+        rules = cfg.evaluate.of(region)
+        if rules.largest_component and rules.min_component_share:
+            raise ConfigError(
+                f"evaluate.min_component_share={rules.min_component_share:g}: evaluate.largest_component keeps the "
+                f"largest component of {region} alone; set evaluate.largest_component=false"
             )
 
 

@@ -34,8 +34,8 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 OnOom = Literal["halve", "fail"]
 WeightsInput = Literal["mean", "repeat"]
 AllocatorName = Literal["keep", "system"]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Proportion = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Volume = Annotated[float, Field(ge=0)]
 Label = Annotated[int, Field(ge=1)]  # a value of a mask; 0 is background
@@ -183,13 +183,11 @@ class EvaluateConfig:
     every_epochs: int = Field(default=1, ge=1)  # epochs between two evaluations
     batch: int = Field(default=16, ge=1)  # slices predicted at once; changes no score
     # The next five may differ by region, as in {whole: 0.5, core: 0.4}.
-    threshold: Share | dict[str, Share] = 0.5  # a voxel of a higher probability is lesion
+    threshold: Threshold | dict[str, Threshold] = 0.5  # a voxel of a higher probability is lesion
     largest_component: bool | dict[str, bool] = True  # keep the largest component of the prediction alone
     min_component_voxels: Count | dict[str, Count] = 0  # smaller components of the prediction are dropped
     min_component_ml: Volume | dict[str, Volume] = 0.0  # likewise, where the spacing of voxels is known
-    min_component_share: Proportion | dict[str, Proportion] = (
-        0.0  # likewise, as a share of the largest component's size
-    )
+    min_component_share: Share | dict[str, Share] = 0.0  # likewise, a share of the largest; largest_component=false
     tta: TtaName = "none"  # views averaged; trained: the flips of data.augment; all: turns and scales too
     pictures: int = Field(default=6, ge=0)  # validation patients drawn in every evaluation's picture
 
@@ -269,7 +267,7 @@ class Config:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     device: DeviceName = "auto"  # auto: a GPU where there is one
     threads_per_rank: int | None = Field(default=None, ge=1)  # default: usable CPUs / ranks on the node
-    allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by 20 to 30% larger)
+    allocator: AllocatorName = "keep"  # keep: glibc keeps freed memory for the next step (faster, by a tenth larger)
     deterministic: bool = False  # the same bits each time on CUDA too, or an error; slower
     log_every_steps: int = Field(default=10, ge=1)  # steps between two lines of the log
     code: dict[str, str] = field(default_factory=dict)  # hashes of the files of parts of the user's own; filled in

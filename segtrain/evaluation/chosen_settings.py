@@ -173,5 +173,5 @@ def in_words(settings: Postprocessing) -> str:
     if settings.min_component_ml:
         words.append(f"from {settings.min_component_ml:g} ml")
     if settings.min_component_share and not settings.largest_component:
-        words.append(f"from {settings.min_component_share:.0%} of the largest")
+        words.append(f"from {100 * settings.min_component_share:g}% of the largest")
     return ", ".join([*words, "largest component" if settings.largest_component else "all components"])

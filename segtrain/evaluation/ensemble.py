@@ -20,7 +20,7 @@ from segtrain.config import (
     Reference,
     load_config,
     name_of,
-    refuse_unknown_regions,
+    refuse_for_regions,
     untrained_views,
 )
 from segtrain.config.own_parts import portable
@@ -223,6 +223,7 @@ def _bare(path: Path, overrides: Sequence[str], settings: Path | None) -> Traine
     from segtrain.evaluation.bare import config_of  # imports torch
 
     cfg = config_of(path, overrides, settings)
+    refuse_for_regions(cfg)
     return TrainedCheckpoint(Run(path), cfg, path, frozenset(), frozenset(), is_bare=True, knows_patients=False)
 
 
@@ -231,7 +232,7 @@ def _select(run: Run, which: str, overrides: Sequence[str]) -> TrainedCheckpoint
     if isinstance(tree.get("model"), dict):
         tree["model"]["weights"] = None  # the file that training started from may be gone
     cfg = with_own_code(run, load_config(None, overrides, tree, where=str(run.root), stored=True))
-    refuse_unknown_regions(cfg)
+    refuse_for_regions(cfg)
     if message := untrained_views(cfg):
         log.warning("%s: %s", run.root, message)
     split = run.split_record()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segtrain.config import POSTPROCESSING, EvaluateConfig
+from segtrain.config.postprocessing import ADDED
 from segtrain.errors import RunError
 from segtrain.run.layout import (
     CALIBRATION,
@@ -92,11 +92,11 @@ def read_evaluation(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary alone. Raises DamagedFile; OSError.
 
-    One of an earlier version has the settings that were added since at what did nothing.
+    One of an earlier version has the rules of post-processing that were added since, at what did nothing.
     """
     summary = tree_in(folder / SUMMARY, dict, AGAIN)
     if isinstance(settings := summary.get("settings"), dict):
-        summary["settings"] = {key: getattr(EvaluateConfig, key) for key in POSTPROCESSING} | settings
+        summary["settings"] = ADDED | settings
     return summary
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segtrain.config import Config, DataConfig, Reference, loss_terms, name_of, refuse_unknown_regions
+from segtrain.config import Config, DataConfig, Reference, loss_terms, name_of, refuse_for_regions
 from segtrain.data.augment.batch import draw, is_own
 from segtrain.data.augment.draws import Contrasts
 from segtrain.data.augment.trial import Tried, tried
@@ -90,7 +90,7 @@ def refuse_for_device(cfg: Config, device: torch.device) -> None:
 
 def parts(cfg: Config, begun: bool) -> tuple[Loss, Network]:
     """The loss and the network with its initial weights. Raises ConfigError."""
-    refuse_unknown_regions(cfg)
+    refuse_for_regions(cfg)
     layout = cfg.data.layout
     loss: Loss = make_loss(cfg.loss, layout, cfg.loss_regions)
     for own in own_losses(loss):
