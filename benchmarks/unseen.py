@@ -1,6 +1,9 @@
 """Differences over the patients of a confirmation that no table of a search has, from the tables of patients alone.
 
 python -m benchmarks.unseen docs/recipe/confirm/patients.csv --of lgg:lgg_best --search docs/recipe/search/patients.csv
+
+Of one training a fold the interval is the percentile bootstrap over patients, and there is no verdict; of several the
+difference, its interval and its verdict are those of docs/statistics.md, and a patient counts once.
 """
 
 import argparse
@@ -15,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segtrain.errors import RunError
+from segtrain.report.statistics import compare
+from segtrain.report.variance import Unit
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text
 from segtrain.runtime.process import run_command, start_logging
@@ -57,9 +62,38 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def unseen(rows: Rows, searched: Sequence[str], parent: str, child: str) -> list[dict[str, Any]]:
     """A line over all patients, and one without those that the search had scored."""
-    seen = sorted({row["patient"] for row in rows} & set(searched))
+    patients = {row["patient"] for row in rows}
+    seen = sorted(patients & set(searched))
     rest = [row for row in rows if row["patient"] not in seen]
-    return [line(rows, parent, child, []), line(rest, parent, child, seen)]
+    one = line if len(patients) == len(rows) else verdict
+    return [one(rows, parent, child, []), one(rest, parent, child, seen)]
+
+
+def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
+    """The difference over people and trainings, by docs/statistics.md."""
+    scores: dict[str, dict[Unit, float]] = {
+        name: {(row["patient"], int(row["fold"]), int(row["seed"])): float(row[name]) for row in rows}
+        for name in (parent, child)
+    }
+    theirs, own = compare(scores, parent)  # no patient has several ids
+    difference = own.difference
+    assert difference, "both have each of the patients"
+    return {
+        "parent": parent,
+        "child": child,
+        "n": difference.summary.n,
+        "trainings": own.mean.trainings,
+        "parent_dsc": f"{theirs.summary.mean:.4f}",
+        "child_dsc": f"{own.summary.mean:.4f}",
+        "parent_median": f"{theirs.summary.median:.4f}",
+        "child_median": f"{own.summary.median:.4f}",
+        "difference": f"{difference.summary.mean:+.4f}",
+        "ci_low": f"{difference.summary.ci_low:+.4f}",
+        "ci_high": f"{difference.summary.ci_high:+.4f}",
+        "p": f"{difference.p_seeds:.2g}",
+        "verdict": difference.verdict,
+        "left_out": " ".join(left_out),
+    }
 
 
 def command(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_runs import evaluation_event, train_event
 from PIL import Image
+from scipy import stats
 
 from benchmarks import splits, unseen, worst
 from benchmarks.recipe import command
@@ -104,6 +105,27 @@ def test_the_recipe_s_result_is_over_patients_that_the_search_had_not_scored(com
     assert f"{rest['t_low']} to {rest['t_high']}" in " ".join(text.split())
     short = {patient.removeprefix("TCGA_").rpartition("_")[0] for patient in left_out}
     assert any(short == set(re.findall(r"[A-Z]{2}_\w{4}", line)) for line in text.splitlines())
+
+
+def test_of_several_trainings_a_patient_counts_once() -> None:
+    rng = np.random.default_rng(0)
+    dsc, gain = rng.uniform(0.6, 0.9, 24), rng.normal(0.05, 0.02, (24, 2))
+    rows = [
+        {"patient": f"p{place}", "fold": str(place // 8), "seed": str(10 * (place // 8) + training),
+         "old": str(dsc[place]), "new": str(dsc[place] + gain[place, training])}
+        for place in range(24) for training in range(2)
+    ]  # fmt: skip
+    searched = ["p0", "p9", "of another data set"]
+    whole, rest = unseen.unseen(rows, searched, "old", "new")
+    of_rest = np.delete(gain, [0, 9], axis=0).mean(axis=1)
+    for line, gains in ((whole, gain.mean(axis=1)), (rest, of_rest)):
+        assert (line["n"], line["trainings"]) == (len(gains), 6)
+        assert float(line["difference"]) == pytest.approx(gains.mean(), abs=1e-4)
+        low, high = stats.ttest_1samp(gains, 0).confidence_interval()  # of these trainings: not shorter than that
+        assert float(line["ci_low"]) <= low + 1e-4
+        assert float(line["ci_high"]) >= high - 1e-4
+        assert line["verdict"] == "better on these folds"
+    assert (whole["left_out"], rest["left_out"]) == ("", "p0 p9")
 
 
 def test_folds_of_the_recipe_are_those_of_version_1() -> None:
