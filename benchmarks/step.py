@@ -219,8 +219,9 @@ def _sizes(world: object, size_px: int, features: int) -> Work:
         image = batch_of(size_px)[0]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
             logits = network(image)
-        kept = sum(event.self_cpu_memory_usage for event in taken.key_averages()) - logits.untyped_storage().nbytes()
+        bytes_in_use = sum(event.self_cpu_memory_usage for event in taken.key_averages())
+        saved_bytes = bytes_in_use - logits.untyped_storage().nbytes() + image.untyped_storage().nbytes()
         parameters = sum(p.numel() for p in network.parameters())
-        return 4 * 4 * parameters / 2**30, (kept + image.untyped_storage().nbytes()) / 2**30
+        return 4 * 4 * parameters / 2**30, saved_bytes / 2**30
 
     return work

@@ -90,6 +90,11 @@ WAYS = pytest.mark.parametrize(
 
 @WAYS
 def test_a_training_has_the_bits_of_torch_s_layers(model: dict[str, Any], more: dict[str, Any]) -> None:
+    require_same_training(model, more, plain)
+
+
+def require_same_training(model: dict[str, Any], more: dict[str, Any], plain: Callable[[nn.Module], nn.Module]) -> None:
+    """Equal losses and weights of the network as it is and of the one that `plain` makes of it."""
     losses, state = trained(model, more, lambda network: network)
     plain_losses, plain_state = trained(model, more, plain)
     assert losses == plain_losses

@@ -110,11 +110,11 @@ def test_the_recipe_s_result_is_over_patients_that_the_search_had_not_scored(com
 def test_of_several_trainings_a_patient_counts_once() -> None:
     rng = np.random.default_rng(0)
     dsc, gain = rng.uniform(0.6, 0.9, 24), rng.normal(0.05, 0.02, (24, 2))
-    rows = [
-        {"patient": f"p{place}", "fold": str(place // 8), "seed": str(10 * (place // 8) + training),
-         "old": str(dsc[place]), "new": str(dsc[place] + gain[place, training])}
-        for place in range(24) for training in range(2)
-    ]  # fmt: skip
+    rows = []
+    for (place, training), gained in np.ndenumerate(gain):
+        fold = place // 8
+        unit = {"patient": f"p{place}", "fold": str(fold), "seed": str(10 * fold + training)}
+        rows.append(unit | {"old": str(dsc[place]), "new": str(dsc[place] + gained)})
     searched = ["p0", "p9", "of another data set"]
     whole, rest = unseen.unseen(rows, searched, "old", "new")
     of_rest = np.delete(gain, [0, 9], axis=0).mean(axis=1)

@@ -30,11 +30,11 @@ class Joining(nn.Sequential):
 
 
 def _keeping_parts(layer: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
-    learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if not learns or any(part.device.type != "cpu" or part.dtype != torch.float32 for part in parts):
-        plain: Tensor = layer(torch.cat(parts, dim=1))
-        return plain
     joined = torch.cat(parts, dim=1)
+    learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not learns or joined.device.type != "cpu" or joined.dtype != torch.float32:
+        plain: Tensor = layer(joined)
+        return plain
     which = _which(joined)  # the tensor itself in a hook would live as long as the hook
 
     def pack(kept: Tensor) -> Kept:
