@@ -1,5 +1,7 @@
 """The tables behind docs/recipe.md, from finished runs: differences patient by patient, time to quality, cost.
 
+patients.csv has each patient's DSC at the last epoch, patients_late.csv its mean over the last three.
+
 python -m benchmarks.recipe runs/recipe_search --of reference:cosine cosine:ema ema:strong --out docs/recipe/search
 """
 
@@ -7,11 +9,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from segtrain.errors import RunError
 from segtrain.report.collect import Collected, collect
+from segtrain.report.epochs import evaluation
 from segtrain.report.statistics import mean_of, per_patient
+from segtrain.report.variance import Scores, Unit
 from segtrain.report.variants import by_variant, scores
 from segtrain.report.verdicts import difference, holm
 from segtrain.run.events import evaluations
@@ -20,6 +25,7 @@ from segtrain.runtime.cells import csv_text
 from segtrain.runtime.process import run_command, start_logging
 
 QUALITIES = (0.70, 0.75, 0.80, 0.85)
+LATE = 3  # epochs, over whose mean a schedule that ends at rest has no advantage of the last one's luck
 Groups = Mapping[str, Sequence[Collected]]
 
 
@@ -73,16 +79,24 @@ def quality(groups: Groups) -> list[dict[str, Any]]:
     return lines
 
 
-def patients(groups: Groups) -> list[dict[str, Any]]:
-    """A line per patient: fold, and its DSC at the last epoch of each variant."""
-    units = sorted({unit for runs in groups.values() for unit in scores(runs)}, key=str)
-    dsc_of = {variant: scores(runs) for variant, runs in groups.items()}
+def patients(dsc_of: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """A line per patient, fold and seed: its DSC of each variant."""
+    units = sorted({unit for of in dsc_of.values() for unit in of}, key=str)
     return [
         {"patient": patient, "fold": fold, "seed": seed}
         | {variant: f"{of[unit]:.6f}" if unit in of else "" for variant, of in dsc_of.items()}
         for unit in units
         for patient, fold, seed in [unit]
     ]
+
+
+def late_scores(runs: Sequence[Collected]) -> Scores:
+    """Every patient's mean DSC over the last three evaluations of these runs of one variant."""
+    by_unit: dict[Unit, float] = {}
+    for run in runs:
+        late = [evaluation(run.run, event, run.people).by_patient for event in evaluations(run.run.events())[-LATE:]]
+        by_unit |= {(name, run.fold, run.seed): fmean(one[name] for one in late) for name in late[0]}
+    return by_unit
 
 
 def cost(groups: Groups) -> list[dict[str, Any]]:
@@ -110,7 +124,13 @@ def command(argv: Sequence[str]) -> int:
         raise RunError(f"--of {missing[0]}: no finished run of it; there are {', '.join(groups)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     of_pairs = differences(groups, pairs)
-    tables = {"differences": of_pairs, "quality": quality(groups), "patients": patients(groups), "cost": cost(groups)}
+    tables = {
+        "differences": of_pairs,
+        "quality": quality(groups),
+        "patients": patients({variant: scores(runs) for variant, runs in groups.items()}),
+        "patients_late": patients({variant: late_scores(runs) for variant, runs in groups.items()}),
+        "cost": cost(groups),
+    }
     for name, lines in tables.items():
         files.write_text(arguments.out / f"{name}.csv", csv_text(lines))
     print(csv_text(of_pairs), end="")

@@ -70,14 +70,15 @@ def unseen(rows: Rows, searched: Sequence[str], parent: str, child: str) -> list
 
 
 def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
-    """The difference over people and trainings, by docs/statistics.md."""
+    """The difference over people and trainings, by docs/statistics.md. A training that failed is left out."""
     scores: dict[str, dict[Unit, float]] = {
-        name: {(row["patient"], int(row["fold"]), int(row["seed"])): float(row[name]) for row in rows}
+        name: {(row["patient"], int(row["fold"]), int(row["seed"])): float(row[name]) for row in rows if row[name]}
         for name in (parent, child)
     }
     theirs, own = compare(scores, parent)  # no patient has several ids
     difference = own.difference
-    assert difference, "both have each of the patients"
+    if not difference:
+        raise RunError(f"--of {parent}:{child}: no patient, fold and seed in common; compare two that have some")
     return {
         "parent": parent,
         "child": child,
@@ -91,6 +92,7 @@ def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dic
         "ci_low": f"{difference.summary.ci_low:+.4f}",
         "ci_high": f"{difference.summary.ci_high:+.4f}",
         "p": f"{difference.p_seeds:.2g}",
+        "p_strict": f"{difference.p_strict:.2g}",
         "verdict": difference.verdict,
         "left_out": " ".join(left_out),
     }

@@ -67,6 +67,17 @@ def test_the_tables_of_two_folds(runs: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_beside_the_last_epoch_is_the_mean_of_the_last_three(tmp_path: Path) -> None:
+    """Of a run of fewer, of all of them."""
+    train(tmp_path / "runs" / "long-fold0-seed1", [(0.1, 0.2), (0.6, 0.5), (0.9, 0.8), (0.3, 0.2)], 0)
+    train(tmp_path / "runs" / "short-fold0-seed1", [(0.4, 0.2), (0.6, 0.5)], 0)
+    assert command([str(tmp_path / "runs"), "--of", "long:short", "--out", str(tmp_path / "tables")]) == 0
+    first, second = read(tmp_path / "tables" / "patients_late.csv")
+    assert [float(first[name]) for name in ("long", "short")] == pytest.approx([0.6, 0.5])
+    assert [float(second[name]) for name in ("long", "short")] == pytest.approx([0.5, 0.35])
+    assert [row["long"] for row in read(tmp_path / "tables" / "patients.csv")] == ["0.300000", "0.200000"]
+
+
 @pytest.mark.law("L12")
 def test_a_variant_that_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"--of best: no finished run of it; there are .*plain"):
@@ -126,6 +137,14 @@ def test_of_several_trainings_a_patient_counts_once() -> None:
         assert float(line["ci_high"]) >= high - 1e-4
         assert line["verdict"] == "better on these folds"
     assert (whole["left_out"], rest["left_out"]) == ("", "p0 p9")
+    for row in rows:  # a training that failed; the patients of its fold were scored by the other one
+        row["new"] = "" if row["seed"] == "10" else row["new"]
+    without, _ = unseen.unseen(rows, searched, "old", "new")
+    assert (without["n"], without["trainings"]) == (24, 5)
+    gains = np.where(np.arange(24) // 8 == 1, gain[:, 1], gain.mean(axis=1))
+    assert float(without["difference"]) == pytest.approx(gains.mean(), abs=1e-4)
+    with pytest.raises(RunError, match=r"old:new: no patient, fold and seed in common"):
+        unseen.unseen([{**row, "new": ""} for row in rows], searched, "old", "new")
 
 
 def test_folds_of_the_recipe_are_those_of_version_1() -> None:
