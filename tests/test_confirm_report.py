@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from searches import PATIENTS, SHIFTS, SPEC, confirmed, searched, trained, write
 
 from jobs import ablate
 from segtrain.data.folds import fold_of
-from segtrain.report.texts import TEXTS, Language
+from segtrain.report.collect import collect
+from segtrain.report.measurement import comparables
+from segtrain.report.texts import TEXTS, Language, say_in
 from segtrain.report.write import make
 from segtrain.run import read_record, write_record
+
+SEARCH = {"chosen": "focal", "variants": 3, "search": "search", "folds": "3, 4"}
 
 
 @pytest.mark.law("L10")
@@ -60,6 +65,64 @@ def test_the_report_of_a_confirmation_names_the_search(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.md").read_text()
     assert f"Not a confirmation: 1 patients took part when the search search chose focal: {moved}." in text
     assert "took part in choosing it" not in text
+
+
+@pytest.mark.law("L1")
+@pytest.mark.parametrize("language", TEXTS)
+def test_a_report_over_both_pools_nothing_of_them(tmp_path: Path, language: Language) -> None:
+    searched(write(tmp_path))
+    confirmation = confirmed(tmp_path / "spec.yaml")
+    for member in confirmation.members:
+        trained(member, SHIFTS[member.variant])
+    folder = tmp_path / "runs" / "search-confirm"
+    write_record(folder, confirmation.record)
+    (folder / "focal-fold0-seed42" / "config.yaml").write_text("[")  # of the variant that the search has, too
+    text = unescape(make([tmp_path / "runs"], tmp_path / "out", language, baseline="dice").read_text())
+    here = sum(fold_of(patient, 5, 42) in (0, 1, 2) for patient in PATIENTS)
+    rest = sum(fold_of(patient, 5, 42) in (1, 2) for patient in PATIENTS)
+    lines = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    assert [(line["measurement"], line["variant"], int(line["n"])) for line in lines] == [
+        *(("phantom, 64 px", variant, 30 - here) for variant in ("dice", "bce", "focal")),
+        ("phantom, 64 px, search-confirm", "dice", here),
+        ("phantom, 64 px, search-confirm", "focal", rest),
+    ]
+    say = say_in(language)
+    assert say("confirmations_apart", folders=folder) in text
+    assert say("measurements_why", n=1) not in text
+    first, second = text.split(f"<h2>phantom, 64 px, search-confirm: {say('result')}</h2>")
+    for words, parts in (
+        (say("search_confirmed", variant="focal", k=3, folder=folder), (True, False)),
+        (say("best_of", k=3, n=30 - here, variant="focal", mean="", how="").partition("focal")[0], (True, False)),
+        (say("confirmation", **SEARCH, folder=tmp_path / "runs" / "search", n=30 - here, here=here), (False, True)),
+    ):
+        assert (words in first, words in second) == parts
+
+
+def test_two_searches_in_one_report_have_each_the_command_for_its_own_best(tmp_path: Path) -> None:
+    searched(write(tmp_path))
+    (tmp_path / "second").mkdir()
+    second = write(tmp_path / "second", SPEC.replace("name: search", "name: again").replace("[3, 4]", "[1, 2]"))
+    searched(second, shifts={"dice": 0.0, "bce": 0.03, "focal": 0.01})
+    folders = [tmp_path / "runs", tmp_path / "second" / "runs"]
+    text = unescape(make(folders, tmp_path / "out", baseline="dice").read_text())
+    for variant, path in (("focal", tmp_path / "spec.yaml"), ("bce", second)):
+        (line,) = [line for line in text.splitlines() if f"segtrain ablate {path} --confirm" in line]
+        assert f"{variant} is the best of 3 variants" in line
+
+
+def test_confirmations_of_one_name_are_told_by_their_folders(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = write(tmp_path / name)
+        searched(path)
+        confirmation = confirmed(path)
+        for member in confirmation.members:
+            trained(member, SHIFTS[member.variant])
+        write_record(tmp_path / name / "runs" / "search-confirm", confirmation.record)
+    parts = comparables(collect([tmp_path / name / "runs" / "search-confirm" for name in ("one", "two")]))
+    assert [part.title for part in parts] == [
+        f"phantom, 64 px, {tmp_path / name / 'runs' / 'search-confirm'}" for name in ("one", "two")
+    ]
 
 
 def test_the_command_lists_the_confirmation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

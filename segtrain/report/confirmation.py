@@ -7,6 +7,7 @@ from segtrain.data.people import people_of
 from segtrain.report.best_of import BestOf
 from segtrain.report.collect import Collected
 from segtrain.report.texts import Say
+from segtrain.report.variants import best_variant
 from segtrain.run import AblationRecord, Search, confirmation_name, read_record
 
 FEWEST_VARIANTS = 3  # besides one variant and the baseline there is no choice
@@ -19,6 +20,11 @@ def records_of(runs: Sequence[Collected]) -> Records:
     """The records of these runs' ablations."""
     folders = dict.fromkeys(run.run.root.parent for run in runs)
     return {folder: record for folder in folders if (record := read_record(folder))}
+
+
+def confirming(runs: Sequence[Collected]) -> list[Path]:
+    """The folders of these runs that are confirmations."""
+    return [folder for folder, record in records_of(runs).items() if record.search]
 
 
 def is_confirmation(records: Records) -> bool:
@@ -51,12 +57,18 @@ def warnings(runs: Sequence[Collected], records: Records, say: Say) -> Iterator[
             yield say("confirmation_seen", n=len(seen), chosen=search.chosen, search=search.name, patients=names)
 
 
-def cautions(records: Records, best: BestOf | None, baseline: str, say: Say) -> Iterator[str]:
-    """How the best of a search is confirmed."""
-    if best is None or best.variants < FEWEST_VARIANTS or best.variant == baseline:
-        return
+def cautions(
+    records: Records, groups: Mapping[str, Sequence[Collected]], best: BestOf | None, baseline: str, say: Say
+) -> Iterator[str]:
+    """How the best of each search is confirmed. `best`: of all these runs, of which a search may have a part."""
     for folder, record in records.items():
         if record.search:
+            continue
+        every = {variant: [run for run in runs if run.run.root.parent == folder] for variant, runs in groups.items()}
+        own = {variant: runs for variant, runs in every.items() if runs}
+        if own != groups:
+            best = best_variant(own) if own else None
+        if best is None or best.variants < FEWEST_VARIANTS or best.variant == baseline:
             continue
         confirmed = folder.with_name(confirmation_name(record.name))
         if read_record(confirmed):

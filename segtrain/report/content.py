@@ -110,7 +110,7 @@ def _result(
     lines = lines_of(rows)
     best = None if confirmation.is_confirmation(records) else best_variant(groups)
     notes += evidence.notes(lines, best, say)
-    cautions = [*confirmation.cautions(records, best, rows[0].variant, say), *evidence.warnings(lines, say)]
+    cautions = [*confirmation.cautions(records, groups, best, rows[0].variant, say), *evidence.warnings(lines, say)]
     if any(row.difference for row in lines):
         notes += evidence.counts(lines, say)
         title = say("forest", baseline=rows[0].variant)

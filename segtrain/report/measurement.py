@@ -1,14 +1,17 @@
 """Which scores may be compared: those of one measurement, that is of the same truth, in the same pixels, by one rule.
 
 A patient's DSC at 64 px and one at 96 px are of two different masks; so are those of made-up patients of two seeds,
-which have the same names. Runs of different measurements are told apart, and never paired or averaged.
+which have the same names. Runs of different measurements are told apart, and never paired or averaged. So are the runs
+of a confirmation: with them those that chose would be in one mean, and in one verdict.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from segtrain.config import POSTPROCESSING, Config, flatten
 from segtrain.report.collect import Collected
+from segtrain.report.confirmation import confirming
 
 SIZE, SPACING, SOURCE = "data.image_size", "data.spacing_mm", "data.source"
 GEOMETRY = (SIZE, SPACING)  # settings that change the pixels and not the truth in the source
@@ -51,12 +54,17 @@ def _text(values: Mapping[str, object], key: str) -> str:
 
 @dataclass(frozen=True)
 class Comparable:
-    """The runs of one measurement, in their order, and what tells it from the others of the report."""
+    """The runs of one measurement, in their order, and what tells it from the others of the report.
+
+    confirmation: the folder of the confirmation whose runs these are; measured: the title without it.
+    """
 
     measurement: Measurement | None
     runs: Sequence[Collected] = ()
     truth: Mapping[tuple[str, str], Voxels] = field(default_factory=dict)  # by patient and region
     title: str = ""
+    measured: str = ""
+    confirmation: Path | None = None
 
     @property
     def counts(self) -> bool:
@@ -85,7 +93,7 @@ class Comparable:
         mine = self.measurement or measurement
         if mine is not None and measurement is not None:
             mine = replace(mine, data=mine.data or measurement.data)
-        return Comparable(mine, [*self.runs, run], {**truth_of(run), **self.truth})
+        return replace(self, measurement=mine, runs=[*self.runs, run], truth={**truth_of(run), **self.truth})
 
 
 def truth_of(run: Collected) -> dict[tuple[str, str], Voxels]:
@@ -95,37 +103,50 @@ def truth_of(run: Collected) -> dict[tuple[str, str], Voxels]:
 
 
 def comparables(runs: Sequence[Collected]) -> list[Comparable]:
-    """The runs by measurement, in the order of their first runs.
+    """The runs by measurement, those of each confirmation apart, in the order of their first runs.
 
     A run whose config cannot be read is with the runs that score the same patients; where it does not count, else with
     those of its variant, of its folder, or the first.
     """
     groups: list[Comparable] = []
+    confirmations = confirming(runs)
     for run in sorted(runs, key=lambda run: run.config is None):
         measurement = None if run.config is None else Measurement.of(run.config, run.data)
-        place = next((place for place, one in enumerate(groups) if one.takes(run, measurement)), None)
+        confirmation = run.run.root.parent if run.run.root.parent in confirmations else None
+        alike = {place: one for place, one in enumerate(groups) if one.confirmation == confirmation}
+        place = next((place for place, one in alike.items() if one.takes(run, measurement)), None)
         if place is None and measurement is None and not run.counts:
-            place = _place_of_stray(run, groups)
+            place = _place_of_stray(run, alike)
         if place is None:
-            groups.append(Comparable(None))
+            groups.append(Comparable(None, confirmation=confirmation))
             place = len(groups) - 1
         groups[place] = groups[place].plus(run, measurement)
     order = {run.run.root: place for place, run in enumerate(runs)}
     groups = [replace(one, runs=sorted(one.runs, key=lambda run: order[run.run.root])) for one in groups]
     groups.sort(key=lambda one: order[one.runs[0].run.root])
-    return [replace(one, title=title) for one, title in zip(groups, _titles(groups), strict=True)]
+    groups = [replace(one, measured=title) for one, title in zip(groups, _titles(groups), strict=True)]
+    return [replace(one, title=", ".join([one.measured, *_confirmation_name(one, confirmations)])) for one in groups]
 
 
-def _place_of_stray(run: Collected, groups: Sequence[Comparable]) -> int | None:
+def _confirmation_name(one: Comparable, confirmations: Sequence[Path]) -> list[str]:
+    """The name of its folder, or the folder where two have that name; none of what is no confirmation."""
+    folder = one.confirmation
+    if folder is None:
+        return []
+    alone = sum(other.name == folder.name for other in confirmations) == 1
+    return [folder.name if alone else str(folder)]
+
+
+def _place_of_stray(run: Collected, groups: Mapping[int, Comparable]) -> int | None:
     """The group with a run of the same variant, else of the same folder, else the first; None without any."""
     for alike in (
         lambda other: other.variant == run.variant,
         lambda other: other.run.root.parent == run.run.root.parent,
     ):
-        for place, one in enumerate(groups):
+        for place, one in groups.items():
             if any(map(alike, one.runs)):
                 return place
-    return 0 if groups else None
+    return next(iter(groups), None)
 
 
 def _titles(groups: Sequence[Comparable]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A report over runs of several measurements: a part for each, and what can be compared across image sizes."""
+"""A report over runs of several measurements or with a confirmation: a part for each, and all across image sizes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ NAMED = 3  # runs that a warning names
 
 @dataclass(frozen=True)
 class Part:
-    """The runs of one measurement, those that count by variant, and their comparison."""
+    """The runs of one measurement, or of a confirmation, those that count by variant, and their comparison."""
 
     of: Comparable
     groups: Groups
@@ -94,7 +94,10 @@ def _overview(several: Sequence[Part], say: Say) -> Section:
         for part in several
     ]
     heads = [say("measurement"), say("runs"), say("finished"), say("variant")]
-    notes = [say("measurements_why", n=len(several))]
+    measured = len({part.of.measured for part in several})
+    notes = [say("measurements_why", n=measured)] if measured > 1 else []
+    if names := [str(part.of.confirmation) for part in several if part.of.confirmation]:
+        notes.append(say("confirmations_apart", folders=", ".join(dict.fromkeys(names))))
     return Section("measurements", say("measurements"), notes, tables=[Table("measurements", heads, lines)])
 
 
@@ -132,7 +135,8 @@ def _differ_in_geometry(cluster: Sequence[Part], part: Part) -> bool:
         assert mine is not None, "as above"
         same_data = not (mine.data and new.data) or mine.data == new.data
         same_pixels = all(mine.settings[key] == new.settings[key] for key in GEOMETRY)
-        if mine.without_geometry() != new.without_geometry() or not same_data or same_pixels:
+        both = (one.of.confirmation is None) == (part.of.confirmation is None)
+        if mine.without_geometry() != new.without_geometry() or not same_data or same_pixels or not both:
             return False
     return True
 

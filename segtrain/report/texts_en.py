@@ -8,6 +8,7 @@ EN = {
     "measurements": "Told apart", "measurement": "measurement", "across": "Across image sizes, in the source's geometry",
     "measurements_why": "These runs are of {n} measurements: other data, image sizes, phantom seeds, thresholds, post-processing, or other masks under the same names."
     " A DSC of one is not comparable with a DSC of another, so nothing is paired or averaged across them; each has its own part below.",
+    "confirmations_apart": "The runs of a confirmation ({folders}) have a part of their own: pooled with those of other folders they would rest on the patients who chose.",
     "across_why": "Where parts differ in the image size alone, the last epochs are compared here as masks in the source's own pixels.",
     "across_worth": "There a perfect mask is not worth 1: that of the public LGG patients, brought to a size and back, has a mean DSC of 0.935 at 64 px,"
     " 0.956 at 96 px, 0.965 at 128 px and 0.999 at 256 px. So a part of the difference between sizes is not the network's.",
