@@ -68,6 +68,16 @@ def test_without_a_verdict_nothing_is_said_of_recipes() -> None:
     assert "better than" not in text
 
 
+def test_the_sentence_is_of_a_pair_with_a_verdict() -> None:
+    """One training each differ more, and give none: it is not they that cannot be told apart."""
+    base: Scores = {unit: dsc for unit, dsc in scores(0.8, folds=1).items() if unit[0] != "patient0-7"}
+    far: Scores = {(f"patient0-{number}", 0, 1): 0.3 + 0.1 * (number % 2) for number in (0, 1, 7)}
+    rows = compare({"dice": base, "far": far, "near": scores(0.801, folds=1, noise=0.02)}, "dice")
+    assert [row.verdict for row in rows] == ["baseline", "no verdict", "not distinguishable"]
+    assert headline(rows, say_in("en")).startswith("near and dice cannot be told apart: ")
+    assert headline(rows[:2], say_in("en")).startswith("These runs cannot say whether far or dice")
+
+
 def test_without_a_common_patient() -> None:
     others = {(f"other{unit[0]}", *unit[1:]): dsc for unit, dsc in scores(0.8).items()}
     assert sentence({"dice": scores(0.8), "new": others}).startswith("No variant has been compared with dice")

@@ -44,13 +44,12 @@ def _mean(row: Row, say: Say) -> str:
 
 
 def _clearest(compared: Sequence[Compared], baseline: str, say: Say) -> str:
-    """The sentence on the best that is better; without one, on the worst that is worse; else on the largest."""
+    """The sentence on the best that is better, else on the worst that is worse, else on the largest with a verdict."""
     for verdict in (*BETTER, *WORSE):
         if alike := [one for one in compared if one[0].verdict == verdict]:
             return _difference(verdict, max(alike, key=_size), baseline, say)
-    largest = max(compared, key=_size)
-    undecidable = all(row.verdict == "no verdict" for row, _ in compared)
-    return _difference("no verdict" if undecidable else "alike", largest, baseline, say)
+    alike = [one for one in compared if one[0].verdict == "not distinguishable"]
+    return _difference("alike" if alike else "no verdict", max(alike or compared, key=_size), baseline, say)
 
 
 def _size(one: Compared) -> float:
