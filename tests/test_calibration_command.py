@@ -18,7 +18,7 @@ from segtrain.evaluation.calibration import BINS, MARGIN_VOXELS, box_around, rel
 from segtrain.evaluation.calibration_summary import calibration_block, calibration_pictures, low_ceiling
 from segtrain.evaluation.ensemble import opened, select_checkpoints
 from segtrain.evaluation.scores import Scores
-from segtrain.run import Run
+from segtrain.run import EvaluationFiles, Run, read_evaluation, write_evaluation
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -95,13 +95,15 @@ def test_patients_with_a_low_ceiling_are_named() -> None:
 def test_the_pictures_are_written_and_go_with_their_geometry(trained_run: Run, evaluated: Path, tmp_path: Path) -> None:
     assert (evaluated / "calibration.svg").read_text().startswith("<svg")
     assert (evaluated / "calibration.png").stat().st_size > 0
-    both = [str(trained_run.root), "--out", str(tmp_path)]
-    assert command([*both, "--geometry", "prepared"]) == 0
-    assert (tmp_path / "calibration.png").exists()
-    assert json.loads((tmp_path / "summary.json").read_text())["low_ceiling"] is None
-    assert command([*both, "--geometry", "original"]) == 0
-    assert not (tmp_path / "calibration.png").exists()
-    assert "calibration" not in json.loads((tmp_path / "summary.json").read_text())
+    folders = {geometry: tmp_path / geometry for geometry in ("prepared", "original")}
+    for geometry, folder in folders.items():
+        assert command([str(trained_run.root), "--out", str(folder), "--geometry", geometry]) == 0
+    assert (folders["prepared"] / "calibration.png").exists()
+    assert json.loads((folders["prepared"] / "summary.json").read_text())["low_ceiling"] is None
+    assert not (folders["original"] / "calibration.png").exists()
+    assert "calibration" not in json.loads((folders["original"] / "summary.json").read_text())
+    write_evaluation(folders["prepared"], EvaluationFiles(*read_evaluation(folders["original"])))
+    assert not (folders["prepared"] / "calibration.png").exists()
 
 
 def test_each_region_pools_its_own_voxels_of_people_not_trained_on() -> None:

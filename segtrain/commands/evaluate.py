@@ -95,7 +95,6 @@ def scored(argv: Sequence[str]) -> Path:
     checkpoints[0].say_own_source()
     store = ensure_store(cfg.data)
     checkpoints = with_assumed_patients(checkpoints, store, split_is_known=arguments.weights_config is not None)
-    cfg = checkpoints[0].cfg
     patients = _patients(arguments.split, checkpoints, store)
     pixels = store.pixels(patients)
     seen = trained_on(patients, checkpoints, pixels)
@@ -107,7 +106,7 @@ def scored(argv: Sequence[str]) -> Path:
     geometries = GEOMETRIES[arguments.geometry]
     rules = Rules(geometries, arguments.empty_masks, arguments.empty_surfaces, arguments.lesions)
     workers = _workers(arguments.workers, len(patients))
-    _refuse_other_scores(folder, patients, checkpoints, settings_of(cfg, rules))
+    _refuse_other_scores(folder, patients, checkpoints, rules, is_own=arguments.out is None)
     scores = score(checkpoints, store, patients, rules, workers, arguments.sort)
     summary = summary_of(scores, checkpoints, store, rules) | postprocessing_block(postprocessed.chosen)
     write_evaluation(folder, _files(scores, summary, checkpoints, rules))
@@ -204,35 +203,56 @@ def _from_file(path: Path) -> set[str]:
 
 
 def _refuse_other_scores(
-    folder: Path, patients: Sequence[str], checkpoints: Sequence[TrainedCheckpoint], settings: Mapping[str, Any]
+    folder: Path,
+    patients: Sequence[str],
+    checkpoints: Sequence[TrainedCheckpoint],
+    rules: Rules,
+    is_own: bool,
 ) -> None:
-    """Raises RunError where `folder` has scores that this evaluation would not make again, or others' files."""
+    """Raises RunError where `folder` has scores that this evaluation would not make again, or others' files.
+
+    `is_own`: the run's folder for this checkpoint, where those of an earlier one are brought up to date.
+    """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--out {folder}: is a file; name a folder")
     if foreign := foreign_file(folder):
         raise RunError(f"{foreign}: was not written by segtrain evaluate; name another folder with --out")
     try:
-        rows, summary = read_evaluation(folder)
-        before = {row["patient"] for row in rows}
-        # Of an earlier version: no scores of lesions could be lost.
-        summary.setdefault(LESIONS, settings[LESIONS])
-        settings_before = {key: summary[key] for key in settings}
-        settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
-        runs = [one["run"] for one in summary["runs"]]
+        difference = _difference(*read_evaluation(folder), patients, checkpoints, rules, is_own)
     except (OSError, ValueError, KeyError, TypeError):
         return  # no scores that could be lost
-    difference = ""
-    if runs != [str(one.run.root.resolve()) for one in checkpoints]:
-        difference = f"runs: {', '.join(runs)}"
-    elif before != set(patients):
-        difference = f"{len(before)} patients, {len(before & set(patients))} of these {len(patients)}"
-    else:
-        for key in settings:
-            if settings_before[key] != settings[key]:
-                difference = f"{key}: {settings_before[key]}"
-                break
     if difference:
         raise RunError(f"{folder}: holds other scores ({difference}); name another folder with --out")
+
+
+def _difference(
+    rows: Sequence[Mapping[str, str]],
+    summary: Mapping[str, Any],
+    patients: Sequence[str],
+    checkpoints: Sequence[TrainedCheckpoint],
+    rules: Rules,
+    is_own: bool,
+) -> str:
+    """What scores that are there are of and these would not be; empty where these have all of them."""
+    settings = settings_of(checkpoints[0].cfg, rules)
+    # Of an earlier version: no scores of lesions could be lost.
+    settings_before = {key: summary[key] if key != LESIONS else summary.get(key, settings[key]) for key in settings}
+    settings_before["settings"] = {key: summary["settings"][key] for key in settings["settings"]}
+    before = {row["patient"] for row in rows}
+    runs, of_runs = ([one[key] for one in summary["runs"]] for key in ("run", "checkpoint"))
+    geometries = list(summary["geometries"])
+    if runs != [str(one.run.root.resolve()) for one in checkpoints]:
+        return f"runs: {', '.join(runs)}"
+    if not is_own and of_runs != [one.folder.name for one in checkpoints]:
+        return f"checkpoints: {', '.join(of_runs)}"
+    if before != set(patients):
+        return f"{len(before)} patients, {len(before & set(patients))} of these {len(patients)}"
+    if not set(geometries) <= set(rules.geometries):
+        return f"geometries: {', '.join(geometries)}"
+    if summary["image_size"] != checkpoints[0].cfg.data.image_size:
+        return f"image_size: {summary['image_size']}"
+    differing = [key for key in settings if settings_before[key] != settings[key]]
+    return f"{differing[0]}: {settings_before[differing[0]]}" if differing else ""
 
 
 def _refuse_training_patients(patients: Sequence[str], seen: frozenset[str]) -> None:
