@@ -196,6 +196,7 @@ def test_across_sizes_masks_are_compared_in_the_source(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## Across image sizes" in text
     assert "which are not in this comparison: 2 (dice-at64-seed1, dice-at96-seed1)" in text
+    assert "--checkpoint last --postprocessing configured (if its folder validation-last has other scores" in text
     assert "a perfect mask is not worth 1" in text
     for run, dsc in zip(runs, (0.5, 0.6), strict=True):
         score_in_source(run, dsc)

@@ -9,6 +9,7 @@ from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.content import Section
 from segtrain.report.measurement import GEOMETRY, SIZE, SPACING, Comparable, comparables
+from segtrain.report.scored import LAST, command
 from segtrain.report.source_geometry import in_source_geometry
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table, number, variants_table, word
@@ -119,7 +120,8 @@ def _across(several: Sequence[Part], say: Say) -> Section | None:
         groups, missing = _groups_across(cluster)
         if missing:
             names = ", ".join(run.name for run in missing[:NAMED]) + (" ..." if len(missing) > NAMED else "")
-            warnings.append(say("across_missing", n=len(missing), runs=names, run=missing[0].run.root))
+            line = command(missing[0], LAST)
+            warnings.append(say("across_missing", n=len(missing), runs=names, command=line, folder=LAST))
         if len(groups) > 1:
             table = variants_table(groups, compared(groups, next(iter(groups))), say)
             tables.append(replace(_without(table, say("best_mean")), name=f"across-{place}"))

@@ -8,6 +8,7 @@ from segtrain.config import POSTPROCESSING
 from segtrain.errors import DAMAGED
 from segtrain.report.collect import Collected
 from segtrain.report.epochs import Evaluation
+from segtrain.report.scored import LAST, is_current
 from segtrain.run import read_evaluation
 from segtrain.run.stored import number_in
 
@@ -20,10 +21,10 @@ def in_source_geometry(run: Collected) -> Collected | None:
     if run.last is None or run.config is None:
         return None
     try:
-        rows, summary = read_evaluation(run.run.evaluation("validation", "last"))
+        rows, summary = read_evaluation(run.run.evaluations / LAST)
         settings, wanted = summary["settings"], asdict(run.config.evaluate)
         fits = (
-            [one["checkpoint"] for one in summary["runs"]] == [run.run.checkpoint(run.last.step).name]
+            is_current(run, LAST, summary)
             and all(settings[key] == wanted[key] for key in RULES)
             and summary["empty_masks"] == run.empty_rule
             and {row["patient"] for row in rows} == set(run.last.by_patient)

@@ -9,7 +9,7 @@ ZH = {
     "confirmations_apart": "确认实验（{folders}）的训练自成一部分：若与其他文件夹的训练合并，结果就会依赖参与过选择的患者。",
     "across_why": "仅图像尺寸不同的部分，在此以源图像像素中的分割比较其最后一轮。",
     "across_worth": "在源图像中，完美的分割也得不到 1：公开 LGG 患者的标注缩放后再还原，64 px 的平均 DSC 为 0.935，96 px 为 0.956，128 px 为 0.965，256 px 为 0.999。因此尺寸之间的差异有一部分并非来自网络。",
-    "across_missing": "没有源图像几何评分、因而未列入此比较的训练：{n} 次（{runs}）。评分命令：segtrain evaluate {run} --checkpoint last。",
+    "across_missing": "没有源图像几何评分、因而未列入此比较的训练：{n} 次（{runs}）。评分命令：{command}（若其文件夹 {folder} 中是其他评分，请先移走）。",
     "overview": "训练：{runs} 次（已完成 {counted} 次，尚未开始 {waiting} 次）。方案：{variants} 个。验证患者：{patients} 名。",
     "phantom": "数据为程序生成的模拟患者：这些数字不代表真实患者。",
     "misnamed": "以下训练的名称与其配置中的折或种子不一致，以名称为准：{runs}。",
