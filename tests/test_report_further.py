@@ -1,6 +1,7 @@
 """Further scores in a report: whatever columns an evaluation has, by variant, with n, interval, unit and warnings."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from segtrain.report.content import sections
 from segtrain.report.further import Evaluated, Further, further_scores
 from segtrain.report.page import html_page, markdown
 from segtrain.report.tables import Table
-from segtrain.report.texts import TEXTS, say_in
+from segtrain.report.texts import TEXTS, Language, say_in
 from segtrain.report.variants import by_variant, compared
 from segtrain.run import EvaluationFiles, Run, write_evaluation
 
 COLUMNS = ("dsc", "hd95_mm", "nsd_1mm", "false_lesion_ml", "lesion_recall_under_0.1_ml", "volume_error_percent")
+
+
+def of_checkpoint(run: Run, folder: str) -> dict[str, Any]:
+    """The part of a summary that says what was scored: the first epoch was the best of three."""
+    step = 10 if folder.endswith("-best") else 30
+    return {"runs": [{"run": str(run.root), "checkpoint": run.checkpoint(step).name}]}
 
 
 def values(seed: int) -> dict[str, dict[str, float | None]]:
@@ -46,8 +53,8 @@ def evaluated(run: Run, seed: int, more: tuple[str, ...] = (), folder: str = "va
         "original_dsc_by": {"institution A": {"n": 5, "mean": 0.5, "ci_low": 0.4, "ci_high": None}},
     }
     tree = {"geometries": {"prepared": "", "original": ""}, "chosen_on": None, "units": "distances in mm"}
-    patients, _, checkpoint = folder.partition("-")
-    write_evaluation(run.evaluation(patients, checkpoint), EvaluationFiles(rows, tree | block | summary))
+    tree |= of_checkpoint(run, folder)
+    write_evaluation(run.evaluations / folder, EvaluationFiles(rows, tree | block | summary))
 
 
 def scores(root: Path) -> tuple[Further, Table]:
@@ -97,6 +104,7 @@ def test_regions_have_rows_of_their_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     means: dict[str, Any] = {"not_trained_on": {"dsc": {}}}
     tree = {"geometries": {"prepared": ""}, "chosen_on": "too good", "regions": {"whole": means, "core": means}}
+    tree |= of_checkpoint(run, "validation-best")
     write_evaluation(run.evaluation("validation", "best"), EvaluationFiles(rows, tree | means))
     further, table = scores(tmp_path)
     assert table.heads == ["validation-best, in the prepared geometry", "region", "unit", "base"]
@@ -118,6 +126,60 @@ def test_scores_made_in_other_ways_are_told_and_damaged_ones_passed_over(tmp_pat
     assert [table.heads[0].partition(",")[0] for table in further.tables] == ["validation-last", "run"]
     (warning,) = further.warnings
     assert "validation-last: the runs were scored in different ways (empty_masks)" in warning
+
+
+def test_geometries_are_in_no_table_together(tmp_path: Path) -> None:
+    """Neither of two variants, nor of two runs of one, whose prepared scores are 1000 higher."""
+    for seed in (1, 2):
+        run = train(tmp_path / f"base-fold0-seed{seed}")
+        geometries = {"prepared": ""} | ({"original": ""} if seed == 1 else {})
+        evaluated(run, 1, geometries=geometries)
+    evaluated(train(tmp_path / "other-fold0-seed1", 0.05), 1, geometries={"prepared": ""})
+    tables = [table for table in scores(tmp_path)[0].tables if table.name.startswith("further")]
+    assert [(table.heads[0], table.heads[2:]) for table in tables] == [
+        ("validation-last, in the source's geometry", ["base"]),
+        ("validation-last, in the prepared geometry", ["base", "other"]),
+    ]
+    (alone,), (one, other) = (table.rows[0][2:] for table in tables)
+    assert isinstance(alone.value, float)
+    assert one.value == other.value == pytest.approx(alone.value + 1000)
+    heads = [table.heads[1] for table in scores(tmp_path)[0].tables if table.name.startswith("strata")]
+    assert heads == ["validation-last, in the source's geometry: stratum"]
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("language", TEXTS)
+def test_scores_of_an_earlier_checkpoint_are_left_out_with_the_command_for_new_ones(
+    tmp_path: Path, language: Language
+) -> None:
+    """The scores of a step by its number stay what they are."""
+    run = train(tmp_path / "base-fold0-seed1")
+    earlier: dict[str, Any] = {"runs": [{"run": str(run.root), "checkpoint": run.checkpoint(20).name}]}
+    words = {
+        "validation-last": "--checkpoint last --postprocessing configured",
+        "validation-best": "--checkpoint best --postprocessing configured",
+        "all-last-postprocessed": "--checkpoint last --split all --include-training --postprocessing chosen",
+        "mine-last": "--checkpoint last --split FILE --postprocessing configured",
+    }
+    for folder in (*words, "validation-step-20"):
+        evaluated(run, 1, folder=folder, **earlier)
+    runs = collect([tmp_path])
+    _, groups = by_variant(runs, "base")
+    further = further_scores(groups, say_in(language))
+    assert [table.heads[0].partition(",")[0] for table in further.tables if table.name.startswith("f")] == [
+        "validation-step-20"
+    ]
+    assert further.warnings == [
+        say_in(language)("further_outdated", folder=folder, n=1, runs="base-fold0-seed1",
+                         command=f"segtrain evaluate {run.root} {options}")
+        for folder, options in sorted(words.items())
+    ]  # fmt: skip
+    shutil.rmtree(run.evaluations / "validation-step-20")
+    parts = sections(runs, groups, compared(groups, "base"), say_in(language))
+    assert further.warnings[0] in next(part for part in parts if part.name == "further").warnings
+    for folder in words:
+        evaluated(run, 1, folder=folder)
+    assert len(further_scores(groups, say_in(language)).tables) == 2 * len(words), "of a table and its strata"
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -161,6 +223,7 @@ def test_intervals_of_distances_and_of_unknown_metrics_are_not_cut(tmp_path: Pat
         for place, patient in enumerate((*PATIENTS, "a", "b", "c"), start=-4)
     ]
     tree = {"geometries": {"prepared": ""}, "not_trained_on": {name: {} for name in columns}}
+    tree |= of_checkpoint(run, "validation-last")
     write_evaluation(run.evaluation("validation", "last"), EvaluationFiles(rows, tree))
     _, table = scores(tmp_path)
     means = {row[0].text: row[2].text for row in table.rows}

@@ -73,7 +73,7 @@ def sections(
     if groups:
         parts.append(_patients(groups, [atlas for atlas in atlases if atlas.cards], say))
     further = further_scores(groups, say)
-    if further.tables:
+    if further.tables or further.warnings:
         parts.append(Section("further", say("further"), [say("further_how")], further.warnings, further.tables))
     parts.append(_curves(runs, groups, say))
     if dropped := [run for run in runs if not run.counts]:

@@ -13,6 +13,7 @@ from segtrain.evaluation.calibration import ECE
 from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.region_scores import limits
 from segtrain.report.collect import Collected
+from segtrain.report.scored import command, is_current
 from segtrain.report.tables import Cell, Table, number, word
 from segtrain.report.texts import Say
 from segtrain.run import read_evaluation
@@ -24,6 +25,7 @@ ORIGINAL = "original_"  # before the columns of the source's geometry
 PREPARED_ALONE = (ECE,)
 # The word before a unit has a letter: in under_10_voxels it has none, that is the end of a class.
 UNIT = re.compile(r"(?P<name>(?:.*_)?[^_]*[a-z][^_]*)_(?P<unit>mm|px|ml|voxels|percent)")
+NAMED = 3  # runs that a warning names
 SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
 
 
@@ -39,11 +41,17 @@ class _Mean:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run's evaluation: its rows and its summary, and what they are called."""
+    """One run's evaluation: its rows and its summary, what they are called, and the name of their folder."""
 
     run: Collected
     rows: Sequence[Mapping[str, str]]
     summary: Mapping[str, Any]
+    folder: str = ""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the run has not left behind the checkpoint that was scored."""
+        return is_current(self.run, self.folder, self.summary)
 
     @property
     def regions(self) -> list[str]:
@@ -82,6 +90,7 @@ class Evaluated:
 
     def check(self) -> None:
         """Raise one of DAMAGED where a table could not be made of it."""
+        _ = self.is_current
         for region in self.regions:
             for column in self.columns(region):
                 self.values(region, column)
@@ -100,47 +109,58 @@ class Further:
 def further_scores(groups: Mapping[str, Sequence[Collected]], say: Say) -> Further:
     """A table of all scores for each evaluation that the variants have, and one of the DSC by stratum.
 
-    An evaluation is known by its folder's name, such as validation-last. Runs without it are not in its means.
+    An evaluation is known by its folder's name, such as validation-last, and its geometry. Runs without it, and scores
+    of a checkpoint that the run has left behind, are not in its means.
     """
-    by_folder: dict[str, dict[str, list[Evaluated]]] = {}
+    evaluations: dict[tuple[str, str], dict[str, list[Evaluated]]] = {}
+    outdated: dict[str, list[Collected]] = {}
     for variant, runs in groups.items():
         for run in runs:
-            for folder, evaluated in _evaluations(run):
-                by_folder.setdefault(folder, {}).setdefault(variant, []).append(evaluated)
+            for one in _evaluations(run):
+                if one.is_current:
+                    evaluations.setdefault((one.folder, one.prefix), {}).setdefault(variant, []).append(one)
+                else:
+                    outdated.setdefault(one.folder, []).append(run)
     tables: list[Table] = []
-    warnings: list[str] = []
-    for place, (folder, variants) in enumerate(sorted(by_folder.items(), key=lambda item: _last_first(item[0]))):
-        tables.append(_scores_table(f"further{place}", folder, variants, say))
-        if strata := _strata_table(f"strata{place}", folder, variants, say):
+    warnings = [_outdated(folder, runs, say) for folder, runs in sorted(outdated.items())]
+    for place, ((folder, prefix), variants) in enumerate(sorted(evaluations.items(), key=lambda item: _order(*item[0]))):
+        title = f"{folder}, {say('geometry_original' if prefix else 'geometry_prepared')}"
+        tables.append(_scores_table(f"further{place}", title, variants, say))
+        if strata := _strata_table(f"strata{place}", title, variants, say):
             tables.append(strata)
         warnings += _warnings(folder, [one for evaluated in variants.values() for one in evaluated], say)
-    return Further(tables, warnings)
+    return Further(tables, list(dict.fromkeys(warnings)))
 
 
-def _last_first(folder: str) -> tuple[bool, str]:
-    return not folder.endswith("-last"), folder
+def _order(folder: str, prefix: str) -> tuple[bool, str, bool]:
+    """The last epochs first, and the source's geometry."""
+    return not folder.endswith("-last"), folder, not prefix
 
 
-def _evaluations(run: Collected) -> Iterator[tuple[str, Evaluated]]:
-    """The evaluations in a run's directory by the names of their folders; a damaged one is passed over."""
+def _outdated(folder: str, runs: Sequence[Collected], say: Say) -> str:
+    names = ", ".join(run.name for run in runs[:NAMED]) + (" ..." if len(runs) > NAMED else "")
+    return say("further_outdated", folder=folder, n=len(runs), runs=names, command=command(runs[0], folder))
+
+
+def _evaluations(run: Collected) -> Iterator[Evaluated]:
+    """The evaluations in a run's directory; a damaged one is passed over."""
     for folder in sorted(run.run.evaluations.glob("*")):
         try:
             rows, summary = read_evaluation(folder)
-            evaluated = Evaluated(run, rows, summary)
+            evaluated = Evaluated(run, rows, summary, folder.name)
             evaluated.check()
         except DAMAGED as error:
             log.warning("%s: no scores that a report could show (%s)", folder, " ".join(str(error).split()))
             continue
-        yield folder.name, evaluated
+        yield evaluated
 
 
-def _scores_table(name: str, folder: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table:
+def _scores_table(name: str, title: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table:
     """A row for each score and region, a column for each variant: the mean over people, its interval and n."""
     every = [one for evaluated in variants.values() for one in evaluated]
     rows = dict.fromkeys((column, region) for one in every for region in one.regions for column in one.columns(region))
     several = any(region for _, region in rows)
-    geometry = "original" if every[0].prefix else "prepared"
-    heads = [f"{folder}, {say(f'geometry_{geometry}')}", *([say("region")] if several else []), say("unit"), *variants]
+    heads = [title, *([say("region")] if several else []), say("unit"), *variants]
     lines = []
     for column, region in rows:
         label, unit = _label(column)
@@ -174,7 +194,7 @@ def _mean(evaluated: Sequence[Evaluated], region: str, column: str) -> Cell:
     return Cell(f"{summary.mean:.4g}{interval}, n = {summary.n}", summary.mean)
 
 
-def _strata_table(name: str, folder: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table | None:
+def _strata_table(name: str, title: str, variants: Mapping[str, Sequence[Evaluated]], say: Say) -> Table | None:
     """The DSC by stratum of every run, as its summary has it; None where there are no strata."""
     lines = []
     for evaluated in variants.values():
@@ -186,7 +206,7 @@ def _strata_table(name: str, folder: str, variants: Mapping[str, Sequence[Evalua
                     lines.append([*line, *(number(end) for end in ends)])
     if not lines:
         return None
-    heads = [say("run"), say("region"), f"{folder}: {say('stratum')}", say("n"), say("dsc"), "95% CI", ""]
+    heads = [say("run"), say("region"), f"{title}: {say('stratum')}", say("n"), say("dsc"), "95% CI", ""]
     if all(line[1].text == "" for line in lines):
         return Table(name, [heads[0], *heads[2:]], [[line[0], *line[2:]] for line in lines])
     return Table(name, heads, lines)
