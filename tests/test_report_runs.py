@@ -1,9 +1,10 @@
 """Which runs a report counts, under which names, what they cost, and how they are paired."""
 
 import csv
+import json
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from io import BufferedReader
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from segtrain.errors import RunError
 from segtrain.report.collect import collect
 from segtrain.report.cost import Cost, cost
 from segtrain.report.statistics import compare
+from segtrain.report.texts import say_in
+from segtrain.report.trained import trained_tables
 from segtrain.report.variants import by_variant, scores
 from segtrain.report.write import make
 from segtrain.run import (
@@ -248,3 +251,19 @@ def test_the_split_of_a_run_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     make([tmp_path / "runs"], tmp_path / "out")
     assert read.count("split.json") == 2
     assert "0 train, 6 validate" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_runs_of_other_zones_are_in_the_order_of_the_instant(tmp_path: Path) -> None:
+    """Ten o'clock in Tokyo is before two o'clock in Greenwich, in whose zone no run of Tokyo ends."""
+    times = {"late": "2026-11-30T02:00:00+0000", "early": "2026-11-30T10:00:00+0900", "odd": "yesterday", "next": ""}
+    for variant, at in times.items():
+        run = train(tmp_path / f"{variant}-fold0-seed1")
+        (start,) = json.loads(run.environment_file.read_text())
+        run.environment_file.write_text(json.dumps([start | {"time": at}]))
+    runs = collect([tmp_path])
+    assert [run.variant for run in runs] == ["early", "late", "odd", "next"]
+    ((shared, *_), *_) = [trained_tables(runs, say_in("en"))]
+    cost = runs[0].cost
+    assert cost is not None
+    ended = datetime.fromtimestamp(cost.ended_s, timezone(timedelta(hours=9))).strftime("%Y-%m-%d %H:%M+09:00")
+    assert {row[0].text: row[1].text for row in shared.rows}["dates"] == f"2026-11-30 10:00+09:00 / {ended}"

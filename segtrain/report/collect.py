@@ -1,10 +1,12 @@
 """The runs of a report, with their curves, per-patient scores, cost and outcome."""
 
 import logging
+import math
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 
@@ -54,6 +56,14 @@ class Collected:
     images_per_s: float | None = None
 
     @property
+    def began_s(self) -> float:
+        """When it began, in seconds since the epoch; infinite where no time says it."""
+        try:
+            return datetime.fromisoformat(self.begun).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return math.inf
+
+    @property
     def hours(self) -> float | None:
         """Hours of work."""
         return self.cost.hours if self.cost else None
@@ -85,7 +95,7 @@ def collect(paths: Sequence[Path]) -> list[Collected]:
         raise RunError(f"{paths[0]}: has not begun; wait until it has been evaluated once")
     runs = [_with_queue(_read(Run(root), name)) for root, name in zip(roots, _names(roots), strict=True)]
     runs += [_planned(listed) for listed in not_begun(roots, [path.absolute() for path in paths])]
-    return _with_people_of_all(sorted(runs, key=lambda run: (not run.begun, run.begun)))
+    return _with_people_of_all(sorted(runs, key=lambda run: (not run.begun, run.began_s)))
 
 
 def _with_people_of_all(runs: Sequence[Collected]) -> list[Collected]:

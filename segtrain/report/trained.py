@@ -1,5 +1,6 @@
 """What was trained, as tables: the facts that all variants share, then those in which they differ (L15)."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -7,8 +8,6 @@ from segtrain.report.collect import Collected
 from segtrain.report.facts import Facts, facts_of, together
 from segtrain.report.tables import Table, word
 from segtrain.report.texts import Say
-
-TO_THE_MINUTE = 16  # characters of an ISO time
 
 
 def trained_tables(runs: Sequence[Collected], say: Say) -> list[Table]:
@@ -36,12 +35,17 @@ def _of_variant(of_runs: Sequence[Facts]) -> Facts:
 
 
 def _dates_and_cost(runs: Sequence[Collected]) -> Facts:
-    """When the first run began and the last event was written; the sums of hours and energy."""
+    """When the first run began and the last event was written, in the first's zone; the sums of hours and energy."""
     costs = [run.cost for run in runs if run.cost]
-    begun = min((run.begun for run in runs if run.begun), default="")
+    first = min(runs, key=lambda run: run.began_s, default=None)
+    begun = datetime.fromisoformat(first.begun) if first and math.isfinite(first.began_s) else None
+    if begun and begun.tzinfo is None:
+        begun = begun.astimezone()
     ended_s = max((cost.ended_s for cost in costs), default=0.0)
-    ended = datetime.fromtimestamp(ended_s).astimezone().isoformat() if ended_s else ""
-    dates = [date[:TO_THE_MINUTE].replace("T", " ") for date in (begun, ended) if date]
+    ended = datetime.fromtimestamp(ended_s, begun.tzinfo if begun else None) if ended_s else None
+    if ended and ended.tzinfo is None:
+        ended = ended.astimezone()
+    dates = [date.isoformat(" ", "minutes") for date in (begun, ended) if date]
     known = [cost.gpu_kwh for cost in costs if cost.gpu_kwh is not None]
     return {
         "fact_dates": " / ".join(dates),
