@@ -89,6 +89,8 @@ def test_a_report_over_both_pools_nothing_of_them(tmp_path: Path, language: Lang
     say = say_in(language)
     assert say("confirmations_apart", folders=folder) in text
     assert say("measurements_why", n=1) not in text
+    assert say("over_confirmation", n=1, part="phantom, 64 px, search-confirm") in text
+    assert say("over_parts_but", n=2) in text
     first, second = text.split(f"<h2>phantom, 64 px, search-confirm: {say('result')}</h2>")
     for words, parts in (
         (say("search_confirmed", variant="focal", k=3, folder=folder), (True, False)),

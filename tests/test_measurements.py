@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ from segtrain.commands.report import command
 from segtrain.config import EvaluateConfig
 from segtrain.errors import RunError
 from segtrain.evaluation.metrics import EMPTY_RULE
+from segtrain.report import several
 from segtrain.report.collect import collect
 from segtrain.report.measurement import comparables
-from segtrain.report.texts import TEXTS
+from segtrain.report.texts import TEXTS, Language, say_in
+from segtrain.report.verdicts import holm
 from segtrain.report.write import make
 from segtrain.run import EvaluationFiles, Run, write_evaluation
 
 REAL: dict[str, Any] = {"source": "lgg", "root": "/no"}
 
 
-def made(folder: Path, shift: float = 0.0, evaluate: Mapping[str, Any] | None = None, **data: Any) -> Run:
+def made(
+    folder: Path, shift: float = 0.0, evaluate: Mapping[str, Any] | None = None, wobble: float = 0.0, **data: Any
+) -> Run:
     """A finished run of such data and rules."""
-    run = train(folder, shift)
+    run = train(folder, shift, wobble=wobble)
     tree = run.config_tree()
     tree["data"] |= data
     tree["evaluate"] |= evaluate or {}
@@ -210,6 +215,48 @@ def test_across_sizes_masks_are_compared_in_the_source(tmp_path: Path) -> None:
         score_in_source(runs[1], 0.6, **other)
         make([tmp_path / "runs"], tmp_path / "out")
         assert "not in this comparison: 1 (dice-at96-seed1)" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.law("L10")
+@pytest.mark.parametrize("language", TEXTS)
+def test_p_is_corrected_over_all_parts_and_across_sizes(tmp_path: Path, language: Language) -> None:
+    for size in (64, 96):
+        for variant, shift in (("base", 0.0), ("one", 0.01 + size / 9600), ("two", 0.005)):
+            for seed in (1, 2, 3):
+                name, jitter = f"{variant}-fold0-seed{seed + size}", 0.002 * seed * (-1) ** seed
+                wobble = 0.01 if variant == "base" else 0.0
+                run = made(tmp_path / "runs" / name, shift + jitter, wobble=wobble, image_size=size)
+                score_in_source(run, 0.5 + shift + jitter)
+    parts, (across,) = several.parts(collect([tmp_path / "runs"]), "base")
+    rows = [row for table in (*(part.rows for part in parts), across.rows) for row in table if row.difference]
+    differences = [row.difference for row in rows if row.difference]
+    assert len(differences) == 2 * 2 + 5
+    for one, p in zip(differences, holm([one.p for one in differences]), strict=True):
+        assert one.p_holm == pytest.approx(p)
+    assert [row.verdict for row in rows] == [one.verdict for one in differences]
+    alone = [holm([row.difference.p for row in part.rows if row.difference]) for part in parts]
+    verdicts = [p <= 0.05 for of_part in alone for p in of_part], [one.p_holm <= 0.05 for one in differences[:4]]
+    assert verdicts[0] != verdicts[1], "the correction matters here, or this says nothing"
+    page = unescape(make([tmp_path / "runs"], tmp_path / "out", language, baseline="base").read_text())
+    assert page.count(say_in(language)("over_parts", n=9)) == 1
+
+
+def test_regions_are_corrected_over_all_parts(tmp_path: Path) -> None:
+    for size in (64, 96):
+        for variant, shift in (("base", 0.0), ("up", 0.01)):
+            for seed in (1, 2):
+                of_seed = shift + size / 1e5 + 0.002 * (-1) ** seed * (shift + 1)
+                regions = {"whole": of_seed, "core": of_seed + shift, "enhancing": of_seed - shift / 2}
+                run = train(tmp_path / f"{variant}{size}-fold0-seed{seed}", regions, wobble=shift)
+                tree = run.config_tree()
+                run.config_file.write_text(yaml.safe_dump(tree | {"data": tree["data"] | {"image_size": size}}))
+    parts, _ = several.parts(collect([tmp_path]), None)
+    lines = [line for part in parts for row in part.rows for line in row.lines if line.difference]
+    assert [line.region for line in lines] == ["", "whole", "core", "enhancing"] * 2
+    for line, p in zip(lines, holm([line.difference.p for line in lines if line.difference]), strict=True):
+        assert line.difference is not None
+        assert line.difference.p_holm == pytest.approx(p)
+        assert line.verdict == line.difference.verdict
 
 
 def test_a_page_of_several_parts_has_no_name_twice(tmp_path: Path) -> None:

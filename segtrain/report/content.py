@@ -59,19 +59,33 @@ class Section:
         return f"{self.part}: {self.title}" if self.part else self.title
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the sections of a part stand in a page of several.
+
+    over: what Holm's correction is over, in words.
+    """
+
+    over: str = ""
+
+
+ALONE = Place()
+
+
 def sections(
     runs: Sequence[Collected],
     groups: Mapping[str, Sequence[Collected]],
     rows: Sequence[Row],
     say: Say,
     atlases: Sequence[Atlas] = (),
+    place: Place = ALONE,
 ) -> list[Section]:
     """The whole report. `groups` and `rows` hold the runs that count, by variant, the baseline first."""
     parts = [_result(runs, groups, rows, say)]
     if tables := trained_tables(runs, say):
         parts.append(Section("trained", say("trained"), [say("trained_notes")], tables=tables))
     if groups:
-        parts.append(_patients(groups, [atlas for atlas in atlases if atlas.cards], say))
+        parts.append(_patients(groups, _links([atlas for atlas in atlases if atlas.cards]), say))
     further = further_scores(groups, say)
     if further.tables or further.warnings:
         parts.append(Section("further", say("further"), [say("further_how")], further.warnings, further.tables))
@@ -85,7 +99,7 @@ def sections(
         )
     if table := evidence.table(lines_of(rows), say):
         parts.append(Section("evidence", say("evidence"), tables=[table]))
-    parts.append(Section("method", say("method"), list(method.notes(runs, rows, say))))
+    parts.append(Section("method", say("method"), list(method.notes(runs, rows, say, place.over))))
     if atlases:
         parts.append(_atlas(atlases, say))
     parts.append(Section("pictures", say("pictures"), pictures=[run for run in runs if run.last]))
@@ -155,14 +169,13 @@ def _intervals(rows: Sequence[Row], say: Say) -> Iterator[Interval]:
             yield Interval(label, summary.mean, summary.ci_low, summary.ci_high, note, place)
 
 
-def _patients(groups: Mapping[str, Sequence[Collected]], atlases: Sequence[Atlas], say: Say) -> Section:
-    """Every patient, worst first: of one run with its voxels, of several variants side by side."""
+def _patients(groups: Mapping[str, Sequence[Collected]], links: Mapping[str, str], say: Say) -> Section:
+    """Every patient, worst first: of one run with its voxels, of several variants side by side; with links."""
     regions = ["", *dict.fromkeys(region for runs in groups.values() for region in runs[0].regions)]
     drawings = {}
     for number, region in enumerate(regions):
         kind, figure = _patients_figure({v: runs for v, runs in groups.items() if _has(runs, region)}, region, say)
         drawings[f"{kind}_region{number}" if number else kind] = figure
-    links = _links(atlases)
     first = next(iter(groups.values()))[0]
     if len(groups) == len(next(iter(groups.values()))) == 1 and first.best and first.last:
         table = patients_of_run(first.best, first.last, first.people, links, say)

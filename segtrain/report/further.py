@@ -123,7 +123,8 @@ def further_scores(groups: Mapping[str, Sequence[Collected]], say: Say) -> Furth
                     outdated.setdefault(one.folder, []).append(run)
     tables: list[Table] = []
     warnings = [_outdated(folder, runs, say) for folder, runs in sorted(outdated.items())]
-    for place, ((folder, prefix), variants) in enumerate(sorted(evaluations.items(), key=lambda item: _order(*item[0]))):
+    in_order = sorted(evaluations.items(), key=lambda item: _order(*item[0]))
+    for place, ((folder, prefix), variants) in enumerate(in_order):
         title = f"{folder}, {say('geometry_original' if prefix else 'geometry_prepared')}"
         tables.append(_scores_table(f"further{place}", title, variants, say))
         if strata := _strata_table(f"strata{place}", title, variants, say):

@@ -9,8 +9,8 @@ from segtrain.report.texts import Say
 from segtrain.report.verdicts import ALPHA
 
 
-def notes(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Iterator[str]:
-    """All that apply to these rows."""
+def notes(runs: Sequence[Collected], rows: Sequence[Row], say: Say, over: str = "") -> Iterator[str]:
+    """All that apply to these rows. `over`: what Holm's correction is over, where it is not these rows alone."""
     rules = sorted({run.empty_rule for run in runs if run.empty_rule})
     words = [say("empty_rule") if rule == EMPTY_RULE else rule for rule in rules]
     yield say("method_estimand")
@@ -23,7 +23,7 @@ def notes(runs: Sequence[Collected], rows: Sequence[Row], say: Say) -> Iterator[
         yield say("method_regions")
     if len(rows) > 1:
         compared = sum(line.difference is not None for line in lines_of(rows))
-        over = say("over_lines" if parts else "over_variants", n=compared)
+        over = over or say("over_lines" if parts else "over_variants", n=compared)
         share_seeds = any(row.mean.spread.shares_seeds for row in rows)
         yield say("method_test", m=over, alpha=ALPHA)
         yield say("method_seeds_alike" if share_seeds else "method_own_seeds")

@@ -1,38 +1,31 @@
 """A report over runs of several measurements or with a confirmation: a part for each, and all across image sizes."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from segtrain.report import content, page
+from segtrain.report.across import Across, Part, across_sizes, corrected_together
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
-from segtrain.report.content import Section
-from segtrain.report.measurement import GEOMETRY, SIZE, SPACING, Comparable, comparables
+from segtrain.report.content import Place, Section
+from segtrain.report.measurement import comparables
 from segtrain.report.scored import LAST, command
-from segtrain.report.source_geometry import in_source_geometry
-from segtrain.report.statistics import Row
+from segtrain.report.statistics import lines_of
 from segtrain.report.tables import Table, number, variants_table, word
 from segtrain.report.texts import Say
 from segtrain.report.variants import by_variant, compared
 from segtrain.runtime.cells import csv_text, read_csv
 
-Groups = Mapping[str, Sequence[Collected]]
 ONCE = ("method", "atlas", "pictures")  # sections that a page has once, at its end
 NAMED = 3  # runs that a warning names
 
 
-@dataclass(frozen=True)
-class Part:
-    """The runs of one measurement, or of a confirmation, those that count by variant, and their comparison."""
+def parts(runs: Sequence[Collected], baseline: str | None) -> tuple[list[Part], list[Across]]:
+    """The runs by measurement, and what is compared across them; p is corrected over all but each confirmation's.
 
-    of: Comparable
-    groups: Groups
-    rows: Sequence[Row]
-
-
-def parts(runs: Sequence[Collected], baseline: str | None) -> list[Part]:
-    """The runs by measurement. Raises RunError: the named baseline has no run that counts, or runs are doubled."""
+    Raises RunError: the named baseline has no run that counts, or runs are doubled.
+    """
     if baseline is not None:
         by_variant(runs, baseline)  # refuses a baseline that is nowhere
     measured = []
@@ -40,19 +33,22 @@ def parts(runs: Sequence[Collected], baseline: str | None) -> list[Part]:
         has_it = any(run.counts and run.variant == baseline for run in one.runs)
         first, groups = by_variant(one.runs, baseline if has_it else None)
         measured.append(Part(one, groups, compared(groups, first) if groups else []))
-    return measured
+    return corrected_together(measured, across_sizes(measured))
 
 
-def sections(several: Sequence[Part], say: Say, atlases: Sequence[Atlas] = ()) -> list[Section]:
+def sections(
+    several: Sequence[Part], across: Sequence[Across], say: Say, atlases: Sequence[Atlas] = ()
+) -> list[Section]:
     """The whole report: what is told apart, then part by part, then what the page has once."""
     result = [_overview(several, say)]
-    if section := _across(several, say):
+    if section := _across(across, say):
         result.append(section)
     ends: dict[str, Section] = {}
     for place, part in enumerate(several, start=1):
         names = {run.name for run in part.of.runs}
         own = [atlas for atlas in atlases if atlas.run in names]
-        for section in content.sections(part.of.runs, part.groups, part.rows, say, own):
+        at = Place(_corrected_over(part, several, across, say))
+        for section in content.sections(part.of.runs, part.groups, part.rows, say, own, at):
             if section.name not in ONCE:
                 result.append(_numbered(section, part.of.title, place))
             elif section.name in ends:
@@ -60,6 +56,18 @@ def sections(several: Sequence[Part], say: Say, atlases: Sequence[Atlas] = ()) -
             else:
                 ends[section.name] = section
     return [*result, *(ends[name] for name in ONCE if name in ends)]
+
+
+def _corrected_over(part: Part, several: Sequence[Part], across: Sequence[Across], say: Say) -> str:
+    """What Holm's correction is over in a part."""
+    if part.of.confirmation:
+        return say("over_confirmation", n=_comparisons([part]), part=part.of.title)
+    n = _comparisons([*(one for one in several if not one.of.confirmation), *across])
+    return say("over_parts_but" if any(one.of.confirmation for one in several) else "over_parts", n=n)
+
+
+def _comparisons(every: Sequence[Part | Across]) -> int:
+    return sum(line.difference is not None for one in every for line in lines_of(one.rows))
 
 
 def _numbered(section: Section, title: str, place: int) -> Section:
@@ -102,63 +110,20 @@ def _overview(several: Sequence[Part], say: Say) -> Section:
     return Section("measurements", say("measurements"), notes, tables=[Table("measurements", heads, lines)])
 
 
-def _across(several: Sequence[Part], say: Say) -> Section | None:
-    """The comparison across image sizes, in the source's geometry; None where no two parts differ in these alone."""
-    clusters: list[list[Part]] = []
-    for part in several:
-        if part.of.counts and part.of.measurement:
-            cluster = next((cluster for cluster in clusters if _differ_in_geometry(cluster, part)), None)
-            if cluster is None:
-                clusters.append([part])
-            else:
-                cluster.append(part)
-    clusters = [cluster for cluster in clusters if len(cluster) > 1]
-    if not clusters:
+def _across(across: Sequence[Across], say: Say) -> Section | None:
+    """The comparisons across image sizes, in the source's geometry; None where no two parts differ in these alone."""
+    if not across:
         return None
     notes, warnings, tables = [say("across_why"), say("across_worth")], [], []
-    for place, cluster in enumerate(clusters, start=1):
-        groups, missing = _groups_across(cluster)
-        if missing:
-            names = ", ".join(run.name for run in missing[:NAMED]) + (" ..." if len(missing) > NAMED else "")
-            line = command(missing[0], LAST)
-            warnings.append(say("across_missing", n=len(missing), runs=names, command=line, folder=LAST))
-        if len(groups) > 1:
-            table = variants_table(groups, compared(groups, next(iter(groups))), say)
+    for place, one in enumerate(across, start=1):
+        if one.missing:
+            names = ", ".join(run.name for run in one.missing[:NAMED]) + (" ..." if len(one.missing) > NAMED else "")
+            line = command(one.missing[0], LAST)
+            warnings.append(say("across_missing", n=len(one.missing), runs=names, command=line, folder=LAST))
+        if one.rows:
+            table = variants_table(one.groups, one.rows, say)
             tables.append(replace(_without(table, say("best_mean")), name=f"across-{place}"))
     return Section("across", say("across"), notes, warnings, tables)
-
-
-def _differ_in_geometry(cluster: Sequence[Part], part: Part) -> bool:
-    """Whether a part is of the cluster's data and rules, in other pixels than each of it."""
-    new = part.of.measurement
-    assert new is not None, "those without one are in no cluster"
-    for one in cluster:
-        mine = one.of.measurement
-        assert mine is not None, "as above"
-        same_data = not (mine.data and new.data) or mine.data == new.data
-        same_pixels = all(mine.settings[key] == new.settings[key] for key in GEOMETRY)
-        both = (one.of.confirmation is None) == (part.of.confirmation is None)
-        if mine.without_geometry() != new.without_geometry() or not same_data or same_pixels or not both:
-            return False
-    return True
-
-
-def _groups_across(cluster: Sequence[Part]) -> tuple[dict[str, list[Collected]], list[Collected]]:
-    """The runs by variant and size, with scores in the source's geometry, and those that have none yet."""
-    groups: dict[str, list[Collected]] = {}
-    missing = []
-    for part in cluster:
-        assert part.of.measurement is not None, "those without one are in no cluster"
-        settings = part.of.measurement.settings
-        size = f"{settings[SIZE]} px" + ("" if settings[SPACING] == "None" else f" of {settings[SPACING]} mm")
-        for variant, runs in part.groups.items():
-            for run in runs:
-                if scored := in_source_geometry(run):
-                    name = f"{variant} ({size})"
-                    groups.setdefault(name, []).append(replace(scored, variant=name))
-                else:
-                    missing.append(run)
-    return groups, missing
 
 
 def _without(table: Table, head: str) -> Table:

@@ -169,6 +169,8 @@ EN = {
     "empty_rule": EMPTY_RULE,
     "method_people": "Several patients are scans of one person. A person's value is the mean over these scans; n, intervals and tests are over people.",
     "method_regions": "The mean over regions is that of each patient's DSC in all regions; every region is also compared by itself.",
+    "over_parts": "{n} comparisons, those of all parts of this report",
+    "over_parts_but": "{n} comparisons, those of all parts of this report but confirmations", "over_confirmation": "{n} comparisons of {part} alone",
     "over_variants": "{n} variants", "over_lines": "{n} comparisons, of each variant the mean over regions and every region",
     "method_test": "Differences are paired by patient, not by seed: each patient's value is the mean over the recipe's own trainings. Test: t test of the mean difference, whose"
     " variance has a part of the patients and a part of the trainings of both recipes, less their overlap, with Satterthwaite's degrees of freedom; Holm's correction over {m}."

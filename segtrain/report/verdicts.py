@@ -31,7 +31,7 @@ from segtrain.report.variance import (
     variance_by_seeds,
 )
 
-ALPHA = 0.05  # for all verdicts of one report together
+ALPHA = 0.05  # for all verdicts of one report together; for those of a confirmation in it by themselves
 FEWEST_PEOPLE = 4  # whose scores may give a verdict
 FEW_PEOPLE = 8  # fewer cannot stand for others
 FEW_DF = 4  # with fewer degrees of freedom the trainings are too few, however many people there are

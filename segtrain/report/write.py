@@ -46,7 +46,7 @@ def make(
         paper.require(language)
     runs = collect.collect(paths)
     _refuse_among_runs(out, [run.run.root for run in runs])
-    parts = several.parts(runs, baseline)
+    parts, across = several.parts(runs, baseline)
     main = next((part for part in parts if part.groups), parts[0])
     groups, rows = main.groups, main.rows
     if len(rows) > 1:
@@ -61,7 +61,7 @@ def make(
         else:
             for part in parts:
                 log.info("not compared with other parts: %s (%d runs)", part.of.title, len(part.of.runs))
-            sections, results = several.sections(parts, say, atlases), several.results(parts)
+            sections, results = several.sections(parts, across, say, atlases), several.results(parts)
         if paper_format:
             paper.write(out / "figures" / "paper", _captioned(sections), paper_format)
         return page.write_files(out, language, sections, results)
