@@ -63,9 +63,10 @@ class Section:
 class Place:
     """Where the sections of a part stand in a page of several.
 
-    over: what Holm's correction is over, in words.
+    atlases: how many of the parts before are on the page; over: what Holm's correction is over, in words.
     """
 
+    atlases: int = 0
     over: str = ""
 
 
@@ -85,7 +86,7 @@ def sections(
     if tables := trained_tables(runs, say):
         parts.append(Section("trained", say("trained"), [say("trained_notes")], tables=tables))
     if groups:
-        parts.append(_patients(groups, _links([atlas for atlas in atlases if atlas.cards]), say))
+        parts.append(_patients(groups, _links([atlas for atlas in atlases if atlas.cards], place.atlases), say))
     further = further_scores(groups, say)
     if further.tables or further.warnings:
         parts.append(Section("further", say("further"), [say("further_how")], further.warnings, further.tables))
@@ -216,10 +217,10 @@ def _patients_figure(groups: Mapping[str, Sequence[Collected]], region: str, say
     return "bars", figures.bars(of_region + say("bars"), by_patient, mean, median)
 
 
-def _links(atlases: Sequence[Atlas]) -> dict[str, str]:
-    """The id of each patient's place in the first atlas that has it."""
+def _links(atlases: Sequence[Atlas], first: int) -> dict[str, str]:
+    """The id of each patient's place in the first atlas that has it; `first`: the number of the first of these."""
     links: dict[str, str] = {}
-    for number, atlas in enumerate(atlases):
+    for number, atlas in enumerate(atlases, start=first):
         for place, card in enumerate(atlas.cards):
             links.setdefault(card.patient, f"atlas-{number}-{place}")
     return links

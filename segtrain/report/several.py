@@ -44,10 +44,12 @@ def sections(
     if section := _across(across, say):
         result.append(section)
     ends: dict[str, Section] = {}
+    before = 0  # atlases of the parts before, with which one numbers them on the page
     for place, part in enumerate(several, start=1):
         names = {run.name for run in part.of.runs}
         own = [atlas for atlas in atlases if atlas.run in names]
-        at = Place(_corrected_over(part, several, across, say))
+        at = Place(before, _corrected_over(part, several, across, say))
+        before += sum(bool(atlas.cards) for atlas in own)
         for section in content.sections(part.of.runs, part.groups, part.rows, say, own, at):
             if section.name not in ONCE:
                 result.append(_numbered(section, part.of.title, place))
