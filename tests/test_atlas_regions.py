@@ -132,7 +132,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     pages: dict[Language, Path] = {}
     for language in ("en", "zh"):
         sections = content.sections(runs, groups, rows, say_in(language), [atlas])
-        pages[language] = page.write(folder / language, language, sections, rows, groups)
+        pages[language] = page.write_files(folder / language, language, sections, page.results(rows, groups))
     return Reported(pages, atlas)
 
 

@@ -66,7 +66,7 @@ def reported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Repo
     pages: dict[Language, Path] = {}
     for language in ("en", "zh"):
         sections = content.sections(runs, groups, rows, say_in(language), [atlas, Atlas(EVIL[1], reason=EVIL[2])])
-        pages[language] = page.write(folder / language, language, sections, rows, groups)
+        pages[language] = page.write_files(folder / language, language, sections, page.results(rows, groups))
     return Reported(pages, atlas)
 
 

@@ -1,7 +1,5 @@
 """The pictures that a run drew of its patients, small enough for a page."""
 
-import base64
-import io
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,11 +11,12 @@ from PIL import Image
 
 from segtrain.errors import DAMAGED, DamagedFile
 from segtrain.report.collect import Collected
+from segtrain.report.page_parts import webp
 from segtrain.report.texts import Say
 from segtrain.run.stored import damaged
 from segtrain.text_file import open_file
 
-WIDEST_PX = 1024
+WIDEST_PX, QUALITY = 1024, 75
 MOST_PIXELS = 50_000_000  # a picture of a few kilobytes may unfold to gigabytes
 # What Pillow raises of a broken file.
 BROKEN = (*DAMAGED, SyntaxError, EOFError, MemoryError, zlib.error, Image.DecompressionBombError)
@@ -69,10 +68,8 @@ def webp_url(path: Path) -> str:
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels")
             picture.thumbnail((WIDEST_PX, 16_000))
-            small = io.BytesIO()
-            picture.save(small, "WEBP", quality=75, method=4)
+            return webp(picture, QUALITY)
     except FileNotFoundError:
         raise
     except BROKEN as error:
         raise damaged(path, str(error)) from error
-    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"

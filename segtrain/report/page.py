@@ -11,14 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from segtrain.report.albums import albums
 from segtrain.report.atlas import Atlas
 from segtrain.report.collect import Collected
 from segtrain.report.content import Section
 from segtrain.report.earlier import RESULTS
 from segtrain.report.figures import profile
+from segtrain.report.page_parts import templates
 from segtrain.report.statistics import Row
 from segtrain.report.tables import Table
 from segtrain.report.texts import TEXTS, Language, say_in
@@ -82,17 +81,6 @@ class Viewer:
         return [name for name, _ in self.regions].index(region)
 
 
-def write(
-    out: Path,
-    language: Language,
-    sections: Sequence[Section],
-    rows: Sequence[Row],
-    groups: Mapping[str, Sequence[Collected]],
-) -> Path:
-    """Write the report into `out`, over an earlier one; returns the page."""
-    return write_files(out, language, sections, results(rows, groups))
-
-
 def write_files(out: Path, language: Language, sections: Sequence[Section], results_csv: str) -> Path:
     """Write the report with this table of results; returns the page."""
     files.make_folder(out / "figures")
@@ -118,13 +106,7 @@ def foreign_file(out: Path) -> Path | None:
 
 def html_page(language: Language, sections: Sequence[Section]) -> str:
     """The page. It fetches nothing, and every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("segtrain", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["groupby_part"] = lambda all_sections: groupby(all_sections, key=lambda one: one.part)
     runs = [run for section in sections for run in section.pictures]
     atlases = [atlas for section in sections for atlas in section.atlases]

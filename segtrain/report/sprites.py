@@ -4,8 +4,6 @@ The page stacks the layers and moves them by tiles. Of several regions each has 
 Legend: r region, s slice, h height, w width, c channel.
 """
 
-import base64
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from PIL import Image
 from segtrain.evaluation.lesion_marks import Wrong, mark_layer
 from segtrain.evaluation.lesion_places import RegionLesions
 from segtrain.evaluation.overlays import FALSE, GREEN, MISSED, RED, enlarge, outline
+from segtrain.report.page_parts import webp
 
 WHITE = (255, 255, 255)  # of agreement; missed voxels have the colour of missed lesions, hatched
 OUTLINES_PX = 256  # tiles are enlarged to this side at least, since an outline is thinner than a voxel of 64 px data
@@ -160,6 +159,4 @@ def _tiles(planes_shwc: NDArray[np.generic], columns: int) -> NDArray[np.uint8]:
 
 
 def _webp(picture: NDArray[np.uint8], lossless: bool = True) -> str:
-    small = io.BytesIO()
-    Image.fromarray(picture).save(small, "WEBP", lossless=lossless, quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return webp(Image.fromarray(picture), QUALITY, lossless)

@@ -8,8 +8,6 @@
 Legend: h height, w width, c channel.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from segtrain.errors import RunError
 from segtrain.evaluation.evidence import Kind
 from segtrain.evaluation.overlays import Picture, overlay, sheet
 from segtrain.evaluation.suspects import Drawn, Suspect
+from segtrain.report.page_parts import templates, webp
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text
 
@@ -158,13 +156,6 @@ def table(suspects: Sequence[Suspect]) -> tuple[list[str], list[list[str]]]:
 
 def page(suspects: Sequence[Suspect], notes: Sequence[str]) -> str:
     """The page. It fetches nothing, and every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("segtrain", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [
         Shown(
             patient=one.patient,
@@ -172,12 +163,14 @@ def page(suspects: Sequence[Suspect], notes: Sequence[str]) -> str:
             kind=one.kind,
             score=one.score,
             explanation=explanation(one),
-            slices=[{"number": drawn.number, "url": _webp(picture(drawn))} for drawn in one.slices],
+            slices=[
+                {"number": drawn.number, "url": webp(Image.fromarray(picture(drawn)), QUALITY)} for drawn in one.slices
+            ],
         )
         for one in suspects
     ]
     heads, rows = table(suspects)
-    return environment.get_template("suspects.html.j2").render(suspects=shown, notes=notes, heads=heads, rows=rows)
+    return templates().get_template("suspects.html.j2").render(suspects=shown, notes=notes, heads=heads, rows=rows)
 
 
 def picture(drawn: Drawn) -> Picture:
@@ -185,12 +178,6 @@ def picture(drawn: Drawn) -> Picture:
     nothing = np.zeros_like(drawn.mask_hw)
     pair = (nothing, nothing), (drawn.predicted_hw, drawn.mask_hw)
     return np.concatenate([overlay(drawn.plane_hw, *masks) for masks in pair], axis=1)
-
-
-def _webp(picture_hwc: Picture) -> str:
-    small = io.BytesIO()
-    Image.fromarray(picture_hwc).save(small, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def _draw(suspects: Sequence[Suspect], path: Path) -> None:
