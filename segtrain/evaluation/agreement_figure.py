@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from markupsafe import Markup
 
 from segtrain.evaluation.bars import BLUE, RED
-from segtrain.evaluation.svg import PALE, WIDTH, Figure, line, svg, text
+from segtrain.evaluation.svg import PALE, WIDTH, Figure, line, scale, svg, text
 from segtrain.evaluation.volumes import Estimate, agreement
 
 LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 12, 10, 260
@@ -31,7 +31,7 @@ def agreement_figure(title: str, predicted: Sequence[float], true: Sequence[floa
     ends = [end for estimate in drawn.values() for end in (estimate.value, estimate.low, estimate.high)]
     heights = [0, *errors, *filter(math.isfinite, ends)]
     steps_x, steps_y = ticks(0, max(means)), ticks(min(heights), max(heights))
-    x, y = _scale(steps_x, LEFT, RIGHT), _scale(steps_y, BOTTOM, TOP)
+    x, y = scale(steps_x[0], steps_x[-1], LEFT, RIGHT), scale(steps_y[0], steps_y[-1], BOTTOM, TOP)
     parts = [_band(estimate, y) for estimate in drawn.values() if math.isfinite(estimate.low)]
     parts += _axes(steps_x, steps_y, x, y, unit)
     for name, estimate in drawn.items():
@@ -51,10 +51,6 @@ def ticks(low: float, high: float) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
     return [step * number for number in range(first, last + 1)]
-
-
-def _scale(steps: Sequence[float], first: float, last: float) -> Scale:
-    return lambda value: first + (value - steps[0]) / (steps[-1] - steps[0]) * (last - first)
 
 
 def _axes(steps_x: Sequence[float], steps_y: Sequence[float], x: Scale, y: Scale, unit: str) -> Iterator[Markup]:

@@ -61,6 +61,12 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, printable(words))
 
 
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """From values to units: `low` lies at `start`, and `high`, if it is another, at `end`."""
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
 def axis_x(x: Callable[[float], float], top: float, bottom: float, label: str) -> Iterator[Markup]:
     """Ticks from 0 to 1."""
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from segtrain.evaluation.bars import Bar, Mark, bar_chart
 from segtrain.evaluation.lettering import shortened, width, wrapped
-from segtrain.evaluation.svg import PALE, WIDTH, Figure, line, svg, text
+from segtrain.evaluation.svg import PALE, WIDTH, Figure, line, scale, svg, text
 from segtrain.report.epochs import Point
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is hard to see on white paper.
@@ -121,9 +121,9 @@ def lines(title: str, series: Sequence[Series], x_label: str, unit: bool = False
         return Drawing(title, Markup(""), plot)
     top, bottom, left = 10, 250, 46
     first, last = min(point[0] for point in points), max(point[0] for point in points)
-    x = _scale(first, last, left, WIDTH - RIGHT)
+    x = scale(first, last, left, WIDTH - RIGHT)
     low, high = (0.0, 1.0) if unit else _padded([point[1] for point in points])
-    y = _scale(low, high, bottom, top)
+    y = scale(low, high, bottom, top)
     parts = list(_axis_y(y, low, high, left, WIDTH - RIGHT))
     parts += [text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in ticks(first, last, whole=True)]
     parts.append(text((left + WIDTH) / 2, bottom + 34, x_label, "middle"))
@@ -156,7 +156,7 @@ def forest(title: str, rows: Sequence[Interval], worse: str, better: str) -> Dra
     """
     ends = [value for row in rows for value in (row.low, row.high, row.mean, 0.0) if not math.isnan(value)]
     low, high = _padded(ends)
-    x = _scale(low, high, LEFT + 14, WIDTH - RIGHT - 14)
+    x = scale(low, high, LEFT + 14, WIDTH - RIGHT - 14)
     grid = ticks(low, high)
     parts: list[Markup] = []
     at = 0.0
@@ -188,7 +188,7 @@ def _label_lines(row: Interval) -> list[tuple[str, str]]:
 
 def strip(title: str, variants: Sequence[Strip], x_label: str) -> Drawing:
     """Every patient's DSC, a row per variant, with a bar at the mean; pointing at a circle shows the patient's name."""
-    x = _scale(0, 1, LEFT + 8, WIDTH - RIGHT - 8)
+    x = scale(0, 1, LEFT + 8, WIDTH - RIGHT - 8)
     parts: list[Markup] = []
     at = 0.0
     circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" fill="{}" fill-opacity=".55"><title>{}</title></circle>')
@@ -259,11 +259,6 @@ def _axis_y(y: Callable[[float], float], low: float, high: float, left: float, r
     for tick in ticks(low, high):
         yield line(left, y(tick), right, y(tick), PALE)
         yield text(left - 6, y(tick) + 4, f"{tick:g}", "end")
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: start + (value - low) / span * (end - start)
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:
