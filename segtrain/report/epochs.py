@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,15 +67,7 @@ def evaluation(run: Run, event: EvaluationEvent, people: People = NOBODY) -> Eva
     """The evaluation of an event. Raises ValueError: its table or the run's people do not agree with it."""
     table = run.validation_table(event.epoch)
     rows = run.scores(event.epoch)
-    by_region = {
-        region: {row["patient"]: _dsc(table, row) for row in rows if row["region"] == region}
-        for region in event.regions
-    }
-    if by_region:
-        values = list(by_region.values())
-        by_patient = {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}
-    else:
-        by_patient = {row["patient"]: _dsc(table, row) for row in rows}
+    by_patient, by_region = by_patient_and_region(rows, list(event.regions), lambda row: _dsc(table, row))
     if len(by_patient) != event.n:
         raise ValueError(f"{table}: {len(by_patient)} patients, {event.n} were scored")
     if len(rows) != event.n * max(1, len(by_region)):
@@ -84,6 +76,20 @@ def evaluation(run: Run, event: EvaluationEvent, people: People = NOBODY) -> Eva
     if event.people not in (None, number):
         raise ValueError(f"{run.split_file}: the patients are {number} people, {event.people} were scored")
     return Evaluation(event.epoch, event.step, event.val_dsc, rows, by_patient, by_region)
+
+
+def by_patient_and_region(
+    rows: Sequence[Mapping[str, str]], regions: Sequence[str], dsc: Callable[[Mapping[str, str]], float]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Each patient's DSC, the mean over the regions where there are several, and that in each region.
+
+    `dsc` reads that of a row. Raises KeyError: a region lacks a patient of the first.
+    """
+    if not regions:
+        return {row["patient"]: dsc(row) for row in rows}, {}
+    by_region = {region: {row["patient"]: dsc(row) for row in rows if row["region"] == region} for region in regions}
+    values = list(by_region.values())
+    return {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}, by_region
 
 
 def _dsc(table: Path, row: Mapping[str, str]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from segtrain.config import POSTPROCESSING
 from segtrain.errors import DAMAGED
 from segtrain.report.collect import Collected
-from segtrain.report.epochs import Evaluation
+from segtrain.report.epochs import Evaluation, by_patient_and_region
 from segtrain.report.scored import LAST, is_current
 from segtrain.run import read_evaluation
 from segtrain.run.stored import number_in
@@ -37,14 +37,6 @@ def in_source_geometry(run: Collected) -> Collected | None:
 
 def _evaluation(last: Evaluation, rows: Sequence[Mapping[str, str]]) -> Evaluation:
     """The last epoch's, of these rows. Raises KeyError or ValueError: they are of the prepared geometry alone."""
-    by_region = {
-        region: {row["patient"]: number_in(row[DSC]) for row in rows if row["region"] == region}
-        for region in last.by_region
-    }
-    if by_region:
-        values = list(by_region.values())
-        by_patient = {patient: math.fsum(own[patient] for own in values) / len(values) for patient in values[0]}
-    else:
-        by_patient = {row["patient"]: number_in(row[DSC]) for row in rows}
+    by_patient, by_region = by_patient_and_region(rows, list(last.by_region), lambda row: number_in(row[DSC]))
     mean = math.fsum(by_patient.values()) / len(by_patient)
     return replace(last, dsc=mean, rows=rows, by_patient=by_patient, by_region=by_region)
