@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain.commands.arguments import add_choice, add_weights_config, runs_or_weights, runs_parser
-from segtrain.data.people import values_by_person
 from segtrain.data.sources import LAYOUTS, find_source, first_few, not_taken
 from segtrain.errors import DataError
+from segtrain.evaluation.bars import bars_of, mean_over, means_of
 from segtrain.evaluation.chosen_settings import POSTPROCESSING_SOURCES, with_postprocessing
 from segtrain.evaluation.ensemble import select_checkpoints
 from segtrain.evaluation.lesion_places import SORTS
-from segtrain.evaluation.metrics import summarise
 from segtrain.evaluation.predictions import Outcome, predict_source, refuse_folder
 from segtrain.evaluation.region_scores import MASK_RULES
 from segtrain.evaluation.trained_on import UNKNOWN
@@ -84,21 +83,16 @@ def command(argv: Sequence[str]) -> int:
 
 def _log_means(outcome: Outcome, rule: str) -> None:
     """The mean DSC over people that were not trained on, as far as is known, and of several regions each one's."""
-    by_region: dict[str, dict[str, float]] = {}
     may_be_seen = any(row["trained_on"] == UNKNOWN for row in outcome.rows)
     whose = "of patients who may have been trained on" if may_be_seen else "without patients that were trained on"
-    for row in outcome.rows:
-        if row["trained_on"] != "yes" and row["dsc"] is not None:
-            by_region.setdefault(row.get("region", ""), {})[row["patient"]] = row["dsc"]
-    means = {region: summarise(values_by_person(values, outcome.people)) for region, values in by_region.items()}
+    means = means_of(bars_of(outcome.rows), outcome.people)
     for region, summary in means.items():
         if not region:
             log.info("mean DSC %s, %s; %s", summary, whose, rule)
         else:
             log.info("%s: mean DSC %s", region, summary)
     if len(means) > 1:
-        mean = sum(summary.mean for summary in means.values()) / len(means)
-        log.info("mean DSC over %d regions %.4f, %s; %s", len(means), mean, whose, rule)
+        log.info("mean DSC over %d regions %.4f, %s; %s", len(means), mean_over(means), whose, rule)
 
 
 def parser() -> argparse.ArgumentParser:

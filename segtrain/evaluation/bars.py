@@ -1,7 +1,8 @@
 """Patients' DSC as bars, with lines at mean and median: as SVG in reports, in pixels beside predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -25,6 +26,29 @@ class Bar:
     dsc: float
     seen: bool = False
     region: str = ""
+
+
+def bars_of(rows: Iterable[Mapping[str, Any]]) -> list[Bar]:
+    """Of the rows of a table of scores, by patient and region; one without a DSC has none."""
+    return [
+        Bar(row["patient"], row["dsc"], row["trained_on"] == "yes", row.get("region", ""))
+        for row in rows
+        if row["dsc"] is not None
+    ]
+
+
+def means_of(bars: Iterable[Bar], people: Mapping[str, str]) -> dict[str, Summary]:
+    """Each region's mean over people, without what was trained on; none of a region in which nobody is left."""
+    unseen: dict[str, dict[str, float]] = {}
+    for bar in bars:
+        if not bar.seen:
+            unseen.setdefault(bar.region, {})[bar.patient] = bar.dsc
+    return {region: summarise(values_by_person(values, people)) for region, values in unseen.items()}
+
+
+def mean_over(means: Mapping[str, Summary]) -> float:
+    """The mean over these regions."""
+    return sum(summary.mean for summary in means.values()) / len(means)
 
 
 @dataclass(frozen=True)
@@ -87,22 +111,21 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE, people: Mappi
     """
     people = people or {}
     regions = list(dict.fromkeys(bar.region for bar in bars))
+    means = means_of(bars, people)
     notes = [f"{title}: DSC of the whole volume, as delivered", rule]
     if any(bar.seen for bar in bars):
         notes.insert(1, "grey: trained on, not in mean and median")
     if several := _of_several(bars, people):
         notes.insert(1, several)
     if len(regions) == 1:
-        return pixels(_bars_of(bars, people, "", BLUE, notes))
-    means = {region: _mean([bar for bar in bars if bar.region == region], people) for region in regions}
-    if all(means.values()):
-        known = {region: summary.mean for region, summary in means.items() if summary}
-        parts = ", ".join(f"{region} {mean:.4f}" for region, mean in known.items())
-        notes.insert(0, f"mean over regions {sum(known.values()) / len(known):.4f} ({parts})")
+        return pixels(_bars_of(bars, means.get(regions[0]), "", BLUE, notes))
+    if len(means) == len(regions):
+        parts = ", ".join(f"{region} {means[region].mean:.4f}" for region in regions)
+        notes.insert(0, f"mean over regions {mean_over(means):.4f} ({parts})")
     figures = [
         _bars_of(
             [bar for bar in bars if bar.region == region],
-            people,
+            means.get(region),
             region,
             "#{:02x}{:02x}{:02x}".format(*REGION_COLOURS[number]),
             notes if region == regions[-1] else (),
@@ -112,19 +135,13 @@ def chart(bars: Sequence[Bar], title: str, rule: str = EMPTY_RULE, people: Mappi
     return np.concatenate([pixels(figure) for figure in figures])
 
 
-def _bars_of(bars: Sequence[Bar], people: Mapping[str, str], region: str, colour: str, notes: Sequence[str]) -> Figure:
+def _bars_of(bars: Sequence[Bar], summary: Summary | None, region: str, colour: str, notes: Sequence[str]) -> Figure:
     """The bars of one region, with lines at their mean and median."""
     marks = []
-    if summary := _mean(bars, people):
+    if summary:
         name = f"{region}: " if region else ""
         marks = [Mark(f"{name}mean {summary}", summary.mean, RED), Mark("median", summary.median, GREEN)]
     return bar_chart(region, bars, marks, notes, width=900, colour=colour)
-
-
-def _mean(bars: Sequence[Bar], people: Mapping[str, str]) -> Summary | None:
-    """Over people, without what was trained on; None where nobody is left."""
-    unseen = {bar.patient: bar.dsc for bar in bars if not bar.seen}
-    return summarise(values_by_person(unseen, people)) if unseen else None
 
 
 def _of_several(bars: Sequence[Bar], people: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from segtrain.config.licence import NOTICE
 from segtrain.data.masks import regions_of
 from segtrain.data.sources import Source, Volume
 from segtrain.errors import RunError
-from segtrain.evaluation.bars import Bar, chart
+from segtrain.evaluation.bars import bars_of, chart
 from segtrain.evaluation.label_map import label_map
 from segtrain.evaluation.lesion_marks import picture_of
 from segtrain.evaluation.lesion_places import RegionLesions, caption
@@ -105,12 +105,7 @@ class Writer:
         cells = [{**row, "dsc": None if row["dsc"] is None else f"{row['dsc']:.6f}"} for row in rows]
         files.write_text(self.folder / "scores.csv", csv_text(cells))
         self.add_file(self.folder / "scores.csv")
-        bars = [
-            Bar(row["patient"], row["dsc"], row["trained_on"] == "yes", row.get("region", ""))
-            for row in rows
-            if row["dsc"] is not None
-        ]
-        if bars:
+        if bars := bars_of(rows):
             self.draw("dsc.png", chart(bars, self.source.label, rule, people))
 
     def add_worst(self, patients: Sequence[tuple[WorstLesion, str]], sort: str) -> None:
