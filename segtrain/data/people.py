@@ -33,6 +33,8 @@ PATTERNS = tuple(
         r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
     )
 )
+# Of any person, a word without a number too: whether it is one, or just `scan`, a whole set of ids tells.
+DATED = re.compile(r"(?P<stem>.+?)[-_](?:19|20)\d\d(?P<sep>[-_.]?)\d\d(?P=sep)\d\d")
 COLUMNS = ("patient", "person")
 
 # Cases of BraTS 2021, and of BraTS 2023 GLI under the same numbers, that are TCGA-LGG patients under another name: 95
@@ -41,12 +43,25 @@ BRATS_2021 = re.compile(r"(?:BraTS2021_|BraTS-GLI-)(?P<number>\d{5})(?:-\d{3})?"
 TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
 
 
-def person_of(patient: str) -> str:
-    """The person of a patient id, by the patterns of public sets; the id itself where none matches."""
+def person_of(patient: str, dated: Collection[str] = ()) -> str:
+    """The person of a patient id, by the patterns of public sets; the id itself where none matches.
+
+    dated: the people of `dated_people` of the set that the patient is of.
+    """
     for pattern in PATTERNS:
         if match := pattern.fullmatch(patient):
             return _plain(match["person"])
-    return patient
+    match = DATED.fullmatch(patient)
+    return match["stem"] if match and match["stem"] in dated else patient
+
+
+def dated_people(patients: Iterable[str]) -> frozenset[str]:
+    """The people whom the ids of a set name before a date: of `anna_20230412` and `bert_20240101` anna and bert.
+
+    None where all name the same, as `scan_20230412` and `scan_20240101` do: that is a word, and no person.
+    """
+    stems = frozenset(match["stem"] for patient in patients if (match := DATED.fullmatch(patient)))
+    return stems if len(stems) > 1 else frozenset()
 
 
 def _plain(person: str) -> str:
@@ -81,8 +96,10 @@ def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, 
 
     Raises DataError: a file that is not of that form.
     """
+    ids = list(patients)
     named = {**(known or {}), **({} if groups is None else read_groups(groups))}
-    return {patient: named.get(patient) or person_of(patient) for patient in patients}
+    dated = dated_people(ids)
+    return {patient: named.get(patient) or person_of(patient, dated) for patient in ids}
 
 
 def read_groups(path: Path) -> dict[str, str]:
