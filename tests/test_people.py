@@ -113,6 +113,21 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: s
         people_of(["P000"], tmp_path / "nowhere.csv")
 
 
+@pytest.mark.law("L1")
+@pytest.mark.parametrize("name", ["P1_1.nii.gz", "p1_1"])
+def test_a_file_none_of_whose_lines_names_a_patient_is_refused(tmp_path: Path, name: str) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text(f"patient,person\n{name},anna\n")
+    with pytest.raises(DataError, match=rf"groups\.csv: none of its 1 lines names .* first names {name}, a patient is P1_1\)"):
+        people_of(["P1_2", "P1_1"], groups)
+    groups.write_text(f"{name},anna\nP1_1,anna\n")
+    assert people_of(["P1_2", "P1_1"], groups) == {"P1_1": "anna", "P1_2": "P1_2"}, "of more patients than there are"
+    groups.write_text("patient,person\n")
+    assert people_of(["P1_1"], groups) == {"P1_1": "P1_1"}
+    groups.write_text(f"{name},anna\nslice_2,bert\n")
+    assert people_of(["anna", "bert"], groups) == {"anna": "anna", "bert": "bert"}, "of loose slices, by person"
+
+
 def test_the_public_lgg_patients_are_known_to_be_in_brats_2021() -> None:
     lgg, others = ["TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405"], ["BraTS2021_00002", "P7"]
     brats = ["BraTS2021_01476", "BraTS-GLI-01776-000"]

@@ -94,12 +94,28 @@ def _is_tcga_lgg(patient: str) -> bool:
 def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """The person of each patient: by `groups`, else as the source names it (`known`), else by its id.
 
-    Raises DataError: a file that is not of that form.
+    Raises DataError: a file that is not of that form, or whose lines name none of the patients.
     """
     ids = list(patients)
-    named = {**(known or {}), **({} if groups is None else read_groups(groups))}
+    in_file = {} if groups is None else read_groups(groups)
+    strangers = strangers_in(in_file, ids)
+    if strangers and len(strangers) == len(in_file):
+        raise DataError(
+            f"{groups}: none of its {len(in_file)} lines names a patient of the data (the first names {strangers[0]}, a "
+            f"patient is {min(ids)}); write the patients' ids, as segtrain prepare --dry-run shows them"
+        )
+    named = {**(known or {}), **in_file}
     dated = dated_people(ids)
     return {patient: named.get(patient) or person_of(patient, dated) for patient in ids}
+
+
+def strangers_in(people: Mapping[str, str], patients: Iterable[str]) -> list[str]:
+    """The names in a file of people that are no patient's of the data, in the file's order: they may be misspelled.
+
+    None where the file names slices, whose people the patients are.
+    """
+    ids = set(patients)
+    return [] if ids <= set(people.values()) else [name for name in people if name not in ids]
 
 
 def read_groups(path: Path) -> dict[str, str]:
