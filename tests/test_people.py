@@ -118,7 +118,9 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: s
 def test_a_file_none_of_whose_lines_names_a_patient_is_refused(tmp_path: Path, name: str) -> None:
     groups = tmp_path / "groups.csv"
     groups.write_text(f"patient,person\n{name},anna\n")
-    with pytest.raises(DataError, match=rf"groups\.csv: none of its 1 lines names .* first names {name}, a patient is P1_1\)"):
+    with pytest.raises(
+        DataError, match=rf"groups\.csv: none of its 1 lines names .* first names {name}, a patient is P1_1\)"
+    ):
         people_of(["P1_2", "P1_1"], groups)
     groups.write_text(f"{name},anna\nP1_1,anna\n")
     assert people_of(["P1_2", "P1_1"], groups) == {"P1_1": "anna", "P1_2": "P1_2"}, "of more patients than there are"

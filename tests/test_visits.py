@@ -49,6 +49,6 @@ def test_people_whom_folders_name_are_part_of_what_a_store_is_known_by(tmp_path:
     there = source(dated)
     files = VolumeSource.fingerprint(there)
     assert there.fingerprint() != files
-    assert pickle.loads(pickle.dumps(there)).person("pat1_2010-01-01") == "pat1"  # noqa: S301
+    assert pickle.loads(pickle.dumps(there)).person("pat1_2010-01-01") == "pat1"
     plain = source(save_set(tmp_path / "plain", "P1/T1/flair", "P1/T1/seg", "P2/T1/flair", "P2/T1/seg"))
     assert plain.fingerprint() == VolumeSource.fingerprint(plain), "and of ids that say it themselves it is as before"

@@ -101,8 +101,8 @@ def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, 
     strangers = strangers_in(in_file, ids)
     if strangers and len(strangers) == len(in_file):
         raise DataError(
-            f"{groups}: none of its {len(in_file)} lines names a patient of the data (the first names {strangers[0]}, a "
-            f"patient is {min(ids)}); write the patients' ids, as segtrain prepare --dry-run shows them"
+            f"{groups}: none of its {len(in_file)} lines names a patient of the data (the first names {strangers[0]}, "
+            f"a patient is {min(ids)}); write the patients' ids, as segtrain prepare --dry-run shows them"
         )
     named = {**(known or {}), **in_file}
     dated = dated_people(ids)

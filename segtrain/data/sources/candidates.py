@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segtrain.data.people import person_of
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, readable, with_suffix
+from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, patiently_read, with_suffix
 from segtrain.data.sources.naming import (
     BIDS,
     NEVER_FOLDERS,
@@ -96,8 +96,7 @@ def _walk(
     folder: Path, folders: Home, seen: set[tuple[int, int]], passed_over: dict[str, list[Path]]
 ) -> Iterator[tuple[Path, Home, str | None]]:
     """Each volume below the folder: its path, the folders between, its stem; None for a link to a lost folder."""
-    with readable(folder):
-        state = folder.stat()
+    state = patiently_read(folder, folder.stat)
     if (state.st_dev, state.st_ino) in seen:  # a link to a folder above
         return
     seen.add((state.st_dev, state.st_ino))
