@@ -20,25 +20,29 @@ from segtrain.runtime import files, lock, machine
 
 log = logging.getLogger(__name__)
 
+BUILDING = "building"  # how names of folders end that are built
+
 
 @contextmanager
 def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
     """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
 
-    While another process builds, waits and calls `check`, which may raise. Removes what a killed builder left. Raises
-    DataError when the disk is full or the folder cannot be written; then nothing of the attempt is left.
+    While another process builds, waits and calls `check`, which may raise. Removes what killed builders left. A lock
+    may exclude processes of this node alone, so the folder is this process's own. Raises DataError when the disk is
+    full or the folder cannot be written; then nothing of the attempt is left.
     """
     with writable(path.parent):
         files.make_folder(path.parent)
-        suffix = _suffix(path)
-        held = _wait_for_lock(_beside(path, f"lock{suffix}"), check)
+        held = _wait_for_lock(_beside(path, f"lock{_suffix(path)}"), check)
     try:
         if is_built(path):
             yield None
             return
-        aside = files.free_place(path, f"building{suffix}")
+        aside = files.own_place(path, BUILDING)
         try:
             with writable(path.parent):
+                files.remove_leftovers(path.parent, BUILDING)
+                shutil.rmtree(aside, ignore_errors=True)  # of a killed thread that had the number of this one
                 for folder in (aside / "images", aside / "masks"):
                     files.make_folder(folder)
                 yield aside
@@ -56,7 +60,7 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _suffix(path: Path) -> str:
-    """To the names of lock and building folder: this user's, where the lock is private to another user."""
+    """To the name of the lock: this user's, where the lock is private to another user."""
     file = _beside(path, "lock")
     if not file.exists() or os.access(file, os.R_OK, effective_ids=True):
         return ""
