@@ -1,12 +1,14 @@
 """A store while it is built: one process builds, the others wait; a killed builder leaves nothing half-built (L11)."""
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
-from segtrain.data.store import is_built
+from segtrain.data.store import is_built, open_store
+from segtrain.data.store_index import KINDS
+from segtrain.data.store_reading import readable, waited_for
 from segtrain.errors import DataError, LaunchError
 from segtrain.runtime import files, lock, machine
 
@@ -129,13 +133,33 @@ def shared_store(cfg: DataConfig, path: Path) -> Path | None:
 
 
 def copy_store(shared: Path, aside: Path, check: Callable[[], None]) -> None:
-    """Copy a whole store into the folder in which another is built; `check` is called at each file and may raise."""
+    """Copy a whole store into the folder in which another is built; `check` is called at each file and may raise.
 
-    def copy(source: str, target: str) -> None:
-        check()
-        shutil.copyfile(source, target)
+    Raises DataError, which names the shared file: it is not what was prepared, private, or stays away; OSError: `aside`
+    cannot be written.
+    """
+    store = open_store(shared)
+    for patient in store.patients:
+        digests = store.sha256.get(patient, {})
+        for kind in KINDS:
+            _copy(shared, aside, f"{kind}/{patient}.npy", digests.get(kind), check)
+    for path in sorted(shared.iterdir()):
+        if path.is_file():
+            _copy(shared, aside, path.name, None, check)
 
-    shutil.copytree(shared, aside, copy_function=copy, dirs_exist_ok=True)
+
+def _copy(shared: Path, aside: Path, name: str, sha256: str | None, check: Callable[[], None]) -> None:
+    """Copy a file, which has that hash where it is known."""
+    check()
+    content = waited_for(shared, partial(_content, shared / name))
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise DataError(f"{shared / name}: is not what was prepared, damaged; rename {shared} and it is built again")
+    (aside / name).write_bytes(content)
+
+
+def _content(path: Path) -> bytes:
+    with readable(path):
+        return path.read_bytes()
 
 
 def write_array(path: Path, array: NDArray[Any]) -> int:
