@@ -1,0 +1,45 @@
+"""Slices whose files or folders name contrasts: pictures that name none."""
+
+from pathlib import Path
+
+import pytest
+from slice_sets import SLICES, config, mask, numbered, pixels, save
+
+from segtrain.data.sources import make_source
+from segtrain.errors import DataError
+
+PEOPLE = ["P01", "P02", "P03"]
+
+
+@pytest.mark.law("L12")
+def test_a_picture_that_names_no_contrast_is_named_and_its_patient_s_fault_alone(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for patient in PEOPLE:
+        for number in range(1, SLICES + 1):
+            for contrast in ("flair", "t2"):
+                save(root / patient / f"{number}_{contrast}.png", pixels(number, 1))
+            save(root / patient / f"{number}_mask.png", mask(number))
+    stray = root / "P02" / "overview.png"
+    save(stray, pixels(0, 1))
+    source = make_source(config(root).data)
+    assert source.contrasts == ("t2", "flair")
+    assert source.read("P01").image_shwc.shape == (SLICES, 32, 32, 2)
+    with pytest.raises(DataError, match=f"^{stray}: has no contrast in its name, .*to <slice>_<contrast>.png"):
+        source.read("P02")
+    for number in range(1, SLICES + 1):
+        for patient in PEOPLE[1:]:
+            (root / patient / f"{number}_flair.png").unlink()
+            (root / patient / f"{number}_t2.png").rename(root / patient / f"{number}.png")
+    assert make_source(config(root).data).contrasts == ("channel_1",), "most name none"
+
+
+@pytest.mark.law("L12")
+def test_a_loose_picture_that_names_no_contrast_is_named(tmp_path: Path) -> None:
+    for name in numbered(PEOPLE):
+        for contrast in ("flair", "t2"):
+            save(tmp_path / "in" / "images" / f"{name}_{contrast}.png", pixels(1, 1))
+        save(tmp_path / "in" / "masks" / f"{name}.png", mask(2))
+    assert make_source(config(tmp_path / "in").data).patients() == PEOPLE
+    save(tmp_path / "in" / "images" / "overview.png", pixels(0, 1))
+    with pytest.raises(DataError, match=r"images/overview\.png: has no contrast in its name"):
+        make_source(config(tmp_path / "in").data).patients()
