@@ -1,11 +1,11 @@
-"""Slices whose files or folders name contrasts: pictures that name none."""
+"""Slices whose files or folders name contrasts: pictures that name none, and contrasts that look like people."""
 
 from pathlib import Path
 
 import pytest
 from slice_sets import SLICES, config, mask, numbered, pixels, save
 
-from segtrain.data.sources import make_source
+from segtrain.data.sources import find_source, make_source
 from segtrain.errors import DataError
 
 PEOPLE = ["P01", "P02", "P03"]
@@ -43,3 +43,34 @@ def test_a_loose_picture_that_names_no_contrast_is_named(tmp_path: Path) -> None
     save(tmp_path / "in" / "images" / "overview.png", pixels(0, 1))
     with pytest.raises(DataError, match=r"images/overview\.png: has no contrast in its name"):
         make_source(config(tmp_path / "in").data).patients()
+
+
+@pytest.mark.law("L1")
+@pytest.mark.parametrize("layout", ["loose", "folders"])
+def test_contrasts_of_one_head_are_not_taken_for_people(tmp_path: Path, layout: str) -> None:
+    root, groups = tmp_path / "in", tmp_path / "people.csv"
+    for patient in PEOPLE:
+        for contrast in ("flair", "T1ce"):
+            for number in range(1, SLICES + 1):
+                image = f"{patient}_{contrast}{'_' if layout == 'loose' else '/'}{number}"
+                save(root / f"{image}.png", pixels(number, 1))
+                save(root / f"{image}_mask.png", mask(number))
+    message = r"in: P01_T1ce and P01_flair seem to be contrasts of one head, .* one folder P01, as <slice>_t1ce\.png"
+    with pytest.raises(DataError, match=message):
+        make_source(config(root).data).patients()
+    assert len(find_source(root, "slices").patients()) == 6, "to predict, they are volumes"
+    ending = "" if layout == "folders" else "_{}"
+    heads = [f"{patient}_{contrast}{ending}" for patient in PEOPLE for contrast in ("flair", "T1ce")]
+    numbers = range(1, SLICES + 1) if ending else [1]
+    groups.write_text("".join(f"{head.format(n)},{head[:3]}\n" for head in heads for n in numbers))
+    patients = make_source(config(root, f"data.groups={groups}").data).patients()
+    assert len(patients) == (6 if layout == "folders" else 3)
+
+
+@pytest.mark.law("L1")
+def test_time_points_are_no_contrasts(tmp_path: Path) -> None:
+    for scan in ("P01_T1", "P01_T2", "P02_T1", "P02_T2"):
+        for number in range(1, SLICES + 1):
+            save(tmp_path / "in" / scan / f"{number}.png", pixels(number, 1))
+            save(tmp_path / "in" / scan / f"{number}_mask.png", mask(number))
+    assert len(make_source(config(tmp_path / "in").data).patients()) == 4

@@ -1,12 +1,13 @@
-"""Contrasts in names of slices' files: which a set has, and files that name none."""
+"""Contrasts in names of slices' files: which a set has, files that name none, and contrasts in place of people."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from segtrain.config.regions import SPELLINGS
+from segtrain.data.people import people_of
 from segtrain.data.sources.slice_folders import SliceFile
-from segtrain.data.sources.slice_names import in_usual_order
+from segtrain.data.sources.slice_names import in_usual_order, parse_name
 from segtrain.errors import DataError
 
 
@@ -40,3 +41,23 @@ def common_contrasts(root: Path, counts: Mapping[str, int], patients: int) -> tu
             "and with data.missing what stands in for a missing one"
         )
     return in_usual_order(common)
+
+
+def refuse_contrasts_for_people(root: Path, patients: Collection[str], known: Collection[str]) -> None:
+    """Raises DataError for ids of several people that differ in a contrast alone: a split could part one head (L1).
+
+    known: contrasts in the spelling of `canonical`.
+    """
+    of_head: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(patients):
+        name = parse_name(patient, known)
+        if name.contrast:
+            of_head[name.key].append(patient)
+    people = people_of(patients, None)  # P1_T1 and P1_T2 are time points
+    for head, ids in of_head.items():
+        if len({people[patient] for patient in ids}) > 1:
+            raise DataError(
+                f"{root}: {ids[0]} and {ids[1]} seem to be contrasts of one head, which a split could part; put their "
+                f"files into one folder {head}, as <slice>_{parse_name(ids[0], known).contrast}.png, or say who is who "
+                "in a CSV of lines patient,person: data.groups=FILE"
+            )

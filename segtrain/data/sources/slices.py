@@ -21,7 +21,12 @@ from segtrain.data.sources.listing import (
     refuse_odd_names,
 )
 from segtrain.data.sources.numbering import in_order
-from segtrain.data.sources.slice_contrasts import common_contrasts, contrasts_of, refuse_strays
+from segtrain.data.sources.slice_contrasts import (
+    common_contrasts,
+    contrasts_of,
+    refuse_contrasts_for_people,
+    refuse_strays,
+)
 from segtrain.data.sources.slice_folders import LOOSE, SliceFile, SliceFolders, slice_folders
 from segtrain.data.sources.slice_names import in_usual_order, known_contrasts
 from segtrain.data.sources.slice_people import by_groups, by_leading_id, nobody_known
@@ -158,6 +163,8 @@ class FolderSource(SliceSource):
                 f"{self.root}: 0 of {len(left_out)} patients have masks; add <slice>_mask.png beside each slice, or a "
                 "folder masks beside the folder images"
             )
+        if self.for_training and self.cfg.groups is None:
+            refuse_contrasts_for_people(self.root, self._by_patient, known_contrasts(self.cfg.contrasts))
         return [patient for patient in self._by_patient if patient not in left_out]
 
     def left_out(self) -> Mapping[str, str]:
