@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 READING = (
     "files", "contrasts", "missing", "ignore", "remap", "soft_above", "rater", "resample", "protocol", "spacing_mm",
 )  # fmt: skip
+DIGITS = 12  # of the fingerprint in a store's name
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
 
@@ -184,12 +185,12 @@ def _filled(
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
-    return stores_folder(cfg) / f"{_settings(cfg)}-{source_fingerprint[:12]}"
+    return stores_folder(cfg) / f"{_settings(cfg)}-{source_fingerprint[:DIGITS]}"
 
 
 def stores_like(cfg: DataConfig) -> list[Path]:
-    """The stores at these settings, of any content."""
-    return sorted(stores_folder(cfg).glob(f"{_settings(cfg)}-*"))
+    """The stores at these settings, of any content, without those that a user has renamed."""
+    return sorted(stores_folder(cfg).glob(f"{_settings(cfg)}-{'[0-9a-f]' * DIGITS}"))
 
 
 def _settings(cfg: DataConfig) -> str:
