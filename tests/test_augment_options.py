@@ -53,7 +53,7 @@ def test_an_options_value_is_checked_before_training(tiny: Config, choice: dict[
     assert message in str(caught.value)
 
 
-EDGES = {
+EDGES: dict[str, list[Any]] = {
     **{name: [[0.0, 0.0], [100.0, 100.0]] for name in ("brightness_factor", "contrast_factor")},
     **{name: [[low, max(low, 1.0)], [min(high, 1.0), high]] for name, (low, high) in RANGES.items()},
     **{name: [most] for name, most in LARGEST.items()},

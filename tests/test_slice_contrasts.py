@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from slice_sets import SLICES, config, mask, numbered, pixels, save
 
-from segtrain.data.sources import find_source, make_source
+from segtrain.data.sources import find_source, make_source, naming, slice_names
 from segtrain.errors import DataError
 
 PEOPLE = ["P01", "P02", "P03"]
@@ -65,6 +65,12 @@ def test_contrasts_of_one_head_are_not_taken_for_people(tmp_path: Path, layout: 
     groups.write_text("".join(f"{head.format(n)},{head[:3]}\n" for head in heads for n in numbers))
     patients = make_source(config(root, f"data.groups={groups}").data).patients()
     assert len(patients) == (6 if layout == "folders" else 3)
+
+
+def test_slices_and_volumes_know_the_same_contrasts() -> None:
+    for name in naming.OTHER_WORDS:
+        assert naming.read_name(f"P1_{name}", ()).role is naming.Role.OTHER
+        assert slice_names.parse_name(f"P1_{name}", slice_names.known_contrasts(None)).contrast == name
 
 
 @pytest.mark.law("L1")

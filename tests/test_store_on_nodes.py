@@ -107,9 +107,7 @@ def test_a_shared_file_that_may_not_be_read_is_told_as_private(
     shared = ensure_store(replace(ON_NODE, store="prepared")).path
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
     folder.bad(shared / "images", "EACCES", 0, 10**9)
-    with pytest.raises(
-        DataError, match=r"PHANTOM_0000\.npy: a private store: .*; prepare another"
-    ):
+    with pytest.raises(DataError, match=r"PHANTOM_0000\.npy: a private store: .*; prepare another"):
         ensure_store(ON_NODE)
 
 

@@ -80,13 +80,14 @@ def may_be_same(patients: Iterable[str], others: Iterable[str]) -> list[str]:
     """
     mine, theirs = sorted(patients), list(others)
     names = {patient for patient in mine if person_of(patient).startswith("TCGA-")}
-    numbers = {patient for patient in mine if _is_tcga_lgg(patient)}
+    numbers = {patient for patient in mine if is_tcga_lgg(patient)}
     have_names = any(person_of(other).startswith("TCGA-") for other in theirs)
-    have_numbers = any(map(_is_tcga_lgg, theirs))
+    have_numbers = any(map(is_tcga_lgg, theirs))
     return [p for p in mine if (have_names and p in numbers) or (have_numbers and p in names)]
 
 
-def _is_tcga_lgg(patient: str) -> bool:
+def is_tcga_lgg(patient: str) -> bool:
+    """Whether the id is a number of BraTS 2021 under which a TCGA-LGG patient is."""
     match = BRATS_2021.fullmatch(patient)
     return match is not None and any(int(match["number"]) in numbers for numbers in TCGA_LGG)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from segtrain.data.people import is_tcga_lgg
 from segtrain.data.sources import LISTED, first_few
 from segtrain.data.tissues import FEWEST, DataSet, channel_order, tissues
 from segtrain.errors import DataError
@@ -28,10 +29,7 @@ HUNDREDFOLD = 100
 OBLONG = 0.05  # difference of a pixel's sides
 SCANS, SCANS_OF_ONE = 6.0, 12  # ids that share a stem: on average, at most
 
-# BraTS 2021 numbers of TCGA-LGG patients; 95 of them are in the published LGG data.
-TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
 SCAN_NUMBER = re.compile(r"(?P<stem>.*\d.*)[-_](?:[A-Za-z]{0,4}\d{1,3})")
-BRATS = re.compile(r"BraTS(?:2021_|-GLI-)(?P<number>\d{5})(?:-000)?", re.IGNORECASE)
 
 
 def judge(data: DataSet) -> list[str]:
@@ -68,8 +66,7 @@ def same_heads(data: DataSet) -> Iterator[str]:
             f"{number} pairs of patients look like one head (correlation above {SAME_HEAD}): {', '.join(shown)}{more}; "
             "if they are, list them in data.groups=FILE.csv, or keep one of each"
         )
-    numbers = [int(match["number"]) for patient in ids if (match := BRATS.fullmatch(patient))]
-    if known := sum(number in numbers_of_lgg for number in numbers for numbers_of_lgg in TCGA_LGG):
+    if known := sum(map(is_tcga_lgg, ids)):
         yield (
             f"{known} BraTS cases are TCGA-LGG patients, most of them in the published LGG data too; do not train on "
             "one set and test on the other"
