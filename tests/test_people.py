@@ -33,11 +33,23 @@ from segtrain.errors import DataError
         (["in_BraTS-GLI-00001-000", "out_BraTS-GLI-00001-001", "HGG_TCGA_CS_4941", "LGG_TCGA_CS_4941"], 2),
         (["anna_visit1", "anna_visit-2", "bert_fu12", "bert"], 2),
         (["pat_03_20230412", "pat_03_20240101", "pat_04_baseline", "pat_04_followup", "pat_05_preop"], 3),
+        (["pat_03_2023-04-12", "scan_20230412", "scan_20240101"], 3),
         (["P_001", "P_002", "BraTS20_Training_001", "BraTS20_Training_002", "BraTS2021_00000", "013", "patient01"], 7),
     ],
 )  # fmt: skip
 def test_people_are_recognised_by_the_ids_of_public_sets(ids: list[str], people: int) -> None:
     assert len({person_of(patient) for patient in ids}) == people
+
+
+@pytest.mark.law("L1")
+def test_a_name_before_a_date_is_a_person_where_the_set_has_several() -> None:
+    ids = ["AB_20230412", "AB_20240101", "anna_2010-01-01", "anna_2011.02.03", "P7", "P8_2010-01-01"]
+    assert list(people_of(ids, None).values()) == ["AB", "AB", "anna", "anna", "P7", "P8"]
+    assert people_of(ids[:2], None) == {patient: patient for patient in ids[:2]}, "scan_20230412: a word, no person"
+    assert people_of(ids[:4], None, {"AB_20230412": "x"})["AB_20240101"] == "AB"
+    store = store_of([(patient, "ABC", 10 + n) for n, patient in enumerate(ids)])
+    folds = [make_split(DataConfig(split="kfold", folds=2, fold=fold, split_version=1), store) for fold in range(2)]
+    assert all(len({"anna_2010-01-01", "anna_2011.02.03"} & set(split.validation)) in (0, 2) for split in folds)
 
 
 @pytest.mark.law("L1")
@@ -99,6 +111,23 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, message: s
         people_of(["P000"], tmp_path / "groups.csv")
     with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read .*; set data\.groups"):
         people_of(["P000"], tmp_path / "nowhere.csv")
+
+
+@pytest.mark.law("L1")
+@pytest.mark.parametrize("name", ["P1_1.nii.gz", "p1_1"])
+def test_a_file_none_of_whose_lines_names_a_patient_is_refused(tmp_path: Path, name: str) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text(f"patient,person\n{name},anna\n")
+    with pytest.raises(
+        DataError, match=rf"groups\.csv: none of its 1 lines names .* first names {name}, a patient is P1_1\)"
+    ):
+        people_of(["P1_2", "P1_1"], groups)
+    groups.write_text(f"{name},anna\nP1_1,anna\n")
+    assert people_of(["P1_2", "P1_1"], groups) == {"P1_1": "anna", "P1_2": "P1_2"}, "of more patients than there are"
+    groups.write_text("patient,person\n")
+    assert people_of(["P1_1"], groups) == {"P1_1": "P1_1"}
+    groups.write_text(f"{name},anna\nslice_2,bert\n")
+    assert people_of(["anna", "bert"], groups) == {"anna": "anna", "bert": "bert"}, "of loose slices, by person"
 
 
 def test_the_public_lgg_patients_are_known_to_be_in_brats_2021() -> None:

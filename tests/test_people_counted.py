@@ -99,6 +99,16 @@ def test_another_scan_of_somebody_trained_on_is_no_new_patient(trained_run: Run)
     assert people == {"sub-01_ses-2": "sub-01", "sub-02_ses-1": "sub-02", "x": "x", "anna2": "anna"}
 
 
+@pytest.mark.law("L1")
+def test_another_dated_scan_of_somebody_trained_on_is_no_new_patient(trained_run: Run) -> None:
+    """Of one patient who is scored, nobody could say whether `anna` is a person; the ids of the split can."""
+    checkpoint = checkpoint_of(trained_run, ["anna_2010-01-01", "bert_2010-02-03"], {})
+    assert trained_on(["anna_2012-05-06"], [checkpoint]) == {"anna_2012-05-06"}
+    checkpoint = checkpoint_of(trained_run, ["scan_2010-01-01", "scan_2010-02-03"], {})
+    assert people_of_patients(["exam_2012-05-06"], [checkpoint]) == {"exam_2012-05-06": "exam_2012-05-06"}
+    assert trained_on(["scan_2012-05-06"], [checkpoint]) == frozenset()
+
+
 def test_the_split_is_believed_before_the_pattern(trained_run: Run) -> None:
     """data.groups may part what a pattern joins; a run from before groups has no people at all."""
     ids = ["site_visit1", "site_visit2"]

@@ -130,6 +130,15 @@ def test_what_a_source_does_not_take_is_listed(root: Path, caplog: pytest.LogCap
     assert "patients left out: 1 (deep)" in caplog.text
 
 
+def test_lines_of_groups_that_name_no_patient_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    groups = root.parent / "people.csv"
+    groups.write_text(f"{P},anna\n{P.lower()},anna\nelsewhere,bert\n")
+    cfg = config(root, f"data.groups={groups}").data
+    log_left_out(cfg, ensure_store(cfg))
+    (line,) = [message for message in caplog.messages if "name no patient" in message]
+    assert line.startswith(f"{groups}: 2 of 3 lines name no patient of the data ({P.lower()}, elsewhere); correct")
+
+
 def test_labels_of_the_lesion_are_part_of_the_store_s_key(root: Path) -> None:
     """A mask of several labels becomes another store when its regions are named otherwise."""
     for file in root.glob("*/*_mask.tif"):

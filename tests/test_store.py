@@ -195,7 +195,19 @@ def test_a_changed_file_is_noticed(lgg_root: Path, tmp_path: Path, caplog: pytes
     Image.fromarray(pixels).save(file)
     with caplog.at_level("WARNING"):
         assert ensure_store(cfg).path != first.path
-    assert "the source has changed" in caplog.text
+    assert f"the source has changed since {first.path} was built" in caplog.text
+
+
+def test_a_store_that_was_renamed_is_no_store_of_a_changed_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Renaming it is what we say of a damaged one."""
+    cfg = replace(SMALL, store=str(tmp_path))
+    path = ensure_store(cfg).path
+    path.rename(path.with_name(f"{path.name}.bad"))
+    with caplog.at_level("WARNING"):
+        assert ensure_store(cfg).path == path
+    assert "the source has changed" not in caplog.text
 
 
 @pytest.mark.law("L12")

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bad_folders import Folder
 
 from segtrain.config import Config, DataConfig, PhantomConfig, load_config, to_yaml
 from segtrain.data.prepare import ensure_store
 from segtrain.doctor import checks
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, DataError
 
 ON_NODE = DataConfig(
     store="$SLURM_TMPDIR/prepared", image_size=32, workers=1, phantom=PhantomConfig(patients=3, size_px=64)
@@ -58,6 +59,56 @@ def test_a_store_that_is_prepared_already_is_copied_to_the_node(
     assert files
     assert all((store.path / file).read_bytes() == (shared.path / file).read_bytes() for file in files)
     assert len(files) == sum(file.is_file() for file in shared.path.rglob("*"))
+
+
+@pytest.mark.law("L11", "L12")
+@pytest.mark.parametrize("damage", ["a bit", "cut short", "no index"])
+def test_a_damaged_store_is_not_copied_and_named_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """The copy would be damaged too, and once it is renamed be copied again."""
+    monkeypatch.chdir(tmp_path)
+    shared = ensure_store(replace(ON_NODE, store="prepared")).path
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
+    file = sorted((shared / "masks").iterdir())[1]
+    content = file.read_bytes()
+    match damage:
+        case "a bit":
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        case "cut short":
+            file.write_bytes(content[:-1])
+        case "no index":
+            (shared / "index.json").unlink()
+    with pytest.raises(DataError, match=f"{shared}.*; rename {shared if damage != 'no index' else 'it'} ") as caught:
+        ensure_store(ON_NODE)
+    assert str(tmp_path / "node") not in str(caught.value)
+    assert not [p for p in (tmp_path / "node").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
+
+
+@pytest.mark.law("L12")
+@pytest.mark.parametrize("first", range(8, 14))
+def test_copying_ends_at_the_first_error_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Folder, first: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ensure_store(replace(ON_NODE, store="prepared"))
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
+    folder.bad(tmp_path / "node", "ENOSPC", first, 1)
+    with pytest.raises(DataError, match=r"cannot write the store \(No space left on device, \d+ MiB free\); free some"):
+        ensure_store(ON_NODE)
+    assert not list((tmp_path / "node").rglob("*.npy"))
+
+
+@pytest.mark.law("L12")
+def test_a_shared_file_that_may_not_be_read_is_told_as_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Folder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = ensure_store(replace(ON_NODE, store="prepared")).path
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "node"))
+    folder.bad(shared / "images", "EACCES", 0, 10**9)
+    with pytest.raises(DataError, match=r"PHANTOM_0000\.npy: a private store: .*; prepare another"):
+        ensure_store(ON_NODE)
 
 
 @pytest.mark.law("L12")

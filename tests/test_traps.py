@@ -1,5 +1,6 @@
 """Ten traps that give wrong training or scores without an error: each is seen where it is, and nowhere else."""
 
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from made_sources import MadeSource, head, labelled, store_of
 
 from segtrain.config import LGG_CONTRASTS, DataConfig, MaskLayout, ProtocolName
+from segtrain.data import traps
 from segtrain.data.geometry import Geometry
 from segtrain.data.measured import Measured, measure
 from segtrain.data.people import people_of
 from segtrain.data.preprocess import Preparation, preprocess
 from segtrain.data.sources import LabelRules, LggSource, PhantomSource, Source
-from segtrain.data.sources.base import read_with_mask
+from segtrain.data.sources.base import LISTED, read_with_mask
 from segtrain.data.store_index import StoredPatient
 from segtrain.data.tissues import DataSet, channel_order, tissues
 from segtrain.data.traps import (
@@ -123,9 +125,33 @@ def test_one_head_under_two_ids_is_told() -> None:
     assert not list(same_heads(data_of([figures[0], figures[0]], of_one))), "known to be one person"
 
 
+def test_heads_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs within a block and across blocks, and of how many patients the memory is of a block alone."""
+    figures = [Measured(thumbnail(seed % 5)) for seed in range(11)]
+    whole = list(same_heads(data_of(figures)))
+    assert whole[0].startswith(
+        "7 pairs of patients look like one head (correlation above 0.99): P0 and P5, P0 and P10, "
+    )
+    assert whole[0].count(" and P") == LISTED, "of the pairs"
+    assert " and 1 more; if they are" in whole[0]
+    monkeypatch.setattr(traps, "AT_ONCE", 3)
+    (blocks,) = same_heads(data_of(figures))
+    assert blocks.partition("):")[0] == whole[0].partition("):")[0]
+    monkeypatch.setattr(traps, "AT_ONCE", 100)
+    rows = np.random.default_rng(0).normal(0, 0.01, (5000, 4)).astype(np.float32)
+    tracemalloc.start()
+    for pairs in traps._alike(rows, [str(row) for row in range(5000)]):
+        assert not len(pairs)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5000**2, "not a number for each pair"
+
+
 def test_brats_cases_that_are_lgg_patients_are_told() -> None:
     (message,) = same_heads(ids("BraTS2021_01476", "BraTS-GLI-01776-000", "BraTS2021_00001"))
     assert message.startswith("2 BraTS cases are TCGA-LGG patients")
+    (message,) = same_heads(ids("BraTS-GLI-01776-001", "BraTS-GLI-00001-001"))
+    assert message.startswith("1 BraTS cases are TCGA-LGG patients"), "a later exam too"
     assert not list(same_heads(ids("BraTS2021_01475", "BraTS20_Training_001")))
 
 

@@ -1,12 +1,14 @@
 """A store while it is built: one process builds, the others wait; a killed builder leaves nothing half-built (L11)."""
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +16,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segtrain.config import DataConfig
-from segtrain.data.store import is_built
+from segtrain.data.store import is_built, open_store
+from segtrain.data.store_index import KINDS
+from segtrain.data.store_reading import readable, waited_for
 from segtrain.errors import DataError, LaunchError
 from segtrain.runtime import files, lock, machine
 
 log = logging.getLogger(__name__)
+
+BUILDING = "building"  # how names of folders end that are built
 
 
 @contextmanager
 def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
     """Hold the store's lock: yields an empty folder to build in, renamed to `path` at the end, or None if it exists.
 
-    While another process builds, waits and calls `check`, which may raise. Removes what a killed builder left. Raises
-    DataError when the disk is full or the folder cannot be written; then nothing of the attempt is left.
+    While another process builds, waits and calls `check`, which may raise. Removes what killed builders left. A lock
+    may exclude processes of this node alone, so the folder is this process's own. Raises DataError when the disk is
+    full or the folder cannot be written; then nothing of the attempt is left.
     """
     with writable(path.parent):
         files.make_folder(path.parent)
-        suffix = _suffix(path)
-        held = _wait_for_lock(_beside(path, f"lock{suffix}"), check)
+        held = _wait_for_lock(_beside(path, f"lock{_suffix(path)}"), check)
     try:
         if is_built(path):
             yield None
             return
-        aside = files.free_place(path, f"building{suffix}")
+        aside = files.own_place(path, BUILDING)
         try:
             with writable(path.parent):
+                files.remove_leftovers(path.parent, BUILDING)
+                shutil.rmtree(aside, ignore_errors=True)  # of a killed thread that had the number of this one
                 for folder in (aside / "images", aside / "masks"):
                     files.make_folder(folder)
                 yield aside
@@ -56,7 +64,7 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _suffix(path: Path) -> str:
-    """To the names of lock and building folder: this user's, where the lock is private to another user."""
+    """To the name of the lock: this user's, where the lock is private to another user."""
     file = _beside(path, "lock")
     if not file.exists() or os.access(file, os.R_OK, effective_ids=True):
         return ""
@@ -125,13 +133,33 @@ def shared_store(cfg: DataConfig, path: Path) -> Path | None:
 
 
 def copy_store(shared: Path, aside: Path, check: Callable[[], None]) -> None:
-    """Copy a whole store into the folder in which another is built; `check` is called at each file and may raise."""
+    """Copy a whole store into the folder in which another is built; `check` is called at each file and may raise.
 
-    def copy(source: str, target: str) -> None:
-        check()
-        shutil.copyfile(source, target)
+    Raises DataError, which names the shared file: it is not what was prepared, private, or stays away; OSError: `aside`
+    cannot be written.
+    """
+    store = open_store(shared)
+    for patient in store.patients:
+        digests = store.sha256.get(patient, {})
+        for kind in KINDS:
+            _copy(shared, aside, f"{kind}/{patient}.npy", digests.get(kind), check)
+    for path in sorted(shared.iterdir()):
+        if path.is_file():
+            _copy(shared, aside, path.name, None, check)
 
-    shutil.copytree(shared, aside, copy_function=copy, dirs_exist_ok=True)
+
+def _copy(shared: Path, aside: Path, name: str, sha256: str | None, check: Callable[[], None]) -> None:
+    """Copy a file, which has that hash where it is known."""
+    check()
+    content = waited_for(shared, partial(_content, shared / name))
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise DataError(f"{shared / name}: is not what was prepared, damaged; rename {shared} and it is built again")
+    (aside / name).write_bytes(content)
+
+
+def _content(path: Path) -> bytes:
+    with readable(path):
+        return path.read_bytes()
 
 
 def write_array(path: Path, array: NDArray[Any]) -> int:

@@ -33,6 +33,8 @@ PATTERNS = tuple(
         r"(?P<person>.+?)[-_]T[1-9]",  # MSLesSeg: T1, T2 are time points
     )
 )
+# Of any person, a word without a number too: whether it is one, or just `scan`, a whole set of ids tells.
+DATED = re.compile(r"(?P<stem>.+?)[-_](?:19|20)\d\d(?P<sep>[-_.]?)\d\d(?P=sep)\d\d")
 COLUMNS = ("patient", "person")
 
 # Cases of BraTS 2021, and of BraTS 2023 GLI under the same numbers, that are TCGA-LGG patients under another name: 95
@@ -41,12 +43,25 @@ BRATS_2021 = re.compile(r"(?:BraTS2021_|BraTS-GLI-)(?P<number>\d{5})(?:-\d{3})?"
 TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
 
 
-def person_of(patient: str) -> str:
-    """The person of a patient id, by the patterns of public sets; the id itself where none matches."""
+def person_of(patient: str, dated: Collection[str] = ()) -> str:
+    """The person of a patient id, by the patterns of public sets; the id itself where none matches.
+
+    dated: the people of `dated_people` of the set that the patient is of.
+    """
     for pattern in PATTERNS:
         if match := pattern.fullmatch(patient):
             return _plain(match["person"])
-    return patient
+    match = DATED.fullmatch(patient)
+    return match["stem"] if match and match["stem"] in dated else patient
+
+
+def dated_people(patients: Iterable[str]) -> frozenset[str]:
+    """The people whom the ids of a set name before a date: of `anna_20230412` and `bert_20240101` anna and bert.
+
+    None where all name the same, as `scan_20230412` and `scan_20240101` do: that is a word, and no person.
+    """
+    stems = frozenset(match["stem"] for patient in patients if (match := DATED.fullmatch(patient)))
+    return stems if len(stems) > 1 else frozenset()
 
 
 def _plain(person: str) -> str:
@@ -65,13 +80,14 @@ def may_be_same(patients: Iterable[str], others: Iterable[str]) -> list[str]:
     """
     mine, theirs = sorted(patients), list(others)
     names = {patient for patient in mine if person_of(patient).startswith("TCGA-")}
-    numbers = {patient for patient in mine if _is_tcga_lgg(patient)}
+    numbers = {patient for patient in mine if is_tcga_lgg(patient)}
     have_names = any(person_of(other).startswith("TCGA-") for other in theirs)
-    have_numbers = any(map(_is_tcga_lgg, theirs))
+    have_numbers = any(map(is_tcga_lgg, theirs))
     return [p for p in mine if (have_names and p in numbers) or (have_numbers and p in names)]
 
 
-def _is_tcga_lgg(patient: str) -> bool:
+def is_tcga_lgg(patient: str) -> bool:
+    """Whether the id is a number of BraTS 2021 under which a TCGA-LGG patient is."""
     match = BRATS_2021.fullmatch(patient)
     return match is not None and any(int(match["number"]) in numbers for numbers in TCGA_LGG)
 
@@ -79,10 +95,28 @@ def _is_tcga_lgg(patient: str) -> bool:
 def people_of(patients: Iterable[str], groups: Path | None, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """The person of each patient: by `groups`, else as the source names it (`known`), else by its id.
 
-    Raises DataError: a file that is not of that form.
+    Raises DataError: a file that is not of that form, or whose lines name none of the patients.
     """
-    named = {**(known or {}), **({} if groups is None else read_groups(groups))}
-    return {patient: named.get(patient) or person_of(patient) for patient in patients}
+    ids = list(patients)
+    in_file = {} if groups is None else read_groups(groups)
+    strangers = strangers_in(in_file, ids)
+    if strangers and len(strangers) == len(in_file):
+        raise DataError(
+            f"{groups}: none of its {len(in_file)} lines names a patient of the data (the first names {strangers[0]}, "
+            f"a patient is {min(ids)}); write the patients' ids, as segtrain prepare --dry-run shows them"
+        )
+    named = {**(known or {}), **in_file}
+    dated = dated_people(ids)
+    return {patient: named.get(patient) or person_of(patient, dated) for patient in ids}
+
+
+def strangers_in(people: Mapping[str, str], patients: Iterable[str]) -> list[str]:
+    """The names in a file of people that are no patient's of the data, in the file's order: they may be misspelled.
+
+    None where the file names slices, whose people the patients are.
+    """
+    ids = set(patients)
+    return [] if ids <= set(people.values()) else [name for name in people if name not in ids]
 
 
 def read_groups(path: Path) -> dict[str, str]:

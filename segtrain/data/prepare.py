@@ -20,7 +20,7 @@ from segtrain.config.paths import expanded
 from segtrain.data.building import building, copy_store, shared_store
 from segtrain.data.label_table import refuse_mixed_labels
 from segtrain.data.patient import Outcome, Written, prepare_of_used, prepare_patient, use_source
-from segtrain.data.people import people_of
+from segtrain.data.people import people_of, read_groups, strangers_in
 from segtrain.data.sources import (
     FLAIR,
     LISTED,
@@ -91,13 +91,22 @@ def _log_overview(cfg: DataConfig, source: Source) -> None:
 
 
 def log_left_out(cfg: DataConfig, store: Store) -> None:
-    """Log what of the source's folder is not read, and the patients that are left out. Raises DataError."""
+    """Log what of the source's folder and of data.groups is not read, and the patients left out. Raises DataError."""
     if cfg.root is not None and (names := not_taken(expanded(cfg.root), make_source(cfg))):
         log.info("not read, no part of %s: %s", store.label, first_few(names))
     if store.skipped:
         log.info("patients left out: %d (%s)", len(store.skipped), first_few(list(store.skipped)))
     for warning in store.warnings:
         log.warning("%s", warning)
+    people = read_groups(expanded(cfg.groups)) if cfg.groups else {}
+    if strangers := strangers_in(people, store.patients):
+        log.warning(
+            "%s: %d of %d lines name no patient of the data (%s); correct ids that are misspelled, others may stay",
+            cfg.groups,
+            len(strangers),
+            len(people),
+            first_few(strangers),
+        )
 
 
 def verify(store: Store) -> None:

@@ -35,7 +35,7 @@ from segtrain.data.sources import Source, make_source
 from segtrain.data.store_columns import Columns, ColumnsFile, OnDemand, read_columns
 from segtrain.data.store_folder import stores_folder
 from segtrain.data.store_index import INDEX, KINDS, Entry, StoredPatient, read_index
-from segtrain.data.store_reading import damaged, readable, waited_for
+from segtrain.data.store_reading import damaged, is_folder, means_damage, readable, waited_for
 from segtrain.errors import DataError
 from segtrain.runtime import files
 
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 READING = (
     "files", "contrasts", "missing", "ignore", "remap", "soft_above", "rater", "resample", "protocol", "spacing_mm",
 )  # fmt: skip
+DIGITS = 12  # of the fingerprint in a store's name
 FORMAT = 2  # of the files of a store and of how a source's files are read; a change prepares all stores anew
 
 
@@ -184,12 +185,12 @@ def _filled(
 
 def store_path(cfg: DataConfig, source_fingerprint: str) -> Path:
     """The folder of this source's store at these settings, built or not."""
-    return stores_folder(cfg) / f"{_settings(cfg)}-{source_fingerprint[:12]}"
+    return stores_folder(cfg) / f"{_settings(cfg)}-{source_fingerprint[:DIGITS]}"
 
 
 def stores_like(cfg: DataConfig) -> list[Path]:
-    """The stores at these settings, of any content."""
-    return sorted(stores_folder(cfg).glob(f"{_settings(cfg)}-*"))
+    """The stores at these settings, of any content, without those that a user has renamed."""
+    return sorted(stores_folder(cfg).glob(f"{_settings(cfg)}-{'[0-9a-f]' * DIGITS}"))
 
 
 def _settings(cfg: DataConfig) -> str:
@@ -211,17 +212,21 @@ def _source_name(cfg: DataConfig) -> str:
 
 
 def is_built(path: Path) -> bool:
-    """Whether the store at `path` is there. Raises DataError for one in a private folder."""
-    with readable(path):
-        return path.is_dir()
+    """Whether the store at `path` is there; waits where that cannot be told. Raises DataError: in a private folder."""
+    return waited_for(path, partial(is_folder, path))
 
 
 def open_store(path: Path, check_files: bool = True) -> Store:
     """The store at `path`. Raises DataError when its index or a file of it is private, missing or damaged.
 
-    check_files: else neither the files nor the whole index are looked at, as where another process of this node has
-    done so.
+    Waits where they cannot be read now. check_files: else neither the files nor the whole index are looked at, as where
+    another process of this node has done so.
     """
+    return waited_for(path, partial(_open_store, path, check_files))
+
+
+def _open_store(path: Path, check_files: bool) -> Store:
+    """Raises DataError: private, missing or damaged; OSError where the folder may be away."""
     patients: Mapping[str, StoredPatient]
     sha256: Mapping[str, Mapping[str, str]]
     try:
@@ -240,6 +245,8 @@ def open_store(path: Path, check_files: bool = True) -> Store:
             if check_files:
                 _check_files(path, sizes)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not means_damage(error):
+            raise
         raise damaged(path, error) from error
     return Store(
         path=path,

@@ -1,5 +1,7 @@
 """What goes wrong when a store is read: a folder that is away is waited for, errors say what to do."""
 
+import errno
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,9 @@ from segtrain.runtime import files, machine
 from segtrain.runtime.outbox import patiently
 
 T = TypeVar("T")
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# A folder, a pipe or far more in place of a file; a name that no file has.
+NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.EFBIG, errno.ENAMETOOLONG)
 
 
 def waited_for(path: Path, work: Callable[[], T]) -> T:
@@ -21,6 +26,22 @@ def waited_for(path: Path, work: Callable[[], T]) -> T:
             raise
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be read ({reason}); bring the folder back and try again") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. Raises DataError: it is private; OSError where that cannot be told now."""
+    try:
+        with readable(path):
+            return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return False
+        raise
+
+
+def means_damage(error: OSError) -> bool:
+    """Whether a file of a store that is there is missing or no file, which waiting does not mend."""
+    return error.errno in (*NOT_THERE, *NO_FILE)
 
 
 def damaged(path: Path, error: OSError | ValueError) -> DataError:

@@ -6,18 +6,20 @@ The thresholds leave the 100 patients of the published LGG data and the phantoms
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segtrain.data.sources import first_few
+from segtrain.data.people import is_tcga_lgg
+from segtrain.data.sources import LISTED, first_few
 from segtrain.data.tissues import FEWEST, DataSet, channel_order, tissues
 from segtrain.errors import DataError
 
 LARGE_SHARE, WHOLE_HEAD = 0.1, 0.5  # of the head, that is lesion: told, refused
 BLANK_SHARE = 0.01  # of the lesion's voxels, where no contrast shows anything
 SAME_HEAD = 0.99  # correlation of two thumbnails
+AT_ONCE = 1000  # thumbnails that are compared with all others
 FEWEST_HEADS = 5  # of which the mean shows a direction
 TURNED = 0.05  # by how much better a thumbnail fits the others when it is turned
 LONE_VOXELS = 0.3  # the brightest percentile as a part of the range, where the maximum is that of lone voxels
@@ -27,10 +29,7 @@ HUNDREDFOLD = 100
 OBLONG = 0.05  # difference of a pixel's sides
 SCANS, SCANS_OF_ONE = 6.0, 12  # ids that share a stem: on average, at most
 
-# BraTS 2021 numbers of TCGA-LGG patients; 95 of them are in the published LGG data.
-TCGA_LGG = (range(1476, 1537), range(1663, 1667), range(1717, 1756), range(1773, 1777))
 SCAN_NUMBER = re.compile(r"(?P<stem>.*\d.*)[-_](?:[A-Za-z]{0,4}\d{1,3})")
-BRATS = re.compile(r"BraTS(?:2021_|-GLI-)(?P<number>\d{5})(?:-000)?", re.IGNORECASE)
 
 
 def judge(data: DataSet) -> list[str]:
@@ -56,20 +55,35 @@ def scans_of_one_person(data: DataSet) -> Iterator[str]:
 def same_heads(data: DataSet) -> Iterator[str]:
     """Patients of different people whose heads look the same; BraTS cases that are published as LGG too."""
     thumbnails = np.stack([one.thumbnail.ravel() for _, one in data.patients])
-    alike = np.argwhere(np.triu(thumbnails @ thumbnails.T > SAME_HEAD, 1))
     ids = data.ids
-    pairs = [f"{ids[i]} and {ids[j]}" for i, j in alike if data.people[ids[i]] != data.people[ids[j]]]
-    if pairs:
+    number, shown = 0, list[str]()
+    for pairs in _alike(thumbnails, [data.people[patient] for patient in ids]):
+        number += len(pairs)
+        shown += [f"{ids[i]} and {ids[j]}" for i, j in pairs[: LISTED - len(shown)]]
+    if number:
+        more = f" and {number - len(shown)} more" if number > len(shown) else ""
         yield (
-            f"{len(pairs)} pairs of patients look like one head (correlation above {SAME_HEAD}): {first_few(pairs)}; "
+            f"{number} pairs of patients look like one head (correlation above {SAME_HEAD}): {', '.join(shown)}{more}; "
             "if they are, list them in data.groups=FILE.csv, or keep one of each"
         )
-    numbers = [int(match["number"]) for patient in ids if (match := BRATS.fullmatch(patient))]
-    if known := sum(number in numbers_of_lgg for number in numbers for numbers_of_lgg in TCGA_LGG):
+    if known := sum(map(is_tcga_lgg, ids)):
         yield (
             f"{known} BraTS cases are TCGA-LGG patients, most of them in the published LGG data too; do not train on "
             "one set and test on the other"
         )
+
+
+def _alike(thumbnails: NDArray[np.float32], people: Sequence[str]) -> Iterator[NDArray[np.int64]]:
+    """Pairs of rows of different people with a correlation above SAME_HEAD, [pair, 2] for each block of rows.
+
+    All products of 100,000 rows at once would take 40 GB.
+    """
+    person = np.unique(np.array(people), return_inverse=True)[1]
+    for first in range(0, len(thumbnails), AT_ONCE):
+        block, rest = slice(first, first + AT_ONCE), slice(first, None)
+        hits = thumbnails[block] @ thumbnails[rest].T > SAME_HEAD
+        hits &= person[block, None] != person[None, rest]
+        yield np.argwhere(np.triu(hits, 1)) + first
 
 
 def large_lesions(data: DataSet) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segtrain.data.sources.levels import DARK, FEW_BELOW, IS_AIR, background_of
+from segtrain.data.sources.levels import BRIGHTEST_PERCENTILE, DARK, FEW_BELOW, IS_AIR, background_of
 from segtrain.errors import LEAVE_OUT, DataError
 
 # Raise it when `head_of` or `z_scored` gives anything else for any volume; see PREPROCESS_VERSION.
@@ -20,7 +20,6 @@ ZSCORE_VERSION = 1
 
 INSTEAD_OF_CONSTANT = f"export it again, say what stands in for it, as in data.missing=zeros, or {LEAVE_OUT}"
 ENDS = (0.5, 99.5)  # percentiles inside the head, to which a contrast is clipped
-BRIGHTEST_PERCENTILE = 99.9
 DARKEST_PERCENTILE = 0.1
 
 

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from segtrain.data.people import may_be_same, person_of
+from segtrain.data.people import dated_people, may_be_same, person_of
 from segtrain.data.sources import first_few
 from segtrain.evaluation.ensemble import TrainedCheckpoint
 
@@ -22,10 +22,12 @@ def people_of_patients(patients: Collection[str], checkpoints: Sequence[TrainedC
         people |= one.people
         in_splits |= one.train | one.validation
     alone = in_splits - people.keys()
-    by_id = Counter(map(person_of, alone))
+    dated = dated_people(patients) | dated_people(in_splits)
+    by_id = {patient: person_of(patient, dated) for patient in {*alone, *patients}}
+    counts = Counter(by_id[patient] for patient in alone)
     # Two ids that would be one person, and by a split are two: data.groups said so, or the run is from before groups.
-    people |= {patient: person_of(patient) if by_id[person_of(patient)] == 1 else patient for patient in alone}
-    return {patient: people.get(patient) or person_of(patient) for patient in patients}
+    people |= {patient: by_id[patient] if counts[by_id[patient]] == 1 else patient for patient in alone}
+    return {patient: people.get(patient) or by_id[patient] for patient in patients}
 
 
 def trained_on(

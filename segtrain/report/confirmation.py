@@ -91,6 +91,8 @@ def _seen(search: Search, runs: Sequence[Collected]) -> list[str]:
     took_part = {*search.patients.values()}
     seen: set[str] = set()
     for run in runs:
-        people = people_of(run.last.by_patient if run.last else (), None, run.people)
-        seen |= {patient for patient, person in people.items() if patient in search.patients or person in took_part}
+        scored = set(run.last.by_patient) if run.last else set()
+        everybody = scored.union(run.split.patients if run.split else ())  # ids of a whole set say more than some of it
+        people = people_of(everybody, None, run.people)
+        seen |= {patient for patient in scored if patient in search.patients or people[patient] in took_part}
     return sorted(seen)

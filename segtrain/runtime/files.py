@@ -167,21 +167,37 @@ def own_place(path: Path, what: str) -> Path:
     place = path.with_name(f"{beginning}.{here}-{threading.get_native_id()}.{what}")
     if place not in _TIDIED:
         _TIDIED.add(place)
-        pattern = re.compile(rf"{re.escape(beginning)}\.([0-9a-f]{{8}})-(\d+)\.{what}")
-        for name in os.listdir(path.parent) if path.parent.exists() else ():
-            if owner := pattern.fullmatch(name):
-                _remove_leftover(path.with_name(name), owner[1] == here, owner[2])
+        if path.parent.exists():
+            _remove_leftovers(path.parent, rf"{re.escape(beginning)}\.([0-9a-f]{{8}})-(\d+)\.{what}", here)
     return place
 
 
-def _remove_leftover(place: Path, is_here: bool, thread: str) -> None:
+def remove_leftovers(folder: Path, what: str) -> None:
+    """Remove what killed processes left in the folder, at an `own_place` of any path, or at a `free_place`."""
+    here = hashlib.sha256(machine.identity().encode()).hexdigest()[:8]
+    _remove_leftovers(folder, rf"\..+?(?:\.([0-9a-f]{{8}})-(\d+))?\.{what}(?:-\d+)?", here)
+
+
+def _remove_leftovers(folder: Path, pattern: str, here: str) -> None:
+    for name in os.listdir(folder):
+        if owner := re.fullmatch(pattern, name):
+            _remove_leftover(folder / name, owner[1] == here, owner[2])
+
+
+def _remove_leftover(place: Path, is_here: bool, thread: str | None) -> None:
     """Remove what a thread of this machine left that has ended, or one of another machine a day ago."""
     with suppress(OSError):
-        if (is_here and machine.began(thread) is None) or time.time() - place.stat().st_mtime > LEFT_S:
+        if (is_here and machine.began(thread) is None) or time.time() - _changed_s(place) > LEFT_S:
             if place.is_dir():
                 shutil.rmtree(place, ignore_errors=True)
             else:
                 place.unlink()
+
+
+def _changed_s(place: Path) -> float:
+    """When the file was last written, or a file added to the folder or one in it."""
+    inner = [entry for entry in os.scandir(place) if entry.is_dir()] if place.is_dir() else []
+    return max(place.stat().st_mtime, *(entry.stat().st_mtime for entry in inner), 0.0)
 
 
 def keep_aside(path: Path, ending: str) -> Path:

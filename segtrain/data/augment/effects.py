@@ -23,6 +23,15 @@ ELASTIC_POINTS = 6  # along a side; an option would change how many random numbe
 # Graphical Models 2000.
 MOST_ELASTIC = 0.48 / (ELASTIC_POINTS - 3)
 
+# Between these the effects are numbers: a blur of 0 px divides by 0, and float32 has no more than exp(88).
+LARGEST = {"bias_field_coefficient": 2.0, "noise_variance": 100.0}
+RANGES = {
+    "scale": (0.01, 100.0),
+    "rotation_degrees": (-360.0, 360.0),
+    "blur_sigma_px": (0.01, 100.0),
+    "low_resolution_factor": (1.0, 100.0),
+    "gamma_power": (0.1, 100.0),
+}
 Limits = tuple[float, float]
 Options = Mapping[str, Any]  # of `strong_draws`, by name
 
@@ -209,12 +218,15 @@ def _problem(name: str, value: Any) -> str | None:
         return None if 0 <= value <= 1 else "a chance belongs here; set it to a number from 0 to 1"
     if name == "elastic_share":
         return None if 0 <= value <= MOST_ELASTIC else f"a larger one folds the image; set {MOST_ELASTIC:g} or less"
-    if name in ("bias_field_coefficient", "noise_variance"):
-        return None if value >= 0 else "set it to 0 or more"
+    if name in LARGEST:
+        most = LARGEST[name]
+        return None if 0 <= value <= most else f"set it to a number from 0 to {most:g}"
     low, high = value
     if low > high:
         return f"the smaller number comes first; set [{high}, {low}]"
-    if name == "scale":
-        return None if 0 < low <= 1 <= high else "1 must lie between the two, for example [0.9, 1.1]"
-    least = {"rotation_degrees": -360.0, "low_resolution_factor": 1.0, "gamma_power": 0.1}.get(name, 0.0)
-    return None if low >= least else f"set the smaller number to {least:g} or more"
+    if name == "scale" and not 0 < low <= 1 <= high:
+        return "1 must lie between the two, for example [0.9, 1.1]"
+    least, most = RANGES.get(name, (0.0, 100.0))
+    if not low >= least:
+        return f"set the smaller number to {least:g} or more"
+    return None if high <= most else f"set the larger number to {most:g} or less"

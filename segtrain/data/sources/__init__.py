@@ -16,6 +16,7 @@ lgg.py        the published LGG layout
 slices.py     slices under any names: a folder a patient, or twin folders
 slice_folders.py  where their files lie
 slice_names.py    what their names say
+slice_contrasts.py  the contrasts that they say
 slice_people.py   whose slices are that lie in no patient's folder
 volumes.py    what sources of NIfTI volumes share: reading, writing (needs nibabel, so it is imported on demand)
 cases.py      a patient's files of volumes

@@ -6,12 +6,13 @@ sort files (orig, anat, masks). Names alone decide; no file is opened. Imports n
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from segtrain.data.people import person_of
 from segtrain.data.sources.images import NIFTI_SUFFIXES
-from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, readable, with_suffix
+from segtrain.data.sources.listing import entries_of, folders_of, is_broken_link, patiently_read, with_suffix
 from segtrain.data.sources.naming import (
     BIDS,
     NEVER_FOLDERS,
@@ -62,6 +63,7 @@ class Candidates:
     whole: list[VolumeFile] = field(default_factory=list)
     odd: list[Path] = field(default_factory=list)
     lost: Path | None = None  # a link to a folder that is not there
+    person: str | None = None  # whose scan it is, where folders say it and the id alone may not
 
 
 @dataclass
@@ -94,8 +96,7 @@ def _walk(
     folder: Path, folders: Home, seen: set[tuple[int, int]], passed_over: dict[str, list[Path]]
 ) -> Iterator[tuple[Path, Home, str | None]]:
     """Each volume below the folder: its path, the folders between, its stem; None for a link to a lost folder."""
-    with readable(folder):
-        state = folder.stat()
+    state = patiently_read(folder, folder.stat)
     if (state.st_dev, state.st_ino) in seen:  # a link to a folder above
         return
     seen.add((state.st_dev, state.st_ino))
@@ -172,6 +173,8 @@ def _grouped(files: Sequence[VolumeFile], root: Path, passed_over: dict[str, lis
     patients: dict[str, Candidates] = defaultdict(Candidates)
     for file in images:
         patients[names.of(file)].images[file.name.what].append(file)
+    for patient, person in names.people(images).items():
+        patients[patient].person = person
     rest = strays
     for file in files:
         match file.name.role:
@@ -198,7 +201,7 @@ class _Names:
         self._root = root.resolve().name
         homes = {file.home for file in images if not file.name.patient}
         last = Counter(home[-1] for home in homes if home)
-        self._are_folders_told = any(count > 1 or is_time_point(name) for name, count in last.items())
+        self._are_folders_told = any(count > 1 or is_visit(name) for name, count in last.items())
         self._common = _common(homes)
         self._recurring = _recurring(images)
         by_home = defaultdict(set)
@@ -215,6 +218,33 @@ class _Names:
         if not home or not (patient in self._recurring or is_visit(patient)):
             return patient
         return "_".join(home) if home in self._of_one else "_".join((*home, patient))
+
+    def people(self, images: Iterable[VolumeFile]) -> dict[str, str]:
+        """The person of each patient that a visit's folder is of: anna of anna/2010-01-01, and of baseline/anna.
+
+        Without those whose id says it, and nobody where all would be one: that is the folder of all data.
+        """
+        people, patients = dict[str, str](), set[str]()
+        for file in images:
+            patient, words = self.of(file), self._words(file)
+            patients.add(patient)
+            rest = [word for word in words if not is_visit(word)]
+            if rest and len(rest) < len(words):
+                person = person_of("_".join(rest))
+                is_known = person_of(patient) == person and all(is_time_point(w) for w in words if w not in rest)
+                people[patient] = "" if is_known else person
+        if len(set(people.values())) == 1 and len(people) == len(patients):
+            return {}
+        return {patient: person for patient, person in people.items() if person}
+
+    def _words(self, file: VolumeFile) -> Home:
+        """The folders and the name of which the patient's id is made; none where it is the file's name alone."""
+        patient, home = file.name.patient, file.home
+        if not patient:
+            return home[self._common :] if self._are_folders_told else ()
+        if self.of(file) == patient:
+            return ()
+        return home if patient in home else (*home, patient)
 
 
 def _common(homes: Collection[Home]) -> int:

@@ -17,7 +17,8 @@ class Case:
 
     channels: names along the fourth axis of a file of all contrasts, where these are not the source's contrasts.
     doubt: why it is not known which file is the truth; problem: why the patient cannot be read; both errors' texts.
-    is_lost: its only file is a link to a folder that is not there, which opening it names.
+    is_lost: its only file is a link to a folder that is not there, which opening it names. person: where the folders
+    say whose scan it is, and the id alone may not.
     """
 
     images: Mapping[str, Path]
@@ -26,6 +27,7 @@ class Case:
     doubt: str = ""
     problem: str = ""
     is_lost: bool = False
+    person: str | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

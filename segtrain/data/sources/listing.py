@@ -1,16 +1,20 @@
 """Folders of a source: what lies in them, without the files that operating systems put beside data."""
 
+import errno
 import hashlib
 import os
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from segtrain.data.sources.base import Check, digest
+from segtrain.data.store_reading import waited_for
 from segtrain.errors import LEAVE_OUT, DataError
+from segtrain.runtime.outbox import patiently
 from segtrain.runtime.terminal import Progress
 
 # Put there by operating systems and network drives; what begins with a dot (._slice.tif, .DS_Store) is one as well.
@@ -21,37 +25,44 @@ SYSTEM_NAMES = frozenset(
 FETCH = f"fetch its content (datalad get, git annex get, git lfs pull), mount its file system or {LEAVE_OUT}"
 READERS = 8  # files read at once: hashing releases the interpreter's lock, and network file systems answer in parallel
 CHECK_EVERY_S = 0.1
+UNREADABLE = "unreadable"  # in place of a hash
+T = TypeVar("T")
 # What git-annex and Git LFS leave in place of a file whose content was not fetched.
 POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/")
-
-
+# Of a file server that does not answer, or does so again in a minute; EIO may be of a broken disk too.
+AWAY = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+     errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EREMOTEIO, errno.ESHUTDOWN}
+)  # fmt: skip
 # A file system allows 255; what is written for a patient or slice is its name and a suffix such as _mask.nii.gz.
 MAX_NAME_BYTES = 240
 NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode: control characters, halves of pairs, line ends
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a DataError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; make it readable for this user") from error
+def patiently_read(path: Path, work: Callable[[], T]) -> T:
+    """The result of reading at the path; waits while its server is away. Raises DataError, which names the path."""
+
+    def once() -> T:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno in AWAY:
+                raise
+            raise DataError(f"{path}: {error.strerror or error}; make it readable for this user") from error
+
+    return waited_for(path, once)
 
 
 def require_folder(root: Path, remedy: str) -> None:
     """Raises DataError, which ends in `remedy`, where `root` is no folder."""
-    with readable(root):
-        is_folder = root.is_dir()
-    if not is_folder:
+    if not patiently_read(root, root.is_dir):
         raise DataError(f"{root}: no such folder; {remedy}")
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in the folder, sorted by name, without hidden and system files. Raises DataError."""
     refuse_broken_link(folder)
-    with readable(folder):
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = patiently_read(folder, lambda: sorted(os.scandir(folder), key=lambda entry: entry.name))
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in SYSTEM_NAMES]
 
 
@@ -66,12 +77,16 @@ def folders_of(root: Path, entries: Sequence[os.DirEntry[str]] | None = None) ->
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder or a link to one. Raises DataError where that cannot be read, such as a stale mount."""
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if _is_broken(entry):  # a link to itself, for one
-            return False
-        raise DataError(f"{entry.path}: {error.strerror}; make it readable for this user") from error
+
+    def is_dir() -> bool:
+        try:
+            return entry.is_dir()
+        except OSError:
+            if _is_broken(entry):  # a link to itself, for one
+                return False
+            raise
+
+    return patiently_read(Path(entry.path), is_dir)
 
 
 def refuse_odd_names(names: Iterable[str], folder: Path) -> None:
@@ -109,8 +124,7 @@ def with_suffix(
             return []
         entries = entries_of(folder)
     entries = [entry for entry in entries if entry.name.lower().endswith(suffixes)]
-    with readable(folder):
-        return [folder / e.name for e in entries if _is_broken(e) or e.is_file()]
+    return patiently_read(folder, lambda: [folder / e.name for e in entries if _is_broken(e) or e.is_file()])
 
 
 def deeper_root(root: Path, holds_data: Callable[[Path], bool]) -> Path | None:
@@ -123,8 +137,7 @@ def deeper_root(root: Path, holds_data: Callable[[Path], bool]) -> Path | None:
 
 def is_broken_link(path: Path) -> bool:
     """Whether the path is a link whose target is not there. Raises DataError."""
-    with readable(path):
-        return path.is_symlink() and not path.exists()
+    return patiently_read(path, lambda: path.is_symlink() and not path.exists())
 
 
 def refuse_broken_link(path: Path) -> None:
@@ -136,13 +149,15 @@ def refuse_broken_link(path: Path) -> None:
 def refuse_absent(path: Path) -> None:
     """Raises DataError for a file whose content is not there: a broken link, or a pointer in place of the content."""
     refuse_broken_link(path)
-    with readable(path):
-        if not path.is_file() and path.exists():  # opening a pipe would wait for ever
-            raise DataError(f"{path}: not a file; rename it or move it elsewhere")
-    with readable(path), path.open("rb") as file:
-        is_pointer = file.read(40).startswith(POINTERS)
-    if is_pointer:
+    if patiently_read(path, lambda: not path.is_file() and path.exists()):  # opening a pipe would wait for ever
+        raise DataError(f"{path}: not a file; rename it or move it elsewhere")
+    if patiently_read(path, partial(_beginning, path)).startswith(POINTERS):
         raise DataError(f"{path}: a pointer of git-annex or Git LFS in place of the content; {FETCH}")
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(40)
 
 
 def digest_of_content(root: Path, folders: Iterable[Path], check: Check) -> str:
@@ -188,14 +203,16 @@ def digest_of_states(root: Path, paths: Iterable[Path]) -> str:
     """
     parts = [os.fsencode(root.resolve())]
     for path in paths:
-        with readable(path):
-            if is_broken_link(path):
-                state = _target(path)
-            else:
-                now = path.stat()
-                state = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
+        state = patiently_read(path, partial(_state, path))
         parts.append(os.fsencode(f"{_below(root, path)} {state}"))
     return digest(parts)
+
+
+def _state(path: Path) -> str:
+    if is_broken_link(path):
+        return _target(path)
+    now = path.stat()
+    return f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
 
 
 def _paths_in(folders: Iterable[Path]) -> Iterator[Path]:
@@ -213,7 +230,17 @@ def _below(root: Path, path: Path) -> str:
 
 
 def _content(path: Path) -> str:
-    """A hash of a file's content; what stands for it where there is none."""
+    """A hash of a file's content; what stands for it where there is none. Waits while its server is away."""
+    try:
+        return patiently(path, partial(_content_now, path))
+    except OSError as error:
+        if error.errno == errno.EIO:  # still: the disk is broken there
+            return UNREADABLE
+        raise DataError(f"{path}: cannot be read ({error.strerror}); bring the folder back and try again") from error
+
+
+def _content_now(path: Path) -> str:
+    """Raises OSError where the file's server is away."""
     try:
         if path.is_dir():
             return "folder"
@@ -221,8 +248,10 @@ def _content(path: Path) -> str:
             return "no file"  # opening a pipe would wait for whoever writes into it
         with path.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()
-    except OSError:
-        return _target(path) if path.is_symlink() and not path.exists() else "unreadable"
+    except OSError as error:
+        if error.errno in AWAY:
+            raise
+        return _target(path) if path.is_symlink() and not path.exists() else UNREADABLE
 
 
 def _target(link: Path) -> str:

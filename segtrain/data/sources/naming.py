@@ -25,11 +25,12 @@ class Role(Enum):
     UNKNOWN = "unknown"
 
 
-# Contrasts that sets have besides the four; data.contrasts may name them.
-OTHERS = (
+# Contrasts that sets have besides the four, of slices too; data.contrasts may name them.
+OTHER_WORDS = (
     "pd", "dp", "dwi", "adc", "trace", "swi", "asl", "tof", "cbf", "cbv", "mtt", "tmax", "ct", "cta", "ncct", "bold",
-    "hardi", r"dti_eddy_\w+", "dti", r"ct_\w+",
+    "hardi", "dti",
 )  # fmt: skip
+OTHERS = (*OTHER_WORDS, r"dti_eddy_\w+", r"ct_\w+")
 # Of one case, the first of these that there are are its truth.
 CONSENSUS = ("consensus_gt", "consensus_mask", "consensus", "ground_truth", r"glistrboost_manuallycorrected", "segm")
 PLAIN = (

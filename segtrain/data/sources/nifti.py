@@ -1,5 +1,6 @@
 """NIfTI volumes whose patients, contrasts and truths are found by the names of files and folders."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from segtrain.config import LGG_CONTRASTS, canonical
 from segtrain.config.regions import SPELLINGS
-from segtrain.data.sources.base import TRUTH, first_few
+from segtrain.data.sources.base import TRUTH, Check, digest, first_few, no_check
 from segtrain.data.sources.candidates import Candidates, Findings, VolumeFile, find_candidates
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.labels import LabelRules
@@ -106,6 +107,21 @@ class NiftiSource(VolumeSource):
                 "where truths are in data.files"
             )
         return [patient for patient in self.cases if patient not in without]
+
+    def person(self, patient: str) -> str | None:
+        """The person whom the folders name; None where only the patient's id says it."""
+        return self.cases[patient].person
+
+    def fingerprint(self, check: Check = no_check) -> str:
+        return self._with_people(super().fingerprint(check))
+
+    def stamp(self) -> str:
+        return self._with_people(super().stamp())
+
+    def _with_people(self, digest_of_files: str) -> str:
+        """Stores from before folders named people have other ids, or have them for so many people."""
+        people = sorted(f"{patient} {case.person}" for patient, case in self.cases.items() if case.person)
+        return digest([digest_of_files.encode(), *map(os.fsencode, people)]) if people else digest_of_files
 
     @property
     def _unknown(self) -> list[Path]:
@@ -208,7 +224,7 @@ class NiftiSource(VolumeSource):
                 problem = self._second("volume", patient, candidates.whole)
             images = {WHOLE: candidates.whole[0].path}
         truth, doubt = choose_truth(patient, candidates, self.cfg.rater)
-        return Case(images, truth, doubt=doubt, problem=problem)
+        return Case(images, truth, doubt=doubt, problem=problem, person=candidates.person)
 
     def _second(self, contrast: str, patient: str, files: list[VolumeFile]) -> str:
         below = files[1].path.relative_to(self.root)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segtrain.config import canonical
 from segtrain.config.label_names import DATASET_JSON, IGNORE
 from segtrain.config.regions import MOST_REGIONS
-from segtrain.data.people import person_of
+from segtrain.data.people import people_of
 from segtrain.data.sources.base import Volume, first_few
 from segtrain.data.sources.cases import WHOLE, Case
 from segtrain.data.sources.dataset_json import DatasetJson, Listed, dataset_json_of, ending_of, read_dataset_json
@@ -244,8 +244,8 @@ def _is_there(path: Path) -> bool:
 def _of_one_stem(cases: Iterable[str]) -> list[str]:
     """Ids that differ in what is likely a scan's number, where no pattern of a public set knows the person."""
     stems: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        if (match := SCAN.fullmatch(case)) and person_of(case) == case:
+    for case, person in people_of(cases, None).items():
+        if (match := SCAN.fullmatch(case)) and person == case:
             stems[match["stem"]].append(case)
     several = [ids for ids in stems.values() if len(ids) > 1]
     is_person = len(stems) > 1 and all(len(ids) <= MOST_SCANS for ids in several)

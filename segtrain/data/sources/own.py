@@ -9,6 +9,7 @@ Legend: s slice, h height, w width, c channel (one a contrast).
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class OwnSource:
                 f"{self.reference}: patient {odd[0]!r}: files are named by ids; make them of letters, digits and _"
             )
         refuse_odd_names(names, Path(self.reference.short))
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise DataError(f"{self.reference}: patient {twice[0]} is listed twice; list each patient once")
         return sorted(names)
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from segtrain.data.sources.base import Pixels, first_few, refuse_large
 from segtrain.data.sources.kinds import colours_of, refuse_other_kinds, sample_type_of
 from segtrain.data.sources.labels import BINARISE, LabelRules, ReadMask
-from segtrain.data.sources.listing import readable, refuse_absent
+from segtrain.data.sources.listing import patiently_read, refuse_absent
 from segtrain.errors import LEAVE_OUT, DataError
 
 PNG_BITS = 24  # where the header has them
@@ -35,9 +35,7 @@ def read_slice(path: Path, channels: int, is_mask: bool = True) -> Pixels:
     """
     kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
     refuse_absent(path)
-    with readable(path):
-        handle = path.open("rb")
-    with handle:
+    with patiently_read(path, lambda: path.open("rb")) as handle:
         try:
             array = _decoded(path, handle, kind, channels)
         except DataError:

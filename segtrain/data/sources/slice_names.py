@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from segtrain.config import canonical
 from segtrain.config.regions import SPELLINGS
+from segtrain.data.sources.naming import OTHER_WORDS
 
 MASK_ENDINGS = ("_mask", "_segmentation", "_seg", "_gt")
 # Twin folders: the files of one are the masks of the other's.
 IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "original"})
 MASK_FOLDERS = frozenset({"masks", "mask", "labels", "ground truth", "ground_truth", "gt", "annotations"})
-# Contrasts besides the four of SPELLINGS by which files are named.
-OTHERS = frozenset({"pd", "dwi", "adc", "swi", "asl", "tof", "cbf", "cbv", "mtt", "tmax", "ct", "cta", "ncct"})
-ORDER = (*SPELLINGS, *sorted(OTHERS))  # of contrasts that no config puts in order
+ORDER = (*SPELLINGS, *sorted(OTHER_WORDS))  # of contrasts that no config puts in order
 TIMES_TOO = frozenset({"t1", "t2"})  # a folder of this name alone may be a time point
 _ENDING = re.compile(r"^(?P<key>.*)[_-](?P<what>[^_-]+(?:-contrast)?)$", re.DOTALL)
 
@@ -48,7 +47,7 @@ def parse_name(stem: str, known: Collection[str], in_masks: bool = False) -> Sli
 
 def known_contrasts(named: Iterable[str] | None) -> frozenset[str]:
     """The contrasts that names of files may end in: common ones and those that the config names."""
-    return frozenset((*SPELLINGS, *OTHERS, *map(canonical, named or ())))
+    return frozenset((*SPELLINGS, *OTHER_WORDS, *map(canonical, named or ())))
 
 
 def in_usual_order(contrasts: Iterable[str]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from segtrain.config import LGG_CONTRASTS, canonical
 from segtrain.config.paths import expanded
-from segtrain.config.regions import SPELLINGS
 from segtrain.data.sources.base import Check, digest, first_few, no_check
 from segtrain.data.sources.images import SliceFiles, SliceSource, add_file, refuse_unpaired
 from segtrain.data.sources.listing import (
@@ -22,6 +21,12 @@ from segtrain.data.sources.listing import (
     refuse_odd_names,
 )
 from segtrain.data.sources.numbering import in_order
+from segtrain.data.sources.slice_contrasts import (
+    common_contrasts,
+    contrasts_of,
+    refuse_contrasts_for_people,
+    refuse_strays,
+)
 from segtrain.data.sources.slice_folders import LOOSE, SliceFile, SliceFolders, slice_folders
 from segtrain.data.sources.slice_names import in_usual_order, known_contrasts
 from segtrain.data.sources.slice_people import by_groups, by_leading_id, nobody_known
@@ -55,9 +60,8 @@ class FolderSource(SliceSource):
 
     @cached_property
     def _names_contrasts(self) -> frozenset[str]:
-        """The contrasts that names say, none where a slice's file has no contrast in its name or folder."""
-        names = {file.name.contrast for files in self.found.files.values() for file in files if not file.name.is_mask}
-        return frozenset() if None in names else frozenset(name for name in names if name)
+        """The contrasts that names and folders of most slices' files say; none where most have no contrast."""
+        return contrasts_of(file for files in self.found.files.values() for file in files)
 
     @property
     def _groups(self) -> Path | None:
@@ -77,6 +81,8 @@ class FolderSource(SliceSource):
                 f"{self.root}: slices beside folders ({inside[0]}), so it is not clear what is a volume; "
                 "move the slices into a folder of their own"
             )
+        if self._names_contrasts:
+            refuse_strays(loose)
         keys = list(dict.fromkeys(self._key(file) for file in loose if not file.name.is_mask))
         if not keys:
             self._refuse_jpeg(LOOSE)
@@ -102,7 +108,9 @@ class FolderSource(SliceSource):
     def contrasts(self) -> tuple[str, ...]:
         named = self.cfg.contrasts
         if len(self._names_contrasts) > 1:
-            return named or (self._common_contrasts() if self.for_training else LGG_CONTRASTS)
+            if named or not self.for_training:
+                return named or LGG_CONTRASTS
+            return common_contrasts(self.root, self.contrast_counts, len(self._labelled))
         channels = self._channels
         if named and len(named) != channels:
             raise DataError(
@@ -116,18 +124,6 @@ class FolderSource(SliceSource):
         if not self.for_training:
             return LGG_CONTRASTS  # of a network whose run names none
         return tuple(f"channel_{number}" for number in range(1, channels + 1))
-
-    def _common_contrasts(self) -> tuple[str, ...]:
-        """Of the four usual contrasts, or else of others, those that all patients have. Raises DataError: none."""
-        counts, patients = self.contrast_counts, len(self._labelled)
-        common = [name for name, count in counts.items() if count == patients]
-        common = [name for name in common if name in SPELLINGS] or common
-        if not common:
-            raise DataError(
-                f"{self.root}: no contrast that all {patients} patients have ({_counted(counts)}); say with "
-                "data.contrasts which to take, and with data.missing what stands in for a missing one"
-            )
-        return in_usual_order(common)
 
     @cached_property
     def contrast_counts(self) -> Mapping[str, int]:
@@ -167,6 +163,8 @@ class FolderSource(SliceSource):
                 f"{self.root}: 0 of {len(left_out)} patients have masks; add <slice>_mask.png beside each slice, or a "
                 "folder masks beside the folder images"
             )
+        if self.for_training and self.cfg.groups is None:
+            refuse_contrasts_for_people(self.root, self._by_patient, known_contrasts(self.cfg.contrasts))
         return [patient for patient in self._by_patient if patient not in left_out]
 
     def left_out(self) -> Mapping[str, str]:
@@ -191,6 +189,8 @@ class FolderSource(SliceSource):
     def files(self, patient: str) -> SliceFiles:
         folder = self.folder(patient)
         refuse_broken_link(folder)
+        if self._names_contrasts:
+            refuse_strays(self._by_patient[patient])
         images: dict[str, dict[str, Path]] = {}  # by contrast and slice
         masks: dict[str, Path] = {}
         for file in self._by_patient[patient]:
@@ -294,7 +294,3 @@ class FolderSource(SliceSource):
     def _paths_of(self, contrast: str) -> list[Path]:
         files = [file for files in self._by_patient.values() for file in files]
         return [file.path for file in files if file.name.contrast == contrast and not file.name.is_mask]
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in counts.items())
