@@ -16,6 +16,7 @@ from engine_runs import (
     link_offloaded,
     make,
     meet_infinity,
+    overflow,
     train,
     train_recomputed,
 )
@@ -141,6 +142,37 @@ def test_fp16_goes_on_with_its_loss_scale(zero: int | None, ranks: int) -> None:
     before, now = (json.loads(extra)["scaler"] for extra in (given[2], after[2]))
     assert before["scale"] == now["scale"] > 1
     assert 0 < before["_growth_tracker"] < now["_growth_tracker"]
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("changes", ["", "offload", "micro_batch"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_fp16_lowers_its_loss_scale_as_ddp_does(zero: int, changes: str) -> None:
+    """Clipped, with an overflow in the first step and in a later one: what is left of it is one training."""
+    train = TrainConfig(global_batch=8, micro_batch=3 if changes == "micro_batch" else None)
+    cfg = config(zero, precision="fp16", train=train)
+    cfg = replace(cfg, deepspeed=replace(cfg.deepspeed, offload=changes == "offload" and zero > 0))
+    expected = run_ranks(2, overflow, config(None, precision="fp16", train=train), (0, 2))[0]
+    losses, scales, model, moments = run_ranks(2, overflow, cfg, (0, 2))[0]
+    assert scales == expected[1] == [2.0**15, 2.0**15, 2.0**14, 2.0**14]
+    assert losses == pytest.approx(expected[0], abs=1e-4)
+    assert furthest(model, expected[2]) < 5e-5
+    assert furthest(moments, expected[3]) < 5e-5
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_fp16_raises_its_loss_scale_for_all_groups_at_once(zero: int) -> None:
+    """Weights and biases are two groups: the second is divided by the scale that its gradients were multiplied by."""
+    _, model, moments, extra = run_ranks(1, link, config(None, precision="fp16"), None, range(1))[0]
+    scaler = {**json.loads(extra)["scaler"], "_growth_tracker": 1999}
+    checkpoint = model, moments, json.dumps({**json.loads(extra), "scaler": scaler})
+    expected, answer = (
+        run_ranks(2, link, config(each, precision="fp16"), checkpoint, range(1, 4))[0] for each in (None, zero)
+    )
+    assert json.loads(answer[3])["scaler"] == json.loads(expected[3])["scaler"]
+    assert json.loads(answer[3])["scaler"]["scale"] == 2.0**17
+    assert furthest(answer[1], expected[1]) < 5e-5
 
 
 @pytest.mark.law("L9")

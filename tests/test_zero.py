@@ -55,6 +55,16 @@ def test_what_deepspeed_knows_is_taken() -> None:
 
 
 @pytest.mark.law("L12")
+def test_the_norm_that_tells_of_overflows_is_not_switched_off() -> None:
+    extra = {"zero_optimization": {"compute_grad_norm": False}}
+    told(extra)
+    cfg = Config(engine="deepspeed", precision="fp16", deepspeed=DeepSpeedConfig(zero=2, extra=extra))
+    with pytest.raises(ConfigError, match=r"compute_grad_norm=False: with precision=fp16 .*; drop it") as caught:
+        check(settings_of(cfg, 1), extra, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.law("L12")
 def test_training_refuses_it_before_anything_is_written(tiny: Config) -> None:
     extra = {"zero_optimisation": {"overlap_comm": True}}
     cfg = replace(tiny, engine="deepspeed", deepspeed=DeepSpeedConfig(extra=extra))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segtrain.config import Config, Reference, name_of
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.loss_scale import ZeroScale
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_bench import bench_of
 from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
@@ -53,6 +54,7 @@ class DeepSpeedEngine(BaseEngine):
             check(self.settings, cfg.deepspeed.extra, world.device.type)
         self._refuse_optimizer()
         self.engine: Any = None
+        self._zero_scale: ZeroScale | None = None  # of a float16 loss with ZeRO 1 to 3
         self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
         self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
@@ -107,6 +109,8 @@ class DeepSpeedEngine(BaseEngine):
         self.engine, *_ = deepspeed.initialize(model=self._network, optimizer=self.optimizer, config=self.settings)
         self.parted = self.cfg.deepspeed.zero == 3
         self._state = ZeroState(self._network, self.optimizer, self.world, self.parted)
+        if self.dtype == torch.float16 and self.cfg.deepspeed.zero:
+            self._zero_scale = ZeroScale(self.engine.optimizer)
         self._settle(image_bchw)
         if fresh is not None:
             restart(self.optimizer, self._network.named_parameters(), self._group_settings, fresh)
@@ -117,6 +121,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def _settle(self, image_bchw: Tensor) -> None:
         """Take one step that changes nothing, so that all moments exist, and set them to 0. Collective."""
+        scale = self._scale_state()
         self._network.train()
         with unchanged_buffers(self._network):
             for _ in range(self.engine.gradient_accumulation_steps()):
@@ -130,6 +135,7 @@ class DeepSpeedEngine(BaseEngine):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
         for entries in self.optimizer.state.values():
             reset(entries)
+        self._load_scale(scale)
 
     def _take_back(self) -> None:
         """Set moments and averages to those of the checkpoint. Collective."""
@@ -143,14 +149,27 @@ class DeepSpeedEngine(BaseEngine):
             held = self._live()
             own = {name: part_of(value, held.get(name), self.world.rank) for name, value in model.items()}
             self.average.take(own, extra["averaged"])
-        if (scaler := self._scaler()) and extra.get("scaler"):
-            scaler.load_state_dict(extra["scaler"])
+        self._load_scale(extra.get("scaler"))
         self._restored = {}, {}, {}
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         """The scaler of the loss, in float16."""
-        engine: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
-        return engine or getattr(self.engine.optimizer, "torch_autocast_gradscaler", None)
+        if self._zero_scale:
+            return self._zero_scale.scaler
+        scaler: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
+        return scaler
+
+    def _scale_state(self) -> dict[str, Any]:
+        """The loss scale's state, in float16; else empty."""
+        scaler = self._scaler()
+        return dict(scaler.state_dict()) if scaler else {}
+
+    def _load_scale(self, state: Mapping[str, Any] | None) -> None:
+        scaler = self._scaler()
+        if scaler and state:
+            scaler.load_state_dict(dict(state))
+        if self._zero_scale:
+            self._zero_scale.pass_on()
 
     def _forward(self, image_bchw: Tensor) -> Tensor:
         logits: Tensor = self.engine(image_bchw)
@@ -164,6 +183,8 @@ class DeepSpeedEngine(BaseEngine):
     def _update(self, lr: float) -> None:
         self.rates.set(self.optimizer.param_groups, lr)
         self.engine.step()
+        if self._zero_scale:
+            self._zero_scale.update()
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32; with ZeRO 3 only within `averaged`."""
@@ -203,12 +224,7 @@ class DeepSpeedEngine(BaseEngine):
         if self.average.values():
             trained = {name: copy(tensor) for name, tensor in self._gathered() if keep}
             moments |= {f"{name}/{TRAINED}": value for name, value in trained.items() if value.is_floating_point()}
-        scaler = self._scaler()
-        extra = {
-            "scaler": scaler.state_dict() if scaler else {},
-            "optimizer": numbers,
-            "averaged": self.average.updates,
-        }
+        extra = {"scaler": self._scale_state(), "optimizer": numbers, "averaged": self.average.updates}
         return (model, moments, extra) if keep else ({}, {}, {})
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:

@@ -71,6 +71,12 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
             raise ConfigError(
                 f"deepspeed.extra.{key}: unknown to DeepSpeed {deepspeed.__version__}{hint}; change or drop it"
             )
+    half = settings.get("torch_autocast", {}).get("dtype") == "float16"
+    if half and not settings["zero_optimization"].get("compute_grad_norm", True):
+        raise ConfigError(
+            "deepspeed.extra.zero_optimization.compute_grad_norm=False: with precision=fp16 only this norm tells which "
+            "gradients overflowed; drop it, or use precision=bf16"
+        )
 
 
 class _Read(dict[str, Any]):
