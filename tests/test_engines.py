@@ -9,6 +9,7 @@ import pytest
 import torch
 from engine_runs import (
     STEPS,
+    Learnt,
     config,
     furthest,
     go_on,
@@ -158,6 +159,26 @@ def test_fp16_lowers_its_loss_scale_as_ddp_does(zero: int, changes: str) -> None
     assert losses == pytest.approx(expected[0], abs=1e-4)
     assert furthest(model, expected[2]) < 5e-5
     assert furthest(moments, expected[3]) < 5e-5
+
+
+def overflow_where_memory_has_numbers(world: World, cfg: Config, infinite: tuple[int, ...]) -> Learnt:
+    """As `overflow`, where memory that nothing was written to holds NaN."""
+    empty_like = torch.empty_like
+    setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))  # noqa: B010
+    return overflow(world, cfg, infinite)
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+@pytest.mark.parametrize("zero", [None, pytest.param(0, marks=needs_deepspeed)])
+def test_momentum_begins_with_the_first_step_that_is_taken(zero: int | None, dampening: float) -> None:
+    """A first step that overflows is as none."""
+    changes = {"name": {"part": "sgd", "dampening": dampening}} if dampening else {"name": "sgd"}
+    cfg = config(zero, precision="fp16", optim=OptimConfig(lr=1e-2, **changes))
+    late = run_ranks(2, overflow_where_memory_has_numbers, cfg, (0, 1))[0]
+    expected = run_ranks(2, link, replace(cfg, engine="ddp"), None, range(2, STEPS))[0]
+    assert late[0][2:] == pytest.approx(expected[0], abs=1e-4)
+    assert furthest(late[2], expected[1]) < 5e-5
+    assert furthest(late[3], expected[2]) < 5e-5
 
 
 @needs_deepspeed

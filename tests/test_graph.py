@@ -16,7 +16,7 @@ from trainings import assert_same, state_of
 from segtrain.config import Config, load_config
 from segtrain.data.store import Store
 from segtrain.engines.ddp import DdpEngine
-from segtrain.engines.graph import _obstacle
+from segtrain.engines.graph import PLAIN_STEPS, _obstacle
 from segtrain.errors import ConfigError
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
@@ -117,6 +117,31 @@ def halved_later(engine: DdpEngine) -> None:
         return loss
 
     engine.step = stepped_once  # type: ignore[assignment, method-assign]
+
+
+def overflows_at_first(engine: DdpEngine) -> None:
+    """Gradients are infinite in more steps than are taken before the recording."""
+    backward, update = engine._backward, engine._update
+    steps = 0
+
+    def far_too_large(loss: Tensor) -> None:
+        backward(loss * 1e12 if steps <= PLAIN_STEPS else loss)
+
+    def counted(lr: float) -> None:
+        nonlocal steps
+        steps += 1
+        update(lr)
+
+    engine._backward = far_too_large  # type: ignore[method-assign]
+    engine._update = counted  # type: ignore[method-assign]
+
+
+def test_no_momentum_is_recorded_that_no_step_has_made(tmp_path: Path) -> None:
+    cfg = load_config(None, [*SMALL, "precision=fp16", "optim.name=sgd"])
+    ((plain, launched, facts),) = run_ranks(1, both, tmp_path, cfg, overflows_at_first)
+    assert facts == {"graph recorded", "graph launched"}
+    assert plain[3]["scaler"]["scale"] == 2.0 ** (16 - PLAIN_STEPS - 1)
+    assert_equal(plain, launched)
 
 
 @pytest.mark.parametrize(

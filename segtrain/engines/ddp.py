@@ -13,6 +13,7 @@ from segtrain.config import Config, name_of
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.graph import StepGraph, graph_of
+from segtrain.engines.loss_scale import FirstStep
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups
 from segtrain.losses.loss import Loss
@@ -31,6 +32,7 @@ class DdpEngine(BaseEngine):
         averages = name_of(cfg.optim.name) == "schedulefree"
         self.average = Average(self._live, self.optimizer if averages else None, cfg.optim.ema)
         self.scaler = self._new_scaler({})
+        self.first_step = FirstStep()
         wrapped: nn.Module = self._network
         if world.size > 1:
             # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13
@@ -107,8 +109,9 @@ class DdpEngine(BaseEngine):
         if self.cfg.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self.cfg.optim.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.first_step.watch(self.scaler, self.optimizer):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad()
 
     def averaged(self) -> AbstractContextManager[None]:

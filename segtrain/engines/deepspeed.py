@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segtrain.config import Config, Reference, name_of
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
-from segtrain.engines.loss_scale import ZeroScale
+from segtrain.engines.loss_scale import FirstStep, ZeroScale
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_bench import bench_of
 from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
@@ -54,6 +54,7 @@ class DeepSpeedEngine(BaseEngine):
             check(self.settings, cfg.deepspeed.extra, world.device.type)
         self._refuse_optimizer()
         self.engine: Any = None
+        self._first_step = FirstStep()
         self._zero_scale: ZeroScale | None = None  # of a float16 loss with ZeRO 1 to 3
         self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
@@ -114,6 +115,7 @@ class DeepSpeedEngine(BaseEngine):
         self._settle(image_bchw)
         if fresh is not None:
             restart(self.optimizer, self._network.named_parameters(), self._group_settings, fresh)
+            self._first_step = FirstStep()
         self._take_back()
 
     def _dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -182,7 +184,8 @@ class DeepSpeedEngine(BaseEngine):
 
     def _update(self, lr: float) -> None:
         self.rates.set(self.optimizer.param_groups, lr)
-        self.engine.step()
+        with self._first_step.watch(self._scaler(), self.optimizer):
+            self.engine.step()
         if self._zero_scale:
             self._zero_scale.update()
 

@@ -88,7 +88,7 @@ class StepGraph:
 
         Raises OutOfMemory, from a plain step.
         """
-        if self._plain_steps < PLAIN_STEPS:
+        if self._plain_steps < PLAIN_STEPS or self.engine.first_step.was_left_out:
             self._plain_steps += 1
             return self._aside(lambda: work(image_bchw, mask_bchw))
         if len(image_bchw) > self.engine.micro_batch:  # halved since: a step is several passes now

@@ -1,9 +1,36 @@
-"""The scale of a float16 loss where DeepSpeed has divided the moments among the ranks."""
+"""The scale of a float16 loss: what is left out with a step whose gradients overflow, and the scale under ZeRO."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+
+
+class FirstStep:
+    """Takes back what a first step leaves in an optimiser if its gradients overflow.
+
+    torch's fused SGD takes its momentum from memory that nothing was written to, and then leaves the step out.
+    """
+
+    def __init__(self) -> None:
+        self.was_left_out = False  # and so were all after it
+        self._is_done = False
+
+    @contextmanager
+    def watch(self, scaler: torch.amp.GradScaler | None, optimizer: Optimizer) -> Iterator[None]:
+        """A context for the step and the update of the scale; waits for the device until the first step is done."""
+        if scaler is None or not scaler.is_enabled() or self._is_done or optimizer.state:
+            yield
+            return
+        before = scaler.get_scale()
+        yield
+        self.was_left_out = scaler.get_scale() < before
+        self._is_done = not self.was_left_out
+        if self.was_left_out:
+            optimizer.state.clear()
 
 
 class ZeroScale:
