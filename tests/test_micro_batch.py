@@ -20,7 +20,7 @@ from segtrain.evaluation.predictor import Predictor
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.run import Run
-from segtrain.runtime.out_of_memory import is_out_of_memory
+from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.runtime.world import CPU, World
 from segtrain.training.micro_batch import MemoryGuard, guard, what_changes
 
@@ -204,13 +204,14 @@ def test_a_real_allocation_that_the_system_refuses_is_lived_through() -> None:
     assert limited == pytest.approx(free, abs=1e-5)
 
 
-def short_in_the_rehearsal(world: World, cfg: Config, whose: int) -> tuple[int, list[float]]:
-    """The micro-batch and the losses of a rank, where one rank cannot take more than two samples."""
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # so that memory may be refused
+def short_in_the_rehearsal(world: World, cfg: Config, whose: int, most: int = 2) -> tuple[int, list[float]]:
+    """The micro-batch and the losses of a rank, where one rank cannot take more than `most` samples."""
+    if whose >= 0:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # so that memory may be refused
     forward = nn.Module.__call__
 
     def short(self: nn.Module, *inputs: Any, **options: Any) -> Any:
-        if world.rank == whose and torch.is_grad_enabled() and len(inputs) == 1 and len(inputs[0]) > 2:
+        if world.rank == whose and torch.is_grad_enabled() and len(inputs) == 1 and len(inputs[0]) > most:
             raise SHORTAGES["cpu"]
         return forward(self, *inputs, **options)
 
@@ -227,13 +228,40 @@ def short_in_the_rehearsal(world: World, cfg: Config, whose: int) -> tuple[int, 
     return engine.micro_batch, losses
 
 
-@pytest.mark.parametrize(("ranks", "whose"), [(2, 1), (4, 0)])
-def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: int) -> None:
+@pytest.mark.parametrize(("ranks", "whose", "most"), [(2, 1, 2), (4, 0, 2), (4, 3, 1)])
+def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: int, most: int) -> None:
     cfg = replace(BATCH, train=TrainConfig(global_batch=16))
-    found = run_ranks(ranks, short_in_the_rehearsal, cfg, whose)
-    assert {micro for micro, _ in found} == {2}
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
+    found = run_ranks(ranks, short_in_the_rehearsal, cfg, whose, most)
+    assert {micro for micro, _ in found} == {most}
+    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
     assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
+
+
+def short_before_the_first_step(world: World, cfg: Config) -> tuple[bool, list[int]]:
+    """Whether an engine says that memory ended as it prepared for its steps; samples of each pass by then."""
+    engine = make(cfg, world)
+    seen = []
+
+    def short(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(len(inputs[0]))
+        raise SHORTAGES["cuda"]
+
+    engine.network.register_forward_pre_hook(short)
+    with pytest.raises(OutOfMemory) as caught:
+        engine.step(*batch(0, 8 // world.size), 1e-2, 0.0)
+    return caught.value.repeatable, seen
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_an_engine_that_prepares_takes_no_more_at_once_than_a_step(engine: str, micro_batch: int | None) -> None:
+    """And memory that ends there is no error of ours."""
+    if engine == "deepspeed":
+        pytest.importorskip("deepspeed")
+    cfg = replace(
+        BATCH, engine=engine, optim=OptimConfig(lr=1e-2), train=TrainConfig(global_batch=8, micro_batch=micro_batch)
+    )
+    assert run_ranks(2, short_before_the_first_step, cfg) == [(True, [micro_batch or 2])] * 2
 
 
 def recalled_on_mixed_devices(world: World, whose: int, found: dict[str, Any] | None) -> tuple[int, Any]:
@@ -255,13 +283,14 @@ def test_ranks_on_unlike_devices_go_on_with_what_fits_all(whose: int) -> None:
     assert run_ranks(2, recalled_on_mixed_devices, whose, None) == [(4, None)] * 2
 
 
-def test_deepspeed_is_told_what_fits_before_it_takes_over() -> None:
+@pytest.mark.parametrize("most", [1, 2])
+def test_deepspeed_is_told_what_fits_before_it_takes_over(most: int) -> None:
     pytest.importorskip("deepspeed")
     cfg = replace(
         BATCH, train=TrainConfig(global_batch=16), engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2),
         optim=OptimConfig(lr=1e-2),
     )  # fmt: skip
-    [found] = run_ranks(1, short_in_the_rehearsal, cfg, 0)
-    assert found[0] == 2
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
+    [found] = run_ranks(1, short_in_the_rehearsal, cfg, 0, most)
+    assert found[0] == most
+    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
     assert [found] == run_ranks(1, short_in_the_rehearsal, told, -1)

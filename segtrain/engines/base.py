@@ -53,6 +53,11 @@ class BaseEngine(ABC):
     _before: list[Tensor] | None = None  # running statistics before the step, where it may be repeated
 
     @property
+    def _few(self) -> int:
+        """Samples for `_start`: no more than a step takes at once; not one alone, where a norm may see one value."""
+        return min(2, self.micro_batch)
+
+    @property
     def settings(self) -> dict[str, Any]:
         return {}
 
@@ -97,7 +102,7 @@ class BaseEngine(ABC):
         With accumulation the loss is still that of the global batch: a first pass without gradients gathers what it
         depends on.
         """
-        self._start(image_bchw[:2])
+        self._guarded(lambda: self._start(image_bchw[: self._few]))
         self._network.train()
         with self._fastest_algorithms():
             loss = self._learn(image_bchw, mask_bchw, lr, progress, step)
@@ -164,11 +169,11 @@ class BaseEngine(ABC):
     def rehearse(self) -> None:
         """Forward and backward of one micro-batch on this rank alone, with as much memory as moments take set aside.
 
-        It runs the bare network, so it does not communicate; it changes nothing. Raises OutOfMemory.
+        It runs the bare network before `_start`, so it does not communicate: a rank that runs short leaves no other one
+        waiting. It changes nothing. Raises OutOfMemory.
         """
         size, channels, device = self.cfg.data.image_size, self.cfg.data.channels, self.world.device
         planes = self.cfg.data.layout.planes
-        self._start(torch.zeros(2, channels, size, size, device=device))
         self._network.train()
         for module in self._network.modules():
             if isinstance(module, GlobalBatchNorm):  # needs as much memory in evaluation, and does not communicate

@@ -56,7 +56,6 @@ class DeepSpeedEngine(BaseEngine):
         self.engine: Any = None
         self._first_step = FirstStep()
         self._zero_scale: ZeroScale | None = None  # of a float16 loss with ZeRO 1 to 3
-        self._rehearsing = False
         self.parted = False  # whether each rank holds a part of each weight
         self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
@@ -79,11 +78,7 @@ class DeepSpeedEngine(BaseEngine):
     def rehearse(self) -> None:
         """As in BaseEngine, on the bare network, and before DeepSpeed takes over: it fixes the micro-batch then."""
         if self.engine is None:
-            self._rehearsing = True
-            try:
-                super().rehearse()
-            finally:
-                self._rehearsing = False
+            super().rehearse()
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot at the next step. Raises RuntimeError when it is of another network."""
@@ -94,7 +89,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def _start(self, image_bchw: Tensor) -> None:
         """Hand the network over. Collective."""
-        if self.engine is not None or self._rehearsing:
+        if self.engine is not None:
             return
         be_a_group(self.world)  # DeepSpeed needs a process group, even of one process
         deepspeed = load_deepspeed(self.world.device.type)
@@ -200,7 +195,8 @@ class DeepSpeedEngine(BaseEngine):
     def averaged(self) -> Iterator[None]:
         """A context in which every rank has the whole network that is scored and saved. Collective."""
         size, channels = self.cfg.data.image_size, self.cfg.data.channels
-        self._start(torch.zeros(2, channels, size, size, device=self.world.device))  # a resumed run may begin here
+        image = torch.zeros(self._few, channels, size, size, device=self.world.device)
+        self._start(image)  # a resumed run may begin here
         if not self.parted:
             self._whole = self._network
             with self.average.in_place():
