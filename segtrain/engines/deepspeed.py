@@ -23,7 +23,7 @@ from segtrain.engines.loss_scale import FirstStep, ZeroScale
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_bench import bench_of
 from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
-from segtrain.engines.zero import check, load_deepspeed, settings_of
+from segtrain.engines.zero import check, load_deepspeed, local_rank_of, settings_of
 from segtrain.engines.zero_state import ZeroState, part_of
 from segtrain.engines.zero_trial import zero_problem
 from segtrain.errors import ConfigError, LaunchError
@@ -86,6 +86,11 @@ class DeepSpeedEngine(BaseEngine):
         trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
         self._network.load_state_dict({**model, **trained})
         self._restored = dict(model), dict(moments), dict(extra)
+
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0, step: int = 0) -> Tensor:
+        """As in BaseEngine. Collective."""
+        with local_rank_of(self.world.device):
+            return super().step(image_bchw, mask_bchw, lr, progress, step)
 
     def _start(self, image_bchw: Tensor) -> None:
         """Hand the network over. Collective."""
@@ -196,7 +201,8 @@ class DeepSpeedEngine(BaseEngine):
         """A context in which every rank has the whole network that is scored and saved. Collective."""
         size, channels = self.cfg.data.image_size, self.cfg.data.channels
         image = torch.zeros(self._few, channels, size, size, device=self.world.device)
-        self._start(image)  # a resumed run may begin here
+        with local_rank_of(self.world.device):
+            self._start(image)  # a resumed run may begin here
         if not self.parted:
             self._whole = self._network
             with self.average.in_place():

@@ -3,8 +3,11 @@
 import importlib
 import logging
 import os
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from segtrain.config import Config, flatten, merge, nearest
 from segtrain.errors import ConfigError
@@ -51,6 +54,23 @@ def load_deepspeed(device_type: str) -> Any:
     deepspeed = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
+
+
+@contextmanager
+def local_rank_of(device: torch.device) -> Iterator[None]:
+    """A context in which LOCAL_RANK is the number of this GPU; on a CPU it is what it was.
+
+    DeepSpeed takes it for that, at its start and, with ZeRO 3, in steps too. Under srun --gpus-per-task=1 it is not:
+    each rank's GPU is its first.
+    """
+    before = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before
 
 
 def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: str) -> None:
