@@ -204,9 +204,14 @@ def test_a_real_allocation_that_the_system_refuses_is_lived_through() -> None:
     assert limited == pytest.approx(free, abs=1e-5)
 
 
-def short_in_the_rehearsal(world: World, cfg: Config, whose: int, most: int = 2) -> tuple[int, list[float]]:
-    """The micro-batch and the losses of a rank, where one rank cannot take more than `most` samples."""
-    if whose >= 0:
+def short_in_the_rehearsal(
+    world: World, cfg: Config, whose: int, most: int = 2, limited: int | None = None
+) -> tuple[int, list[float]]:
+    """The micro-batch and the losses of a rank, where one rank cannot take more than `most` samples.
+
+    `limited`: the one rank whose memory has a limit that it can read (default: all).
+    """
+    if whose >= 0 and limited in (None, world.rank):
         resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # so that memory may be refused
     forward = nn.Module.__call__
 
@@ -235,6 +240,12 @@ def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: i
     assert {micro for micro, _ in found} == {most}
     told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
     assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
+
+
+@pytest.mark.parametrize("limited", [0, 1])
+def test_ranks_rehearse_together_whatever_the_limits_of_their_nodes(limited: int) -> None:
+    cfg = replace(BATCH, train=TrainConfig(global_batch=16))
+    assert {micro for micro, _ in run_ranks(2, short_in_the_rehearsal, cfg, 0, 2, limited)} == {2}
 
 
 def short_before_the_first_step(world: World, cfg: Config) -> tuple[bool, list[int]]:

@@ -72,7 +72,7 @@ class MemoryGuard:
         """Find what fits before the first step, where running out of memory in it would end the run. Collective."""
         if self.halves:
             self._agree()
-        if not self.halves or self.engine.recovers or not may_run_short(self.world.device):
+        if not self.halves or self.engine.recovers or not self.world.any(may_run_short(self.world.device)):
             return
         while True:
             message = ""
