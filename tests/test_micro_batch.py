@@ -167,6 +167,17 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
     assert scored[1].loss_sums == pytest.approx(scored[0].loss_sums, rel=1e-5)
     assert sizes[:3] == [16, 8, 4]
     assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices
+    short_loss, sums = make_loss("dice"), loss.sums
+
+    def short_sums(output: Tensor, mask: Tensor) -> Tensor:
+        if len(output) > 5:
+            raise SHORTAGES["cuda"]
+        return sums(output, mask)
+
+    short_loss.sums = short_sums  # type: ignore[method-assign]
+    predictor = Predictor(lambda image: network(image.contiguous()), tiny.evaluate, CPU)
+    again = score_patient(predictor, short_loss, tiny_store, patient, draw=False)[0]
+    assert (again.regions, again.loss_sums) == (scored[1].regions, scored[1].loss_sums)
     with pytest.raises(RuntimeError, match="shapes"):
         score_patient(Predictor(wrong, tiny.evaluate, CPU), loss, tiny_store, patient, draw=False)
 
