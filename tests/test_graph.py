@@ -34,11 +34,13 @@ def stepped(cfg: Config, launched: bool, spoil: Any = None) -> State:
     engine = DdpEngine(replace(cfg, train=train), make_model(cfg.model, 0), make_loss(cfg.loss), GPU)
     if spoil:
         spoil(engine)
+    stream = torch.cuda.current_stream()
     draw = torch.Generator().manual_seed(0)
     losses = []
     for step in range(STEPS):
         image = torch.randn(4, 3, 32, 32, generator=draw)
         losses.append(engine.step(image, (image[:, :1] > 1).float(), cfg.optim.lr / 2**step, step / STEPS, step))
+    assert torch.cuda.current_stream() is stream
     model, moments, rest = engine.snapshot()
     weights = {name: value.numpy() for name, value in model.items()}
     return [float(loss) for loss in losses], weights, {name: m.numpy() for name, m in moments.items()}, rest
@@ -102,6 +104,19 @@ def short_in_the_recording(engine: DdpEngine) -> None:
     engine._update = short  # type: ignore[method-assign]
 
 
+def short_in_the_recorded_pass(engine: DdpEngine) -> None:
+    """Memory ends in the forward pass that is recorded, where a plain step would be taken again."""
+    forward = engine._forward
+
+    def short(image: Tensor) -> Tensor:
+        logits = forward(image)
+        if engine.recording:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return logits
+
+    engine._forward = short  # type: ignore[method-assign]
+
+
 def waits_in_the_recording(engine: DdpEngine) -> None:
     """The network asks for a number in each pass."""
     engine.network.register_forward_hook(lambda network, images, logits: logits * (logits.mean().item() > -1e9))
@@ -148,12 +163,13 @@ def test_no_momentum_is_recorded_that_no_step_has_made(tmp_path: Path) -> None:
     ("spoil", "asked"),
     [
         (short_in_the_recording, {"graph recorded"}),
+        (short_in_the_recorded_pass, {"graph recorded"}),
         (waits_in_the_recording, {"graph recorded"}),
         (halved_later, set()),
     ],
 )
 def test_where_no_step_can_be_recorded_they_go_on_plainly(tmp_path: Path, spoil: Any, asked: set[str]) -> None:
-    """Nothing of the recording that was begun is left, the loss scale included."""
+    """Nothing of the recording that was begun is left, the loss scale and the current stream included."""
     cfg = load_config(None, [*SMALL, "precision=fp16"])
     ((plain, launched, facts),) = run_ranks(1, both, tmp_path, cfg, spoil)
     assert facts == asked

@@ -209,7 +209,7 @@ class BaseEngine(ABC):
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if self.recording or not is_out_of_memory(error):  # a recording has changed nothing, and allows little
                 raise
             message = in_one_line(error)
         # Outside of the except clause: the error's traceback refers to all tensors of the work.

@@ -116,6 +116,7 @@ class StepGraph:
     def _record(self, image_bchw: Tensor, mask_bchw: Tensor, work: Work) -> None:
         """Record `work`, which computes nothing yet. Where that fails, all steps are plain from here on."""
         engine, scaler = self.engine, self.engine.scaler.state_dict()
+        stream = torch.cuda.current_stream(engine.world.device)
         self._image, self._mask = image_bchw.clone(), mask_bchw.clone()
         graph = torch.cuda.CUDAGraph()
         try:
@@ -130,6 +131,7 @@ class StepGraph:
             self._graph = graph
             log.info("a step is one CUDA graph from here on")
         if self._failed:  # outside of the except clause: the error's traceback refers to the step's tensors
+            torch.cuda.set_stream(stream)  # torch leaves the recording's, where that cannot be ended either
             engine.drop_step(scaler)
 
     @contextmanager
