@@ -109,7 +109,9 @@ def _on(stream: FakeStream) -> Iterator[None]:
 
 @contextmanager
 def recorded(graph: FakeGraph, **_: Any) -> Iterator[None]:
-    """What `torch.cuda.graph` is to its users. After an error it cannot be ended, and its stream stays the current one.
+    """What `torch.cuda.graph` is to its users.
+
+    After an error a recording cannot be ended, and its stream stays the current one.
     """
     graph.note("graph recorded")
     recorder = _Recorder(graph)

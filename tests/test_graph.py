@@ -21,6 +21,7 @@ from segtrain.errors import ConfigError
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.runtime.world import World
+from segtrain.training.build import rehearse
 
 GPU = World(device=torch.device("cuda:0"))
 SMALL = ["model={features: 4, depth: 2, norm: batch}", "train.global_batch=4", "optim={lr: 0.0078125, clip_norm: 1}"]
@@ -108,8 +109,8 @@ def short_in_the_recorded_pass(engine: DdpEngine) -> None:
     """Memory ends in the forward pass that is recorded, where a plain step would be taken again."""
     forward = engine._forward
 
-    def short(image: Tensor) -> Tensor:
-        logits = forward(image)
+    def short(image_bchw: Tensor) -> Tensor:
+        logits = forward(image_bchw)
         if engine.recording:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return logits
@@ -200,6 +201,10 @@ def test_what_stands_in_the_way_of_a_graph_is_said(
     if not settings:
         assert DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world).graph is None
         assert f"steps are launched one operation after the other, {words}" in caplog.text
+        caplog.clear()
+        assert DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World(rank=1)).graph is None
+        rehearse(cfg, 2, begun=False)
+        assert not caplog.text, "rank 0 says it, and not of the machine that looks over an ablation"
 
 
 @pytest.mark.law("L12")

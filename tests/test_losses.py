@@ -212,7 +212,7 @@ def test_a_distance_takes_as_much_memory_as_it_may(at_once: int, monkeypatch: py
     target = torch.from_numpy(np.random.default_rng(0).random((3, 17, 23)) < 0.05)
     whole = distance_torch(target)
     monkeypatch.setattr(per_sample, "AT_ONCE", at_once)
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]
         assert torch.equal(distance_torch(target), whole)
     assert largest.numbers <= max(at_once, 3 * 17 * 23)
 

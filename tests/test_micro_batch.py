@@ -169,10 +169,10 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
     assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices
     short_loss, sums = make_loss("dice"), loss.sums
 
-    def short_sums(output: Tensor, mask: Tensor) -> Tensor:
-        if len(output) > 5:
+    def short_sums(logits: Tensor, mask: Tensor) -> Tensor:
+        if len(logits) > 5:
             raise SHORTAGES["cuda"]
-        return sums(output, mask)
+        return sums(logits, mask)
 
     short_loss.sums = short_sums  # type: ignore[method-assign]
     predictor = Predictor(lambda image: network(image.contiguous()), tiny.evaluate, CPU)

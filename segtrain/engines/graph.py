@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segtrain.config import Config, Reference, loss_terms, name_of
-from segtrain.engines.base import in_one_line
+from segtrain.errors import gist
 from segtrain.runtime.out_of_memory import OutOfMemory
 from segtrain.runtime.world import World
 
@@ -35,7 +35,8 @@ def graph_of(engine: "DdpEngine") -> "StepGraph | None":
     if not engine.cfg.train.cuda_graph:
         return None
     if obstacle := _obstacle(engine.cfg, engine.world, engine.micro_batch):
-        log.warning("train.cuda_graph=true: steps are launched one operation after the other, since %s", obstacle)
+        if engine.world.is_main:
+            log.warning("train.cuda_graph=true: steps are launched one operation after the other, since %s", obstacle)
         return None
     for group in engine.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=engine.world.device)
@@ -125,7 +126,7 @@ class StepGraph:
                 self._loss = work(self._image, self._mask)
         except (RuntimeError, MemoryError, OutOfMemory) as error:
             self._failed = True
-            reason = in_one_line(error)
+            reason = gist(error)
             log.warning("train.cuda_graph=true: a step could not be recorded (%s); they go on plainly", reason)
         else:
             self._graph = graph

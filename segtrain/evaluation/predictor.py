@@ -104,8 +104,8 @@ class Predictor:
     ) -> Queued:
         """The probabilities of a prepared volume, for which a GPU is not waited for.
 
-        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w], and smaller ones where it raises that memory
-        ended; it must then have kept nothing. spacing_mm: of the volume `where`.
+        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w], and those of fewer slices where it runs out
+        of memory, when it must have kept nothing. spacing_mm: of the volume `where`.
         `spread` is filled (`room_for_spread`), which waits. Raises DataError: neighbours are at a distance in mm, and
         it is not known.
         """
