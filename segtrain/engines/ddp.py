@@ -15,7 +15,7 @@ from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.graph import StepGraph, graph_of
 from segtrain.engines.loss_scale import FirstStep
 from segtrain.engines.optim import Rates, make_optimizer
-from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups
+from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups, weights_of
 from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
 
@@ -135,10 +135,7 @@ class DdpEngine(BaseEngine):
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
-        trained = {
-            key.removesuffix(f"/{TRAINED}"): value for key, value in moments.items() if key.endswith(f"/{TRAINED}")
-        }
-        self._network.load_state_dict({**model, **trained})
+        self._network.load_state_dict(weights_of(model, moments))
         self.average.take(model, extra["averaged"])
         load(self.optimizer, self._network.named_parameters(), moments, extra["optimizer"])
         self.scaler = self._new_scaler(extra["scaler"])

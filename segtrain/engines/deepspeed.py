@@ -22,7 +22,7 @@ from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.loss_scale import FirstStep, ZeroScale
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_bench import bench_of
-from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
+from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups, weights_of
 from segtrain.engines.zero import check, load_deepspeed, local_rank_of, settings_of
 from segtrain.engines.zero_state import ZeroState, part_of
 from segtrain.engines.zero_trial import zero_problem
@@ -83,8 +83,7 @@ class DeepSpeedEngine(BaseEngine):
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot at the next step. Raises RuntimeError when it is of another network."""
         assert self.engine is None, "DeepSpeed has divided the network already"
-        trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
-        self._network.load_state_dict({**model, **trained})
+        self._network.load_state_dict(weights_of(model, moments))
         self._restored = dict(model), dict(moments), dict(extra)
 
     def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0, step: int = 0) -> Tensor:
