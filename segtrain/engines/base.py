@@ -19,6 +19,7 @@ from segtrain.engines.batch_norm import GlobalBatchNorm, over_all_ranks
 from segtrain.engines.objective import make_objective
 from segtrain.engines.precision import AUTOCAST, prefers_channels_last, use_tf32
 from segtrain.engines.transposed import sum_biases
+from segtrain.errors import gist
 from segtrain.losses.loss import Loss
 from segtrain.models.freeze import is_frozen
 from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
@@ -211,7 +212,7 @@ class BaseEngine(ABC):
         except (RuntimeError, MemoryError) as error:
             if self.recording or not is_out_of_memory(error):  # a recording has changed nothing, and allows little
                 raise
-            message = in_one_line(error)
+            message = gist(error)
         # Outside of the except clause: the error's traceback refers to all tensors of the work.
         self._drop_gradients()
         for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
@@ -274,12 +275,7 @@ def unrepeatable() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(in_one_line(error), repeatable=False) from error
-
-
-def in_one_line(error: BaseException) -> str:
-    """The start of an error's message."""
-    return " ".join(str(error).split())[:200]
+        raise OutOfMemory(gist(error), repeatable=False) from error
 
 
 def copy(tensor: Tensor) -> Tensor:

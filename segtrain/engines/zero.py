@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from segtrain.config import Config, flatten, merge, nearest
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, gist
 
 # Numbers in a message, and whole weights that ZeRO 3 keeps at a time. DeepSpeed's own (5e8 and 1e9) are for networks of
 # billions: with them its buffers take 2 GB whatever the network, and ZeRO 3 never gives a weight back.
@@ -82,7 +82,7 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
         config.DeepSpeedConfig(read)
     except (config.DeepSpeedConfigError, ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in flatten(extra))
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {gist(error)}"
         raise ConfigError(f"deepspeed.extra.{given}: DeepSpeed refuses it ({reason}); change or drop it") from error
     for key in extra:
         if key not in read.keys_read:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from segtrain.config import Config
-from segtrain.engines.base import in_one_line
 from segtrain.engines.batch_norm import over_all_ranks
 from segtrain.engines.engine import make_engine
+from segtrain.errors import gist
 from segtrain.run import Run
 from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.out_of_memory import OutOfMemory
@@ -111,7 +111,7 @@ def _timed(cfg: Config, samples: int, world: World, compiled: bool) -> _Times:
                 float(engine.step(image, mask, cfg.optim.lr))  # waits for the device
             except Exception as error:  # whatever compilers raise
                 if compiled and not isinstance(error, OutOfMemory):
-                    raise _CannotCompile(f"{type(error).__name__}: {in_one_line(error)}") from error
+                    raise _CannotCompile(f"{type(error).__name__}: {gist(error)}") from error
                 raise
             walls_s.append(time.perf_counter() - wall_s)
             owns_s.append(own_clock() - own_s)

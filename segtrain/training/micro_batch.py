@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
 from segtrain.engines.engine import Engine
-from segtrain.errors import RunError, Stopped, StopReason
+from segtrain.errors import RunError, Stopped, StopReason, gist
 from segtrain.run import Run
 from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.runtime.world import World
@@ -131,7 +131,7 @@ class MemoryGuard:
         try:
             return self.engine.logits(image_bchw)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not self._release(" ".join(str(error).split())[:200]):
+            if not is_out_of_memory(error) or not self._release(gist(error)):
                 raise
         return self.engine.logits(image_bchw)
 
