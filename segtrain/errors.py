@@ -19,10 +19,16 @@ LEAVE_OUT = "leave it out (in training data.skip_bad=true does so)"
 # What reading a damaged or half-written file raises, for readers that go on without it.
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 LONGEST_MESSAGE = 2000  # letters
+LONGEST_GIST = 200  # of another's message within ours
 EXIT_FINISHED = 0
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 75
+
+
+def gist(error: BaseException | str) -> str:
+    """The start of an error's message, in one line."""
+    return " ".join(str(error).split())[:LONGEST_GIST]
 
 
 class SegtrainError(Exception):

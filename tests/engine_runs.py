@@ -152,3 +152,20 @@ def train_recomputed(world: World, cfg: Config) -> tuple[int, tuple[list[float],
     with torch.nn.modules.module.register_module_forward_pre_hook(count):
         answer = train(world, cfg)
     return within_backward, answer
+
+
+Learnt = tuple[list[float], list[float], State, State]
+
+
+def overflow(world: World, cfg: Config, infinite: tuple[int, ...]) -> Learnt:
+    """Losses and the loss's scale of each step, model and moments (rank 0); some steps' gradients are infinite."""
+    engine = make(cfg, world)
+    backward = engine._backward  # type: ignore[attr-defined]
+    losses, scales = [], []
+    for step in range(STEPS):
+        larger = 1e12 if step in infinite else 1.0
+        engine._backward = lambda loss, by=larger: backward(loss * by)  # type: ignore[attr-defined]
+        losses += go_on(engine, cfg, world, range(step, step + 1))
+        scales.append(engine.snapshot()[2].get("scaler", {}).get("scale"))
+    model, moments, _ = engine.snapshot()
+    return losses, scales, plain(model), plain(moments)

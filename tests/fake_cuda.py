@@ -140,8 +140,6 @@ def _replace_cuda(gpus: int, kind: FakeGpu, note: Callable[[str], None]) -> None
         "max_memory_reserved": lambda device=None: 4 * GIB,
         "reset_peak_memory_stats": lambda device=None: None,
         "Event": Event,
-        "current_stream": fake_graph.FakeStream,
-        "empty_cache": lambda: note("cache emptied"),
         "synchronize": lambda device=None: note("waited"),
         "default_generators": [torch.Generator() for _ in range(gpus)],
         "nccl": SimpleNamespace(version=lambda: (2, 28, 9)),

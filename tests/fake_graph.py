@@ -4,8 +4,9 @@ As on a GPU a recording computes nothing that stays, a launch reads and writes t
 from Python are those of the recording, and an operator for which the host would wait cannot be recorded.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,18 +72,6 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@contextmanager
-def recorded(graph: FakeGraph, **_: Any) -> Iterator[None]:
-    """What `torch.cuda.graph` is to its users."""
-    graph.note("graph recorded")
-    recorder = _Recorder(graph)
-    try:
-        with recorder:
-            yield
-    finally:
-        recorder.undo()
-
-
 class FakeStream:
     """A stream, beside which there is no other work."""
 
@@ -93,7 +82,61 @@ class FakeStream:
         pass
 
 
+class _Current(threading.local):
+    """A thread's stream, and whether it is being recorded."""
+
+    def __init__(self) -> None:
+        self.stream = FakeStream()
+        self.recorded = False
+
+
+CURRENT = _Current()
+
+
+def _set_stream(stream: FakeStream) -> None:
+    CURRENT.stream = stream
+
+
+@contextmanager
+def _on(stream: FakeStream) -> Iterator[None]:
+    before = CURRENT.stream
+    CURRENT.stream = stream
+    try:
+        yield
+    finally:
+        CURRENT.stream = before
+
+
+@contextmanager
+def recorded(graph: FakeGraph, **_: Any) -> Iterator[None]:
+    """What `torch.cuda.graph` is to its users.
+
+    After an error a recording cannot be ended, and its stream stays the current one.
+    """
+    graph.note("graph recorded")
+    recorder = _Recorder(graph)
+    before = CURRENT.stream
+    CURRENT.stream, CURRENT.recorded = FakeStream(), True
+    try:
+        with recorder:
+            yield
+    except Exception as error:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture") from error
+    finally:
+        CURRENT.recorded = False
+        recorder.undo()
+    CURRENT.stream = before
+
+
 def replacements(note: Note) -> dict[str, Any]:
     """Names in `torch.cuda`, and what stands for them."""
     kind = type("NotedGraph", (FakeGraph,), {"note": staticmethod(note)})
-    return {"CUDAGraph": kind, "graph": recorded, "Stream": FakeStream, "stream": lambda stream: nullcontext()}
+    return {
+        "CUDAGraph": kind,
+        "graph": recorded,
+        "Stream": FakeStream,
+        "stream": _on,
+        "current_stream": lambda device=None: CURRENT.stream,
+        "set_stream": _set_stream,
+        "empty_cache": lambda: note("cache emptied in a graph" if CURRENT.recorded else "cache emptied"),
+    }

@@ -4,14 +4,18 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from trainings import assert_same, state_of
 
 import segtrain
 from segtrain.config import Config, load_config
 from segtrain.doctor import software
+from segtrain.engines.batch_norm import GlobalBatchNorm
+from segtrain.engines.engine import Engine, make_engine
 from segtrain.errors import ConfigError, LaunchError
 from segtrain.run import Run
 from segtrain.run.ablation import expand
@@ -22,7 +26,7 @@ from segtrain.training import auto_compile, build, start
 from segtrain.training.auto_compile import CompileChoice, _CannotCompile, _Times, chosen_compile
 
 STEPS = 1000
-Timed = Callable[[Config, int, torch.device, bool], _Times]
+Timed = Callable[[Config, int, World, bool], _Times]
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[bool, _Times]:
     """In place of the trials' times, those of this dict, plainly and compiled."""
     times = {False: _Times(1.0, 2.0, 1.0), True: _Times(0.8, 1.6, 30.0)}
     monkeypatch.setattr(auto_compile, "lacks_to_compile", lambda device: None)
-    monkeypatch.setattr(auto_compile, "_timed", lambda cfg, samples, device, compiled: times[compiled])
+    monkeypatch.setattr(auto_compile, "_timed", lambda cfg, samples, world, compiled: times[compiled])
     return times
 
 
@@ -75,9 +79,9 @@ def test_a_short_training_tries_no_compiler(auto: Config, monkeypatch: pytest.Mo
     """By real steps, of which all together take a second."""
     timed, tried = auto_compile._timed, []
 
-    def noted(cfg: Config, samples: int, device: torch.device, compiled: bool) -> _Times:
+    def noted(cfg: Config, samples: int, world: World, compiled: bool) -> _Times:
         tried.append(compiled)
-        return timed(cfg, samples, device, compiled)
+        return timed(cfg, samples, world, compiled)
 
     monkeypatch.setattr(auto_compile, "lacks_to_compile", lambda device: None)
     monkeypatch.setattr(auto_compile, "_timed", noted)
@@ -86,6 +90,22 @@ def test_a_short_training_tries_no_compiler(auto: Config, monkeypatch: pytest.Mo
     assert torch.equal(torch.get_rng_state(), before)
     assert re.fullmatch(r"since all steps take some \d+ s, in which compiling does not pay", choice.why)
     assert (choice.compile, tried) == (False, [False])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_trial_has_the_norms_of_the_run(auto: Config, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Those of several ranks, which the compiler leaves out; a trial makes no collectives."""
+    norms = []
+
+    def noted(cfg: Config, network: nn.Module, *others: Any) -> Engine:
+        engine = make_engine(cfg, network, *others)
+        norms.append({type(m) for m in engine.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)})
+        return engine
+
+    monkeypatch.setattr(auto_compile, "make_engine", noted)
+    cfg = replace(auto, model=replace(auto.model, norm="batch"))
+    auto_compile._timed(cfg, 2, World(size=ranks), compiled=False)
+    assert norms == [{GlobalBatchNorm if ranks > 1 else nn.BatchNorm2d}]
 
 
 @pytest.mark.quick
@@ -99,7 +119,7 @@ def test_a_short_training_tries_no_compiler(auto: Config, monkeypatch: pytest.Mo
 def test_a_trial_that_fails_leaves_steps_as_they_are(
     auto: Config, timed: dict[bool, _Times], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    def fails(cfg: Config, samples: int, device: torch.device, compiled: bool) -> _Times:
+    def fails(cfg: Config, samples: int, world: World, compiled: bool) -> _Times:
         if compiled:
             raise error
         return timed[False]

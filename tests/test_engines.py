@@ -9,6 +9,7 @@ import pytest
 import torch
 from engine_runs import (
     STEPS,
+    Learnt,
     config,
     furthest,
     go_on,
@@ -16,6 +17,7 @@ from engine_runs import (
     link_offloaded,
     make,
     meet_infinity,
+    overflow,
     train,
     train_recomputed,
 )
@@ -141,6 +143,57 @@ def test_fp16_goes_on_with_its_loss_scale(zero: int | None, ranks: int) -> None:
     before, now = (json.loads(extra)["scaler"] for extra in (given[2], after[2]))
     assert before["scale"] == now["scale"] > 1
     assert 0 < before["_growth_tracker"] < now["_growth_tracker"]
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("changes", ["", "offload", "micro_batch"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_fp16_lowers_its_loss_scale_as_ddp_does(zero: int, changes: str) -> None:
+    """Clipped, with an overflow in the first step and in a later one: what is left of it is one training."""
+    train = TrainConfig(global_batch=8, micro_batch=3 if changes == "micro_batch" else None)
+    cfg = config(zero, precision="fp16", train=train)
+    cfg = replace(cfg, deepspeed=replace(cfg.deepspeed, offload=changes == "offload" and zero > 0))
+    expected = run_ranks(2, overflow, config(None, precision="fp16", train=train), (0, 2))[0]
+    losses, scales, model, moments = run_ranks(2, overflow, cfg, (0, 2))[0]
+    assert scales == expected[1] == [2.0**15, 2.0**15, 2.0**14, 2.0**14]
+    assert losses == pytest.approx(expected[0], abs=1e-4)
+    assert furthest(model, expected[2]) < 5e-5
+    assert furthest(moments, expected[3]) < 5e-5
+
+
+def overflow_where_memory_has_numbers(world: World, cfg: Config, infinite: tuple[int, ...]) -> Learnt:
+    """As `overflow`, where memory that nothing was written to holds NaN."""
+    empty_like = torch.empty_like
+    setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))  # noqa: B010
+    return overflow(world, cfg, infinite)
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+@pytest.mark.parametrize("zero", [None, pytest.param(0, marks=needs_deepspeed)])
+def test_momentum_begins_with_the_first_step_that_is_taken(zero: int | None, dampening: float) -> None:
+    """A first step that overflows is as none."""
+    changes = {"name": {"part": "sgd", "dampening": dampening}} if dampening else {"name": "sgd"}
+    cfg = config(zero, precision="fp16", optim=OptimConfig(lr=1e-2, **changes))
+    late = run_ranks(2, overflow_where_memory_has_numbers, cfg, (0, 1))[0]
+    expected = run_ranks(2, link, replace(cfg, engine="ddp"), None, range(2, STEPS))[0]
+    assert late[0][2:] == pytest.approx(expected[0], abs=1e-4)
+    assert furthest(late[2], expected[1]) < 5e-5
+    assert furthest(late[3], expected[2]) < 5e-5
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_fp16_raises_its_loss_scale_for_all_groups_at_once(zero: int) -> None:
+    """Weights and biases are two groups: the second is divided by the scale that its gradients were multiplied by."""
+    _, model, moments, extra = run_ranks(1, link, config(None, precision="fp16"), None, range(1))[0]
+    scaler = {**json.loads(extra)["scaler"], "_growth_tracker": 1999}
+    checkpoint = model, moments, json.dumps({**json.loads(extra), "scaler": scaler})
+    expected, answer = (
+        run_ranks(2, link, config(each, precision="fp16"), checkpoint, range(1, 4))[0] for each in (None, zero)
+    )
+    assert json.loads(answer[3])["scaler"] == json.loads(expected[3])["scaler"]
+    assert json.loads(answer[3])["scaler"]["scale"] == 2.0**17
+    assert furthest(answer[1], expected[1]) < 5e-5
 
 
 @pytest.mark.law("L9")

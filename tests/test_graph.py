@@ -16,11 +16,12 @@ from trainings import assert_same, state_of
 from segtrain.config import Config, load_config
 from segtrain.data.store import Store
 from segtrain.engines.ddp import DdpEngine
-from segtrain.engines.graph import _obstacle
+from segtrain.engines.graph import PLAIN_STEPS, _obstacle
 from segtrain.errors import ConfigError
 from segtrain.losses.loss import make_loss
 from segtrain.models.make import make_model
 from segtrain.runtime.world import World
+from segtrain.training.build import rehearse
 
 GPU = World(device=torch.device("cuda:0"))
 SMALL = ["model={features: 4, depth: 2, norm: batch}", "train.global_batch=4", "optim={lr: 0.0078125, clip_norm: 1}"]
@@ -34,11 +35,13 @@ def stepped(cfg: Config, launched: bool, spoil: Any = None) -> State:
     engine = DdpEngine(replace(cfg, train=train), make_model(cfg.model, 0), make_loss(cfg.loss), GPU)
     if spoil:
         spoil(engine)
+    stream = torch.cuda.current_stream()
     draw = torch.Generator().manual_seed(0)
     losses = []
     for step in range(STEPS):
         image = torch.randn(4, 3, 32, 32, generator=draw)
         losses.append(engine.step(image, (image[:, :1] > 1).float(), cfg.optim.lr / 2**step, step / STEPS, step))
+    assert torch.cuda.current_stream() is stream
     model, moments, rest = engine.snapshot()
     weights = {name: value.numpy() for name, value in model.items()}
     return [float(loss) for loss in losses], weights, {name: m.numpy() for name, m in moments.items()}, rest
@@ -102,6 +105,19 @@ def short_in_the_recording(engine: DdpEngine) -> None:
     engine._update = short  # type: ignore[method-assign]
 
 
+def short_in_the_recorded_pass(engine: DdpEngine) -> None:
+    """Memory ends in the forward pass that is recorded, where a plain step would be taken again."""
+    forward = engine._forward
+
+    def short(image_bchw: Tensor) -> Tensor:
+        logits = forward(image_bchw)
+        if engine.recording:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return logits
+
+    engine._forward = short  # type: ignore[method-assign]
+
+
 def waits_in_the_recording(engine: DdpEngine) -> None:
     """The network asks for a number in each pass."""
     engine.network.register_forward_hook(lambda network, images, logits: logits * (logits.mean().item() > -1e9))
@@ -119,16 +135,42 @@ def halved_later(engine: DdpEngine) -> None:
     engine.step = stepped_once  # type: ignore[assignment, method-assign]
 
 
+def overflows_at_first(engine: DdpEngine) -> None:
+    """Gradients are infinite in more steps than are taken before the recording."""
+    backward, update = engine._backward, engine._update
+    steps = 0
+
+    def far_too_large(loss: Tensor) -> None:
+        backward(loss * 1e12 if steps <= PLAIN_STEPS else loss)
+
+    def counted(lr: float) -> None:
+        nonlocal steps
+        steps += 1
+        update(lr)
+
+    engine._backward = far_too_large  # type: ignore[method-assign]
+    engine._update = counted  # type: ignore[method-assign]
+
+
+def test_no_momentum_is_recorded_that_no_step_has_made(tmp_path: Path) -> None:
+    cfg = load_config(None, [*SMALL, "precision=fp16", "optim.name=sgd"])
+    ((plain, launched, facts),) = run_ranks(1, both, tmp_path, cfg, overflows_at_first)
+    assert facts == {"graph recorded", "graph launched"}
+    assert plain[3]["scaler"]["scale"] == 2.0 ** (16 - PLAIN_STEPS - 1)
+    assert_equal(plain, launched)
+
+
 @pytest.mark.parametrize(
     ("spoil", "asked"),
     [
         (short_in_the_recording, {"graph recorded"}),
+        (short_in_the_recorded_pass, {"graph recorded"}),
         (waits_in_the_recording, {"graph recorded"}),
         (halved_later, set()),
     ],
 )
 def test_where_no_step_can_be_recorded_they_go_on_plainly(tmp_path: Path, spoil: Any, asked: set[str]) -> None:
-    """Nothing of the recording that was begun is left, the loss scale included."""
+    """Nothing of the recording that was begun is left, the loss scale and the current stream included."""
     cfg = load_config(None, [*SMALL, "precision=fp16"])
     ((plain, launched, facts),) = run_ranks(1, both, tmp_path, cfg, spoil)
     assert facts == asked
@@ -159,6 +201,10 @@ def test_what_stands_in_the_way_of_a_graph_is_said(
     if not settings:
         assert DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), world).graph is None
         assert f"steps are launched one operation after the other, {words}" in caplog.text
+        caplog.clear()
+        assert DdpEngine(cfg, make_model(cfg.model, 0), make_loss(cfg.loss), World(rank=1)).graph is None
+        rehearse(cfg, 2, begun=False)
+        assert not caplog.text, "rank 0 says it, and not of the machine that looks over an ablation"
 
 
 @pytest.mark.law("L12")

@@ -1,6 +1,7 @@
 """Launchers: torchrun, which may start again what has left; ranks in the environment that nobody started."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from commands import TORCHRUN
 from segtrain.commands import train
 from segtrain.config import Config, to_yaml
 from segtrain.errors import LaunchError, Stopped, StopReason
-from segtrain.runtime import launcher
+from segtrain.runtime import launcher, torchrun
 from segtrain.runtime.process import run_command
 from segtrain.runtime.stop import Stop
 
@@ -83,6 +84,31 @@ def test_a_duration_counts_from_the_launch(tmp_path: Path) -> None:
     assert len(lines) == 1, done.stderr
     assert "stopped by the deadline before the first step" in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "ignored", "expected"),
+    [
+        ([], False, "SIGTERM,SIGINT,SIGHUP,SIGQUIT"),
+        ([], True, "SIGTERM,SIGINT,SIGQUIT"),
+        (["--signals-to-handle=SIGTERM,SIGUSR1,SIGHUP"], True, "SIGTERM,SIGUSR1"),
+    ],
+)
+def test_nohup_takes_one_signal_from_those_that_torchrun_handles(
+    options: list[str], ignored: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for function in ("keep_to_loopback", "without_small_caches"):
+        monkeypatch.setattr(torchrun, function, lambda *_: None)
+    monkeypatch.setattr("segtrain.runtime.torchrun_rendezvous.register", lambda: None)
+    monkeypatch.setattr("torch.distributed.run.run", lambda options: handled.append(options.signals_to_handle))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        torchrun.launch([*options, "-m", "segtrain.train"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert handled == [expected]
 
 
 TORCHRUN_RANK = {

@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks import run_ranks
 from scipy import ndimage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segtrain.config import LOSSES, LossConfig, Ramp
+from segtrain.losses import per_sample
 from segtrain.losses.loss import DeepSupervision, make_loss
 from segtrain.losses.per_sample import distance_scipy, distance_torch
 from segtrain.runtime.world import World
@@ -190,6 +193,28 @@ def test_both_ways_to_a_distance_are_one(seed: int, density: float) -> None:
     target = torch.from_numpy(np.random.default_rng(seed).random((3, 17, 23)) < density)
     target[:, 4, 5] = True  # of an empty one there is no distance
     assert torch.allclose(distance_torch(target), distance_scipy(target).float(), atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that an operator returns."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(value.numel() for value in tree_leaves(result) if torch.is_tensor(value))])
+        return result
+
+
+@pytest.mark.parametrize("at_once", [1, 23 * 23 * 5, 23 * 23 * 17])
+def test_a_distance_takes_as_much_memory_as_it_may(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has the same bits, however many rows are taken at once."""
+    target = torch.from_numpy(np.random.default_rng(0).random((3, 17, 23)) < 0.05)
+    whole = distance_torch(target)
+    monkeypatch.setattr(per_sample, "AT_ONCE", at_once)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        assert torch.equal(distance_torch(target), whole)
+    assert largest.numbers <= max(at_once, 3 * 17 * 23)
 
 
 @pytest.mark.law("L5")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
-from torch import Tensor, nn
+from short_memory import BATCH, SHORTAGES, batch, make, same
+from torch import Tensor
 
-from segtrain.config import Config, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
+from segtrain.config import Config, ModelConfig, TrainConfig
 from segtrain.data.store import Store
 from segtrain.engines.ddp import DdpEngine
-from segtrain.engines.engine import Engine, make_engine
 from segtrain.errors import RunError
 from segtrain.evaluation.evaluate import score_patient
 from segtrain.evaluation.predictor import Predictor
@@ -22,30 +22,8 @@ from segtrain.models.make import make_model
 from segtrain.run import Run
 from segtrain.runtime.out_of_memory import is_out_of_memory
 from segtrain.runtime.world import CPU, World
-from segtrain.training.micro_batch import MemoryGuard, guard, what_changes
+from segtrain.training.micro_batch import guard, what_changes
 
-BATCH = Config(
-    data=replace(Config().data, image_size=32),
-    model=ModelConfig(features=4, norm="batch"),
-    optim=OptimConfig(lr=1e-2, ema=0.9),
-    train=TrainConfig(global_batch=8),
-)
-SHORTAGES = {
-    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to"),
-    "c++": RuntimeError("std::bad_alloc"),
-    "onednn": RuntimeError("could not create a primitive"),
-    "python": MemoryError(),
-    "cuDNN 9": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-    "cuDNN 9, host": RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
-    "cuDNN 8": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    "runtime": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-    "driver": RuntimeError("CUDA driver error: out of memory"),  # of the allocator's expandable segments
-    "pinned": RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the documentation"),
-    "triton": RuntimeError("Triton Error [CUDA]: out of memory"),
-    "nccl": torch.distributed.DistBackendError("unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
-}
 OTHERS = (
     RuntimeError("shapes do not fit"),
     RuntimeError("could not create a primitive descriptor for a convolution"),
@@ -54,23 +32,6 @@ OTHERS = (
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     ValueError("can't allocate memory"),
 )
-
-
-def make(cfg: Config, world: World) -> Engine:
-    return make_engine(cfg, make_model(cfg.model, seed=1), make_loss(cfg.loss), world)
-
-
-def batch(step: int, share: int = 8, px: int = 32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    image = torch.randn(share, 3, px, px, generator=generator)
-    return image, (image.mean(1, keepdim=True) > 0.3).float()
-
-
-def same(one: Engine, other: Engine) -> None:
-    for ours, theirs in zip(one.snapshot()[:2], other.snapshot()[:2], strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, tensor in ours.items():
-            assert torch.equal(tensor, theirs[name]), name
 
 
 @pytest.mark.parametrize("when", ["forward", "backward", "second backward"])
@@ -167,6 +128,17 @@ def test_slices_that_do_not_fit_are_scored_in_smaller_batches(tiny: Config, tiny
     assert scored[1].loss_sums == pytest.approx(scored[0].loss_sums, rel=1e-5)
     assert sizes[:3] == [16, 8, 4]
     assert sum(size for size in sizes if size <= 5) == tiny_store.patients[patient].slices
+    short_loss, sums = make_loss("dice"), loss.sums
+
+    def short_sums(logits: Tensor, mask: Tensor) -> Tensor:
+        if len(logits) > 5:
+            raise SHORTAGES["cuda"]
+        return sums(logits, mask)
+
+    short_loss.sums = short_sums  # type: ignore[method-assign]
+    predictor = Predictor(lambda image: network(image.contiguous()), tiny.evaluate, CPU)
+    again = score_patient(predictor, short_loss, tiny_store, patient, draw=False)[0]
+    assert (again.regions, again.loss_sums) == (scored[1].regions, scored[1].loss_sums)
     with pytest.raises(RuntimeError, match="shapes"):
         score_patient(Predictor(wrong, tiny.evaluate, CPU), loss, tiny_store, patient, draw=False)
 
@@ -202,66 +174,3 @@ def test_a_real_allocation_that_the_system_refuses_is_lived_through() -> None:
         pytest.skip("the step fits into 80 MiB more than the process holds here")
     assert found in (1, 2, 4)
     assert limited == pytest.approx(free, abs=1e-5)
-
-
-def short_in_the_rehearsal(world: World, cfg: Config, whose: int) -> tuple[int, list[float]]:
-    """The micro-batch and the losses of a rank, where one rank cannot take more than two samples."""
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # so that memory may be refused
-    forward = nn.Module.__call__
-
-    def short(self: nn.Module, *inputs: Any, **options: Any) -> Any:
-        if world.rank == whose and torch.is_grad_enabled() and len(inputs) == 1 and len(inputs[0]) > 2:
-            raise SHORTAGES["cpu"]
-        return forward(self, *inputs, **options)
-
-    engine = make(cfg, world)
-    setattr(nn.Module, "__call__", short)  # noqa: B010
-    memory = guard(cfg.train, Run(Path("/nonexistent")), engine, world, None)
-    memory.rehearse()
-    share = 16 // world.size
-    mine = slice(world.rank * share, (world.rank + 1) * share)
-    losses = []
-    for step in range(2):
-        image, mask = batch(step, 16)
-        losses.append(memory.step(step, image[mine], mask[mine], 1e-2, 0.0).item())
-    return engine.micro_batch, losses
-
-
-@pytest.mark.parametrize(("ranks", "whose"), [(2, 1), (4, 0)])
-def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: int) -> None:
-    cfg = replace(BATCH, train=TrainConfig(global_batch=16))
-    found = run_ranks(ranks, short_in_the_rehearsal, cfg, whose)
-    assert {micro for micro, _ in found} == {2}
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
-    assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
-
-
-def recalled_on_mixed_devices(world: World, whose: int, found: dict[str, Any] | None) -> tuple[int, Any]:
-    """The micro-batch of a rank, and what it would have the next start know; one rank's device is of another kind."""
-    if world.rank == whose:
-        setattr(MemoryGuard, "_device", lambda self: "NVIDIA H100")  # noqa: B010
-    memory = guard(BATCH.train, Run(Path("/nonexistent")), make(BATCH, world), world, None)
-    memory.recall(found)
-    memory.rehearse()
-    return memory.engine.micro_batch, memory.state
-
-
-@pytest.mark.parametrize("whose", [0, 1])
-def test_ranks_on_unlike_devices_go_on_with_what_fits_all(whose: int) -> None:
-    found = {"micro_batch": 2, "asked": None, "device": "cpu"}
-    both = run_ranks(2, recalled_on_mixed_devices, whose, found)
-    assert both[1 - whose] == (2, found)
-    assert both[whose] == (2, {**found, "device": "NVIDIA H100"})
-    assert run_ranks(2, recalled_on_mixed_devices, whose, None) == [(4, None)] * 2
-
-
-def test_deepspeed_is_told_what_fits_before_it_takes_over() -> None:
-    pytest.importorskip("deepspeed")
-    cfg = replace(
-        BATCH, train=TrainConfig(global_batch=16), engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2),
-        optim=OptimConfig(lr=1e-2),
-    )  # fmt: skip
-    [found] = run_ranks(1, short_in_the_rehearsal, cfg, 0)
-    assert found[0] == 2
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=2))
-    assert [found] == run_ranks(1, short_in_the_rehearsal, told, -1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ranks import FORKSERVER
-from test_micro_batch import SHORTAGES
+from short_memory import SHORTAGES
 from torch import Tensor
 from trainings import assert_same, run_to_end, state_of
 

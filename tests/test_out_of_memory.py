@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_micro_batch import BATCH, SHORTAGES, batch, make, same
+from short_memory import BATCH, SHORTAGES, batch, make, same
 from torch import Tensor
 
 from segtrain.data.augment import draws

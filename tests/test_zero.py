@@ -1,13 +1,21 @@
 """What is added to DeepSpeed's configuration, held against the DeepSpeed that is installed."""
 
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import fake_cuda
 import pytest
+import torch
+from ranks import run_ranks
 
-from segtrain.config import Config, DeepSpeedConfig
+from segtrain.config import Config, DeepSpeedConfig, TrainConfig
+from segtrain.engines import deepspeed
+from segtrain.engines.engine import make_engine
 from segtrain.engines.zero import check, settings_of
 from segtrain.errors import ConfigError
+from segtrain.losses.loss import make_loss
 from segtrain.runtime.world import World
 from segtrain.training.build import build
 
@@ -55,11 +63,52 @@ def test_what_deepspeed_knows_is_taken() -> None:
 
 
 @pytest.mark.law("L12")
+def test_the_norm_that_tells_of_overflows_is_not_switched_off() -> None:
+    extra = {"zero_optimization": {"compute_grad_norm": False}}
+    told(extra)
+    cfg = Config(engine="deepspeed", precision="fp16", deepspeed=DeepSpeedConfig(zero=2, extra=extra))
+    with pytest.raises(ConfigError, match=r"compute_grad_norm=False: with precision=fp16 .*; drop it") as caught:
+        check(settings_of(cfg, 1), extra, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.law("L12")
 def test_training_refuses_it_before_anything_is_written(tiny: Config) -> None:
     extra = {"zero_optimisation": {"overlap_comm": True}}
     cfg = replace(tiny, engine="deepspeed", deepspeed=DeepSpeedConfig(extra=extra))
     with pytest.raises(ConfigError, match=r"deepspeed\.extra\.zero_optimisation"):
         build(cfg, World(), begun=False)
+
+
+def local_ranks(world: World) -> list[str | None]:
+    """LOCAL_RANK as DeepSpeed starts, in a pass and in an update, and after a step."""
+    fake_cuda.install(1)
+    os.environ["LOCAL_RANK"] = "3"
+    seen: list[str | None] = []
+
+    class Wrapped:
+        def __init__(self, **_: Any) -> None:
+            seen.append(os.environ.get("LOCAL_RANK"))
+
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append(os.environ.get("LOCAL_RANK"))
+            raise RuntimeError("far enough")
+
+    stand_in = SimpleNamespace(ops=SimpleNamespace(__compatible_ops__={}), initialize=lambda **_: (Wrapped(), None))
+    setattr(deepspeed, "load_deepspeed", lambda kind: stand_in)  # noqa: B010
+    cfg = Config(engine="deepspeed", train=TrainConfig(global_batch=2), deepspeed=DeepSpeedConfig(zero=3))
+    device = torch.device("cuda:0")
+    engine = make_engine(cfg, torch.nn.Conv2d(3, 1, 1), make_loss("dice"), replace(world, local_rank=3, device=device))
+    engine._settle = lambda image: None  # type: ignore[attr-defined]
+    engine._take_back = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="far enough"):
+        engine.step(torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8), 1e-2)
+    return [*seen, os.environ.get("LOCAL_RANK")]
+
+
+def test_deepspeed_takes_the_gpu_that_the_rank_has() -> None:
+    """Under srun --gpus-per-task=1 the fourth rank of a node has cuda:0, and LOCAL_RANK=3."""
+    assert run_ranks(1, local_ranks) == [["0", "0", "3"]]
 
 
 def test_deepspeed_s_timer_does_not_make_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:

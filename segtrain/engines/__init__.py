@@ -4,6 +4,7 @@
     base.py            what all engines share: micro-batches, a loss over the global batch
     ddp.py             DistributedDataParallel
     deepspeed.py       DeepSpeed; zero.py: its configuration, made from ours; zero_state.py: moments that are divided
+    loss_scale.py      the scale of a float16 loss, and a first step that overflows
     average.py         the average of weights that is scored and saved
     graph.py           a step as one CUDA graph
     batch_norm.py      batch norm over the samples of all ranks

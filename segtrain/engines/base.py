@@ -19,6 +19,7 @@ from segtrain.engines.batch_norm import GlobalBatchNorm, over_all_ranks
 from segtrain.engines.objective import make_objective
 from segtrain.engines.precision import AUTOCAST, prefers_channels_last, use_tf32
 from segtrain.engines.transposed import sum_biases
+from segtrain.errors import gist
 from segtrain.losses.loss import Loss
 from segtrain.models.freeze import is_frozen
 from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
@@ -51,6 +52,11 @@ class BaseEngine(ABC):
     recovers = False  # whether a step that ran out of memory has changed nothing and may be repeated
     recording = False  # whether the operations of a step go into a CUDA graph, with no number from Python
     _before: list[Tensor] | None = None  # running statistics before the step, where it may be repeated
+
+    @property
+    def _few(self) -> int:
+        """Samples for `_start`: no more than a step takes at once; not one alone, where a norm may see one value."""
+        return min(2, self.micro_batch)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,7 +103,7 @@ class BaseEngine(ABC):
         With accumulation the loss is still that of the global batch: a first pass without gradients gathers what it
         depends on.
         """
-        self._start(image_bchw[:2])
+        self._guarded(lambda: self._start(image_bchw[: self._few]))
         self._network.train()
         with self._fastest_algorithms():
             loss = self._learn(image_bchw, mask_bchw, lr, progress, step)
@@ -164,11 +170,11 @@ class BaseEngine(ABC):
     def rehearse(self) -> None:
         """Forward and backward of one micro-batch on this rank alone, with as much memory as moments take set aside.
 
-        It runs the bare network, so it does not communicate; it changes nothing. Raises OutOfMemory.
+        It runs the bare network before `_start`, so it does not communicate: a rank that runs short leaves no other one
+        waiting. It changes nothing. Raises OutOfMemory.
         """
         size, channels, device = self.cfg.data.image_size, self.cfg.data.channels, self.world.device
         planes = self.cfg.data.layout.planes
-        self._start(torch.zeros(2, channels, size, size, device=device))
         self._network.train()
         for module in self._network.modules():
             if isinstance(module, GlobalBatchNorm):  # needs as much memory in evaluation, and does not communicate
@@ -204,9 +210,9 @@ class BaseEngine(ABC):
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if self.recording or not is_out_of_memory(error):  # a recording has changed nothing, and allows little
                 raise
-            message = in_one_line(error)
+            message = gist(error)
         # Outside of the except clause: the error's traceback refers to all tensors of the work.
         self._drop_gradients()
         for buffer, value in zip(self._network.buffers(), self._before or (), strict=False):
@@ -269,12 +275,7 @@ def unrepeatable() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(in_one_line(error), repeatable=False) from error
-
-
-def in_one_line(error: BaseException) -> str:
-    """The start of an error's message."""
-    return " ".join(str(error).split())[:200]
+        raise OutOfMemory(gist(error), repeatable=False) from error
 
 
 def copy(tensor: Tensor) -> Tensor:

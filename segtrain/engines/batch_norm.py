@@ -29,13 +29,13 @@ Normalised = tuple[Tensor, Tensor | None, Tensor | None]
 Running = tuple[Tensor, Tensor, float]  # mean and variance, which the kernels move, and the share of a batch in them
 
 
-def over_all_ranks(network: nn.Module, world: World, compiled: bool) -> nn.Module:
-    """The network with a GlobalBatchNorm in place of each batch norm, where there are several ranks.
+def over_all_ranks(network: nn.Module, world: World, compiled: bool, alone: bool = False) -> nn.Module:
+    """The network with a GlobalBatchNorm in place of each batch norm, where there are several ranks, or one `alone`.
 
     Names in the state dict, weights and buffers stay the same. A batch norm that computes something else besides stays
     as it is, with a warning: each rank normalises its own samples. So does a frozen one, which sees no samples.
     """
-    if world.size == 1:
+    if world.size == 1 and not alone:
         return network
     if isinstance(network, _BatchNorm):
         return GlobalBatchNorm(network, world, compiled) if _is_known(network) else network
@@ -49,7 +49,7 @@ def over_all_ranks(network: nn.Module, world: World, compiled: bool) -> nn.Modul
                 module._modules[name] = replaced.setdefault(child, GlobalBatchNorm(child, world, compiled))
             elif isinstance(child, _BatchNorm):
                 strange.add(type(child).__qualname__)
-    for name in sorted(strange) if world.is_main else ():
+    for name in sorted(strange) if world.is_main and not alone else ():
         log.warning(
             "%s is a batch norm with a forward of its own: each rank normalises its own samples there, so the training "
             "depends on the number of ranks",

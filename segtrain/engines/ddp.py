@@ -13,8 +13,9 @@ from segtrain.config import Config, name_of
 from segtrain.engines.average import Average
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
 from segtrain.engines.graph import StepGraph, graph_of
+from segtrain.engines.loss_scale import FirstStep
 from segtrain.engines.optim import Rates, make_optimizer
-from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups
+from segtrain.engines.optim_state import TRAINED, dump, load, settings_of_groups, weights_of
 from segtrain.losses.loss import Loss
 from segtrain.runtime.world import World
 
@@ -31,6 +32,7 @@ class DdpEngine(BaseEngine):
         averages = name_of(cfg.optim.name) == "schedulefree"
         self.average = Average(self._live, self.optimizer if averages else None, cfg.optim.ema)
         self.scaler = self._new_scaler({})
+        self.first_step = FirstStep()
         wrapped: nn.Module = self._network
         if world.size > 1:
             # Buffers are averaged after each step instead of broadcast before it; see _average_buffers. torch 2.13
@@ -107,8 +109,9 @@ class DdpEngine(BaseEngine):
         if self.cfg.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self.cfg.optim.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with self.first_step.watch(self.scaler, self.optimizer):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad()
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -132,10 +135,7 @@ class DdpEngine(BaseEngine):
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot. Raises KeyError or RuntimeError when it is of another network."""
-        trained = {
-            key.removesuffix(f"/{TRAINED}"): value for key, value in moments.items() if key.endswith(f"/{TRAINED}")
-        }
-        self._network.load_state_dict({**model, **trained})
+        self._network.load_state_dict(weights_of(model, moments))
         self.average.take(model, extra["averaged"])
         load(self.optimizer, self._network.named_parameters(), moments, extra["optimizer"])
         self.scaler = self._new_scaler(extra["scaler"])

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from segtrain.config import Config, Reference, name_of
 from segtrain.engines.average import Average, live
 from segtrain.engines.base import BaseEngine, Snapshot, copy, unchanged_buffers
+from segtrain.engines.loss_scale import FirstStep, ZeroScale
 from segtrain.engines.optim import Rates, make_optimizer
 from segtrain.engines.optim_bench import bench_of
-from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups
-from segtrain.engines.zero import check, load_deepspeed, settings_of
+from segtrain.engines.optim_state import TRAINED, dump, load, reset, restart, settings_of_groups, weights_of
+from segtrain.engines.zero import check, load_deepspeed, local_rank_of, settings_of
 from segtrain.engines.zero_state import ZeroState, part_of
 from segtrain.engines.zero_trial import zero_problem
 from segtrain.errors import ConfigError, LaunchError
@@ -53,7 +54,8 @@ class DeepSpeedEngine(BaseEngine):
             check(self.settings, cfg.deepspeed.extra, world.device.type)
         self._refuse_optimizer()
         self.engine: Any = None
-        self._rehearsing = False
+        self._first_step = FirstStep()
+        self._zero_scale: ZeroScale | None = None  # of a float16 loss with ZeRO 1 to 3
         self.parted = False  # whether each rank holds a part of each weight
         self._whole = _hollow(self._network) if cfg.deepspeed.zero == 3 else self._network
         self._restored: Snapshot = {}, {}, {}
@@ -76,22 +78,22 @@ class DeepSpeedEngine(BaseEngine):
     def rehearse(self) -> None:
         """As in BaseEngine, on the bare network, and before DeepSpeed takes over: it fixes the micro-batch then."""
         if self.engine is None:
-            self._rehearsing = True
-            try:
-                super().rehearse()
-            finally:
-                self._rehearsing = False
+            super().rehearse()
 
     def restore(self, model: Mapping[str, Tensor], moments: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Continue from a snapshot at the next step. Raises RuntimeError when it is of another network."""
         assert self.engine is None, "DeepSpeed has divided the network already"
-        trained = {key.removesuffix("/trained"): value for key, value in moments.items() if key.endswith("/trained")}
-        self._network.load_state_dict({**model, **trained})
+        self._network.load_state_dict(weights_of(model, moments))
         self._restored = dict(model), dict(moments), dict(extra)
+
+    def step(self, image_bchw: Tensor, mask_bchw: Tensor, lr: float, progress: float = 1.0, step: int = 0) -> Tensor:
+        """As in BaseEngine. Collective."""
+        with local_rank_of(self.world.device):
+            return super().step(image_bchw, mask_bchw, lr, progress, step)
 
     def _start(self, image_bchw: Tensor) -> None:
         """Hand the network over. Collective."""
-        if self.engine is not None or self._rehearsing:
+        if self.engine is not None:
             return
         be_a_group(self.world)  # DeepSpeed needs a process group, even of one process
         deepspeed = load_deepspeed(self.world.device.type)
@@ -107,9 +109,12 @@ class DeepSpeedEngine(BaseEngine):
         self.engine, *_ = deepspeed.initialize(model=self._network, optimizer=self.optimizer, config=self.settings)
         self.parted = self.cfg.deepspeed.zero == 3
         self._state = ZeroState(self._network, self.optimizer, self.world, self.parted)
+        if self.dtype == torch.float16 and self.cfg.deepspeed.zero:
+            self._zero_scale = ZeroScale(self.engine.optimizer)
         self._settle(image_bchw)
         if fresh is not None:
             restart(self.optimizer, self._network.named_parameters(), self._group_settings, fresh)
+            self._first_step = FirstStep()
         self._take_back()
 
     def _dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -117,6 +122,7 @@ class DeepSpeedEngine(BaseEngine):
 
     def _settle(self, image_bchw: Tensor) -> None:
         """Take one step that changes nothing, so that all moments exist, and set them to 0. Collective."""
+        scale = self._scale_state()
         self._network.train()
         with unchanged_buffers(self._network):
             for _ in range(self.engine.gradient_accumulation_steps()):
@@ -130,6 +136,7 @@ class DeepSpeedEngine(BaseEngine):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
         for entries in self.optimizer.state.values():
             reset(entries)
+        self._load_scale(scale)
 
     def _take_back(self) -> None:
         """Set moments and averages to those of the checkpoint. Collective."""
@@ -143,14 +150,27 @@ class DeepSpeedEngine(BaseEngine):
             held = self._live()
             own = {name: part_of(value, held.get(name), self.world.rank) for name, value in model.items()}
             self.average.take(own, extra["averaged"])
-        if (scaler := self._scaler()) and extra.get("scaler"):
-            scaler.load_state_dict(extra["scaler"])
+        self._load_scale(extra.get("scaler"))
         self._restored = {}, {}, {}
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         """The scaler of the loss, in float16."""
-        engine: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
-        return engine or getattr(self.engine.optimizer, "torch_autocast_gradscaler", None)
+        if self._zero_scale:
+            return self._zero_scale.scaler
+        scaler: torch.amp.GradScaler | None = getattr(self.engine, "torch_autocast_z0_gradscaler", None)
+        return scaler
+
+    def _scale_state(self) -> dict[str, Any]:
+        """The loss scale's state, in float16; else empty."""
+        scaler = self._scaler()
+        return dict(scaler.state_dict()) if scaler else {}
+
+    def _load_scale(self, state: Mapping[str, Any] | None) -> None:
+        scaler = self._scaler()
+        if scaler and state:
+            scaler.load_state_dict(dict(state))
+        if self._zero_scale:
+            self._zero_scale.pass_on()
 
     def _forward(self, image_bchw: Tensor) -> Tensor:
         logits: Tensor = self.engine(image_bchw)
@@ -163,7 +183,10 @@ class DeepSpeedEngine(BaseEngine):
 
     def _update(self, lr: float) -> None:
         self.rates.set(self.optimizer.param_groups, lr)
-        self.engine.step()
+        with self._first_step.watch(self._scaler(), self.optimizer):
+            self.engine.step()
+        if self._zero_scale:
+            self._zero_scale.update()
 
     def logits(self, image_bchw: Tensor) -> Tensor:
         """Logits in evaluation mode and without gradients, float32; with ZeRO 3 only within `averaged`."""
@@ -176,7 +199,9 @@ class DeepSpeedEngine(BaseEngine):
     def averaged(self) -> Iterator[None]:
         """A context in which every rank has the whole network that is scored and saved. Collective."""
         size, channels = self.cfg.data.image_size, self.cfg.data.channels
-        self._start(torch.zeros(2, channels, size, size, device=self.world.device))  # a resumed run may begin here
+        image = torch.zeros(self._few, channels, size, size, device=self.world.device)
+        with local_rank_of(self.world.device):
+            self._start(image)  # a resumed run may begin here
         if not self.parted:
             self._whole = self._network
             with self.average.in_place():
@@ -203,12 +228,7 @@ class DeepSpeedEngine(BaseEngine):
         if self.average.values():
             trained = {name: copy(tensor) for name, tensor in self._gathered() if keep}
             moments |= {f"{name}/{TRAINED}": value for name, value in trained.items() if value.is_floating_point()}
-        scaler = self._scaler()
-        extra = {
-            "scaler": scaler.state_dict() if scaler else {},
-            "optimizer": numbers,
-            "averaged": self.average.updates,
-        }
+        extra = {"scaler": self._scale_state(), "optimizer": numbers, "averaged": self.average.updates}
         return (model, moments, extra) if keep else ({}, {}, {})
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segtrain.config import Config, Reference, loss_terms, name_of
-from segtrain.engines.base import in_one_line
+from segtrain.errors import gist
 from segtrain.runtime.out_of_memory import OutOfMemory
 from segtrain.runtime.world import World
 
@@ -35,7 +35,8 @@ def graph_of(engine: "DdpEngine") -> "StepGraph | None":
     if not engine.cfg.train.cuda_graph:
         return None
     if obstacle := _obstacle(engine.cfg, engine.world, engine.micro_batch):
-        log.warning("train.cuda_graph=true: steps are launched one operation after the other, since %s", obstacle)
+        if engine.world.is_main:
+            log.warning("train.cuda_graph=true: steps are launched one operation after the other, since %s", obstacle)
         return None
     for group in engine.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=engine.world.device)
@@ -88,7 +89,7 @@ class StepGraph:
 
         Raises OutOfMemory, from a plain step.
         """
-        if self._plain_steps < PLAIN_STEPS:
+        if self._plain_steps < PLAIN_STEPS or self.engine.first_step.was_left_out:
             self._plain_steps += 1
             return self._aside(lambda: work(image_bchw, mask_bchw))
         if len(image_bchw) > self.engine.micro_batch:  # halved since: a step is several passes now
@@ -116,6 +117,7 @@ class StepGraph:
     def _record(self, image_bchw: Tensor, mask_bchw: Tensor, work: Work) -> None:
         """Record `work`, which computes nothing yet. Where that fails, all steps are plain from here on."""
         engine, scaler = self.engine, self.engine.scaler.state_dict()
+        stream = torch.cuda.current_stream(engine.world.device)
         self._image, self._mask = image_bchw.clone(), mask_bchw.clone()
         graph = torch.cuda.CUDAGraph()
         try:
@@ -124,12 +126,13 @@ class StepGraph:
                 self._loss = work(self._image, self._mask)
         except (RuntimeError, MemoryError, OutOfMemory) as error:
             self._failed = True
-            reason = in_one_line(error)
+            reason = gist(error)
             log.warning("train.cuda_graph=true: a step could not be recorded (%s); they go on plainly", reason)
         else:
             self._graph = graph
             log.info("a step is one CUDA graph from here on")
         if self._failed:  # outside of the except clause: the error's traceback refers to the step's tensors
+            torch.cuda.set_stream(stream)  # torch leaves the recording's, where that cannot be ended either
             engine.drop_step(scaler)
 
     @contextmanager

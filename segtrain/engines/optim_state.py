@@ -29,6 +29,12 @@ class Unsaveable(ConfigError):
         super().__init__(f"optim.name: {problem}; keep tensors and numbers in self.state and self.param_groups")
 
 
+def weights_of(model: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict that trains, of a snapshot's, which is scored, and of the weights beside the moments."""
+    suffix = f"/{TRAINED}"
+    return {**model, **{key.removesuffix(suffix): value for key, value in moments.items() if key.endswith(suffix)}}
+
+
 def settings_of_groups(optimizer: Optimizer) -> list[Group]:
     """A copy of what the groups hold besides parameters and the rate, which is set at each step."""
     return [deepcopy(_settings(group)) for group in optimizer.param_groups]

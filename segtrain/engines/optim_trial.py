@@ -3,13 +3,11 @@
 The gradients are those of a bowl whose lowest point is far away, so any optimiser goes down. All takes some 0.1 s.
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +18,7 @@ from segtrain.engines.optim_bench import STEPS, UNUSED, Bench, bench_of, way_dow
 from segtrain.engines.optim_state import Unsaveable, changed_settings
 from segtrain.engines.zero_trial import zero_problem
 from segtrain.errors import ConfigError
+from segtrain.models.traps import generators
 
 Make = Callable[[], Bench]
 HALF = 25  # of the steps around a resume; an optimiser may act every few steps only
@@ -62,7 +61,7 @@ def _try(reference: Reference, name: str, trial: Callable[[], Check]) -> Check:
 
 def _steps(make: Make) -> Check:
     name = "step() alone"
-    before = _random_states()
+    before = generators()
     with _watched() as calls:
         bench = make().step()
     if calls:
@@ -72,7 +71,7 @@ def _steps(make: Make) -> Check:
             f"calls torch.distributed.{calls[0]}: its state would differ between ranks; use one for a "
             "single process, as the gradients are those of all ranks already",
         )
-    if _random_states() != before:
+    if generators() != before:
         return Check(name, "fails", "draws random numbers in its step: the ranks would drift apart; use one without")
     if not all(bool(p.isfinite().all()) for p in bench.parameters.values()):
         return Check(
@@ -199,11 +198,6 @@ def _description(reference: Reference, bench: Bench, checks: list[Check]) -> str
 def _is_idle(value: Any) -> bool:
     """Whether a setting of a group is a switch that is off, or nothing that fits into a line."""
     return value is None or value is False or not isinstance(value, int | float | str | tuple)
-
-
-def _random_states() -> tuple[str, ...]:
-    numpy_state = np.random.get_state(legacy=False)
-    return repr(random.getstate()), repr(numpy_state), str(torch.get_rng_state().tolist())
 
 
 @contextmanager

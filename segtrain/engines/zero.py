@@ -3,11 +3,14 @@
 import importlib
 import logging
 import os
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from segtrain.config import Config, flatten, merge, nearest
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, gist
 
 # Numbers in a message, and whole weights that ZeRO 3 keeps at a time. DeepSpeed's own (5e8 and 1e9) are for networks of
 # billions: with them its buffers take 2 GB whatever the network, and ZeRO 3 never gives a weight back.
@@ -53,6 +56,23 @@ def load_deepspeed(device_type: str) -> Any:
     return deepspeed
 
 
+@contextmanager
+def local_rank_of(device: torch.device) -> Iterator[None]:
+    """A context in which LOCAL_RANK is the number of this GPU; on a CPU it is what it was.
+
+    DeepSpeed takes it for that, at its start and, with ZeRO 3, in steps too. Under srun --gpus-per-task=1 it is not:
+    each rank's GPU is its first.
+    """
+    before = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before
+
+
 def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: str) -> None:
     """Raise ConfigError when DeepSpeed refuses `deepspeed.extra`, or does not read a key of it."""
     deepspeed = load_deepspeed(device_type)
@@ -62,7 +82,7 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
         config.DeepSpeedConfig(read)
     except (config.DeepSpeedConfigError, ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in flatten(extra))
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {gist(error)}"
         raise ConfigError(f"deepspeed.extra.{given}: DeepSpeed refuses it ({reason}); change or drop it") from error
     for key in extra:
         if key not in read.keys_read:
@@ -71,6 +91,12 @@ def check(settings: Mapping[str, Any], extra: Mapping[str, Any], device_type: st
             raise ConfigError(
                 f"deepspeed.extra.{key}: unknown to DeepSpeed {deepspeed.__version__}{hint}; change or drop it"
             )
+    half = settings.get("torch_autocast", {}).get("dtype") == "float16"
+    if half and not settings["zero_optimization"].get("compute_grad_norm", True):
+        raise ConfigError(
+            "deepspeed.extra.zero_optimization.compute_grad_norm=False: with precision=fp16 only this norm tells which "
+            "gradients overflowed; drop it, or use precision=bf16"
+        )
 
 
 class _Read(dict[str, Any]):

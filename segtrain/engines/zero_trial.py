@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from segtrain.engines.optim_bench import STEPS, UNUSED, Bench, gradient
 from segtrain.engines.optim_state import changed_settings, reset
+from segtrain.errors import gist
 
 RANKS = 2
 TOLERANCE = 1e-3  # of the furthest that a weight moves; sums over a part of the weights differ by far more
@@ -26,7 +27,7 @@ def zero_problem(make: Callable[[], Bench], zero: int | None) -> str | None:
             return _settle(optimizer, optimizer.param_groups, whole=True)
         return _problem_of_parts(make)
     except Exception as error:  # noqa: BLE001  whatever it raises there is the reason
-        return f"fails as DeepSpeed steps it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"fails as DeepSpeed steps it ({type(error).__name__}: {gist(error)})"
 
 
 def _problem_of_parts(make: Callable[[], Bench]) -> str | None:

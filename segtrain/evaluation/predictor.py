@@ -104,7 +104,8 @@ class Predictor:
     ) -> Queued:
         """The probabilities of a prepared volume, for which a GPU is not waited for.
 
-        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w]. spacing_mm: of the volume `where`.
+        `watch` gets each batch's logits [b, r, h, w] and mask [b, p, h, w], and those of fewer slices where it runs out
+        of memory, when it must have kept nothing. spacing_mm: of the volume `where`.
         `spread` is filled (`room_for_spread`), which waits. Raises DataError: neighbours are at a distance in mm, and
         it is not known.
         """
@@ -124,12 +125,12 @@ class Predictor:
                 with torch.inference_mode():
                     output, mean = self._predicted(image, part, spread)
                     probability_srhw[part].copy_(mean, non_blocking=True)
+                watch(output, mask)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
                 size = (size + 1) // 2  # for this patient; a rank alone may do so, since no collective is inside
                 continue
-            watch(output, mask)
             start += size
         return Queued(probability_srhw, fence(self.device), where, self.training)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segtrain.config import Reference
 from segtrain.config.importing import load
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, gist
 from segtrain.losses.alone import alone
 from segtrain.losses.convention import Convention
 
@@ -131,9 +131,9 @@ def _called(reference: Reference, make: Callable[..., Any], options: Mapping[str
             raise ConfigError(
                 f"{reference}: needs {', '.join(missing)}; write {{part: {reference}, {missing[0]}: VALUE}}"
             ) from error
-        text = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{reference}: cannot be made with {dict(options)} ({type(error).__name__}: {text}); change its options"
+            f"{reference}: cannot be made with {dict(options)} ({type(error).__name__}: {gist(error)}); change its "
+            "options"
         ) from error
 
 

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from segtrain.losses.region import known_voxels
 
+AT_ONCE = 2**24  # numbers of which `distance_torch` takes the least: 64 MiB, a sample of 256 pixels
+
 
 class PerSample:
     """The mean of `function(logits [b, h, w], mask [b, h, w]) -> [b]` over the samples of the global batch.
@@ -158,7 +160,7 @@ def distance_torch(target: Tensor) -> Tensor:
     """The same on any device, without waiting for it.
 
     Distances along columns first, then for each row the least sum of squares over all columns (P. Felzenszwalb,
-    D. Huttenlocher, Theory of Computing 2012).
+    D. Huttenlocher, Theory of Computing 2012), of some rows at a time.
     """
     dtype = torch.float32
     height, width = target.shape[1:]
@@ -169,4 +171,6 @@ def distance_torch(target: Tensor) -> Tensor:
     along = torch.minimum(above, below) ** 2
     columns = torch.arange(width, device=target.device, dtype=dtype)
     apart = (columns[:, None] - columns[None]) ** 2
-    return torch.stack([(one[:, None, :] + apart).amin(-1) for one in along]).sqrt()
+    block = max(1, AT_ONCE // width**2)
+    nearest = [(some[:, None, :] + apart).amin(-1) for one in along for some in one.split(block)]
+    return torch.cat(nearest).view(target.shape).sqrt()

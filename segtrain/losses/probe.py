@@ -15,6 +15,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from segtrain.errors import gist
 from segtrain.losses.convention import Convention
 from segtrain.losses.own_function import OwnFunction, Unfit
 
@@ -90,8 +91,7 @@ def value_of(function: OwnFunction, convention: Convention, logits: Tensor, mask
 
 
 def _why(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, Unfit) else f"cannot be called: {type(error).__name__}: {text}"
+    return gist(error) if isinstance(error, Unfit) else f"cannot be called: {type(error).__name__}: {gist(error)}"
 
 
 def probe(function: OwnFunction, convention: Convention) -> Probe:

@@ -19,7 +19,7 @@ from torch import nn
 
 from segtrain.config import ModelConfig, Reference, name_of, options_of
 from segtrain.config.importing import quiet
-from segtrain.errors import ConfigError
+from segtrain.errors import ConfigError, gist
 from segtrain.models.base import supervision_ratio
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A class or factory and the arguments that it is given. `free`: whether it has **kwargs."""
+    """A class or factory and the arguments that it is given."""
 
     reference: Reference
     make: Callable[..., Any]
@@ -188,7 +188,7 @@ def explained(whose: str, doing: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises is the user's to mend
-        text = " ".join(str(error).split())[:200] or "no message"
+        text = gist(error) or "no message"
         message = f"model.name={whose}: {doing} ({type(error).__name__}: {text}){_place(error)}"
         if "cuda" in text.lower() or "nvidia" in text.lower():
             raise NeedsCuda(

@@ -15,6 +15,13 @@ SHAPES = {
 JOINS = {"Cat", "Stack"}
 
 
+def draws_and_unused(draws: bool, unused: int) -> str:
+    """What a network draws as it trains, and how many parameters no output of it depends on, for people."""
+    drawn = "draws in training, other numbers at other world sizes" if draws else "draws nothing"
+    frozen = f"{unused} parameters unused and frozen" if unused else "all parameters used"
+    return f"{drawn}; {frozen}"
+
+
 def unused_parameters(network: nn.Module, outputs: Iterable[Any]) -> set[str]:
     """Names of the parameters that none of the outputs (tensors or nodes of the graph) depends on."""
     reached = set[int]().union(*(leaves(output) for output in outputs))

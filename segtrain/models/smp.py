@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from segtrain.config import SMP_PREFIX, ModelConfig, name_of
 from segtrain.errors import ConfigError
 from segtrain.models.base import Network
-from segtrain.models.graph import unused_parameters
+from segtrain.models.graph import draws_and_unused, unused_parameters
 from segtrain.models.monai import Adapted
 
 
@@ -34,9 +34,7 @@ def smp_unet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     drew, unused = _try(adapted, torch.zeros(2, in_channels, 64, 64))
     for parameter_name, parameter in adapted.named_parameters():
         parameter.requires_grad_(parameter_name not in unused)
-    draws = "draws in training, other numbers at other world sizes" if drew else "draws nothing"
-    frozen = f"{len(unused)} parameters unused and frozen" if unused else "all parameters used"
-    adapted.description = f"{name}: logits; 1 output; sizes /32; {draws}; {frozen}"
+    adapted.description = f"{name}: logits; 1 output; sizes /32; {draws_and_unused(drew, len(unused))}"
     return adapted
 
 

@@ -43,21 +43,22 @@ def observe(network: nn.Module, image_bchw: Tensor, seed: int, gradients: bool) 
     """A pass over a copy of the images, with torch's generator at `seed`."""
     given = image_bchw.clone()
     torch.manual_seed(seed)
-    before = _generators()
+    before = generators()
     calls: Calls = deque(maxlen=MOST_CALLS)
     with torch.set_grad_enabled(gradients), Watching(calls):
         returned = network(given)
-    after = _generators()
+    after = generators()
     drew = frozenset(name for name, state in before.items() if state != after[name])
     return Observed(returned, calls, drew, not torch.equal(given, image_bchw))
 
 
-def _generators() -> dict[str, Any]:
+def generators() -> dict[str, Any]:
+    """The state of each generator that code may draw from, by name; states compare as equal or not."""
     numpys = np.random.get_state(legacy=False)
     return {
         "torch": [torch.get_rng_state().numpy().tobytes(), _cuda_state()],
         "Python's random": random.getstate(),
-        "numpy.random": repr(numpys["state"]["pos"]) + str(numpys["state"]["key"].tobytes()),
+        "numpy.random": (numpys["state"]["pos"], numpys["has_gauss"], numpys["state"]["key"].tobytes()),
     }
 
 
@@ -200,10 +201,10 @@ def parameters(network: nn.Module, unused: set[str], other: set[str]) -> Iterato
 
 def evaluation(network: nn.Module, form: Form, image_bchw: Tensor) -> Iterator[Check]:
     """Draws in evaluation, values that are not finite, samples that are mixed."""
-    before = _generators()
+    before = generators()
     with torch.no_grad():
         logits = form.logits(network, image_bchw.clone())[0]
-        drew = before != _generators()
+        drew = before != generators()
         changed = form.logits(network, torch.stack([image_bchw[0], 3 * image_bchw[1] + 1]))[0]
     if drew:
         yield Check(

@@ -18,7 +18,7 @@ from segtrain.errors import ConfigError
 from segtrain.models import traps
 from segtrain.models.base import supervision_ratio
 from segtrain.models.blueprint import Blueprint, NeedsCuda, Shape, blueprint, explained, seeded
-from segtrain.models.graph import unused_parameters
+from segtrain.models.graph import draws_and_unused, unused_parameters
 from segtrain.models.heads import Expected, find_form, no_mask
 from segtrain.models.outputs import Candidate, Form, candidates, shapes
 from segtrain.models.sizes import Sizes, SizeSearch
@@ -238,6 +238,5 @@ def describe(plan: str, findings: Findings) -> str:
     training, evaluation = str(findings.training), str(findings.evaluation)
     outputs = training if training == evaluation else f"{training} (in evaluation: {evaluation})"
     norms = f"{findings.norms} norm" if findings.norms != "none" else "no norm"
-    draws = "draws in training, other numbers at other world sizes" if findings.draws else "draws nothing"
-    unused = f"{len(findings.unused)} parameters unused and frozen" if findings.unused else "all parameters used"
-    return f"{plan}: {outputs}; {norms}; sizes {findings.sizes}; {draws}; {unused}"
+    last = draws_and_unused(findings.draws, len(findings.unused))
+    return f"{plan}: {outputs}; {norms}; sizes {findings.sizes}; {last}"

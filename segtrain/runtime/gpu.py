@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from segtrain.errors import LaunchError
+from segtrain.errors import LaunchError, gist
 
 # Parts of messages of the CUDA driver, its runtime and torch, and the remedy of each.
 CUDA_REMEDIES = {
@@ -60,7 +60,7 @@ def start_gpu(device: torch.device) -> None:
 
 def cuda_problem(error: Exception) -> tuple[str, str]:
     """Why CUDA did not start, in one line, and the remedy."""
-    return _in_one_line(str(error)), _remedy(str(error), CUDA_REMEDIES, "check the GPU with nvidia-smi")
+    return gist(error), _remedy(str(error), CUDA_REMEDIES, "check the GPU with nvidia-smi")
 
 
 def nccl_problem(error: Exception) -> tuple[str, str] | None:
@@ -70,11 +70,7 @@ def nccl_problem(error: Exception) -> tuple[str, str] | None:
         return None
     # torch's own words come first, and NCCL's, which name the cause, last.
     cause = message.rpartition("Last error:")[2] or message
-    return _in_one_line(cause), _remedy(message, NCCL_REMEDIES, "set NCCL_DEBUG=INFO, which prints the cause")
-
-
-def _in_one_line(message: str) -> str:
-    return " ".join(message.split())[:200]
+    return gist(cause), _remedy(message, NCCL_REMEDIES, "set NCCL_DEBUG=INFO, which prints the cause")
 
 
 def _remedy(message: str, remedies: dict[str, str], otherwise: str) -> str:

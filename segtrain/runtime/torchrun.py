@@ -50,7 +50,8 @@ def launch(argv: Sequence[str]) -> None:
     if not any(Path(device).exists() for device in GPUS):  # measured on CPUs alone
         without_small_caches(os.environ)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup, which torchrun would undo
-        options.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
+        handled = (name.strip() for name in options.signals_to_handle.split(","))
+        options.signals_to_handle = ",".join(name for name in handled if name != "SIGHUP")
     record(run)(options)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from segtrain.config import Config
-from segtrain.engines.base import in_one_line
+from segtrain.engines.batch_norm import over_all_ranks
 from segtrain.engines.engine import make_engine
+from segtrain.errors import gist
 from segtrain.run import Run
 from segtrain.runtime.machine import lacks_to_compile
 from segtrain.runtime.out_of_memory import OutOfMemory
@@ -56,11 +57,11 @@ def _by_trial(cfg: Config, steps: int, world: World) -> CompileChoice:
     share = cfg.train.global_batch // world.size
     samples = min(cfg.train.micro_batch or share, share)
     try:
-        plain = _timed(cfg, samples, device, compiled=False)
+        plain = _timed(cfg, samples, world, compiled=False)
         left_s = plain.wall_s * steps * -(-share // samples)
         if left_s < LEAST_S:
             return CompileChoice(False, f"since all steps take some {left_s:.0f} s, in which compiling does not pay")
-        compiled = _timed(cfg, samples, device, compiled=True)
+        compiled = _timed(cfg, samples, world, compiled=True)
     except OutOfMemory as error:
         return CompileChoice(False, f"since there is no memory for a trial ({error})")
     except _CannotCompile as error:
@@ -87,13 +88,17 @@ class _Times:
     first_s: float
 
 
-def _timed(cfg: Config, samples: int, device: torch.device, compiled: bool) -> _Times:
-    """Of steps on `samples`, by one rank. Raises ConfigError, OutOfMemory, _CannotCompile."""
+def _timed(cfg: Config, samples: int, world: World, compiled: bool) -> _Times:
+    """Of steps on `samples`, by one rank, with the norms of all. Raises ConfigError, OutOfMemory, _CannotCompile."""
+    device = world.device
+    alone = World(device=device)
     train = replace(cfg.train, global_batch=samples, micro_batch=None, cuda_graph=False)
     model = replace(cfg.model, compile=compiled, weights=None, weights_input=None)
     cfg = replace(cfg, train=train, model=model)
     loss, network = build.parts(cfg, begun=True)
-    engine = make_engine(cfg, network, loss, World(device=device))
+    if world.size > 1:  # which the compiler leaves out
+        over_all_ranks(network, alone, compiled, alone=True)
+    engine = make_engine(cfg, network, loss, alone)
     size = cfg.data.image_size
     image = torch.zeros(samples, cfg.data.channels, size, size, device=device)
     mask = torch.zeros(samples, cfg.data.layout.planes, size, size, device=device)
@@ -106,7 +111,7 @@ def _timed(cfg: Config, samples: int, device: torch.device, compiled: bool) -> _
                 float(engine.step(image, mask, cfg.optim.lr))  # waits for the device
             except Exception as error:  # whatever compilers raise
                 if compiled and not isinstance(error, OutOfMemory):
-                    raise _CannotCompile(f"{type(error).__name__}: {in_one_line(error)}") from error
+                    raise _CannotCompile(f"{type(error).__name__}: {gist(error)}") from error
                 raise
             walls_s.append(time.perf_counter() - wall_s)
             owns_s.append(own_clock() - own_s)

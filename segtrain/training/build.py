@@ -64,7 +64,8 @@ def rehearse(cfg: Config, ranks: int, begun: bool) -> None:
     loss, network = parts(cfg, begun)
     _refuse_single_voxels(cfg, network, ranks)
     _refuse_optimizer(cfg, network)
-    share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks)
+    # Without a graph, of which this CPU would be told that it can have none.
+    share = replace(cfg.train, global_batch=cfg.train.global_batch // ranks, cuda_graph=False)
     make_engine(replace(cfg, train=share), network, loss, World())
 
 

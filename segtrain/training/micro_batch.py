@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from segtrain.config import TrainConfig
 from segtrain.engines.engine import Engine
-from segtrain.errors import RunError, Stopped, StopReason
+from segtrain.errors import RunError, Stopped, StopReason, gist
 from segtrain.run import Run
 from segtrain.runtime.out_of_memory import OutOfMemory, is_out_of_memory
 from segtrain.runtime.world import World
@@ -72,7 +72,7 @@ class MemoryGuard:
         """Find what fits before the first step, where running out of memory in it would end the run. Collective."""
         if self.halves:
             self._agree()
-        if not self.halves or self.engine.recovers or not may_run_short(self.world.device):
+        if not self.halves or self.engine.recovers or not self.world.any(may_run_short(self.world.device)):
             return
         while True:
             message = ""
@@ -131,7 +131,7 @@ class MemoryGuard:
         try:
             return self.engine.logits(image_bchw)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not self._release(" ".join(str(error).split())[:200]):
+            if not is_out_of_memory(error) or not self._release(gist(error)):
                 raise
         return self.engine.logits(image_bchw)
 
