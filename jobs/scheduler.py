@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from segtrain.errors import LaunchError
+from segtrain.runtime.launcher import slurm_job
 
 TIMEOUT_S = 30
 SUBMIT_S = 120  # for Python to start and to submit
@@ -36,9 +37,7 @@ def there() -> bool:
 
 def this_job() -> str | None:
     """The job that this process is part of, as SLURM's commands name it: 12, or 12_3 of an array."""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+    return slurm_job()
 
 
 def in_batch_script() -> dict[str, str]:

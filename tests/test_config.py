@@ -266,6 +266,11 @@ def test_the_end_of_a_slurm_job_is_a_deadline(tmp_path: Path, monkeypatch: pytes
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 9).timestamp()
+    by_the_element = '[ "$3" = 12_3 ] && echo EndTime=2026-11-22T10:00:00 || echo EndTime=2026-11-22T09:00:00'
+    scontrol.write_text(f"#!/bin/sh\n{by_the_element}\n")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 10).timestamp()
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
     assert deadline_of("1h", 0.0, ask_slurm=True) == 1000
 

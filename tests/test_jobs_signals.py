@@ -204,6 +204,28 @@ def test_a_job_whose_step_is_killed_before_it_can_say_anything_comes_back_three_
 
 
 @pytest.mark.law("L14")
+@pytest.mark.parametrize("kind", ["submission", "container", "template"])
+def test_the_element_of_an_array_that_has_the_arrays_id_comes_back_alone(
+    tmp_path: Path, tiny: Config, start: Start, kind: str
+) -> None:
+    """SLURM gives one element of each array the array's id, for which squeue lists all of them, and filters of a user."""
+    listing = 'case "$*" in *" 7_3 "*) echo RUNNING ;; *) printf "RUNNING\\nRUNNING\\n" ;; esac'
+    program(tmp_path, "squeue", f'[ -n "${{SQUEUE_PARTITION:-}}" ] || {listing}')
+    array = "export SQUEUE_PARTITION=other SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=3\n"
+    if kind == "template":
+        program(tmp_path, "srun", 'touch "$SEGTRAIN_REQUEUE"; exit 75')
+        text = (ROOT / "slurm" / "preemptible.sbatch").read_text()
+    else:
+        asked = resources.Resources(python="podman run image python") if kind == "container" else resources.Resources()
+        program(tmp_path, "srun", 'touch "$SEGTRAIN_REQUEUE"; exit 75' if kind == "container" else "exit 138")
+        cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
+        text = sbatch.script(submission.create(cfg.runs_dir, "tiny", [cfg], asked), "tiny", asked)
+    script = start(array + text)
+    assert script.end == 75, script.wrote("output")
+    assert script.wrote("orders") == ["requeue 7_3"]
+
+
+@pytest.mark.law("L14")
 def test_where_requeue_is_forbidden_a_script_submits_its_run_again(tmp_path: Path, tiny: Config, start: Start) -> None:
     program(tmp_path, "scontrol", "exit 1")
     program(tmp_path, "sbatch", "echo Submitted batch job 8")

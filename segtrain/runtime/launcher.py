@@ -79,6 +79,16 @@ def restarted() -> bool:
     return any(env_int(name, 0) > 0 for name in counts)
 
 
+def slurm_job() -> str | None:
+    """The SLURM job that this process is part of, as SLURM's commands name it: 12, or 12_3 of an array.
+
+    Never SLURM_JOB_ID in an array: one element of each has the array's own, which stands for all elements.
+    """
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
 def start_name() -> str:
     """The name of this start of the job, <job>-<restarts>; empty outside of a job."""
     job = os.environ.get(LOCAL_JOB) or os.environ.get("SLURM_JOB_ID")
