@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_runs import Killed, Train, dying, in_place_of_training, trains, write
+from search_runs import SPACE, Killed, Train, dying, in_place_of_training, trains, write
 
 from jobs import proposals, search
 from jobs.queue.items import Item
@@ -204,6 +204,26 @@ def test_what_is_drawn_depends_on_the_seed_the_round_and_the_scores_alone(tmp_pa
     assert second == proposals.draw(spec, 6, first, [scores, {}], lambda _: True)
     assert second != proposals.draw(spec, 6, first, [other, {}], lambda _: True)
     assert not {trial.name for trial in first} & {trial.name for trial in second}
+
+
+@pytest.mark.parametrize("keys", [1, 2, 4])
+@pytest.mark.parametrize("first", [6, 9], ids=["some passed over", "all fit"])
+def test_every_round_after_the_first_learns_from_the_scores(tmp_path: Path, keys: int, first: int) -> None:
+    """Also once a later stage has some: it gets a third of a round's trials."""
+    rate = SPACE["optim.lr"]
+    space = {"optim.lr": rate, "loss": SPACE["loss"], "optim.weight_decay": rate, "optim.clip_norm": rate}
+    spec = read_search(write(tmp_path, space=dict(list(space.items())[:keys]), at_once=9))
+    trials: list[Trial] = []
+    scores: list[dict[str, float | None]] = [{}, {}]
+    for number in range(5):
+        count = 9 if number else first
+        new = proposals.draw(spec, count, trials, scores, lambda _: True)
+        inverted: list[proposals.Scores] = [{name: 1 - (of[name] or 0) for name in of} for of in scores]
+        other = proposals.draw(spec, count, trials, inverted, lambda _: True)
+        assert (other != new) == (number > 0), number
+        trials += new
+        scores[0] |= {trial.name: 0.5 + 10 * trial.settings["optim.lr"] for trial in new}
+        scores[1] |= {trial.name: scores[0][trial.name] for trial in better(new, scores[0], spec.keep)}
 
 
 def test_the_names_of_trials_are_the_same_everywhere() -> None:
