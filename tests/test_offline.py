@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
+from jobs import local
 from jobs.offline import wrap_up
 from jobs.queue import diagnosis, machine, runner
+from segtrain.config import load_config
+from segtrain.config.own_parts import own_parts
 from segtrain.errors import ConfigError
 from segtrain.run import Result
 
@@ -58,6 +62,30 @@ def test_what_failed_is_tried_again_as_told_then_passed_over(
     assert ends(tmp_path)[-1] == ("b", "finished")
     passed = [(entry["run"], entry["why"]) for entry in entries(tmp_path, "pass")]
     assert passed == ([] if code == 0 else [("a", "ValueError: it broke")])
+
+
+@pytest.mark.law("L13")
+def test_all_runs_train_the_own_code_that_the_queue_began_with(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the file meanwhile; the snapshot has a copy of it for each run."""
+    own = tmp_path / "mine.py"
+    own.write_text(text := "def mine(pred, target):\n    return ((pred - target) ** 2).mean()\n")
+    queue = write(tmp_path, ["a", "b", "c"], overrides={"runs_dir": str(tmp_path / "runs"), "loss": f"{own}:mine"})
+    start, edits = local.start, [lambda: own.write_text("def mine(pred, target):\n    return 0\n"), own.unlink]
+
+    def start_and_edit(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process = start(*arguments, **options)
+        (edits.pop(0) if edits else bool)()
+        return process
+
+    monkeypatch.setattr(local, "start", start_and_edit)
+    assert command(queue, "--max-hours", "5") == 0
+    for name in ("a", "b", "c"):
+        started = load_config(tmp_path / "runs" / "night" / name / "config.yaml")
+        [part] = own_parts(started)
+        assert Path(part.reference.where).read_text() == text
+        assert started.stop.deadline, "the queue's"
 
 
 def test_a_queue_that_was_cut_off_does_not_begin_to_count_anew(tmp_path: Path, stand_ins: StandIns) -> None:
