@@ -31,8 +31,8 @@ def draw(
     `fits`: whether a trial can be trained; others are passed over.
 
     The sampler is TPE (Bergstra et al., NeurIPS 2011). It learns from one stage, as BOHB does (Falkner et al., ICML
-    2018), since scores of different epochs are not compared: the last that has scored as many trials as a round has, and
-    more than the space has keys. Those of fewer would say less than the many of the stage before.
+    2018), since scores of different epochs are not compared: the last that has scored as many trials as a round has,
+    and more than the space has keys. Those of fewer would say less than the many of the stage before.
 
     Raises ConfigError: Optuna is missing.
     """

@@ -208,7 +208,7 @@ def test_a_job_whose_step_is_killed_before_it_can_say_anything_comes_back_three_
 def test_the_element_of_an_array_that_has_the_arrays_id_comes_back_alone(
     tmp_path: Path, tiny: Config, start: Start, kind: str
 ) -> None:
-    """SLURM gives one element of each array the array's id, for which squeue lists all of them, and filters of a user."""
+    """SLURM gives one element of each array the array's id, for which squeue lists all; a user's filters hide none."""
     listing = 'case "$*" in *" 7_3 "*) echo RUNNING ;; *) printf "RUNNING\\nRUNNING\\n" ;; esac'
     program(tmp_path, "squeue", f'[ -n "${{SQUEUE_PARTITION:-}}" ] || {listing}')
     array = "export SQUEUE_PARTITION=other SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=3\n"

@@ -183,7 +183,11 @@ def _slurm_end() -> float | None:
         return float(end)
     try:
         shown = subprocess.run(
-            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=20, check=False,
+            ["scontrol", "show", "job", job],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
             env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
         )
     except (OSError, subprocess.TimeoutExpired):
