@@ -12,7 +12,7 @@ from segtrain.config import Config
 from segtrain.config.paths import expanded
 from segtrain.data.folds import BEFORE_VERSIONS, fold_of
 from segtrain.data.people import people_of
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import ConfigError, NoFoldLeft, RunError
 from segtrain.report.choice import Choice, choose, deal_of
 from segtrain.report.measurement import Measurement
 from segtrain.run import AblationRecord, Member, Search, Spec, confirmation, read_record
@@ -43,11 +43,11 @@ class Confirmation:
 def of_search(path: Path, spec: Spec, members: Sequence[Member], overrides: list[str]) -> Confirmation:
     """The confirmation of a search whose runs have ended.
 
-    Raises ConfigError: no fold is left; RunError: runs have not ended, the choice has changed since, or a patient of
-    the confirmation took part in choosing.
+    Raises NoFoldLeft; BaselineIsBest; ConfigError: what `confirm` sets; RunError: runs have not ended, the choice has
+    changed since, or a patient of the confirmation took part in choosing.
     """
     if not spec.folds:
-        raise ConfigError(f"{path}: has no folds, so none is left to confirm on; list some of them, folds: [0, 1]")
+        raise NoFoldLeft(f"{path}: has no folds, so none is left to confirm on; list some of them, folds: [0, 1]")
     folder = members[0].run.root.parent
     names: dict[str, list[str]] = {}
     for member in members:
@@ -90,7 +90,7 @@ def _folds(path: Path, spec: Spec, cfg: Config, choice: Choice) -> list[int]:
     seen = {*spec.folds} | choice.folds
     folds = _confirming_folds(spec, cfg, sorted(seen))
     if not folds:
-        raise ConfigError(
+        raise NoFoldLeft(
             f"{path}: its runs used all {cfg.data.folds} folds, so no patient is left to confirm {choice.variant}; its "
             "report scores the best on folds that did not choose it; another search on fewer folds leaves some"
         )

@@ -22,7 +22,17 @@ from jobs.resources import Resources
 from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
 from jobs.trials import REFUSED, Searching, Stage
-from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, DataError, LaunchError, RunError
+from segtrain.errors import (
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    BaselineIsBest,
+    ConfigError,
+    DataError,
+    LaunchError,
+    NoFoldLeft,
+    RunError,
+)
 from segtrain.run import missing
 from segtrain.run.search import REFERENCE
 from segtrain.runtime import files, lock
@@ -43,7 +53,8 @@ the one to quote.
 
 A trial's runs are named by the hash of its settings, and nothing but what was drawn is stored: a search that is killed,
 preempted or stopped goes on by the same command, to the same result. A run that has failed or diverged loses its trial,
-as does one that was killed three times, or cannot begin where the reference can. More `trials` in the spec go on where it ended; other settings need another name.
+as does one that was killed three times, or cannot begin where the reference can. More `trials` in the spec go on
+where it ended; other settings need another name.
 
 With --cluster, or any other option for SLURM, each stage is an array, and the job after it goes on with the next, but
 not where a run was cancelled or stopped: there the same command does.
@@ -172,7 +183,10 @@ class Command:
         return Grid(self.searching.path, stage.spec, stage.members, self.requested, record, stage.due)
 
     def _conclude(self) -> int:
-        """Report the last stage, and train or submit the confirmation; the exit code."""
+        """Report the last stage, and train or submit the confirmation; the exit code.
+
+        Raises ConfigError, RunError: that cannot be confirmed.
+        """
         stage = self.searching.last()
         if stage is None:
             show(f"{self.searching.spec.name}: no trial has reached the last stage; read the logs of those that failed")
@@ -180,17 +194,18 @@ class Command:
         grid = self._grid(stage)
         if not self.on_cluster:
             show(f"Results: {grid.report()}")
-        code = self._confirm(stage)
-        if self.on_cluster:  # afterwards, since its pictures may not fit into the job's time
-            show(f"Results: {grid.report()}")
-        return code
+        try:
+            return self._confirm(stage)
+        finally:
+            if self.on_cluster:  # afterwards, since its pictures may not fit into the job's time
+                show(f"Results: {grid.report()}")
 
     def _confirm(self, stage: Stage) -> int:
         """Train or submit the best and the reference on the folds that are left; the exit code."""
         members = [member for member in stage.members if member.variant not in stage.lost]
         try:
             confirmation = confirm.of_search(self.searching.path, stage.spec, members, self.searching.overrides)
-        except (ConfigError, RunError) as error:  # no fold is left, or the reference is the best
+        except (NoFoldLeft, BaselineIsBest) as error:
             show(str(error))
             return EXIT_FINISHED
         show(confirmation.sentence)

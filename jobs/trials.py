@@ -10,7 +10,7 @@ from jobs.requeue import MAX_FAULTS
 from jobs.submit import placed
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Member, Spec
-from segtrain.run.ablation import members_of
+from segtrain.run.ablation import members_of, refuse_confirmation
 from segtrain.run.layout import refuse_run
 from segtrain.run.search import (
     BY_STAGES,
@@ -108,6 +108,7 @@ class Searching:
         self._ended: set[tuple[str, int]] = set()  # names and epochs: what has ended stays so, and reading takes long
         last = self.spec.stage(len(self.spec.epochs) - 1, [])
         self.reference = members_of(path, last, overrides)[0]
+        refuse_confirmation(path, last, overrides)
         self.folder = self.reference.run.root.parent.absolute()
         refuse_run(self.folder, path, "search")
         self.trials: list[Trial] = []

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from search_runs import SPACE, Killed, Train, dying, in_place_of_training, trains, write
 
-from jobs import history, proposals, search
+from jobs import confirm, history, proposals, search
 from jobs.queue import preflight
 from jobs.queue.items import Item
 from jobs.trials import Searching
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import BaselineIsBest, ConfigError, NoFoldLeft, RunError, SegtrainError
 from segtrain.run.layout import TRIALS
 from segtrain.run.search import Interval, Trial, better, read_search, read_trials
 from segtrain.runtime.process import run_command
@@ -267,6 +267,8 @@ def test_numbers_keep_to_the_grid_of_their_step_and_tell_narrow_intervals_apart(
         ({"space": {"optim.rate": [1e-3, 1e-2]}, "epochs": [1]}, "optim.rate"),
         ({"trials": 0}, "trials"),
         ({"confirm": {"folds": [3]}}, "fold 3 is one of the search's"),
+        ({"confirm": {"overrides": {"optim.lrr": 1}}}, "unknown key optim.lrr; did you mean optim.lr?"),
+        ({"confirm": {"folds": [0, 7]}}, "confirm: variant reference: data.fold=7 does not exist with data.folds=5"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_by_name(
@@ -277,6 +279,19 @@ def test_a_search_that_makes_no_sense_is_refused_by_name(
     assert code == 2 or ("passed over" in errors and code == 1), errors
     assert sentence in errors
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("error", [NoFoldLeft, BaselineIsBest, ConfigError, RunError])
+def test_only_that_there_is_nothing_to_confirm_ends_a_search_well(
+    tmp_path: Path, trained: tuple[list[str], list[Train]], monkeypatch: pytest.MonkeyPatch, error: type[SegtrainError]
+) -> None:
+    def refuses(*_: object) -> None:
+        raise error("a reason")
+
+    monkeypatch.setattr(confirm, "of_search", refuses)
+    spec = write(tmp_path, trials=3, at_once=3, folds=[3])
+    code = run_command(search.command, [str(spec)])
+    assert code == (0 if error in (NoFoldLeft, BaselineIsBest) else 2)
 
 
 def test_trials_of_another_space_are_refused_and_a_damaged_file_is_named(tmp_path: Path) -> None:
