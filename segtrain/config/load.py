@@ -17,7 +17,7 @@ from segtrain.config.label_names import with_label_numbers
 from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
 from segtrain.config.own_parts import beside, with_code
 from segtrain.config.paths import is_file
-from segtrain.config.rules import problems
+from segtrain.config.rules import problems, refuse_without_engine
 from segtrain.config.schema import Config
 from segtrain.config.tree import flatten, nearest
 from segtrain.config.views import with_trained_views
@@ -138,6 +138,8 @@ def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
         return cfg
     for problem in problems(cfg):
         raise ConfigError(problem)
+    if "engine" not in tree:
+        refuse_without_engine(cfg)
     return with_code(beside(cfg, folders))
 
 
