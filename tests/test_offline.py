@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,7 @@ def test_the_queues_stop_file_stops_it(tmp_path: Path, stand_ins: StandIns) -> N
 def test_the_command_when_done_runs_once_in_any_outcome(
     tmp_path: Path, stand_ins: StandIns, told: str, code: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue, hook = write(tmp_path, ["a"]), f"echo out; echo err >&2; pwd >> {tmp_path}/hook; exit 3"
+    queue, hook = write(tmp_path, ["a"]), f": t0ken; echo out; echo err >&2; pwd >> {tmp_path}/hook; exit 3"
     if told == "crash":
         monkeypatch.setattr("jobs.queue.runner.Runner.run", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -160,6 +162,10 @@ def test_the_command_when_done_runs_once_in_any_outcome(
     for line in ("when done: out", "when done: err", "when done: ended with exit code 3"):
         assert line in said
     assert ("ZeroDivisionError" in said) == (told == "crash")
+    kept = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    assert not [file for file in kept if b"t0ken" in file.read_bytes()], "journal and log leave the machine"
+    with zipfile.ZipFile(tmp_path / "runs" / "night" / "results.zip") if told != "crash" else nullcontext() as packed:
+        assert not packed or not [name for name in packed.namelist() if b"t0ken" in packed.read(name)]
 
 
 def test_the_command_when_done_does_not_run_again_where_there_is_nothing_to_do(
