@@ -14,8 +14,8 @@ from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
 from segtrain.config.schema import Config, DataConfig, DeepSpeedConfig, ModelConfig, OptimConfig
 from segtrain.errors import ConfigError
 
-# Keys of data that choose patients, by the values of data.split that read them. Not data.folds: a base of an ablation has
-# it for the ablation's folds.
+# Keys of data that choose patients, by the values of data.split that read them. Not data.folds: a base of an ablation
+# has it for the ablation's folds.
 SPLIT_READERS = {"fold": ("kfold", "file"), "split_file": ("file",)}
 Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case
 
