@@ -89,11 +89,12 @@ cut_off() { # CODE: decide what becomes of a job whose step was killed, unless t
 }
 
 # Have the job start again, unless SLURM ends it already: then it must not, or does so by itself.
-start_again() { # WHY
+start_again() { # WHY [HOW]: resubmit, without asking SLURM to requeue it
 	[ "$(job_state)" = RUNNING ] || return 0
 	echo "$1: back into the queue"
-	shielded scontrol requeue "$this_job" || resubmit "$this_job" "$1" ||
-		echo "$1: SLURM does not requeue the job: submit it again to go on" >&2
+	if [ "${2:-}" = resubmit ] || ! shielded scontrol requeue "$this_job"; then
+		resubmit "$this_job" "$1" || echo "$1: SLURM does not requeue the job: submit it again to go on" >&2
+	fi
 }
 
 # End the script and have the job start again.
@@ -102,11 +103,14 @@ come_back() { # WHY
 	exit 75
 }
 
-# At the script's end: have the job start again where its step, in a container without scontrol, asks for that by a file.
+# At the script's end: have the job start again where its step, in a container without scontrol, asks for that by a file,
+# which says how.
 heed_step() {
+	local how
 	[ -e "${SEGTRAIN_REQUEUE:-}" ] || return 0
+	how=$(cat "$SEGTRAIN_REQUEUE")
 	rm -f "$SEGTRAIN_REQUEUE"
-	start_again "as the step asks"
+	start_again "as the step asks" "$how"
 }
 [ -z "${SEGTRAIN_REQUEUE:-}" ] || trap heed_step EXIT
 

@@ -145,14 +145,19 @@ def dead_nodes() -> list[str]:
 
 
 def requeue(job: str) -> str | None:
-    """Have SLURM start the job again from its beginning; returns SLURM's message if it refuses.
+    """Have SLURM start the job again from its beginning; returns SLURM's message if it refuses."""
+    return None if left_to_batch_script() else _order("scontrol", "requeue", job)
 
-    In a container, which has no scontrol, the batch script outside does it after the step, unless the job is cancelled.
+
+def left_to_batch_script(how: str = "") -> bool:
+    """Whether this is a container without scontrol; then the batch script outside has the job start again.
+
+    It does so after the step, unless the job is cancelled: by a requeue, and where SLURM refuses that, or `how` says
+    "resubmit", as another job (jobs/job.sh).
     """
-    if _batch_script_asks():
-        Path(os.environ[REQUEUE]).touch()
-        return None
-    return _order("scontrol", "requeue", job)
+    if asks := _batch_script_asks():
+        Path(os.environ[REQUEUE]).write_text(how, encoding="utf-8")
+    return asks
 
 
 def _batch_script_asks() -> bool:
