@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from segtrain.errors import LaunchError
-from segtrain.runtime.launcher import slurm_job
+from segtrain.runtime.launcher import slurm_environment, slurm_job
 
 TIMEOUT_S = 30
 SUBMIT_S = 120  # for Python to start and to submit
@@ -104,7 +104,7 @@ def accounted(jobs: Iterable[str]) -> list[Entry]:
 
 def cluster() -> str | None:
     """The name of the cluster that SLURM's commands ask; None where it does not answer."""
-    shown = re.search(r"^ClusterName\s*=\s*(\S+)", _run("scontrol", "show", "config").stdout, re.MULTILINE)
+    shown = re.search(r"^ClusterName\s*=\s*(\S+)", run("scontrol", "show", "config").stdout, re.MULTILINE)
     return shown[1] if shown else None
 
 
@@ -141,7 +141,7 @@ def dead_nodes() -> list[str]:
     """Nodes of this job, which has several, that do not answer."""
     names = _lines("scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", ""))
     probe = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=1")
-    return [name for name in names if len(names) > 1 and _run(*probe, f"--nodelist={name}", "true").returncode]
+    return [name for name in names if len(names) > 1 and run(*probe, f"--nodelist={name}", "true").returncode]
 
 
 def requeue(job: str) -> str | None:
@@ -174,7 +174,7 @@ def submit_again(command: Sequence[str]) -> tuple[str | None, str]:
     """The id of the job that a command submits, None if it does not, and its message."""
     # sbatch takes those of this job for options of the next.
     env = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
-    done = _run(*command, timeout_s=SUBMIT_S, env=env)
+    done = run(*command, timeout_s=SUBMIT_S, env=env)
     words = done.stdout.replace(";", " ").split()  # --parsable may add the cluster's name
     if done.returncode or not words:
         return None, " ".join(done.stderr.split())[-300:] or f"code {done.returncode}"
@@ -186,16 +186,19 @@ def cancel(job: str) -> str | None:
     return _order("scancel", job)
 
 
-def _run(
+def run(
     *command: str, timeout_s: float = TIMEOUT_S, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    # A user's filters and formats, SQUEUE_PARTITION say, are not for what is read here.
-    variables = os.environ if env is None else env
-    environment = {name: value for name, value in variables.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
-    environment.pop("SLURM_TIME_FORMAT", None)
+    """What one of SLURM's programs answers; code 127 where there is none, 124 where it does not answer."""
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, env=environment
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=slurm_environment(env),
         )
     except OSError as error:
         return subprocess.CompletedProcess(command, ABSENT, "", str(error))
@@ -205,14 +208,14 @@ def _run(
 
 def _queue(*options: str) -> tuple[list[str], str | None]:
     """The lines of squeue, and why they cannot be trusted; no lines where there is no SLURM or no such job."""
-    done = _run("squeue", "-h", "-r", *options)
+    done = run("squeue", "-h", "-r", *options)
     if done.returncode and done.returncode != ABSENT and "Invalid job id" not in done.stderr:
         return [], " ".join(done.stderr.split()) or f"code {done.returncode}"
     return _filled(done.stdout), None
 
 
 def _lines(*command: str) -> list[str]:
-    return _filled(_run(*command).stdout)
+    return _filled(run(*command).stdout)
 
 
 def _filled(text: str) -> list[str]:
@@ -221,5 +224,5 @@ def _filled(text: str) -> list[str]:
 
 
 def _order(*command: str) -> str | None:
-    done = _run(*command)
+    done = run(*command)
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"code {done.returncode}"

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -87,6 +88,17 @@ def slurm_job() -> str | None:
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
+
+
+def slurm_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """These variables, by default this process's, without a user's filters and formats, SQUEUE_PARTITION say.
+
+    They are not for what is read here.
+    """
+    variables = os.environ if variables is None else variables
+    mine = {name: value for name, value in variables.items() if not name.startswith(("SQUEUE_", "SACCT_", "SINFO_"))}
+    mine.pop("SLURM_TIME_FORMAT", None)
+    return mine
 
 
 def start_name() -> str:

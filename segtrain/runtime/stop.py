@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from segtrain.errors import ConfigError, StopReason
-from segtrain.runtime.launcher import slurm_job
+from segtrain.runtime.launcher import slurm_environment, slurm_job
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], object] | int
@@ -188,7 +188,7 @@ def _slurm_end() -> float | None:
             text=True,
             timeout=20,
             check=False,
-            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
+            env=slurm_environment(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
