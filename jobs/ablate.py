@@ -61,6 +61,7 @@ def command(argv: Sequence[str]) -> int:
         if arguments.max_parallel:
             parser.error("--max-parallel: is for a cluster; --executor local trains one run at a time; leave it out")
     spec, members = expand(arguments.spec, arguments.overrides)
+    confirm.refuse_wrong(arguments.spec, spec, arguments.overrides)
     record = confirm.record_of(spec, members, ["segtrain", "ablate", *argv, confirm.OPTION])
     if arguments.confirm:
         confirmation = confirm.of_search(arguments.spec, spec, members, arguments.overrides)

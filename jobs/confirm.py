@@ -5,7 +5,7 @@ It is an ablation of its own, `<name>-confirm`, whose report has the verdict to 
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segtrain.config import Config
@@ -38,6 +38,18 @@ class Confirmation:
             f"{search.name} chose {search.chosen} of {search.variants} variants on {len(search.patients)} patients; "
             f"confirmed on folds {folds}, none of whose patients took part: {self.members[0].cfg.runs_dir}"
         )
+
+
+def refuse_wrong(path: Path, spec: Spec, overrides: list[str]) -> None:
+    """Raise ConfigError for what `confirm` sets wrongly, which would come up after the whole search."""
+    if spec.confirm is None:
+        return
+    once = replace(spec.confirm, seeds=spec.confirm.seeds[:1], repeats=1 if spec.confirm.repeats else None)
+    folds = spec.confirm.folds or spec.folds[:1]
+    try:
+        confirmation(path, replace(spec, confirm=once), folds, [next(iter(spec.variants))], overrides, {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: confirm: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def of_search(path: Path, spec: Spec, members: Sequence[Member], overrides: list[str]) -> Confirmation:

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from jobs import confirm
 from jobs.history import History
 from jobs.proposals import draw
 from jobs.requeue import MAX_FAULTS
 from jobs.submit import placed
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Member, Spec
-from segtrain.run.ablation import members_of, refuse_confirmation
+from segtrain.run.ablation import members_of
 from segtrain.run.layout import refuse_run
 from segtrain.run.search import (
     BY_STAGES,
@@ -73,7 +75,7 @@ def _how_lost(member: Member) -> str:
     """
     if member.variant == REFERENCE or member.run.result().state == "unreadable":
         return ""
-    last = next(reversed(History(member.run).entries()), {})
+    last: Mapping[str, Any] = next(reversed(History(member.run).entries()), {})
     how = str(last.get("how", ""))
     if how == "failed" and last.get("faults") and _faults(member) < MAX_FAULTS:
         return ""
@@ -108,7 +110,7 @@ class Searching:
         self._ended: set[tuple[str, int]] = set()  # names and epochs: what has ended stays so, and reading takes long
         last = self.spec.stage(len(self.spec.epochs) - 1, [])
         self.reference = members_of(path, last, overrides)[0]
-        refuse_confirmation(path, last, overrides)
+        confirm.refuse_wrong(path, last, overrides)
         self.folder = self.reference.run.root.parent.absolute()
         refuse_run(self.folder, path, "search")
         self.trials: list[Trial] = []

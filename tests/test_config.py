@@ -97,12 +97,6 @@ def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
         ("data.root=/somewhere", ["/somewhere", "configs/lgg.yaml"]),
         ("data={split: kfold, fold: 5}", ["data.fold=5", "data.folds=5"]),
         ("data.split=file", ["data.split_file"]),
-        ("data.fold=3", ["data.fold=3 means nothing to data.split=reference", "set data.split=kfold or file"]),
-        ("data={split: kfold, split_file: s.json}", ["data.split_file=s.json means nothing to data.split=kfold"]),
-        ("data.split_file=s.json", ["data.split_file=s.json means nothing to data.split=reference", "data.split=file"]),
-        ("deepspeed.zero=3", ["deepspeed.zero=3 means nothing to engine=ddp", "set engine=deepspeed"]),
-        ("deepspeed={offload: true}", ["deepspeed.offload=true means nothing to engine=ddp"]),
-        ("deepspeed={extra: {a: {b: 1}}}", ["deepspeed.extra={'a': {'b': 1}} means nothing to engine=ddp"]),
         ("model={features: 6, norm: group}", ["model.features", "6"]),
         ("model={name: attention_unet, features: 1}", ["model.features=1", "model.features=2"]),
     ],
@@ -284,27 +278,6 @@ def test_the_end_of_a_slurm_job_is_a_deadline(tmp_path: Path, monkeypatch: pytes
     assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 10).timestamp()
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
     assert deadline_of("1h", 0.0, ask_slurm=True) == 1000
-
-
-def test_an_engine_may_be_chosen_over_a_file_for_the_other(tmp_path: Path) -> None:
-    file = tmp_path / "zero.yaml"
-    file.write_text("engine: deepspeed\ndeepspeed: {zero: 3}\n")
-    assert load_config(file).deepspeed.zero == 3
-    assert load_config(file, ["engine=ddp"]).engine == "ddp"
-    file.write_text("deepspeed: {zero: 3}\n")
-    with pytest.raises(ConfigError, match=r"zero.yaml: deepspeed.zero=3 means nothing to engine=ddp"):
-        load_config(file)
-
-
-@pytest.mark.law("L6")
-def test_a_run_with_a_key_that_its_split_does_not_read_goes_on_without_it() -> None:
-    """Earlier versions took it and passed it over."""
-    old = from_tree({"data": {"fold": 3, "split_file": "s.json"}}, "a run", stored=True)
-    assert old.data.fold == 3
-    assert first_difference(Config(), old) is None
-    kfold = from_tree({"data": {"split": "kfold", "fold": 3}}, "here")
-    assert first_difference(kfold, old) == ("data.split", "kfold", "reference")
-    assert first_difference(kfold, from_tree({"data": {"split": "kfold"}}, "here")) == ("data.fold", 3, 0)
 
 
 def test_a_run_that_was_trained_by_what_is_refused_now_can_be_read() -> None:

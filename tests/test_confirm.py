@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from searches import PATIENTS, SHIFTS, SPEC, confirmed, searched, trained, write
 
+from jobs import ablate
 from segtrain.data.folds import fold_of
 from segtrain.errors import BaselineIsBest, ConfigError, NoFoldLeft, RunError, SegtrainError
 from segtrain.run import expand, write_record
@@ -123,7 +124,7 @@ def test_what_confirm_sets_wrongly_is_refused_before_the_search(tmp_path: Path) 
         ("folds: [7]", "data.fold=7 does not"),
     ):
         with pytest.raises(ConfigError, match=f"spec.yaml: confirm: variant dice: {words}"):
-            expand(write(tmp_path, SPEC + f"confirm: {{{section}}}\n"), [])
+            ablate.command([str(write(tmp_path, SPEC + f"confirm: {{{section}}}\n")), "--dry-run"])
 
 
 @pytest.mark.law("L1")

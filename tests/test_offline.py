@@ -74,11 +74,15 @@ def test_all_runs_train_the_own_code_that_the_queue_began_with(
     own = tmp_path / "mine.py"
     own.write_text(text := "def mine(pred, target):\n    return ((pred - target) ** 2).mean()\n")
     queue = write(tmp_path, ["a", "b", "c"], overrides={"runs_dir": str(tmp_path / "runs"), "loss": f"{own}:mine"})
-    start, edits = local.start, [lambda: own.write_text("def mine(pred, target):\n    return 0\n"), own.unlink]
+    start, starts = local.start, []
 
     def start_and_edit(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
         process = start(*arguments, **options)
-        (edits.pop(0) if edits else bool)()
+        starts.append(process)
+        if len(starts) == 1:
+            own.write_text("def mine(pred, target):\n    return 0\n")
+        else:
+            own.unlink(missing_ok=True)
         return process
 
     monkeypatch.setattr(local, "start", start_and_edit)

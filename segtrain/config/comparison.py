@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from segtrain.config.own_parts import portable
-from segtrain.config.rules import SPLIT_READERS
 from segtrain.config.schema import Config, DataConfig
 from segtrain.config.tree import flatten
+from segtrain.config.unread import SPLIT_READERS
 
 FROM_DATA = ("contrasts", "regions", "ignore")  # keys of data that are known once the data are prepared
 

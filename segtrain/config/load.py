@@ -17,9 +17,10 @@ from segtrain.config.label_names import with_label_numbers
 from segtrain.config.overrides import CHOICES, MAIN_KEYS, not_a_section, parse_override, set_key
 from segtrain.config.own_parts import beside, with_code
 from segtrain.config.paths import is_file
-from segtrain.config.rules import problems, refuse_without_engine
+from segtrain.config.rules import problems
 from segtrain.config.schema import Config
 from segtrain.config.tree import flatten, nearest
+from segtrain.config.unread import refuse_without_engine
 from segtrain.config.views import with_trained_views
 from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import ConfigError

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 
 from segtrain.config.choice import name_of, options_of
 from segtrain.config.deepspeed_keys import extra_problems
@@ -11,12 +10,10 @@ from segtrain.config.parts import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Part
 from segtrain.config.postprocessing import POSTPROCESSING
 from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
-from segtrain.config.schema import Config, DataConfig, DeepSpeedConfig, ModelConfig, OptimConfig
+from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config.unread import unread_by_split
 from segtrain.errors import ConfigError
 
-# Keys of data that choose patients, by the values of data.split that read them. Not data.folds: a base of an ablation
-# has it for the ablation's folds.
-SPLIT_READERS = {"fold": ("kfold", "file"), "split_file": ("file",)}
 Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case
 
 
@@ -96,18 +93,8 @@ def _data(data: DataConfig) -> Checks:
         "leave data.resident out",
     )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
-    yield from _unread_by_split(data)
+    yield from unread_by_split(data)
     yield from _labels(data)
-
-
-def _unread_by_split(data: DataConfig) -> Checks:
-    for key, readers in SPLIT_READERS.items():
-        value = getattr(data, key)
-        yield (
-            value != getattr(DataConfig, key) and data.split not in readers,
-            f"data.{key}={value} means nothing to data.split={data.split}; leave it out, or set data.split="
-            + " or ".join(readers),
-        )
 
 
 def _labels(data: DataConfig) -> Checks:
@@ -260,20 +247,6 @@ def _unread(section: ModelConfig | OptimConfig, prefix: str, chooser: str, table
             f"{prefix}.{key}={value!r} means nothing to {prefix}.{chooser}={name}; leave it out, or choose "
             + " or ".join(readers),
         )
-
-
-def refuse_without_engine(cfg: Config) -> None:
-    """Raises ConfigError for settings of DeepSpeed where no engine is named, which is then another.
-
-    Where one is named they may stand: for a change of the engine they are left.
-    """
-    for key, value in asdict(cfg.deepspeed).items() if cfg.engine != "deepspeed" else ():
-        if value != getattr(DeepSpeedConfig(), key):
-            shown = str(value).lower() if isinstance(value, bool) else value
-            raise ConfigError(
-                f"deepspeed.{key}={shown} means nothing to engine={cfg.engine}, the default; set engine=deepspeed, or "
-                "leave it out"
-            )
 
 
 def _engine(cfg: Config) -> Checks:

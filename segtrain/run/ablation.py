@@ -110,9 +110,7 @@ def expand(path: Path, overrides: list[str], overrides_from: str = COMMAND_LINE)
     variant, fold or seed that is wrong or listed twice.
     """
     spec = checked(Spec, read_yaml(path), str(path), help_text="see configs/ablation/ for examples")
-    members = members_of(path, spec, overrides, overrides_from)
-    refuse_confirmation(path, spec, overrides)
-    return spec, members
+    return spec, members_of(path, spec, overrides, overrides_from)
 
 
 def members_of(path: Path, spec: Spec, overrides: list[str], overrides_from: str = COMMAND_LINE) -> list[Member]:
@@ -181,18 +179,6 @@ def confirmation(
         repeats=spec.repeats if as_search else own.repeats,
     )
     return new, list(_members(path, new, overrides, COMMAND_LINE, (own.overrides, more)))
-
-
-def refuse_confirmation(path: Path, spec: Spec, overrides: list[str]) -> None:
-    """Raise ConfigError for what `confirm` sets wrongly, which would come up after the whole search."""
-    if spec.confirm is None:
-        return
-    once = replace(spec.confirm, seeds=spec.confirm.seeds[:1], repeats=1 if spec.confirm.repeats else None)
-    folds = spec.confirm.folds or spec.folds[:1]
-    try:
-        confirmation(path, replace(spec, confirm=once), folds, [next(iter(spec.variants))], overrides, {})
-    except ConfigError as error:
-        raise ConfigError(f"{path}: confirm: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def _members(
