@@ -56,7 +56,12 @@ def command(argv: Sequence[str]) -> int:
     executor = arguments.executor or ("slurm" if for_slurm else "local")
     if executor == "slurm" and arguments.nproc:
         parser.error("--nproc: is for runs that are trained here; on a cluster use --processes-per-node")
+    if executor == "local":
+        resources.refuse_here(arguments)
+        if arguments.max_parallel:
+            parser.error("--max-parallel: is for a cluster; --executor local trains one run at a time; leave it out")
     spec, members = expand(arguments.spec, arguments.overrides)
+    confirm.refuse_wrong(arguments.spec, spec, arguments.overrides)
     record = confirm.record_of(spec, members, ["segtrain", "ablate", *argv, confirm.OPTION])
     if arguments.confirm:
         confirmation = confirm.of_search(arguments.spec, spec, members, arguments.overrides)

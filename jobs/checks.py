@@ -32,15 +32,21 @@ def check(configs: Sequence[Config], resources: Resources, script: str) -> list[
     """
     warnings = list(_check_times(resources))
     for cfg in _distinct(configs):
-        _check_processes(cfg, resources)
-        warnings += _check_data(cfg.data, resources)
-        _check_share(cfg, resources)
-        for problem in missing([Member(cfg.name, None, cfg.seed, cfg)], packages=resources.python is None).values():
-            raise ConfigError(problem)
+        warnings += check_run(cfg, resources)
     _check_step_options(resources)
     warnings += _check_partitions(resources)
     warnings += _ask_sbatch(script, resources)
     return list(dict.fromkeys(warnings))
+
+
+def check_run(cfg: Config, resources: Resources) -> list[str]:
+    """The warnings about one run. Raises ConfigError, DataError or LaunchError."""
+    _check_processes(cfg, resources)
+    warnings = list(_check_data(cfg.data, resources))
+    _check_share(cfg, resources)
+    for problem in missing([Member(cfg.name, None, cfg.seed, cfg)], packages=resources.python is None).values():
+        raise ConfigError(problem)
+    return warnings
 
 
 def _distinct(configs: Sequence[Config]) -> list[Config]:

@@ -5,14 +5,14 @@ It is an ablation of its own, `<name>-confirm`, whose report has the verdict to 
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segtrain.config import Config
 from segtrain.config.paths import expanded
 from segtrain.data.folds import BEFORE_VERSIONS, fold_of
 from segtrain.data.people import people_of
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import ConfigError, NoFoldLeft, RunError
 from segtrain.report.choice import Choice, choose, deal_of
 from segtrain.report.measurement import Measurement
 from segtrain.run import AblationRecord, Member, Search, Spec, confirmation, read_record
@@ -40,14 +40,26 @@ class Confirmation:
         )
 
 
+def refuse_wrong(path: Path, spec: Spec, overrides: list[str]) -> None:
+    """Raise ConfigError for what `confirm` sets wrongly, which would come up after the whole search."""
+    if spec.confirm is None:
+        return
+    once = replace(spec.confirm, seeds=spec.confirm.seeds[:1], repeats=1 if spec.confirm.repeats else None)
+    folds = spec.confirm.folds or spec.folds[:1]
+    try:
+        confirmation(path, replace(spec, confirm=once), folds, [next(iter(spec.variants))], overrides, {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: confirm: {str(error).removeprefix(f'{path}: ')}") from error
+
+
 def of_search(path: Path, spec: Spec, members: Sequence[Member], overrides: list[str]) -> Confirmation:
     """The confirmation of a search whose runs have ended.
 
-    Raises ConfigError: no fold is left; RunError: runs have not ended, the choice has changed since, or a patient of
-    the confirmation took part in choosing.
+    Raises NoFoldLeft; BaselineIsBest; ConfigError: what `confirm` sets; RunError: runs have not ended, the choice has
+    changed since, or a patient of the confirmation took part in choosing.
     """
     if not spec.folds:
-        raise ConfigError(f"{path}: has no folds, so none is left to confirm on; list some of them, folds: [0, 1]")
+        raise NoFoldLeft(f"{path}: has no folds, so none is left to confirm on; list some of them, folds: [0, 1]")
     folder = members[0].run.root.parent
     names: dict[str, list[str]] = {}
     for member in members:
@@ -90,7 +102,7 @@ def _folds(path: Path, spec: Spec, cfg: Config, choice: Choice) -> list[int]:
     seen = {*spec.folds} | choice.folds
     folds = _confirming_folds(spec, cfg, sorted(seen))
     if not folds:
-        raise ConfigError(
+        raise NoFoldLeft(
             f"{path}: its runs used all {cfg.data.folds} folds, so no patient is left to confirm {choice.variant}; its "
             "report scores the best on folds that did not choose it; another search on fewer folds leaves some"
         )

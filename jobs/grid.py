@@ -65,14 +65,15 @@ class Grid:
     def train(self, with_report: bool = True) -> int:
         """Train what is missing on this machine, one run after another; the exit code."""
         sbatch.check("local", self.requested)
-        items = [Item(member.cfg.name, member.cfg, self.requested.processes) for member in self.members]
+        may = [member.cfg for member in self.members if self._may(member.cfg.name)]
+        items = [Item(cfg.name, cfg, self.requested.processes) for cfg in may]
         with foreground.listening() as stop:
             problems = preflight.problems(items, self.requested.processes, stop)
             if refused(self.path, _by_variant(self.members, problems)):
                 return EXIT_USER_ERROR
             busy = waiting(self._runs_dir, self.spec.name, [item.name for item in items])
             finished = {member.cfg.name for member in self.members if member.run.finished(member.cfg)}
-            due = [item for item in items if item.name not in {*busy, *finished} and self._may(item.name)]
+            due = [item for item in items if item.name not in {*busy, *finished}]
             show(self._state(finished, busy))
             if not due:
                 show(f"Nothing to train. Results: {write_results(self.members)}")

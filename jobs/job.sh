@@ -7,6 +7,9 @@ asked=${asked:-}
 step=   # srun's process id while a step runs
 teller= # that of the process that passes the signal on
 ending= # whether SLURM ends the job, and has told the step itself
+# This job as SLURM's commands name it. One element of each array has the array's id as SLURM_JOB_ID, and that stands for
+# all elements: squeue prints a line for each of them, and scontrol requeues them all.
+this_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
 
 for signal in USR1 USR2 TERM; do
 	# shellcheck disable=SC2064  # expands now
@@ -21,7 +24,10 @@ on_signal() { # SIGNAL
 
 # The state of this job, RUNNING where SLURM does not say it.
 job_state() {
-	shielded squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null || echo RUNNING
+	(
+		unset "${!SQUEUE_@}" # a user's filters, SQUEUE_PARTITION say
+		shielded squeue -h -j "$this_job" -o %T 2>/dev/null
+	) || echo RUNNING
 }
 
 # Run a program that no signal ends: SLURM may signal every process of the script.
@@ -82,15 +88,31 @@ cut_off() { # CODE: decide what becomes of a job whose step was killed, unless t
 	return "$1"
 }
 
-# End the script and have the job start again, unless SLURM ends it already: then it must not, or does so by itself.
-come_back() { # WHY
-	if [ "$(job_state)" = RUNNING ]; then
-		echo "$1: back into the queue"
-		shielded scontrol requeue "$SLURM_JOB_ID" ||
-			resubmit "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}" "$1"
+# Have the job start again, unless SLURM ends it already: then it must not, or does so by itself.
+start_again() { # WHY [HOW]: resubmit, without asking SLURM to requeue it
+	[ "$(job_state)" = RUNNING ] || return 0
+	echo "$1: back into the queue"
+	if [ "${2:-}" = resubmit ] || ! shielded scontrol requeue "$this_job"; then
+		resubmit "$this_job" "$1" || echo "$1: SLURM does not requeue the job: submit it again to go on" >&2
 	fi
+}
+
+# End the script and have the job start again.
+come_back() { # WHY
+	start_again "$1"
 	exit 75
 }
+
+# At the script's end: have the job start again where its step, in a container without scontrol, asks for that by a file,
+# which says how.
+heed_step() {
+	local how
+	[ -e "${SEGTRAIN_REQUEUE:-}" ] || return 0
+	how=$(cat "$SEGTRAIN_REQUEUE")
+	rm -f "$SEGTRAIN_REQUEUE"
+	start_again "as the step asks" "$how"
+}
+[ -z "${SEGTRAIN_REQUEUE:-}" ] || trap heed_step EXIT
 
 # In place of srun where the step itself decides what becomes of the job: here before its program listens to signals.
 srun() { # ARGUMENT...

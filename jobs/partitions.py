@@ -1,13 +1,12 @@
 """The partitions of the cluster, and the demands of a job that they cannot meet, by scontrol and sinfo."""
 
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from jobs import scheduler
 from jobs.resources import Resources, minutes_of
 
-TIMEOUT_S = 30
 UNITS_MB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}  # of --mem; a bare number is of megabytes
 UNUSABLE = re.compile(r"down|drain|drng|fail|maint|resv|unk|boot|plnd")  # states of a node that may pass
 
@@ -150,8 +149,5 @@ def _time(minutes: int) -> str:
 
 
 def _lines(*command: str) -> list[str]:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    done = scheduler.run(*command)
     return done.stdout.splitlines() if done.returncode == 0 else []

@@ -30,8 +30,9 @@ def draw(
 
     `fits`: whether a trial can be trained; others are passed over.
 
-    The sampler is TPE (Bergstra et al., NeurIPS 2011). It learns from the last stage that has scored more trials than
-    the space has keys, as BOHB does (Falkner et al., ICML 2018): scores of different epochs are not compared.
+    The sampler is TPE (Bergstra et al., NeurIPS 2011). It learns from one stage, as BOHB does (Falkner et al., ICML
+    2018), since scores of different epochs are not compared: the last that has scored as many trials as a round has,
+    and more than the space has keys. Those of fewer would say less than the many of the stage before.
 
     Raises ConfigError: Optuna is missing.
     """
@@ -41,12 +42,16 @@ def draw(
         raise ConfigError("segtrain search needs optuna, which is not installed; pip install optuna") from error
     number = 1 + max((trial.round for trial in before), default=-1)
     distributions = {key: _distribution(choices) for key, choices in spec.space.items()}
+    lessons = list(_lessons(spec, before, scores))
     with _quiet():
         sampler = optuna.samplers.TPESampler(
-            n_startup_trials=spec.at_once, multivariate=True, constant_liar=True, seed=_seed(spec.seed, number)
+            n_startup_trials=min(spec.at_once, len(lessons) or 1),  # it draws at random where it has fewer lessons
+            multivariate=True,
+            constant_liar=True,
+            seed=_seed(spec.seed, number),
         )
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        for trial, score in _lessons(spec, before, scores):
+        for trial, score in lessons:
             known_parameters = _parameters(spec, trial)
             study.add_trial(
                 optuna.trial.create_trial(params=known_parameters, distributions=distributions, value=score or 0.0)
@@ -67,7 +72,8 @@ def _lessons(
     spec: SearchSpec, before: Sequence[Trial], scores: Sequence[Scores]
 ) -> Iterator[tuple[Trial, float | None]]:
     """What the sampler learns from: the trials that the last stage with enough of them has trained, or lost before."""
-    enough = [stage for stage, of_stage in enumerate(scores) if len(_scored(of_stage)) > len(spec.space)]
+    least = max(spec.at_once, len(spec.space) + 1)
+    enough = [stage for stage, of_stage in enumerate(scores) if len(_scored(of_stage)) >= least]
     last = enough[-1] if enough else 0
     for trial in before:
         lost = any(trial.name in of_stage and of_stage[trial.name] is None for of_stage in scores[:last])

@@ -1,6 +1,5 @@
 """Rendezvous and heartbeats of the nodes of one start, through small files in a shared folder."""
 
-import contextlib
 import json
 import random
 import time
@@ -47,6 +46,7 @@ class Rendezvous:
     _begun_at: float = float("inf")
     _beats: int = 0
     _beat_at: float = float("-inf")
+    _beat_fails: bool = False
     _checked_at: float = float("inf")
     _heard: dict[int, tuple[str, float]] = field(default_factory=dict)  # node: newest beat, first seen when
 
@@ -106,18 +106,23 @@ class Rendezvous:
         if self.nodes > 1 and time.monotonic() - self._beat_at >= BEAT_EVERY_S:
             self._beat_at = time.monotonic()
             self._beats += 1
-            with contextlib.suppress(OSError):  # the next beat may succeed
+            try:
                 self._beat(self.index).write_text(str(self._beats), encoding="utf-8")
+            except OSError:  # the next may succeed
+                self._beat_fails = True
+            else:
+                self._beat_fails = False
 
     def silent(self) -> list[int]:
         """Nodes whose heartbeat has not changed for so long that they are gone.
 
-        If this node itself stood still, so may all have, in a file system that stalls: they get their time anew.
+        If this node itself stood still, or cannot beat, so may it be with all, in a file system that stalls, is full or
+        read-only: they get their time anew.
         """
         now = time.monotonic()
         stalled = now - self._checked_at > STALLED_S
         self._checked_at = now
-        if stalled:
+        if stalled or self._beat_fails:
             self._heard = {node: (beat, now) for node, (beat, _) in self._heard.items()}
             self._begun_at = now
         for node in range(self.nodes):

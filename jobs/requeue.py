@@ -136,7 +136,10 @@ def _come_back(
     # neither, and a job that could come back must not be lost to that.
     if state not in ("RUNNING", scheduler.UNKNOWN):
         return "left to SLURM", f"{end.sentence}; the job is {state or 'not in the queue'}", None
-    refusal = "the preset says resubmit" if again and again.at_once else scheduler.requeue(job)
+    at_once = again is not None and again.at_once
+    if at_once and scheduler.left_to_batch_script("resubmit"):
+        return "requeued", end.sentence, None
+    refusal = "the preset says resubmit" if at_once else scheduler.requeue(job)
     if refusal is None:
         return "requeued", end.sentence, None
     new, trouble = scheduler.submit_again(again.command) if again else (None, "")

@@ -166,6 +166,14 @@ PAIRS = {
 }
 
 
+HEEDED_HERE = ("nodes", "gpus_per_node", "processes_per_node", "save_s")  # nodes: there is one
+# Options of sbatch that are not left to `slurm`: a job that is submitted again starts after the one before.
+OF_SEGTRAIN = {
+    "dependency": "use --dependency, or dependency: in the preset",
+    "job-name": "a job has the name of its run, name=NAME, or of the spec",
+}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--cluster, an option for each resource, --slurm, --srun, --env."""
     parser.add_argument("--cluster", metavar="NAME|F", help="a preset: configs/clusters/NAME.yaml, or a file")
@@ -181,6 +189,17 @@ def any_given(arguments: argparse.Namespace) -> bool:
     return bool(arguments.cluster) or single or any(getattr(arguments, name) for name in PAIRS)
 
 
+def refuse_here(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that runs on this machine would not heed; what a preset says is passed over."""
+    for name in (*HELP, *PAIRS):
+        if name not in HEEDED_HERE and (value := getattr(arguments, name)):
+            option, shown = name.replace("_", "-"), value if isinstance(value, str) else value[0]
+            raise ConfigError(
+                f"--{option} {shown}: is for a cluster, and --executor local trains on this machine as it is; leave "
+                "it out"
+            )
+
+
 def of(arguments: argparse.Namespace) -> Resources:
     """The preset of the command line with its options applied. Raises ConfigError."""
     where, tree = _preset(arguments.cluster) if arguments.cluster else ("the options", {})
@@ -190,7 +209,12 @@ def of(arguments: argparse.Namespace) -> Resources:
     for name in PAIRS:
         if texts := getattr(arguments, name):
             tree[name] = {**(tree.get(name) or {}), **dict(_pair(name, text) for text in texts)}
-    return from_tree(tree, where)
+    resources = from_tree(tree, where)
+    for options in (resources.slurm, resources.report.get("slurm") or {}):
+        for key, remedy in OF_SEGTRAIN.items():
+            if key in options:
+                raise ConfigError(f"{where}: slurm: {key}={options[key]}: segtrain sets it itself; {remedy}")
+    return resources
 
 
 def from_tree(tree: Any, where: str) -> Resources:

@@ -21,10 +21,6 @@ from segtrain.errors import LaunchError
 
 ExecutorName = Literal["slurm", "local"]
 NAMES = get_args(ExecutorName)
-REQUEUE_AT_EXIT = (
-    f"""trap '[ ! -e "${scheduler.REQUEUE}" ] || {{ rm -f "${scheduler.REQUEUE}"; """
-    """[ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ] || scontrol requeue "$SLURM_JOB_ID"; }' EXIT"""
-)
 SUBMITITS = re.compile("%[jtAa]")  # what it replaces in the names of its files
 # SBATCH_* variables that are not named like their option.
 VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX"}
@@ -204,9 +200,7 @@ def _executor(
         log = f"{logs.replace('%', '%%')}/{job}"
         parameters["additional_parameters"] = {"output": f"{log}_0_log.out", **parameters["additional_parameters"]}
         parameters["srun_args"] += [f"--output={log}_%t_log.out"]
-    executor.update_parameters(
-        **parameters, setup=[*_setup(submission.code, resources), *_requeue(submission, resources)]
-    )
+    executor.update_parameters(**parameters, setup=_setup(submission, resources))
     if max_parallel:
         executor.update_parameters(array_parallelism=max_parallel)
     return executor
@@ -257,11 +251,12 @@ def step_options(resources: Resources) -> list[str]:
     return [f"--{key}" if value is True else f"--{key}={value}" for key, value in options if value is not False]
 
 
-def _setup(code: Path, resources: Resources) -> list[str]:
+def _setup(submission: Submission, resources: Resources) -> list[str]:
     """Lines of the batch script: the snapshot goes before whatever the preset's lines, `module load`, put on the path.
 
     Nothing is imported from the folder where the job runs.
     """
+    code = submission.code
     resubmit, cut_off = (shlex.join([sys.executable, "-m", f"jobs.{name}", str(code.parent)]) for name in PROGRAMS)
     return [
         NOTE,
@@ -269,6 +264,7 @@ def _setup(code: Path, resources: Resources) -> list[str]:
         *(f"export {name}={shlex.quote(str(value))}" for name, value in _network(resources).items()),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
+        *_requeue(submission, resources),
         f". {shlex.quote(str(code / 'jobs' / 'job.sh'))}",
         f'resubmit() {{ shielded {resubmit} "$@"; }}',
         f'cut_off() {{ shielded {cut_off} "$@"; }}',
@@ -276,13 +272,10 @@ def _setup(code: Path, resources: Resources) -> list[str]:
 
 
 def _requeue(submission: Submission, resources: Resources) -> list[str]:
-    """Lines by which the batch script requeues a job whose step, in a container, cannot; not one that is cancelled."""
+    """The line by which jobs/job.sh requeues a job whose step, in a container, cannot."""
     if not (resources.python or any(key.startswith("container") for key in resources.srun)):
         return []
-    return [
-        f"export {scheduler.REQUEUE}={shlex.quote(str(submission.logs))}/requeue-$SLURM_JOB_ID",
-        REQUEUE_AT_EXIT,
-    ]
+    return [f"export {scheduler.REQUEUE}={shlex.quote(str(submission.logs))}/requeue-$SLURM_JOB_ID"]
 
 
 def _network(resources: Resources) -> dict[str, str | int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from segtrain.errors import LaunchError
+from segtrain.runtime.launcher import slurm_environment, slurm_job
 
 TIMEOUT_S = 30
 SUBMIT_S = 120  # for Python to start and to submit
@@ -36,9 +37,7 @@ def there() -> bool:
 
 def this_job() -> str | None:
     """The job that this process is part of, as SLURM's commands name it: 12, or 12_3 of an array."""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+    return slurm_job()
 
 
 def in_batch_script() -> dict[str, str]:
@@ -105,7 +104,7 @@ def accounted(jobs: Iterable[str]) -> list[Entry]:
 
 def cluster() -> str | None:
     """The name of the cluster that SLURM's commands ask; None where it does not answer."""
-    shown = re.search(r"^ClusterName\s*=\s*(\S+)", _run("scontrol", "show", "config").stdout, re.MULTILINE)
+    shown = re.search(r"^ClusterName\s*=\s*(\S+)", run("scontrol", "show", "config").stdout, re.MULTILINE)
     return shown[1] if shown else None
 
 
@@ -142,18 +141,23 @@ def dead_nodes() -> list[str]:
     """Nodes of this job, which has several, that do not answer."""
     names = _lines("scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", ""))
     probe = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=1")
-    return [name for name in names if len(names) > 1 and _run(*probe, f"--nodelist={name}", "true").returncode]
+    return [name for name in names if len(names) > 1 and run(*probe, f"--nodelist={name}", "true").returncode]
 
 
 def requeue(job: str) -> str | None:
-    """Have SLURM start the job again from its beginning; returns SLURM's message if it refuses.
+    """Have SLURM start the job again from its beginning; returns SLURM's message if it refuses."""
+    return None if left_to_batch_script() else _order("scontrol", "requeue", job)
 
-    In a container, which has no scontrol, the batch script outside does it after the step, unless the job is cancelled.
+
+def left_to_batch_script(how: str = "") -> bool:
+    """Whether this is a container without scontrol; then the batch script outside has the job start again.
+
+    It does so after the step, unless the job is cancelled: by a requeue, and where SLURM refuses that, or `how` says
+    "resubmit", as another job (jobs/job.sh).
     """
-    if _batch_script_asks():
-        Path(os.environ[REQUEUE]).touch()
-        return None
-    return _order("scontrol", "requeue", job)
+    if asks := _batch_script_asks():
+        Path(os.environ[REQUEUE]).write_text(how, encoding="utf-8")
+    return asks
 
 
 def _batch_script_asks() -> bool:
@@ -170,7 +174,7 @@ def submit_again(command: Sequence[str]) -> tuple[str | None, str]:
     """The id of the job that a command submits, None if it does not, and its message."""
     # sbatch takes those of this job for options of the next.
     env = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM")}
-    done = _run(*command, timeout_s=SUBMIT_S, env=env)
+    done = run(*command, timeout_s=SUBMIT_S, env=env)
     words = done.stdout.replace(";", " ").split()  # --parsable may add the cluster's name
     if done.returncode or not words:
         return None, " ".join(done.stderr.split())[-300:] or f"code {done.returncode}"
@@ -182,16 +186,19 @@ def cancel(job: str) -> str | None:
     return _order("scancel", job)
 
 
-def _run(
+def run(
     *command: str, timeout_s: float = TIMEOUT_S, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    # A user's filters and formats, SQUEUE_PARTITION say, are not for what is read here.
-    variables = os.environ if env is None else env
-    environment = {name: value for name, value in variables.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
-    environment.pop("SLURM_TIME_FORMAT", None)
+    """What one of SLURM's programs answers; code 127 where there is none, 124 where it does not answer."""
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, env=environment
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=slurm_environment(env),
         )
     except OSError as error:
         return subprocess.CompletedProcess(command, ABSENT, "", str(error))
@@ -201,14 +208,14 @@ def _run(
 
 def _queue(*options: str) -> tuple[list[str], str | None]:
     """The lines of squeue, and why they cannot be trusted; no lines where there is no SLURM or no such job."""
-    done = _run("squeue", "-h", "-r", *options)
+    done = run("squeue", "-h", "-r", *options)
     if done.returncode and done.returncode != ABSENT and "Invalid job id" not in done.stderr:
         return [], " ".join(done.stderr.split()) or f"code {done.returncode}"
     return _filled(done.stdout), None
 
 
 def _lines(*command: str) -> list[str]:
-    return _filled(_run(*command).stdout)
+    return _filled(run(*command).stdout)
 
 
 def _filled(text: str) -> list[str]:
@@ -217,5 +224,5 @@ def _filled(text: str) -> list[str]:
 
 
 def _order(*command: str) -> str | None:
-    done = _run(*command)
+    done = run(*command)
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"code {done.returncode}"

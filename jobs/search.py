@@ -8,19 +8,33 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs import confirm, resources, sbatch
+from jobs import checks, confirm, resources, sbatch
 from jobs.grid import Grid, refused
+from jobs.history import History
+from jobs.queue import foreground, preflight
+from jobs.queue.items import Item
 from jobs.requeue import EXIT_BUG
 from jobs.resources import Resources
 from jobs.submission import Submission
 from jobs.submit import add_options, placed, waiting
-from jobs.trials import Searching, Stage
-from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, LaunchError, RunError
+from jobs.trials import REFUSED, Searching, Stage
+from segtrain.errors import (
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    BaselineIsBest,
+    ConfigError,
+    DataError,
+    LaunchError,
+    NoFoldLeft,
+    RunError,
+)
 from segtrain.run import missing
+from segtrain.run.search import REFERENCE
 from segtrain.runtime import files, lock
 from segtrain.runtime.terminal import show
 
@@ -38,11 +52,12 @@ the last round the best trial and the reference are trained on the folds that th
 the one to quote.
 
 A trial's runs are named by the hash of its settings, and nothing but what was drawn is stored: a search that is killed,
-preempted or stopped goes on by the same command, to the same result. A run that has failed or diverged loses its trial.
-More `trials` in the spec go on where it ended; other settings need another name.
+preempted or stopped goes on by the same command, to the same result. A run that has failed or diverged loses its trial,
+as does one that was killed three times, or cannot begin where the reference can. More `trials` in the spec go on
+where it ended; other settings need another name.
 
 With --cluster, or any other option for SLURM, each stage is an array, and the job after it goes on with the next, but
-not where a run was cancelled, stopped or given up: there the same command does.
+not where a run was cancelled or stopped: there the same command does.
 
 exit codes: 0 the search has ended, or a stage is submitted; 75 stopped with everything saved; else as segtrain ablate.
 """
@@ -102,8 +117,8 @@ class Command:
         if unended:
             others = f" and {len(unended) - 1} others" if len(unended) > 1 else ""
             raise RunError(
-                f"{self.searching.folder}: {unended[0]}{others} did not end (cancelled, stopped, given up, or could "
-                "not begin): segtrain status says why; the same command goes on"
+                f"{self.searching.folder}: {unended[0]}{others} did not end (cancelled, stopped, or none of the "
+                "stage could begin): segtrain status says why; the same command goes on"
             )
 
     def _go_on(self) -> int:
@@ -114,13 +129,53 @@ class Command:
             if refused(self.searching.path, missing(stage.members, packages=self.requested.python is None)):
                 return EXIT_USER_ERROR
             if self.on_cluster:
-                return self._grid(stage).submit(self.max_parallel, dry_run=False, follow=self._follow)
-            due = stage.due
+                try:
+                    return self._grid(stage).submit(self.max_parallel, dry_run=False, follow=self._follow)
+                except (ConfigError, LaunchError):
+                    if self._loses(stage, self._refused_on_cluster):
+                        continue
+                    raise
+            before = stage.due, stage.kills
             code = self._grid(stage).train(with_report=False)
-            if code == EXIT_STOPPED or stage.due == due:  # what cannot begin would be due for ever
+            if code == EXIT_USER_ERROR and self._loses(stage, self._refused_here):
+                continue
+            if code == EXIT_STOPPED or (stage.due, stage.kills) == before:  # it would be due for ever
                 return code or EXIT_BUG
         self.searching.show()
         return self._conclude()
+
+    def _loses(self, stage: Stage, refused: Callable[[Sequence[Item]], Mapping[str, str]]) -> bool:
+        """Whether trials cannot begin that are at fault themselves, since the reference can; they are lost then.
+
+        `refused`: which of some runs cannot be trained, by name, each with the reason.
+        """
+        due = [member for member in stage.members if member.cfg.name in stage.due and member.variant != REFERENCE]
+        new = [member for member in due if member.run.result().state == "none"]
+        reference = self.searching.reference.cfg
+        reference = replace(placed(reference), name=f"{reference.name}-in-comparison")  # not as a run that is there
+        processes = self.requested.processes
+        problems = refused([Item(cfg.name, cfg, processes) for cfg in (reference, *(one.cfg for one in new))])
+        if not problems or reference.name in problems:
+            return False
+        for member in new:
+            if problem := problems.get(member.cfg.name):
+                show(f"segtrain: warning: trial {member.variant} is lost: {problem}", errors=True)
+                History(member.run).end("search", REFUSED, problem)
+        return any(member.cfg.name in problems for member in new)
+
+    def _refused_here(self, items: Sequence[Item]) -> dict[str, str]:
+        with foreground.listening() as stop:
+            return preflight.problems(items, self.requested.processes, stop)
+
+    def _refused_on_cluster(self, items: Sequence[Item]) -> dict[str, str]:
+        problems = {}
+        for item in items:
+            assert item.cfg is not None, "a trial has a config"
+            try:
+                list(checks.check_run(item.cfg, self.requested))
+            except (ConfigError, DataError, LaunchError) as error:
+                problems[item.name] = str(error)
+        return problems
 
     def _grid(self, stage: Stage) -> Grid:
         words = ["segtrain", "search", *self.argv]
@@ -128,7 +183,10 @@ class Command:
         return Grid(self.searching.path, stage.spec, stage.members, self.requested, record, stage.due)
 
     def _conclude(self) -> int:
-        """Report the last stage, and train or submit the confirmation; the exit code."""
+        """Report the last stage, and train or submit the confirmation; the exit code.
+
+        Raises ConfigError, RunError: that cannot be confirmed.
+        """
         stage = self.searching.last()
         if stage is None:
             show(f"{self.searching.spec.name}: no trial has reached the last stage; read the logs of those that failed")
@@ -136,16 +194,18 @@ class Command:
         grid = self._grid(stage)
         if not self.on_cluster:
             show(f"Results: {grid.report()}")
-        code = self._confirm(stage)
-        if self.on_cluster:  # afterwards, since its pictures may not fit into the job's time
-            show(f"Results: {grid.report()}")
-        return code
+        try:
+            return self._confirm(stage)
+        finally:
+            if self.on_cluster:  # afterwards, since its pictures may not fit into the job's time
+                show(f"Results: {grid.report()}")
 
     def _confirm(self, stage: Stage) -> int:
         """Train or submit the best and the reference on the folds that are left; the exit code."""
+        members = [member for member in stage.members if member.variant not in stage.lost]
         try:
-            confirmation = confirm.of_search(self.searching.path, stage.spec, stage.members, self.searching.overrides)
-        except (ConfigError, RunError) as error:  # no fold is left, or the reference is the best
+            confirmation = confirm.of_search(self.searching.path, stage.spec, members, self.searching.overrides)
+        except (NoFoldLeft, BaselineIsBest) as error:
             show(str(error))
             return EXIT_FINISHED
         show(confirmation.sentence)

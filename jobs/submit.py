@@ -50,6 +50,8 @@ def command(argv: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script; submit and write nothing")
     add_options(parser)
     arguments = parser.parse_intermixed_args(list(argv))
+    if arguments.executor == "local":
+        resources.refuse_here(arguments)
     cfg, requested = placed(config_of(arguments)), resources.of(arguments)
     if arguments.dry_run:
         script = sbatch.script(submission.planned(cfg.runs_dir, cfg.name), cfg.name, requested)

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from jobs import confirm
+from jobs.history import History
 from jobs.proposals import draw
+from jobs.requeue import MAX_FAULTS
 from jobs.submit import placed
 from segtrain.errors import ConfigError, RunError
 from segtrain.run import Member, Spec
@@ -12,6 +16,7 @@ from segtrain.run.ablation import members_of
 from segtrain.run.layout import refuse_run
 from segtrain.run.search import (
     BY_STAGES,
+    REFERENCE,
     Trial,
     better,
     canonical,
@@ -21,6 +26,9 @@ from segtrain.run.search import (
     write_trials,
 )
 from segtrain.runtime.terminal import show, show_table
+
+REFUSED = "refused"  # in a run's history: training would not begin it, and begins the reference
+LOST = (REFUSED, "failed", "given up")  # the last of a history
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,43 @@ class Stage:
 
     @property
     def due(self) -> list[str]:
-        """The runs that have not ended."""
-        return [member.cfg.name for member in self.members if not self.has_ended(member)]
+        """The runs that have not ended, and are not lost.
+
+        Where no run of several trials has ended, failures before an outcome are hardly theirs: all are due.
+        """
+        rest = [member for member in self.members if not self.has_ended(member)]
+        all_alike = len(rest) == len(self.members) and len({member.variant for member in rest}) > 1
+        counted = (REFUSED,) if all_alike else LOST
+        return [member.cfg.name for member in rest if _how_lost(member) not in counted]
+
+    @property
+    def lost(self) -> set[str]:
+        """The variants with a run that is lost."""
+        return {member.variant for member in self.members if not self.has_ended(member) and _how_lost(member)}
+
+    @property
+    def kills(self) -> int:
+        """How often a kill or its machine ended one of the runs, as far as that is tried again."""
+        return sum(min(_faults(member), MAX_FAULTS) for member in self.members)
+
+
+def _faults(member: Member) -> int:
+    return sum(bool(entry.get("faults")) for entry in History(member.run).entries())
+
+
+def _how_lost(member: Member) -> str:
+    """How a trial's run ended for good that left no outcome, by its history; "" where it is to be tried again.
+
+    A run that was stopped or preempted is, and one that a kill or its machine ended, `MAX_FAULTS` times. The reference
+    is no trial.
+    """
+    if member.variant == REFERENCE or member.run.result().state == "unreadable":
+        return ""
+    last: Mapping[str, Any] = next(reversed(History(member.run).entries()), {})
+    how = str(last.get("how", ""))
+    if how == "failed" and last.get("faults") and _faults(member) < MAX_FAULTS:
+        return ""
+    return how if how in LOST else ""
 
 
 def _has_ended(member: Member) -> bool:
@@ -66,7 +109,9 @@ class Searching:
         self._known: dict[tuple[int, str], list[Member]] = {}
         self._ended: set[tuple[str, int]] = set()  # names and epochs: what has ended stays so, and reading takes long
         last = self.spec.stage(len(self.spec.epochs) - 1, [])
-        self.folder = members_of(path, last, overrides)[0].run.root.parent.absolute()
+        self.reference = members_of(path, last, overrides)[0]
+        confirm.refuse_wrong(path, last, overrides)
+        self.folder = self.reference.run.root.parent.absolute()
         refuse_run(self.folder, path, "search")
         self.trials: list[Trial] = []
         self.read()
@@ -121,7 +166,7 @@ class Searching:
             {
                 trial.name: self._score(place, trial)
                 for trial in self.trials
-                if all(map(self._has_ended, self._members(place, trial)))
+                if all(self._has_ended(one) or _how_lost(one) for one in self._members(place, trial))
             }
             for place in range(len(self.spec.epochs))
         ]

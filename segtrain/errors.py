@@ -4,9 +4,11 @@ A message is one line that names the thing, the value and the remedy.
 
 SegtrainError                 a user's error (code 2); everything else keeps its traceback
 ├── ConfigError               a key, a value or a combination of values
+│   └── NoFoldLeft            to confirm a search on
 ├── DataError                 source files, store, split
 ├── LaunchError               processes, devices, ports
 ├── RunError                  the run directory
+│   ├── BaselineIsBest        of a search, so that there is nothing to confirm
 │   └── DamagedFile           a file in it is not what was written; a ValueError too, for readers that go on without it
 ├── Diverged                  the loss is not finite (code 3)
 └── Stopped                   asked to stop, saved, run the same command again (code 75, EX_TEMPFAIL)
@@ -53,6 +55,10 @@ class ConfigError(SegtrainError):
     """A configuration key, value or combination that cannot be used."""
 
 
+class NoFoldLeft(ConfigError):
+    """A search whose runs leave no fold to confirm its best on."""
+
+
 class DataError(SegtrainError):
     """A source file, a store or a split that cannot be used."""
 
@@ -63,6 +69,10 @@ class LaunchError(SegtrainError):
 
 class RunError(SegtrainError):
     """A run directory that cannot be used as asked."""
+
+
+class BaselineIsBest(RunError):
+    """A search none of whose variants is better than its baseline."""
 
 
 class DamagedFile(RunError, ValueError):

@@ -24,10 +24,6 @@ fi
 export SLURM_EXPORT_ENV=ALL # what is set here reaches the steps, also of a job submitted with --export=NONE
 # A container may have no scontrol: then the job is requeued here, at the end of the script, unless it is cancelled.
 export SEGTRAIN_REQUEUE=${SLURM_SUBMIT_DIR:-$PWD}/.requeue-${SLURM_JOB_ID:-}
-trap '[ ! -e "$SEGTRAIN_REQUEUE" ] || { rm -f "$SEGTRAIN_REQUEUE"; requeue_unless_cancelled; }' EXIT
-requeue_unless_cancelled() {
-	[ "$(shielded squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ] || shielded scontrol requeue "$SLURM_JOB_ID"
-}
 export PYTHONPATH=$SEGTRAIN_HOME${PYTHONPATH:+:$PYTHONPATH}
 cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > NPROC ? cpus / NPROC : 1))}

@@ -13,7 +13,7 @@ from jobs import ablation_report, confirm
 from jobs.queue import foreground, preflight
 from jobs.queue.items import Item
 from segtrain.config import Config, to_yaml
-from segtrain.errors import RunError
+from segtrain.errors import BaselineIsBest
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -82,7 +82,7 @@ def dying(every: int) -> Train:
 
 
 def refusing(*_: object) -> None:
-    raise RunError("nothing to confirm")
+    raise BaselineIsBest("nothing to confirm")
 
 
 def in_place_of_training(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[Train]]:

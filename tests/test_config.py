@@ -189,7 +189,11 @@ def test_what_deepspeed_is_told_from_our_keys_is_not_set_beside_them(extra: str,
     assert ours in str(caught.value)
     assert f"deepspeed.extra.{'.'.join(key.split('.')[:1])}" in str(caught.value)
     load_config(
-        None, ["deepspeed.extra={zero_optimization: {overlap_comm: true, offload_optimizer: {pin_memory: true}}}"]
+        None,
+        [
+            "engine=deepspeed",
+            "deepspeed.extra={zero_optimization: {overlap_comm: true, offload_optimizer: {pin_memory: true}}}",
+        ],
     )
 
 
@@ -206,10 +210,11 @@ def test_what_means_something_or_may_be_left_from_another_engine_is_taken(overri
 
 
 def test_numbers_for_deepspeed_are_read_as_json_would() -> None:
-    cfg = load_config(None, ["deepspeed.extra={buckets: {size: 5e7, group: 1E+3}, x: [2e-3, 1e4x, 7, 1.0]}"])
+    engine = "engine=deepspeed"
+    cfg = load_config(None, [engine, "deepspeed.extra={buckets: {size: 5e7, group: 1E+3}, x: [2e-3, 1e4x, 7, 1.0]}"])
     wanted = {"buckets": {"size": 50_000_000, "group": 1000}, "x": [2e-3, "1e4x", 7, 1.0]}
     assert json.dumps(cfg.deepspeed.extra) == json.dumps(wanted)
-    assert load_config(None, ["deepspeed.extra.train.steps=3e2"]).deepspeed.extra == {"train": {"steps": 300}}
+    assert load_config(None, [engine, "deepspeed.extra.train.steps=3e2"]).deepspeed.extra == {"train": {"steps": 300}}
 
 
 def test_a_packaged_config_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +271,11 @@ def test_the_end_of_a_slurm_job_is_a_deadline(tmp_path: Path, monkeypatch: pytes
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 9).timestamp()
+    by_the_element = '[ "$3" = 12_3 ] && echo EndTime=2026-11-22T10:00:00 || echo EndTime=2026-11-22T09:00:00'
+    scontrol.write_text(f"#!/bin/sh\n{by_the_element}\n")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert deadline_of(None, 0.0, ask_slurm=True) == datetime(2026, 11, 22, 10).timestamp()
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")
     assert deadline_of("1h", 0.0, ask_slurm=True) == 1000
 

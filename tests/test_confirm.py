@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from searches import PATIENTS, SHIFTS, SPEC, confirmed, searched, trained, write
 
+from jobs import ablate
 from segtrain.data.folds import fold_of
-from segtrain.errors import ConfigError, RunError, SegtrainError
+from segtrain.errors import BaselineIsBest, ConfigError, NoFoldLeft, RunError, SegtrainError
 from segtrain.run import expand, write_record
 from segtrain.run.ablation import seed_of_repeat
 
@@ -97,20 +98,33 @@ def _confirm_a_fold_of_before(folder: Path) -> None:
 
 @pytest.mark.law("L12")
 @pytest.mark.parametrize(
-    ("prepare", "words"),
+    ("prepare", "error", "words"),
     [
-        (_all_folds, "used all 5 folds, so no patient is left to confirm focal"),
-        (_no_folds, "has no folds"),
-        (_not_ended, r"1 runs have not ended \(focal-fold4-seed42\)"),
-        (_baseline_is_best, "dice, the baseline, is the best of 3; there is nothing to confirm"),
-        (_confirm_a_fold_of_before, "runs of the search have used fold 2"),
+        (_all_folds, NoFoldLeft, "used all 5 folds, so no patient is left to confirm focal"),
+        (_no_folds, NoFoldLeft, "has no folds"),
+        (_not_ended, RunError, r"1 runs have not ended \(focal-fold4-seed42\)"),
+        (_baseline_is_best, BaselineIsBest, "dice, the baseline, is the best of 3; there is nothing to confirm"),
+        (_confirm_a_fold_of_before, ConfigError, "runs of the search have used fold 2"),
     ],
 )
-def test_what_cannot_be_confirmed_is_refused(tmp_path: Path, prepare: object, words: str) -> None:
+def test_what_cannot_be_confirmed_is_refused(
+    tmp_path: Path, prepare: object, error: type[SegtrainError], words: str
+) -> None:
     assert callable(prepare)
     prepare(tmp_path)
-    with pytest.raises(SegtrainError, match=words):
+    with pytest.raises(error, match=words) as caught:
         confirmed(tmp_path / "spec.yaml")
+    assert caught.type is error
+
+
+@pytest.mark.law("L12")
+def test_what_confirm_sets_wrongly_is_refused_before_the_search(tmp_path: Path) -> None:
+    for section, words in (
+        ("overrides: {optim.lrr: 1}", "unknown key optim.lrr"),
+        ("folds: [7]", "data.fold=7 does not"),
+    ):
+        with pytest.raises(ConfigError, match=f"spec.yaml: confirm: variant dice: {words}"):
+            ablate.command([str(write(tmp_path, SPEC + f"confirm: {{{section}}}\n")), "--dry-run"])
 
 
 @pytest.mark.law("L1")

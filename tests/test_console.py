@@ -77,6 +77,13 @@ def test_as_a_module_an_ablation_goes_to_slurm_unless_it_is_told_otherwise(spec:
 
 
 @pytest.mark.law("L12")
+def test_runs_here_refuse_a_number_at_a_time(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ablate.command([str(spec), "--executor", "local", "--max-parallel", "2"])
+    assert "--max-parallel: is for a cluster; --executor local trains one run at a time" in capsys.readouterr().err
+
+
+@pytest.mark.law("L12")
 def test_a_number_of_processes_here_is_no_option_for_slurm(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         ablate.command([str(spec), "--nproc", "2", "--cluster", "cpu"])

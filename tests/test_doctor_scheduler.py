@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import partitions, scheduler
 from segtrain.doctor import cluster
 
 
@@ -33,3 +34,20 @@ def test_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states() == {"scheduler": "ok", "accounting": "warning"}
     programs(**whole, sacct=0)
     assert states() == {"scheduler": "ok", "accounting": "ok"}
+
+
+def test_filters_of_a_user_s_are_for_none_of_slurm_s_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQUEUE_STATES, say, hides jobs, and one that is misspelt has squeue fail."""
+    filters = {"squeue": "SQUEUE_STATES", "sacct": "SACCT_FORMAT", "sinfo": "SINFO_STATES"}
+    for name in (*cluster.COMMANDS, "sacct", "sinfo"):
+        file = tmp_path / name
+        variable = filters.get(name, "SLURM_TIME_FORMAT")
+        file.write_text(f'#!/bin/sh\n[ -z "${variable}" ] || exit 1\necho "1|4|8|gpu:1|a|idle"\n')
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in (*filters.values(), "SLURM_TIME_FORMAT"):
+        monkeypatch.setenv(variable, "wrong")
+    assert states() == {"scheduler": "ok", "accounting": "ok"}
+    assert len(partitions.kinds("any")) == 1
+    assert scheduler.state_of("7") == "1|4|8|gpu:1|a|idle"
+    assert scheduler.cancel("7") is None

@@ -109,5 +109,31 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_job(tmp_path: Path,
     assert first.silent() == []
 
 
+@pytest.mark.law("L14")
+def test_a_folder_that_takes_no_beats_for_minutes_makes_no_node_dead(tmp_path: Path, clock: list[float]) -> None:
+    """It is full, stale or read-only, on every node. One that has left meanwhile is noticed after that."""
+    first, second = nodes(tmp_path)
+    folder = first.folder
+
+    def passes(seconds: float, *alive: rendezvous.Rendezvous) -> list[list[int]]:
+        end_s, silent = clock[0] + seconds, []
+        while clock[0] < end_s:
+            clock[0] += 1.0
+            for one in alive:
+                one.beat()
+            silent += [one.silent() for one in alive]
+        return [one for one in silent if one]
+
+    first.folder = second.folder = tmp_path / "no folder"
+    assert passes(10 * rendezvous.SILENT_S, first, second) == []
+    first.folder = second.folder = folder
+    assert passes(2 * rendezvous.SILENT_S, first, second) == []
+    first.folder = tmp_path / "no folder"
+    assert passes(2 * rendezvous.SILENT_S, first) == []
+    first.folder = folder
+    assert passes(rendezvous.SILENT_S, first) == []
+    assert passes(rendezvous.BEAT_EVERY_S + 2, first)[0] == [1]
+
+
 def test_a_node_alone_does_not_beat(tmp_path: Path) -> None:
     assert [list(one.folder.iterdir()) for one in nodes(tmp_path, 1)] == [[]]

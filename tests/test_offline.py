@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from queues import StandIns, command, ends, entries, write
 
+from jobs import local
 from jobs.offline import wrap_up
 from jobs.queue import diagnosis, machine, runner
+from segtrain.config import load_config
+from segtrain.config.own_parts import own_parts
 from segtrain.errors import ConfigError
 from segtrain.run import Result
 
@@ -58,6 +64,34 @@ def test_what_failed_is_tried_again_as_told_then_passed_over(
     assert ends(tmp_path)[-1] == ("b", "finished")
     passed = [(entry["run"], entry["why"]) for entry in entries(tmp_path, "pass")]
     assert passed == ([] if code == 0 else [("a", "ValueError: it broke")])
+
+
+@pytest.mark.law("L13")
+def test_all_runs_train_the_own_code_that_the_queue_began_with(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the file meanwhile; the snapshot has a copy of it for each run."""
+    own = tmp_path / "mine.py"
+    own.write_text(text := "def mine(pred, target):\n    return ((pred - target) ** 2).mean()\n")
+    queue = write(tmp_path, ["a", "b", "c"], overrides={"runs_dir": str(tmp_path / "runs"), "loss": f"{own}:mine"})
+    start, starts = local.start, []
+
+    def start_and_edit(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process = start(*arguments, **options)
+        starts.append(process)
+        if len(starts) == 1:
+            own.write_text("def mine(pred, target):\n    return 0\n")
+        else:
+            own.unlink(missing_ok=True)
+        return process
+
+    monkeypatch.setattr(local, "start", start_and_edit)
+    assert command(queue, "--max-hours", "5") == 0
+    for name in ("a", "b", "c"):
+        started = load_config(tmp_path / "runs" / "night" / name / "config.yaml")
+        [part] = own_parts(started)
+        assert Path(part.reference.where).read_text() == text
+        assert started.stop.deadline, "the queue's"
 
 
 def test_a_queue_that_was_cut_off_does_not_begin_to_count_anew(tmp_path: Path, stand_ins: StandIns) -> None:
@@ -119,7 +153,7 @@ def test_the_queues_stop_file_stops_it(tmp_path: Path, stand_ins: StandIns) -> N
 def test_the_command_when_done_runs_once_in_any_outcome(
     tmp_path: Path, stand_ins: StandIns, told: str, code: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue, hook = write(tmp_path, ["a"]), f"echo out; echo err >&2; pwd >> {tmp_path}/hook; exit 3"
+    queue, hook = write(tmp_path, ["a"]), f": t0ken; echo out; echo err >&2; pwd >> {tmp_path}/hook; exit 3"
     if told == "crash":
         monkeypatch.setattr("jobs.queue.runner.Runner.run", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -132,6 +166,10 @@ def test_the_command_when_done_runs_once_in_any_outcome(
     for line in ("when done: out", "when done: err", "when done: ended with exit code 3"):
         assert line in said
     assert ("ZeroDivisionError" in said) == (told == "crash")
+    kept = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    assert not [file for file in kept if b"t0ken" in file.read_bytes()], "journal and log leave the machine"
+    with zipfile.ZipFile(tmp_path / "runs" / "night" / "results.zip") if told != "crash" else nullcontext() as packed:
+        assert not packed or not [name for name in packed.namelist() if b"t0ken" in packed.read(name)]
 
 
 def test_the_command_when_done_does_not_run_again_where_there_is_nothing_to_do(

@@ -1,6 +1,7 @@
 """What a queue's file asks for: runs, ablations, whose setting stands over whose, and mistakes that are named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from queues import write
 
 from jobs.offline import queue_file
 from segtrain.errors import ConfigError
+from segtrain.run import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = {"name": "loss", "base": "base.yaml", "folds": [0, 1], "variants": {"dice": {}, "focal": {"loss": "focal"}}}
@@ -28,6 +30,33 @@ def test_a_run_s_settings_stand_over_the_queue_s_and_the_command_line_over_all(t
     assert (first.optim.lr, first.loss, first.seed, first.name) == (2, {"dice": 1}, 8, "a")
     assert (second.optim.lr, second.loss, second.seed, second.name) == (1, {"focal": 1.0}, 8, "b")
     assert found.items[0].run.root == found.folder / "a" == tmp_path / "r" / "night" / "a"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"regions": {"core": [1]}}},
+        {"data.regions": {"core": [1]}},
+        {"optim": {"lr_ratios": {"bottleneck*": 0.5}}},
+        {"optim": {"schedule": {"part": "step", "step_size": 3}}},
+        {"loss": {"bce": 1.0}},
+    ],
+)
+def test_a_run_s_overrides_mean_what_they_mean_in_an_ablation(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A mapping that is a value, or a part with its options, takes the place of the base's."""
+    base = {
+        "device": "cpu", "runs_dir": str(tmp_path / "runs"), "loss": {"dice": 1.0, "focal": 0.5},
+        "data": {"source": "nifti", "root": "/data", "regions": {"whole": [1, 2], "core": [2]}},
+        "optim": {"lr_ratios": {"encoder*": 0.1}, "schedule": {"part": "step", "step_size": 2, "gamma": 0.3}},
+    }  # fmt: skip
+    queue = write(tmp_path, runs=[{"config": "base.yaml", "name": "a", "overrides": changes}], overrides={})
+    (tmp_path / "base.yaml").write_text(json.dumps(base))
+    spec = {"name": "a", "base": "base.yaml", "variants": {"plain": {}, "changed": changes}}
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    [item] = queue_file.load(queue).items
+    member = expand(tmp_path / "spec.yaml", [])[1][1].cfg
+    assert item.cfg is not None, item.trouble
+    assert replace(item.cfg, name=member.name, runs_dir=member.runs_dir) == member
 
 
 def test_a_run_s_config_may_be_a_packaged_one(tmp_path: Path) -> None:

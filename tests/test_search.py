@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_runs import Killed, Train, dying, in_place_of_training, trains, write
+from search_runs import SPACE, Killed, Train, dying, in_place_of_training, trains, write
 
-from jobs import proposals, search
+from jobs import confirm, proposals, search
 from jobs.queue.items import Item
 from jobs.trials import Searching
-from segtrain.errors import ConfigError, RunError
+from segtrain.errors import BaselineIsBest, ConfigError, NoFoldLeft, RunError, SegtrainError
 from segtrain.run.layout import TRIALS
 from segtrain.run.search import Interval, Trial, better, read_search, read_trials
 from segtrain.runtime.process import run_command
@@ -167,6 +167,8 @@ def test_numbers_keep_to_the_grid_of_their_step_and_tell_narrow_intervals_apart(
         ({"space": {"optim.rate": [1e-3, 1e-2]}, "epochs": [1]}, "optim.rate"),
         ({"trials": 0}, "trials"),
         ({"confirm": {"folds": [3]}}, "fold 3 is one of the search's"),
+        ({"confirm": {"overrides": {"optim.lrr": 1}}}, "unknown key optim.lrr; did you mean optim.lr?"),
+        ({"confirm": {"folds": [0, 7]}}, "confirm: variant reference: data.fold=7 does not exist with data.folds=5"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_by_name(
@@ -177,6 +179,19 @@ def test_a_search_that_makes_no_sense_is_refused_by_name(
     assert code == 2 or ("passed over" in errors and code == 1), errors
     assert sentence in errors
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("error", [NoFoldLeft, BaselineIsBest, ConfigError, RunError])
+def test_only_that_there_is_nothing_to_confirm_ends_a_search_well(
+    tmp_path: Path, trained: tuple[list[str], list[Train]], monkeypatch: pytest.MonkeyPatch, error: type[SegtrainError]
+) -> None:
+    def refuses(*_: object) -> None:
+        raise error("a reason")
+
+    monkeypatch.setattr(confirm, "of_search", refuses)
+    spec = write(tmp_path, trials=3, at_once=3, folds=[3])
+    code = run_command(search.command, [str(spec)])
+    assert code == (0 if error in (NoFoldLeft, BaselineIsBest) else 2)
 
 
 def test_trials_of_another_space_are_refused_and_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -204,6 +219,26 @@ def test_what_is_drawn_depends_on_the_seed_the_round_and_the_scores_alone(tmp_pa
     assert second == proposals.draw(spec, 6, first, [scores, {}], lambda _: True)
     assert second != proposals.draw(spec, 6, first, [other, {}], lambda _: True)
     assert not {trial.name for trial in first} & {trial.name for trial in second}
+
+
+@pytest.mark.parametrize("keys", [1, 2, 4])
+@pytest.mark.parametrize("first", [6, 9], ids=["some passed over", "all fit"])
+def test_every_round_after_the_first_learns_from_the_scores(tmp_path: Path, keys: int, first: int) -> None:
+    """Also once a later stage has some: it gets a third of a round's trials."""
+    rate = SPACE["optim.lr"]
+    space = {"optim.lr": rate, "loss": SPACE["loss"], "optim.weight_decay": rate, "optim.clip_norm": rate}
+    spec = read_search(write(tmp_path, space=dict(list(space.items())[:keys]), at_once=9))
+    trials: list[Trial] = []
+    scores: list[dict[str, float | None]] = [{}, {}]
+    for number in range(5):
+        count = 9 if number else first
+        new = proposals.draw(spec, count, trials, scores, lambda _: True)
+        inverted: list[proposals.Scores] = [{name: 1 - (of[name] or 0) for name in of} for of in scores]
+        other = proposals.draw(spec, count, trials, inverted, lambda _: True)
+        assert (other != new) == (number > 0), number
+        trials += new
+        scores[0] |= {trial.name: 0.5 + 10 * trial.settings["optim.lr"] for trial in new}
+        scores[1] |= {trial.name: scores[0][trial.name] for trial in better(new, scores[0], spec.keep)}
 
 
 def test_the_names_of_trials_are_the_same_everywhere() -> None:

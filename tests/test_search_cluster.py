@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from search_runs import Train, in_place_of_training, trains, write
 
-from jobs import grid, lookup, sbatch, search
+from jobs import checks, grid, lookup, sbatch, search
 from jobs.queue.items import Item
 from jobs.submission import Submission
 from jobs.trials import Searching
-from segtrain.errors import RunError
+from segtrain.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -82,3 +82,28 @@ def test_on_a_cluster_the_job_after_a_stage_goes_on_and_stops_where_a_run_was_st
     (Path(after[-1][1]).parent / "002").mkdir()
     search.go_on(*after[-1])
     assert len(arrays) == 2, "the later submission's own job goes on"
+
+
+def test_what_cannot_be_submitted_with_these_resources_is_lost_unless_the_reference_cannot_either(
+    tmp_path: Path,
+    trained: tuple[list[str], list[Train]],
+    cluster: tuple[list[list[str]], list[tuple[str, ...]], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks cannot share a batch of 15."""
+    arrays, _, _ = cluster
+    monkeypatch.setattr(grid, "check_before", lambda cfgs, requested, _: [checks.check_run(c, requested) for c in cfgs])
+    spec = write(
+        tmp_path, space={"train.global_batch": [15, 16], "optim.lr": [1e-3, 1e-2]}, trials=4, at_once=4, folds=[3]
+    )
+    options = ("--partition", "gpu", "--processes-per-node", "2")
+    assert search.command([str(spec), *options]) == 0
+    searching = Searching(spec, [])
+    batches = {trial.name: trial.settings["train.global_batch"] for trial in searching.trials}
+    assert sorted(batches[name.partition("-")[0]] for name in arrays[0]) == [16, 16]
+    assert [batches[name] for name in searching.scores()[0]] == [15, 15]
+    (other := tmp_path / "other").mkdir()
+    spec = write(other, space={"optim.lr": [1e-3, 1e-2]}, trials=2, at_once=2, folds=[3])
+    with pytest.raises(ConfigError, match="cannot be shared by"):
+        search.command([str(spec), "--partition", "gpu", "--processes-per-node", "3"])
+    assert Searching(spec, []).scores()[0] == {}

@@ -121,12 +121,16 @@ def test_a_split_that_was_written_loads_to_itself(tmp_path: Path) -> None:
     assert Split(split.validation, split.train).hash != split.hash
 
 
-def test_folds_of_nnunet_are_taken_by_number(tmp_path: Path) -> None:
-    """As in its splits_final.json."""
+def test_folds_of_nnunet_are_taken_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in its splits_final.json, which may lie in the home folder."""
     patients = sorted(patient for patient, *_ in COHORT)
     folds = [{"train": patients[2:], "val": patients[:2]}, {"train": patients[:2], "val": patients[2:]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     cfg = DataConfig(split="file", split_file=str(tmp_path / "splits_final.json"), fold=1)
     assert make_split(cfg, store_of(COHORT)).validation == tuple(patients[2:])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_split(replace(cfg, split_file="~/splits_final.json"), store_of(COHORT)).validation == tuple(
+        patients[2:]
+    )
     with pytest.raises(DataError, match=r"has 2 folds, but data\.fold=2"):
         make_split(replace(cfg, fold=2), store_of(COHORT))

@@ -9,8 +9,8 @@ import pytest
 # Besides the tests that are marked: files whose tests start no command and train for no more than a second or two.
 QUICK = (
     "architecture augment augment_intensity augment_options augment_strong build calibration cells "
-    "checkpoint_damage code_blocks config gpu_starts image jobs_cancel jobs_heartbeats jobs_status jobs_trouble "
-    "laws live losses losses_options metrics mix models_weights offline_queue_file optim parts "
+    "checkpoint_damage code_blocks config config_unread gpu_starts image jobs_cancel jobs_heartbeats jobs_status "
+    "jobs_trouble laws live losses losses_options metrics mix models_weights offline_queue_file optim parts "
     "postprocessing precision reference sampler source_protocol sources splits statistics suspects "
     "tables tta uncertainty visible zero zip_names"
 )

@@ -16,7 +16,8 @@ from jobs.offline.spot import Spot
 from jobs.queue.items import Item, Queue
 from jobs.queue.journal import FILE as JOURNAL
 from jobs.submission import REPORT
-from segtrain.config import COMMAND_LINE, checked, config_beside, flatten, load_config, read_yaml
+from segtrain.config import COMMAND_LINE, checked, config_beside, load_config, read_yaml
+from segtrain.config.overrides import values_of
 from segtrain.config.paths import expanded
 from segtrain.errors import ConfigError
 from segtrain.run import Name, expand, layout
@@ -152,10 +153,8 @@ def _items(path: Path, spec: Spec, number: int, entry: Entry, overrides: Sequenc
 
 
 def _as_overrides(tree: Mapping[str, Any]) -> list[str]:
-    """As on the command line. A loss is whole: its weights replace a base's name."""
-    leaves = {key: value for key, value in tree.items() if key == "loss"}
-    leaves |= dict(flatten({key: value for key, value in tree.items() if key != "loss"}))
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in leaves.items()]
+    """As on the command line; a mapping that is a value stands whole, in place of a base's, as in an ablation."""
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in values_of(tree)]
 
 
 def _placed(item: Item, folder: Path) -> Item:

@@ -1,6 +1,7 @@
 """The end of a queue: table of its runs, report, archive, last push to the mirror, the command when done."""
 
 import contextlib
+import hashlib
 import logging
 import shutil
 import subprocess
@@ -131,14 +132,17 @@ def pushes(queue: Queue) -> list[Callable[[Location], object]]:
 
 
 def run_when_done(command: str, folder: Path, journal: Journal) -> None:
-    """Run the user's command, but not again and again; its output is logged, its exit code changes nothing."""
+    """Run the user's command, but not again and again; its output is logged, its exit code changes nothing.
+
+    Not its text, which may hold a token: journal and log go into the archive and the mirror.
+    """
     if journal.hook_has_run():
-        log.info("when done: %s: not run, since nothing was started and it has run since the last start", command)
+        log.info("when done: the command is not run, since nothing was started and it has run since the last start")
         return
     if journal.entries:  # else the mirror's journal may still have to be fetched
         with contextlib.suppress(OSError):  # the disk is full
-            journal.write("hook", command=command)
-    log.info("when done: %s", command)
+            journal.write("hook", sha256=hashlib.sha256(command.encode(errors="surrogateescape")).hexdigest())
+    log.info("when done: running the command")
     flush_log()  # the command may switch the machine off
     done = subprocess.run(
         command,

@@ -17,11 +17,13 @@ from jobs.queue.diagnosis import Diagnosis, diagnose, tail
 from jobs.queue.items import Item, Queue
 from jobs.queue.journal import QueueEnd
 from jobs.submission import Submission
-from segtrain.config import Config, StopConfig, to_yaml
+from segtrain.config import StopConfig, from_tree, to_yaml
+from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import EXIT_DIVERGED, EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
 from segtrain.runtime import cpus, files
 from segtrain.runtime.outbox import patiently
 from segtrain.runtime.stop import deadline_of
+from segtrain.text_file import text_of
 
 
 @dataclass
@@ -66,9 +68,9 @@ def start(
     queue: Queue, item: Item, snapshot: Submission, job: str, gpus: Sequence[str], at_once: int, end_s: float | None
 ) -> Child:
     """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`."""
-    cfg, has_queue_deadline = _as_started(item, end_s)
+    stop, has_queue_deadline = _as_started(item, end_s)
     config = snapshot.config(item.name)
-    patiently(config, partial(files.write_text, config, to_yaml(cfg)))
+    patiently(config, partial(_set_stop, config, stop))
     restart = sum(entry["event"] == "start" for entry in History(item.run).entries(job))
     starts_before = len(item.run.known_starts())
     log = None if queue.attended else queue.folder / "logs" / f"{item.name}.log"
@@ -93,15 +95,21 @@ def start(
     return Child(item, process, list(gpus), (job, restart), starts_before, log, offset, has_queue_deadline)
 
 
-def _as_started(item: Item, end_s: float | None) -> tuple[Config, bool]:
-    """The config of a start, and whether its deadline is the queue's, which comes before its own."""
+def _set_stop(config: Path, stop: StopConfig) -> None:
+    """Put it into a config of the snapshot; the rest of that stays: its own parts are the snapshot's copies."""
+    cfg = from_tree(parse_yaml(text_of(config)), str(config), stored=True)
+    files.write_text(config, to_yaml(replace(cfg, stop=stop)))
+
+
+def _as_started(item: Item, end_s: float | None) -> tuple[StopConfig, bool]:
+    """When a start is to stop, and whether its deadline is the queue's, which comes before its own."""
     assert item.cfg is not None, "only what has a config is started"
-    cfg = item.cfg
+    own = item.cfg.stop
     try:
-        own_s = deadline_of(cfg.stop.deadline, time.time(), ask_slurm=False)
+        own_s = deadline_of(own.deadline, time.time(), ask_slurm=False)
     except ConfigError:  # the training refuses it
-        return cfg, False
+        return own, False
     if end_s is None or (own_s is not None and own_s < end_s):
-        return cfg, False
+        return own, False
     deadline = datetime.fromtimestamp(end_s).astimezone().isoformat(timespec="seconds")
-    return replace(cfg, stop=StopConfig(deadline)), True
+    return replace(own, deadline=deadline), True

@@ -5,7 +5,7 @@ start   a run's process began: run, config (a digest), step, gpus
 end     it ended: run, config, how (finished, stopped, failed, diverged, refused), code, step, reason, why
 pass    a failed run is passed over: run, why
 left    the command ended: reason, why, code
-hook    the command when done is run
+hook    the command when done is run: its sha256 (in older journals the command)
 
 Code decides on `reason`, the name of a StopReason or of another QueueEnd; `why` is for people.
 A start without an end was cut off together with the queue: by a kill, a reboot, a reclaim. That is no failure of the

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from segtrain.config.own_parts import portable
-from segtrain.config.schema import Config
+from segtrain.config.schema import Config, DataConfig
 from segtrain.config.tree import flatten
+from segtrain.config.unread import SPLIT_READERS
 
 FROM_DATA = ("contrasts", "regions", "ignore")  # keys of data that are known once the data are prepared
 
@@ -109,11 +110,19 @@ def fingerprint(cfg: Config) -> str:
     return hashlib.sha256(yaml.safe_dump(tree, sort_keys=False).encode()).hexdigest()[:12]
 
 
+def _as_read(cfg: Config) -> Config:
+    """The config without values that its `data.split` does not read."""
+    unread = [key for key, readers in SPLIT_READERS.items() if cfg.data.split not in readers]
+    return replace(cfg, data=replace(cfg.data, **{key: getattr(DataConfig, key) for key in unread}))
+
+
 def first_difference(ours: Config, theirs: Config) -> tuple[str, Any, Any] | None:
     """(key, our value, their value) of the first difference that makes two configs different runs, or None.
 
-    What ours leaves to the data is theirs.
+    What ours leaves to the data is theirs. Keys that `data.split` does not read, which earlier versions let stand, do
+    not count.
     """
+    ours, theirs = _as_read(ours), _as_read(theirs)
     left_to_data = {key: getattr(theirs.data, key) for key in FROM_DATA if not getattr(ours.data, key)}
     if ours.data.source == "auto":
         left_to_data["source"] = theirs.data.source

@@ -20,6 +20,7 @@ from segtrain.config.paths import is_file
 from segtrain.config.rules import problems
 from segtrain.config.schema import Config
 from segtrain.config.tree import flatten, nearest
+from segtrain.config.unread import refuse_without_engine
 from segtrain.config.views import with_trained_views
 from segtrain.config.yaml_text import parse_yaml
 from segtrain.errors import ConfigError
@@ -138,6 +139,8 @@ def _config(tree: Any, stored: bool, folders: Sequence[Path] = ()) -> Config:
         return cfg
     for problem in problems(cfg):
         raise ConfigError(problem)
+    if "engine" not in tree:
+        refuse_without_engine(cfg)
     return with_code(beside(cfg, folders))
 
 

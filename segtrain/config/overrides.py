@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -35,14 +35,20 @@ MAIN_KEYS = {
 
 def merge(tree: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     """Put values, by their dotted keys, into nested mappings. Raises ConfigError, naming `where`."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and key not in WHOLE and PART not in value:
-            merge(tree, {f"{key}.{part}": below for part, below in value.items()}, where)
-            continue
+    for key, value in values_of(changes):
         try:
-            set_key(tree, str(key), value)
+            set_key(tree, key, value)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+
+
+def values_of(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each change. Mappings that are values, as a part with its options, stay whole."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and key not in WHOLE and PART not in value:
+            yield from values_of({f"{key}.{part}": below for part, below in value.items()})
+        else:
+            yield str(key), value
 
 
 def set_key(tree: dict[str, Any], dotted: str, value: Any) -> None:

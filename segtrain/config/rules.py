@@ -11,6 +11,7 @@ from segtrain.config.postprocessing import POSTPROCESSING
 from segtrain.config.reference import Reference
 from segtrain.config.regions import MOST_REGIONS, ZEROS, canonical
 from segtrain.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from segtrain.config.unread import unread_by_split
 from segtrain.errors import ConfigError
 
 Checks = Iterator[tuple[bool, str]]  # whether something is wrong, and the message for that case
@@ -92,6 +93,7 @@ def _data(data: DataConfig) -> Checks:
         "leave data.resident out",
     )
     yield data.split == "file" and data.split_file is None, "data.split=file needs data.split_file=FILE.json"
+    yield from unread_by_split(data)
     yield from _labels(data)
 
 

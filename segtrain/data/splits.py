@@ -71,7 +71,7 @@ def make_split(cfg: DataConfig, store: Store) -> Split:
     people = people_in(cfg, store)
     if cfg.split == "file":
         assert cfg.split_file is not None, "loading checks it"
-        sides = _from_file(Path(cfg.split_file), store, cfg.fold)
+        sides = _from_file(expanded(cfg.split_file), store, cfg.fold)
         refuse_parted((("train", sides[0]), ("validation", sides[1])), people, cfg.split_file)
     else:
         groups = groups_of(store.patients, people)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 from segtrain.doctor.finding import Finding, failure, ok, warning
+from segtrain.runtime.launcher import slurm_environment
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
 TIMEOUT_S = 10
@@ -32,7 +33,9 @@ def check() -> Iterator[Finding]:
 
 def _trouble(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=slurm_environment()
+        )
     except OSError as error:
         return str(error.strerror)
     except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ from segtrain.config import Config, DataConfig
 from segtrain.config.paths import expanded
 from segtrain.data.folds import BEFORE_VERSIONS
 from segtrain.data.people import people_of
-from segtrain.errors import RunError
+from segtrain.errors import BaselineIsBest, RunError
 from segtrain.report.collect import Collected, collect
 from segtrain.report.measurement import Comparable, comparables
 from segtrain.report.variants import best_variant
@@ -48,7 +48,7 @@ def choose(folder: Path, runs_by_variant: Mapping[str, Sequence[str]]) -> Choice
     """The choice among variants, the baseline first, each with the names of its runs in the folder.
 
     Variants with a run that has failed, or of another measurement than the first that is complete, are left out.
-    Raises RunError: runs that have not ended, no variant beside the baseline, or the baseline is the best.
+    Raises BaselineIsBest; RunError: runs that have not ended, or no variant beside the baseline.
     """
     runs = collect([folder])
     by_name = {run.run.root.name: run for run in runs}
@@ -70,7 +70,9 @@ def choose(folder: Path, runs_by_variant: Mapping[str, Sequence[str]]) -> Choice
         raise RunError(f"{folder}: has no two variants to choose from, all of whose runs have finished")
     baseline = next(iter(runs_by_variant))
     if best.variant == baseline:
-        raise RunError(f"{folder}: {baseline}, the baseline, is the best of {len(groups)}; there is nothing to confirm")
+        raise BaselineIsBest(
+            f"{folder}: {baseline}, the baseline, is the best of {len(groups)}; there is nothing to confirm"
+        )
     return _choice(best.variant, runs, groups[best.variant][0], folder)
 
 

@@ -206,12 +206,13 @@ def _config_of(
         raise ConfigError(f"{path}: base: {error}") from error
     for layer in (spec.overrides, *more, spec.variants[place.variant] or {}):
         merge(tree, layer, where)
+    if place.fold is not None:  # before the config is checked: what the base has for folds is of this split
+        merge(tree, {"data.split": "kfold", "data.fold": place.fold}, where)
     settings, origin = overrides
     cfg = load_config(base, settings, tree=tree, where=where, overrides_from=origin, parts_beside=path.parent)
     own: dict[str, Any] = {"runs_dir": str(Path(cfg.runs_dir) / spec.name)}
     name = place.variant
     if place.fold is not None:
-        own |= {"data.split": "kfold", "data.fold": place.fold}
         name += f"-fold{place.fold}"
     if place.repeat is not None:
         own |= {"seed": seed_of_repeat(cfg.seed, place.fold, place.repeat), "name": f"{name}-repeat{place.repeat}"}

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -77,6 +78,27 @@ def restarted() -> bool:
     """Whether this is a restart: SLURM requeued the job, or torchrun restarted its workers."""
     counts = (LOCAL_RESTART, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(env_int(name, 0) > 0 for name in counts)
+
+
+def slurm_job() -> str | None:
+    """The SLURM job that this process is part of, as SLURM's commands name it: 12, or 12_3 of an array.
+
+    Never SLURM_JOB_ID in an array: one element of each has the array's own, which stands for all elements.
+    """
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def slurm_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """These variables, by default this process's, without a user's filters and formats, SQUEUE_PARTITION say.
+
+    They are not for what is read here.
+    """
+    variables = os.environ if variables is None else variables
+    mine = {name: value for name, value in variables.items() if not name.startswith(("SQUEUE_", "SACCT_", "SINFO_"))}
+    mine.pop("SLURM_TIME_FORMAT", None)
+    return mine
 
 
 def start_name() -> str:

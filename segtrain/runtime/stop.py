@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from segtrain.errors import ConfigError, StopReason
+from segtrain.runtime.launcher import slurm_environment, slurm_job
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], object] | int
@@ -175,14 +176,19 @@ def _parse(setting: str | None, started_s: float) -> float | None:
 
 def _slurm_end() -> float | None:
     """When SLURM will end this job: from the environment, else from the scheduler. None outside of a job."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = slurm_job()
     if job is None:
         return None
     if end := os.environ.get("SLURM_JOB_END_TIME"):
         return float(end)
     try:
         shown = subprocess.run(
-            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=20, check=False
+            ["scontrol", "show", "job", job],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env=slurm_environment(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from lab import Lab
+from lab import ROOT, Lab
 
 from segtrain.config import Config
 
@@ -94,6 +94,26 @@ def test_an_array_is_resubmitted_where_it_failed(lab: Lab, brief: Config) -> Non
     assert all(loss in shown(lab) for loss in LOSSES)
     assert 'class="card' in shown(lab)
     assert "Nothing to submit" in lab.jobs(*command)
+
+
+@pytest.mark.law("L14")
+def test_each_element_of_an_array_that_asks_for_it_comes_back_once(lab: Lab) -> None:
+    """Also the one with the array's own id, which stands for all elements while others are in the queue."""
+    script = lab.folder / "elements.sh"
+    script.write_text(
+        f"""#!/bin/bash
+        echo "restart ${{SLURM_RESTART_COUNT:-0}} id $SLURM_JOB_ID" >>{lab.folder}/element-$SLURM_ARRAY_TASK_ID
+        . {ROOT}/jobs/job.sh
+        sleep 5
+        [ -n "${{SLURM_RESTART_COUNT:-}}" ] || come_back "a test"
+        """
+    )
+    options = ("--parsable", "--partition=low", "--requeue", "--array=0-2", "--output=/dev/null")
+    array = lab.call("sbatch", *options, script).strip()
+    lab.until("the array ends", lambda: not lab.queued(array))
+    starts = [(lab.folder / f"element-{task}").read_text().split() for task in range(3)]
+    assert [words[1::4] for words in starts] == [["0", "1"]] * 3
+    assert sum(array in words[3::4] for words in starts) == 1
 
 
 def test_the_templates_of_an_array_train_the_runs_of_the_spec_and_report_them(lab: Lab, brief: Config) -> None:
