@@ -37,7 +37,7 @@ def test_built_in_augmentations_have_options() -> None:
         ({"part": "strong", "scale": [1.1, 1.4]}, "1 must lie between the two"),
         ({"part": "strong", "gamma_power": [1.5, 0.7]}, "set [0.7, 1.5]"),
         ({"part": "strong", "elastic_share": 0.5}, "a larger one folds the image; set 0.16 or less"),
-        ({"part": "strong", "blur_sigma_px": [0, 0]}, "blur_sigma_px=[0, 0]: set the smaller number to 0.01 or more"),
+        ({"part": "strong", "blur_sigma_px": [-1, 0]}, "blur_sigma_px=[-1, 0]: set the smaller number to 0 or more"),
         ({"part": "strong", "blur_sigma_px": [0.5, float("inf")]}, "set the larger number to 100 or less"),
         ({"part": "strong", "scale": [1e-40, 1.4]}, "set the smaller number to 0.01 or more"),
         ({"part": "strong", "gamma_power": [0.7, float("nan")]}, "set the larger number to 100 or less"),
@@ -58,6 +58,7 @@ EDGES: dict[str, list[Any]] = {
     **{name: [[low, max(low, 1.0)], [min(high, 1.0), high]] for name, (low, high) in RANGES.items()},
     **{name: [most] for name, most in LARGEST.items()},
     "elastic_share": [MOST_ELASTIC],
+    "blur_sigma_px": [[0.0, 0.0], [0.0, 1.0], [100.0, 100.0]],
 }
 
 

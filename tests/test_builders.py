@@ -13,7 +13,7 @@ from segtrain.data.sources.base import no_check
 from segtrain.runtime import files
 from segtrain.runtime.lock import Lock
 
-DAY_S = 86400
+DAY_S, HOUR_S = 86400, 3600
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def leave(path: Path, owner: str, *, folder_s: float, patient_s: float) -> Path:
 
 @pytest.mark.law("L11")
 @pytest.mark.parametrize("owner", [".deadbeef-77", ""], ids=["this version", "an earlier one"])
-def test_what_a_builder_of_another_node_has_is_removed_a_day_after_its_last_patient(path: Path, owner: str) -> None:
+def test_what_a_builder_of_another_node_has_is_removed_an_hour_after_its_last_patient(path: Path, owner: str) -> None:
     """A build may take longer than a day, so the age of its folder says nothing."""
     other = path.with_name("another-32px-01234567-0123456789ab")
     living = leave(path, owner, folder_s=2 * DAY_S, patient_s=60)
-    dead = leave(other, owner, folder_s=2 * DAY_S, patient_s=2 * DAY_S)
+    dead = leave(other, owner, folder_s=2 * DAY_S, patient_s=2 * HOUR_S)
     build(path, "mine")
     assert living.exists()
     assert not dead.exists(), "of whatever store"

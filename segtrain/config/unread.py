@@ -17,8 +17,8 @@ def unread_by_split(data: DataConfig) -> Iterator[tuple[bool, str]]:
         value = getattr(data, key)
         yield (
             value != getattr(DataConfig, key) and data.split not in readers,
-            f"data.{key}={value} means nothing to data.split={data.split}; leave it out, or set data.split="
-            + " or ".join(readers),
+            f"data.{key}={value} means nothing to data.split={data.split}; leave it out, of a base too, or set "
+            f"data.split={' or '.join(readers)}",
         )
 
 
@@ -31,6 +31,6 @@ def refuse_without_engine(cfg: Config) -> None:
         if value != getattr(DeepSpeedConfig(), key):
             shown = str(value).lower() if isinstance(value, bool) else value
             raise ConfigError(
-                f"deepspeed.{key}={shown} means nothing to engine={cfg.engine}, the default; set engine=deepspeed, or "
-                "leave it out"
+                f"deepspeed.{key}={shown} means nothing to engine={cfg.engine}, the default; set engine=deepspeed, "
+                f"name engine={cfg.engine} to let it stand, or leave it out"
             )

@@ -25,6 +25,7 @@ from segtrain.runtime import files, lock, machine
 log = logging.getLogger(__name__)
 
 BUILDING = "building"  # how names of folders end that are built
+SILENT_S = 3600.0  # without a patient, after which a builder of another node is taken for killed
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def building(path: Path, check: Callable[[], None]) -> Iterator[Path | None]:
         aside = files.own_place(path, BUILDING)
         try:
             with writable(path.parent):
-                files.remove_leftovers(path.parent, BUILDING)
+                files.remove_leftovers(path.parent, BUILDING, SILENT_S)
                 shutil.rmtree(aside, ignore_errors=True)  # of a killed thread that had the number of this one
                 for folder in (aside / "images", aside / "masks"):
                     files.make_folder(folder)

@@ -58,14 +58,16 @@ def load_deepspeed(device_type: str) -> Any:
 
 @contextmanager
 def local_rank_of(device: torch.device) -> Iterator[None]:
-    """A context in which LOCAL_RANK is the number of this GPU; on a CPU it is what it was.
+    """A context in which LOCAL_RANK is the number of this GPU; on a CPU, and where it is that, nothing is written.
 
     DeepSpeed takes it for that, at its start and, with ZeRO 3, in steps too. Under srun --gpus-per-task=1 it is not:
     each rank's GPU is its first.
     """
-    before = os.environ.get("LOCAL_RANK")
-    if device.type == "cuda":
-        os.environ["LOCAL_RANK"] = str(device.index or 0)
+    before, own = os.environ.get("LOCAL_RANK"), str(device.index or 0)
+    if device.type != "cuda" or before == own:
+        yield
+        return
+    os.environ["LOCAL_RANK"] = own
     try:
         yield
     finally:

@@ -125,7 +125,7 @@ EN = {
     "geometry_original": "in the source's geometry", "geometry_prepared": "in the prepared geometry",
     "further_how": "As segtrain evaluate wrote them into the runs, each evaluation under its folder's name: means over people [95% CI], of each patient's"
     " mean over the runs of a variant, without patients that were trained on. docs/metrics.md defines the scores. No test was made on them.",
-    "further_outdated": "{folder}: scores of an earlier checkpoint are left out: {n} ({runs}). To score one anew: {command}",
+    "further_outdated": "{folder}: scores of an earlier checkpoint are left out: {n} ({runs}). To score one anew: {command} (if its folder {folder} has scores by other rules, move that first).",
     "further_differ": "{folder}: the runs were scored in different ways ({keys}), so their scores cannot be compared.",
     "sort_by": "sort by", "sort_dsc": "DSC", "sort_lesion": "worst lesion",
     "rank_lesion": "{place} of {n} by worst lesion",

@@ -117,7 +117,7 @@ ZH = {
     "geometry_original": "原始几何", "geometry_prepared": "预处理后的几何",
     "further_how": "由 segtrain evaluate 写入各次训练，以评估文件夹名区分：先对同一方案的各次训练取每名患者的平均，再对人取平均 [95% CI]，不含训练过的患者。"
     "指标定义见 docs/metrics.md。这些指标未做检验。",
-    "further_outdated": "{folder}：已略去较早检查点的评分：{n} 次（{runs}）。重新评分的命令：{command}",
+    "further_outdated": "{folder}：已略去较早检查点的评分：{n} 次（{runs}）。重新评分的命令：{command}（若其文件夹 {folder} 中的评分按其他规则得出，请先移走）。",
     "further_differ": "{folder}：各次训练的评分方式不同（{keys}），其分数不可比较。",
     "sort_by": "排序", "sort_dsc": "DSC", "sort_lesion": "最差病灶",
     "rank_lesion": "按最差病灶第 {place} 名，共 {n} 名",

@@ -168,26 +168,29 @@ def own_place(path: Path, what: str) -> Path:
     if place not in _TIDIED:
         _TIDIED.add(place)
         if path.parent.exists():
-            _remove_leftovers(path.parent, rf"{re.escape(beginning)}\.([0-9a-f]{{8}})-(\d+)\.{what}", here)
+            _remove_leftovers(path.parent, rf"{re.escape(beginning)}\.([0-9a-f]{{8}})-(\d+)\.{what}", here, LEFT_S)
     return place
 
 
-def remove_leftovers(folder: Path, what: str) -> None:
-    """Remove what killed processes left in the folder, at an `own_place` of any path, or at a `free_place`."""
+def remove_leftovers(folder: Path, what: str, left_s: float) -> None:
+    """Remove what killed processes left in the folder, at an `own_place` of any path, or at a `free_place`.
+
+    Those of another machine are taken for killed where nothing has changed for `left_s`.
+    """
     here = hashlib.sha256(machine.identity().encode()).hexdigest()[:8]
-    _remove_leftovers(folder, rf"\..+?(?:\.([0-9a-f]{{8}})-(\d+))?\.{what}(?:-\d+)?", here)
+    _remove_leftovers(folder, rf"\..+?(?:\.([0-9a-f]{{8}})-(\d+))?\.{what}(?:-\d+)?", here, left_s)
 
 
-def _remove_leftovers(folder: Path, pattern: str, here: str) -> None:
+def _remove_leftovers(folder: Path, pattern: str, here: str, left_s: float) -> None:
     for name in os.listdir(folder):
         if owner := re.fullmatch(pattern, name):
-            _remove_leftover(folder / name, owner[1] == here, owner[2])
+            _remove_leftover(folder / name, owner[1] == here, owner[2], left_s)
 
 
-def _remove_leftover(place: Path, is_here: bool, thread: str | None) -> None:
-    """Remove what a thread of this machine left that has ended, or one of another machine a day ago."""
+def _remove_leftover(place: Path, is_here: bool, thread: str | None, left_s: float) -> None:
+    """Remove what a thread of this machine left that has ended, or one of another machine, `left_s` ago."""
     with suppress(OSError):
-        if (is_here and machine.began(thread) is None) or time.time() - _changed_s(place) > LEFT_S:
+        if (is_here and machine.began(thread) is None) or time.time() - _changed_s(place) > left_s:
             if place.is_dir():
                 shutil.rmtree(place, ignore_errors=True)
             else:

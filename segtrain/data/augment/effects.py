@@ -23,12 +23,12 @@ ELASTIC_POINTS = 6  # along a side; an option would change how many random numbe
 # Graphical Models 2000.
 MOST_ELASTIC = 0.48 / (ELASTIC_POINTS - 3)
 
-# Between these the effects are numbers: a blur of 0 px divides by 0, and float32 has no more than exp(88).
+# Between these the effects are numbers: float32 has no more than exp(88).
 LARGEST = {"bias_field_coefficient": 2.0, "noise_variance": 100.0}
 RANGES = {
     "scale": (0.01, 100.0),
     "rotation_degrees": (-360.0, 360.0),
-    "blur_sigma_px": (0.01, 100.0),
+    "blur_sigma_px": (0.0, 100.0),
     "low_resolution_factor": (1.0, 100.0),
     "gamma_power": (0.1, 100.0),
 }

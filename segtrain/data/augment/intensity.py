@@ -14,6 +14,7 @@ from segtrain.data.augment.noise import KEY_BITS, standard_normal
 
 SMALLEST = 1e-6
 REACH_PX = 4  # of a blur's kernel: four standard deviations of the widest
+SHARP_PX = 0.01  # a standard deviation that leaves images as they are: of 0 the kernel would be 0 / 0
 ORDERS = 4  # of the bias field's polynomials along an axis: 0 to 3
 VOXELS = (1, 2, 3)
 
@@ -33,7 +34,7 @@ def blur(x: Tensor, values: Tensor) -> Tensor:
     As sums of shifted images: a convolution's last bits depend on the number of images, which L4 forbids.
     """
     taps = torch.arange(REACH_PX + 1, device=x.device)
-    weights = torch.exp(-(taps**2) / (2 * values**2))
+    weights = torch.exp(-(taps**2) / (2 * values.clamp(min=SHARP_PX) ** 2))
     weights = weights / (2 * weights.sum(1, keepdim=True) - 1)
     for axis, border in ((3, (REACH_PX, REACH_PX, 0, 0)), (2, (0, 0, REACH_PX, REACH_PX))):
         padded, size = F.pad(x, border, mode="replicate"), x.shape[axis]
