@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from segtrain.report.headline import headline
 from segtrain.report.statistics import compare
-from segtrain.report.texts import Language, say_in
+from segtrain.report.texts import Language, first_names, say_in
 from segtrain.report.variance import Scores
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -88,3 +88,9 @@ def test_one_patient_has_no_interval() -> None:
     assert (
         text == "unet: mean DSC 0.500 over 1 patient whom it was not trained on (one training); none of them below 0.1."
     )
+
+
+def test_a_sentence_names_the_first_few_and_says_that_there_are_more() -> None:
+    assert first_names(["a", "b", "c"]) == "a, b, c"
+    assert first_names(["a", "b", "c", "d"]) == "a, b, c ..."
+    assert first_names(["a", "b"], 1) == "a ..."

@@ -56,8 +56,8 @@ def _differ_in_geometry(cluster: Sequence[Part], part: Part) -> bool:
         assert mine is not None, "as above"
         same_data = not (mine.data and new.data) or mine.data == new.data
         same_pixels = all(mine.settings[key] == new.settings[key] for key in GEOMETRY)
-        both = (one.of.confirmation is None) == (part.of.confirmation is None)
-        if mine.without_geometry() != new.without_geometry() or not same_data or same_pixels or not both:
+        same_stage = (one.of.confirmation is None) == (part.of.confirmation is None)
+        if mine.without_geometry() != new.without_geometry() or not same_data or same_pixels or not same_stage:
             return False
     return True
 

@@ -12,11 +12,11 @@ from segtrain.data.people import people_of
 from segtrain.errors import BaselineIsBest, RunError
 from segtrain.report.collect import Collected, collect
 from segtrain.report.measurement import Comparable, comparables
+from segtrain.report.texts import first_names
 from segtrain.report.variants import best_variant
 
 log = logging.getLogger(__name__)
 
-NAMED = 3  # runs that a message names
 Deal = tuple[str, int, int, str | None]
 
 
@@ -81,10 +81,9 @@ def _refuse_unfinished(folder: Path, by_name: Mapping[str, Collected], names: Se
         name for name in names if name not in by_name or by_name[name].state in ("none", "running", "stopped")
     ]
     if unfinished:
-        some = ", ".join(unfinished[:NAMED]) + (" ..." if len(unfinished) > NAMED else "")
         raise RunError(
-            f"{folder}: {len(unfinished)} runs have not ended ({some}); finish them by the same command without "
-            "--confirm, or take their variants off the spec"
+            f"{folder}: {len(unfinished)} runs have not ended ({first_names(unfinished)}); finish them by the same "
+            "command without --confirm, or take their variants off the spec"
         )
 
 

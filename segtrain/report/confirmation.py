@@ -6,7 +6,7 @@ from pathlib import Path
 from segtrain.data.people import people_of
 from segtrain.report.best_of import BestOf
 from segtrain.report.collect import Collected
-from segtrain.report.texts import Say
+from segtrain.report.texts import Say, first_names
 from segtrain.report.variants import best_variant
 from segtrain.run import AblationRecord, Search, confirmation_name, read_record
 
@@ -53,7 +53,7 @@ def warnings(runs: Sequence[Collected], records: Records, say: Say) -> Iterator[
     """The patients of a confirmation who took part in the choice."""
     for search, own in _confirmations(runs, records):
         if seen := _seen(search, own):
-            names = ", ".join(seen[:NAMED]) + (" ..." if len(seen) > NAMED else "")
+            names = first_names(seen, NAMED)
             yield say("confirmation_seen", n=len(seen), chosen=search.chosen, search=search.name, patients=names)
 
 

@@ -15,7 +15,7 @@ from segtrain.evaluation.region_scores import limits
 from segtrain.report.collect import Collected
 from segtrain.report.scored import command, is_current
 from segtrain.report.tables import Cell, Table, number, word
-from segtrain.report.texts import Say
+from segtrain.report.texts import Say, first_names
 from segtrain.run import read_evaluation
 from segtrain.run.stored import built, number_in
 
@@ -25,7 +25,6 @@ ORIGINAL = "original_"  # before the columns of the source's geometry
 PREPARED_ALONE = (ECE,)
 # The word before a unit has a letter: in under_10_voxels it has none, that is the end of a class.
 UNIT = re.compile(r"(?P<name>(?:.*_)?[^_]*[a-z][^_]*)_(?P<unit>mm|px|ml|voxels|percent)")
-NAMED = 3  # runs that a warning names
 SETTINGS = ("settings", "empty_masks", "empty_surfaces", "lesions", "units")
 
 
@@ -139,7 +138,7 @@ def _order(folder: str, prefix: str) -> tuple[bool, str, bool]:
 
 
 def _outdated(folder: str, runs: Sequence[Collected], say: Say) -> str:
-    names = ", ".join(run.name for run in runs[:NAMED]) + (" ..." if len(runs) > NAMED else "")
+    names = first_names([run.name for run in runs])
     return say("further_outdated", folder=folder, n=len(runs), runs=names, command=command(runs[0], folder))
 
 

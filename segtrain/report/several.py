@@ -13,12 +13,11 @@ from segtrain.report.measurement import comparables
 from segtrain.report.scored import LAST, command
 from segtrain.report.statistics import lines_of
 from segtrain.report.tables import Table, number, variants_table, word
-from segtrain.report.texts import Say
+from segtrain.report.texts import Say, first_names
 from segtrain.report.variants import by_variant, compared
 from segtrain.runtime.cells import csv_text, read_csv
 
 ONCE = ("method", "atlas", "pictures")  # sections that a page has once, at its end
-NAMED = 3  # runs that a warning names
 
 
 def parts(runs: Sequence[Collected], baseline: str | None) -> tuple[list[Part], list[Across]]:
@@ -119,7 +118,7 @@ def _across(across: Sequence[Across], say: Say) -> Section | None:
     notes, warnings, tables = [say("across_why"), say("across_worth")], [], []
     for place, one in enumerate(across, start=1):
         if one.missing:
-            names = ", ".join(run.name for run in one.missing[:NAMED]) + (" ..." if len(one.missing) > NAMED else "")
+            names = first_names([run.name for run in one.missing])
             line = command(one.missing[0], LAST)
             warnings.append(say("across_missing", n=len(one.missing), runs=names, command=line, folder=LAST))
         if one.rows:

@@ -1,6 +1,6 @@
 """All texts of a report, in both languages; a test holds the keys together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from segtrain.report.texts_en import EN
@@ -19,3 +19,8 @@ def say_in(language: Language) -> Say:
         return TEXTS[language][key].format(**values)
 
     return say
+
+
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first of these names, for a sentence in either language."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
