@@ -21,8 +21,8 @@ def test_scores_in_the_source_are_as_configured_whatever_was_chosen_since(traine
     choice = RegionChoice(best, configured, best, 12, 0.7, 0.75, 0.03, 0.01, 0.05)
     members = (FoldMember(root.name, 0, last.name, weights_sha256(last)),)
     others = (FoldMember("another", 1, "step-00000001", "0"),)
-    chosen = ChosenPostprocessing(members, others, ("somebody",), "none", 126, "best", {"lesion": choice})
-    write_postprocessing(run.run, chosen, chosen, [])
+    postprocessing = ChosenPostprocessing(members, others, ("somebody",), "none", 126, "best", {"lesion": choice})
+    write_postprocessing(run.run, postprocessing, postprocessing, [])
     assert evaluate.command([str(root), "--checkpoint", "last", "--lesions", "none"]) == 0
     assert [folder.name for folder in run.run.evaluations.iterdir()] == ["validation-last-postprocessed"]
     assert in_source_geometry(run) is None

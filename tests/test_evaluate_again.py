@@ -22,18 +22,18 @@ def test_scores_of_another_geometry_or_checkpoint_are_not_replaced(
     shutil.copytree(run.checkpoint(last), run.checkpoint(1))
     run.best_pointer.write_text("step-00000001\n")
     out, own = tmp_path / "out", run.evaluation("validation", "best")
-    given = [str(run.root), "--lesions", "none"]
+    this_run = [str(run.root), "--lesions", "none"]
     for more in (["--geometry", "prepared", "--out", str(out)], ["--out", str(out)], []):
-        assert command([*given, *more]) == 0, "both geometries have the scores of one"
+        assert command([*this_run, *more]) == 0, "both geometries have the scores of one"
     for folder, more, words in (
         (own, ["--geometry", "prepared"], "geometries: prepared, original"),
         (out, ["--geometry", "original", "--out", str(out)], "geometries: prepared, original"),
         (out, ["--checkpoint", "last", "--out", str(out)], "checkpoints: step-00000001"),
     ):
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
-        assert run_command(command, [*given, *more]) == 2
+        assert run_command(command, [*this_run, *more]) == 2
         assert f"{folder}: holds other scores ({words}); name another folder with --out" in capsys.readouterr().err
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     run.best_pointer.write_text(f"{run.checkpoint(last).name}\n")
-    assert command(given) == 0, "the run's own folder follows the run"
+    assert command(this_run) == 0, "the run's own folder follows the run"
     assert json.loads((own / "summary.json").read_text())["runs"][0]["checkpoint"] == run.checkpoint(last).name

@@ -33,10 +33,12 @@ def test_the_element_of_an_array_that_has_the_arrays_id_comes_back_alone(
         program(tmp_path, "srun", 'touch "$SEGTRAIN_REQUEUE"; exit 75')
         text = (ROOT / "slurm" / "preemptible.sbatch").read_text()
     else:
-        asked = resources.Resources(python="podman run image python") if kind == "container" else resources.Resources()
+        job_resources = (
+            resources.Resources(python="podman run image python") if kind == "container" else resources.Resources()
+        )
         program(tmp_path, "srun", 'touch "$SEGTRAIN_REQUEUE"; exit 75' if kind == "container" else "exit 138")
         cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-        text = sbatch.script(submission.create(cfg.runs_dir, "tiny", [cfg], asked), "tiny", asked)
+        text = sbatch.script(submission.create(cfg.runs_dir, "tiny", [cfg], job_resources), "tiny", job_resources)
     script = start(array + text)
     assert script.end == 75, script.wrote("output")
     assert script.wrote("orders") == ["requeue 7_3"]
@@ -47,13 +49,13 @@ def test_where_requeue_is_forbidden_a_script_submits_its_run_again(tmp_path: Pat
     program(tmp_path, "scontrol", "exit 1")
     program(tmp_path, "sbatch", "echo Submitted batch job 8")
     cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-    made = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(setup=("sleep 0.2",)), fresh=True)
-    made.keep(runs={"tiny": "7"})
-    script = start(sbatch.script(made, "tiny", made.resources))
+    submitted = submission.create(cfg.runs_dir, "tiny", [cfg], resources.Resources(setup=("sleep 0.2",)), fresh=True)
+    submitted.keep(runs={"tiny": "7"})
+    script = start(sbatch.script(submitted, "tiny", submitted.resources))
     script.signal(signal.SIGUSR2, 0.0)
     assert script.end == 75, script.wrote("output")
-    assert made.record["runs"] == {"tiny": "8"}
-    assert History(made.run("tiny")).line("8") == ["8", "7"]
+    assert submitted.record["runs"] == {"tiny": "8"}
+    assert History(submitted.run("tiny")).line("8") == ["8", "7"]
 
 
 @pytest.mark.law("L14")
@@ -64,14 +66,14 @@ def test_where_requeue_is_forbidden_the_script_of_a_container_submits_its_run_ag
     """The step, in a container without SLURM's commands, can only ask for it: by a file, which says how."""
     program(tmp_path, "scontrol", 'echo "$@" >>tried; exit 1')
     cfg = replace(tiny, runs_dir=str(tmp_path / "runs"))
-    asked = resources.Resources(python="podman run image python", resubmit=at_once)
-    made = submission.create(cfg.runs_dir, "tiny", [cfg], asked)
-    made.keep(runs={"tiny": "7"})
-    history = History(made.run("tiny"))
+    job_resources = resources.Resources(python="podman run image python", resubmit=at_once)
+    submitted = submission.create(cfg.runs_dir, "tiny", [cfg], job_resources)
+    submitted.keep(runs={"tiny": "7"})
+    history = History(submitted.run("tiny"))
     monkeypatch.setattr(History, "lasted_s", lambda *_: 400.0)
     monkeypatch.setattr(scheduler, "time_limit_s", lambda job: 3600.0)
     for job in ("7", "8", "9"):
-        file = made.logs / f"requeue-{job}"
+        file = submitted.logs / f"requeue-{job}"
         with monkeypatch.context() as container:
             container.setenv("SLURM_JOB_ID", job)
             container.setenv(scheduler.REQUEUE, str(file))
@@ -82,10 +84,10 @@ def test_where_requeue_is_forbidden_the_script_of_a_container_submits_its_run_ag
             assert requeue.conclude(history, job, end, again)[0] == 75
         program(tmp_path, "srun", "exit 75")  # which has left the file behind
         program(tmp_path, "sbatch", f"echo Submitted batch job {int(job) + 1}")
-        script = start(f"export SLURM_JOB_ID={job}\n{sbatch.script(made, 'tiny', asked)}")
+        script = start(f"export SLURM_JOB_ID={job}\n{sbatch.script(submitted, 'tiny', job_resources)}")
         assert script.end == 75, script.wrote("output")
         assert script.wrote("tried") == ([] if at_once or job == "9" else [f"requeue {job}"])
         assert not file.exists()
-    assert made.record["runs"] == {"tiny": "9"}
+    assert submitted.record["runs"] == {"tiny": "9"}
     hows = [entry["how"] for entry in history.entries() if entry["event"] == "end"]
     assert hows == ["requeued", "resubmitted"] * 2 + ["given up"]

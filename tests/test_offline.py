@@ -166,8 +166,8 @@ def test_the_command_when_done_runs_once_in_any_outcome(
     for line in ("when done: out", "when done: err", "when done: ended with exit code 3"):
         assert line in said
     assert ("ZeroDivisionError" in said) == (told == "crash")
-    kept = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
-    assert not [file for file in kept if b"t0ken" in file.read_bytes()], "journal and log leave the machine"
+    files = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    assert not [file for file in files if b"t0ken" in file.read_bytes()], "journal and log leave the machine"
     with zipfile.ZipFile(tmp_path / "runs" / "night" / "results.zip") if told != "crash" else nullcontext() as packed:
         assert not packed or not [name for name in packed.namelist() if b"t0ken" in packed.read(name)]
 

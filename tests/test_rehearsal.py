@@ -50,10 +50,10 @@ def short_in_the_rehearsal(
 @pytest.mark.parametrize(("ranks", "whose", "most"), [(2, 1, 2), (4, 0, 2), (4, 3, 1)])
 def test_ranks_agree_before_the_first_step_on_what_fits_all(ranks: int, whose: int, most: int) -> None:
     cfg = replace(BATCH, train=TrainConfig(global_batch=16))
-    found = run_ranks(ranks, short_in_the_rehearsal, cfg, whose, most)
-    assert {micro for micro, _ in found} == {most}
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
-    assert found == run_ranks(ranks, short_in_the_rehearsal, told, -1), "bitwise those of who asked for it"
+    outcomes = run_ranks(ranks, short_in_the_rehearsal, cfg, whose, most)
+    assert {micro for micro, _ in outcomes} == {most}
+    set_by_hand = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
+    assert outcomes == run_ranks(ranks, short_in_the_rehearsal, set_by_hand, -1), "bitwise those of who asked for it"
 
 
 @pytest.mark.parametrize("limited", [0, 1])
@@ -101,10 +101,10 @@ def recalled_on_mixed_devices(world: World, whose: int, found: dict[str, Any] | 
 
 @pytest.mark.parametrize("whose", [0, 1])
 def test_ranks_on_unlike_devices_go_on_with_what_fits_all(whose: int) -> None:
-    found = {"micro_batch": 2, "asked": None, "device": "cpu"}
-    both = run_ranks(2, recalled_on_mixed_devices, whose, found)
-    assert both[1 - whose] == (2, found)
-    assert both[whose] == (2, {**found, "device": "NVIDIA H100"})
+    what_fits = {"micro_batch": 2, "asked": None, "device": "cpu"}
+    both = run_ranks(2, recalled_on_mixed_devices, whose, what_fits)
+    assert both[1 - whose] == (2, what_fits)
+    assert both[whose] == (2, {**what_fits, "device": "NVIDIA H100"})
     assert run_ranks(2, recalled_on_mixed_devices, whose, None) == [(4, None)] * 2
 
 
@@ -115,7 +115,7 @@ def test_deepspeed_is_told_what_fits_before_it_takes_over(most: int) -> None:
         BATCH, train=TrainConfig(global_batch=16), engine="deepspeed", deepspeed=DeepSpeedConfig(zero=2),
         optim=OptimConfig(lr=1e-2),
     )  # fmt: skip
-    [found] = run_ranks(1, short_in_the_rehearsal, cfg, 0, most)
-    assert found[0] == most
-    told = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
-    assert [found] == run_ranks(1, short_in_the_rehearsal, told, -1)
+    [outcome] = run_ranks(1, short_in_the_rehearsal, cfg, 0, most)
+    assert outcome[0] == most
+    set_by_hand = replace(cfg, train=TrainConfig(global_batch=16, micro_batch=most))
+    assert [outcome] == run_ranks(1, short_in_the_rehearsal, set_by_hand, -1)
