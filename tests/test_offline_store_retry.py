@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from queues import StandIns, command, entries, write
 
-from jobs.offline import location, manifest, store_retry, sync
+from jobs.offline import location, store_retry, sync
 from jobs.offline import mirror as mirrors
 from jobs.offline.location import Location, locate
 from segtrain.errors import RunError, Stopped
@@ -59,16 +59,21 @@ def test_a_queue_whose_store_hangs_ends_and_runs_the_command_when_done(
 def test_a_push_that_hangs_does_not_keep_the_others_from_the_mirror(
     tmp_path: Path, trained_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push, over = sync.push, threading.Event()
+    push, call, over = sync.push, store_retry.call, threading.Event()
+    returned: list[object] = []
 
     def slow(to: Location, folder: Path, *of: Any, **options: Any) -> object:
         return over.wait() if folder.name == "bad" else push(to, folder, *of, **options)
 
+    def called(*of: Any) -> None:
+        returned.append(call(*of))
+
     monkeypatch.setattr(sync, "push", slow)
     (tmp_path / "bad").mkdir()
     place = locate(str(tmp_path / "bucket"))
-    sent = (tmp_path / "bucket" / trained_run.root.name / manifest.MANIFEST).exists
-    limits = iter([lambda: "half of the time is over", lambda: "no answer" if sent() else ""])
+    monkeypatch.setattr(store_retry, "call", called)
+    both = 2  # the queue's own files, and the run
+    limits = iter([lambda: "half of the time is over", lambda: "no answer" if len(returned) == both else ""])
     monkeypatch.setattr(store_retry, "limit", lambda *_: next(limits))
     mirror = mirrors.Mirror(place, tmp_path)
     mirror.push(tmp_path / "bad")
