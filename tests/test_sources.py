@@ -114,6 +114,28 @@ def test_skip_bad_leaves_the_broken_patient_out_and_lists_it(root: Path, kind: s
 
 
 @pytest.mark.law("L12")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_that_is_broken_is_told_at_once(root: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (P, "TCGA_XX_2"):
+        (root / name / f"{name}_1.tif").write_bytes(b"GIF89a, or so it says")
+    message = rf"{P}_1.tif: not a readable TIFF.* \(and 1 more broken patient, named above\)"
+    with pytest.raises(DataError, match=message):
+        ensure_store(config(root, f"data.workers={workers}").data)
+    warnings = sorted(record.message for record in caplog.records if record.levelname == "WARNING")
+    assert [Path(warning.partition(":")[0]).name for warning in warnings] == [f"{P}_1.tif", "TCGA_XX_2_1.tif"]
+
+
+@pytest.mark.law("L12")
+def test_where_all_is_broken_alike_the_first_few_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(9):
+        (root / f"TCGA_YY_{number}").mkdir()
+    message = r"TCGA_YY_0: 0 slices.*\(and 5 more broken patients, named above; those after them were not looked at\)"
+    with pytest.raises(DataError, match=message):
+        ensure_store(config(root, "data.workers=1").data)
+    assert sum("0 slices" in record.message for record in caplog.records) == 6
+
+
+@pytest.mark.law("L12")
 @pytest.mark.parametrize("target", ["folder", "patient", "file"])
 def test_what_may_not_be_read_is_named(root: Path, target: str, request: pytest.FixtureRequest) -> None:
     path = {"folder": root, "patient": root / P, "file": root / FIRST}[target]

@@ -58,8 +58,9 @@ log = logging.getLogger(__name__)
 def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
     """The store of `cfg`, built if it is not there; of several processes at once, one builds and the others wait.
 
-    Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`), for pixels that two
-    patients share, and when the disk is full; nothing is left half-built. `check` is called now and then and may raise.
+    Raises DataError for a broken source (first broken patient by name, unless `data.skip_bad`; it and the others are
+    warned of as they are met), for pixels that two patients share, and when the disk is full; nothing is left
+    half-built. `check` is called now and then and may raise.
     """
     original, cfg = cfg, with_layout(cfg)
     source = make_source(cfg)
@@ -144,7 +145,9 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     outcomes = _prepare_all(cfg, source, aside, check)
     skipped = {patient: outcome for patient, outcome in sorted(outcomes.items()) if isinstance(outcome, str)}
     if skipped and not cfg.skip_bad:
-        more = f" (and {len(skipped) - 1} more broken patients)" if len(skipped) > 1 else ""
+        others = len(skipped) - 1
+        rest = "" if len(skipped) < LISTED else "; those after them were not looked at"
+        more = f" (and {others} more broken patient{'s' if others > 1 else ''}, named above{rest})" if others else ""
         raise DataError(next(iter(skipped.values())) + more)
     for patient, reason in skipped.items():
         log.warning("left out %s: %s", patient, reason)
@@ -197,10 +200,11 @@ def _log_remarks(written: Sequence[Written]) -> None:
 
 
 def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> dict[str, Outcome]:
-    """Each patient's index entry or its error; without `skip_bad` the first error ends the work."""
+    """Each patient's index entry or its error; without `skip_bad` errors are told at once, `LISTED` end the work."""
     patients = source.patients()
     workers = min(cfg.workers or cpus.usable(), len(patients))
     outcomes: dict[str, Outcome] = {}
+    broken = 0
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
         closing(_outcomes(source, patients, cfg, aside, workers, check)) as prepared,
@@ -210,6 +214,9 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> 
             bar.advance(1, patient=patient)
             check()
             if isinstance(outcome, str) and not cfg.skip_bad:
+                log.warning("%s", outcome)
+                broken += 1
+            if broken == LISTED:
                 break
     return outcomes
 
