@@ -3,6 +3,8 @@
 The processes are forked from one that knows torch.
 """
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import socket
@@ -10,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from workers import WORKER
 
 from segtrain.config import DeviceName
 
@@ -35,6 +39,17 @@ FORKSERVER.set_forkserver_preload(
     ]
 )
 TIMEOUT_S = 120
+# Below the ports that connections and listeners at port 0 take; each worker of pytest-xdist has 2,000 of its own.
+PORTS = itertools.count(15000 + WORKER % 7 * 2000 + os.getpid() % 100 * 10)
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port for others to listen at, which nobody else is given meanwhile."""
+    for port in PORTS:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((address, port))
+            return port
+    raise AssertionError("no end")
 
 
 def run_ranks(
@@ -45,10 +60,7 @@ def run_ranks(
     deterministic: bool = False,
 ) -> list[Any]:
     """What `function(world, *arguments)`, which must be importable, returned on each rank."""
-    how = device, deterministic
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    how, port = (device, deterministic), free_port()
     pipes, processes = [], []
     for rank in range(world_size):
         here, there = FORKSERVER.Pipe(duplex=False)

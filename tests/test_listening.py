@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from long_form import LONG
+from ranks import free_port
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from segtrain.config import Config, to_yaml
@@ -105,9 +106,7 @@ def test_no_port_of_a_training_on_one_machine_is_open_to_another(tiny: Config, t
 
 
 def test_launchers_of_several_nodes_listen_at_the_first_one_s_address_alone() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.2")
     before = listening_lines({os.getpid()})
     nodes = [
         Rendezvous.of(RendezvousParameters(BACKEND, f"127.0.0.2:{port}", "id", 2, 2, rank=rank, timeout=20))
@@ -132,9 +131,7 @@ def test_ranks_that_are_started_again_find_no_keys_of_those_before() -> None:
 
 def test_a_store_that_no_launcher_serves_is_bound_too() -> None:
     timeout = timedelta(seconds=20)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with ThreadPoolExecutor() as pool:
         server = pool.submit(serve, "localhost", port, 2, timeout, other_nodes=False)
         connect("localhost", port, 2, timeout).set("key", "value")

@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import FORKSERVER, run_ranks
-from trainings import _free_port
+from ranks import FORKSERVER, free_port, run_ranks
 
 from segtrain.runtime import peers
 from segtrain.runtime.peers import PeerWatch
@@ -46,7 +45,7 @@ def die_or_notice(folder: Path, rank: int, port: int) -> None:
 
 @pytest.mark.law("L8")
 def test_a_rank_that_is_killed_is_known_to_all_others_within_seconds(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     processes = [FORKSERVER.Process(target=die_or_notice, args=(tmp_path, rank, port)) for rank in range(3)]
     for process in processes:
         process.start()
