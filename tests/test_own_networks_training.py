@@ -2,7 +2,6 @@
 
 import importlib.util
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from engine_runs import PARTED, State, furthest, plain
 from own_networks import PARTS, config
 from ranks import run_ranks
-from trainings import Job, assert_same, run_to_end, state_of
+from trainings import HeldJob, assert_same, run_to_end, state_of
 
 from segtrain.config import Config, DataConfig, DeepSpeedConfig, ModelConfig, OptimConfig, TrainConfig
 from segtrain.engines.engine import Engine
@@ -145,14 +144,11 @@ def test_layers_under_two_names_and_tables_that_are_not_saved_are_averaged_and_r
 
 
 def break_off(directory: Path, cfg: Config, ranks: int) -> None:
-    """Kill all ranks once some steps are written down."""
-    job = Job(directory, cfg, ranks)
-    metrics = directory / "runs" / cfg.name / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
-        time.sleep(0.005)
-    job.kill(*range(ranks), number=signal.SIGSTOP)
+    """Kill all ranks in the middle of an epoch."""
+    job = HeldJob(directory, cfg, ranks)
+    job.wait_until_held()
     job.kill(*range(ranks))
-    assert job.wait(30) == [-signal.SIGKILL] * ranks, job.output()
+    assert job.wait() == [-signal.SIGKILL] * ranks, job.output()
 
 
 @pytest.mark.law("L6")

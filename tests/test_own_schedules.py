@@ -1,7 +1,6 @@
 """Schedules: the built-in ones against torch's, the user's own as tables; a whole training with own parts (L6, L13)."""
 
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
-from trainings import Job, assert_same, run_to_end, state_of
+from trainings import HeldJob, assert_same, run_to_end, state_of
 
 from segtrain.config import SCHEDULES, Config, OptimConfig, load_config
 from segtrain.config.trial import Check
@@ -177,10 +176,9 @@ def test_the_unit_is_an_option_of_every_own_schedule() -> None:
 
 def kill_after_a_save(directory: Path, cfg: Config) -> None:
     """Kill it in the middle, once it has saved."""
-    job = Job(directory, cfg, 1)
-    checkpoints = directory / "runs" / cfg.name / "checkpoints"
-    while len(list(checkpoints.glob("step-*"))) < 2 and job.processes[0].is_alive():
-        time.sleep(0.005)
+    job = HeldJob(directory, cfg, 1)
+    job.wait_until_held()
+    assert list((directory / "runs" / cfg.name / "checkpoints").glob("step-*"))
     job.kill(0)
     assert job.wait() == [-signal.SIGKILL], job.output()
 

@@ -7,7 +7,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ranks import FORKSERVER
+from ranks import FORKSERVER, free_port
 from safetensors.torch import load_file
-from workers import WORKER
 
 from segtrain.config import Config, to_yaml
 
 TIMEOUT_S = 150.0
+HELD_AFTER = 9  # steps; `fragile` has more in an epoch, saves at nearly every one and writes losses down at the seventh
 
 
 class Job:
@@ -32,7 +31,7 @@ class Job:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "given.yaml").write_text(to_yaml(cfg))
-        self.port = port or _free_port()
+        self.port = port or free_port()
         argv = ["--config", "given.yaml", *extra]
         self.directory = directory
         self.processes = [
@@ -76,24 +75,38 @@ class Job:
         return "\n".join(file.read_text()[-3000:] for file in sorted(self.directory.glob("rank-*.log")))
 
 
+class HeldJob(Job):
+    """Its ranks stand still after a step in the middle of their training, until a signal is sent to one of them.
+
+    So that what they are sent comes there, however slow this machine is.
+    """
+
+    def rank_of(self) -> Callable[..., None]:
+        return train_held_rank
+
+    def wait_until_held(self, timeout_s: float = TIMEOUT_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not all(_state(process.pid) == "T" for process in self.processes):
+            assert all(process.is_alive() for process in self.processes), self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.005)
+
+    def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
+        super().kill(*ranks, number=number)
+        super().kill(*range(len(self.processes)), number=signal.SIGCONT)
+
+
 def gone(pid: int | str) -> bool:
     """Whether a process has ended, even where nobody collects what is left of it (a container without an init)."""
+    return _state(pid) in "ZX"
+
+
+def _state(pid: int | str | None) -> str:
+    """The letter of the kernel for what a process does; X: it is not there."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return True
-
-
-# Below those that connections take for themselves; each worker of pytest-xdist has 2,000 of its own.
-PORTS = itertools.count(15000 + WORKER % 7 * 2000 + os.getpid() % 100 * 10)
-
-
-def _free_port() -> int:
-    for port in PORTS:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("itertools.count has no end")
+        return "X"
 
 
 def train_rank(directory: Path, argv: list[str], rank: int, ranks: int, port: int, largest_file: int | None) -> None:
@@ -110,6 +123,21 @@ def train_rank(directory: Path, argv: list[str], rank: int, ranks: int, port: in
     from segtrain.train import main
 
     sys.exit(main(argv))
+
+
+def train_held_rank(*arguments: Any) -> None:
+    """A rank that stands still after `HELD_AFTER` steps."""
+    from segtrain.training.watch import Watch
+
+    progress = Watch.progress
+
+    def progress_and_stand(watch: Watch, step: int, doing: str) -> None:
+        progress(watch, step, doing)
+        if (step, doing) == (HELD_AFTER, "training"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    setattr(Watch, "progress", progress_and_stand)  # noqa: B010
+    train_rank(*arguments)
 
 
 def state_of(run: Path) -> dict[str, Any]:

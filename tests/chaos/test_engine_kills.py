@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from commands import run
 from long_form import all_of
-from trainings import Job, assert_same, run_to_end, state_of
+from trainings import HeldJob, assert_same, run_to_end, state_of
 
 from segtrain.config import Config, DeepSpeedConfig, OptimConfig
 
@@ -29,15 +28,11 @@ def under(fragile: Config, zero: int | None) -> Config:
 
 
 def end_early(directory: Path, cfg: Config, number: int) -> None:
-    """Send the signal once some steps are written down, in the middle of an epoch."""
-    job = Job(directory, cfg, RANKS)
-    metrics = directory / "runs" / cfg.name / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
-        time.sleep(0.005)
-    if number == signal.SIGKILL:  # all at once: a survivor would leave by itself
-        job.kill(*range(RANKS), number=signal.SIGSTOP)
+    """Send the signal in the middle of an epoch."""
+    job = HeldJob(directory, cfg, RANKS)
+    job.wait_until_held()
     job.kill(*range(RANKS), number=number)
-    codes = job.wait(30)
+    codes = job.wait()
     assert codes == [75 if number == signal.SIGTERM else -number] * RANKS, job.output()
 
 

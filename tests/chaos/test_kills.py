@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import Job, assert_same, delays, gone, run_to_end, state_of
+from trainings import HeldJob, Job, assert_same, delays, gone, run_to_end, state_of
 
 from segtrain.config import Config, OptimConfig
 
@@ -58,30 +58,27 @@ def test_killed_runs_are_bitwise_the_unbroken_run(
 @pytest.mark.law("L8")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_survivor_of_a_dead_rank_leaves_by_itself(fragile: Config, tmp_path: Path, victim: int) -> None:
-    job = Job(tmp_path, fragile, 2)
-    metrics = tmp_path / "runs" / "fragile" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
-        time.sleep(0.01)
+    job = HeldJob(tmp_path, fragile, 2)
+    job.wait_until_held()
     job.kill(victim)
-    codes = job.wait(timeout_s=10)
+    codes = job.wait()
     assert codes[victim] == -9
     assert codes[1 - victim] == 1, "a bug's code, with its traceback: nothing was saved on purpose"
 
 
 def test_a_killed_job_leaves_no_process_and_no_port(fragile: Config, tmp_path: Path) -> None:
     """Every process is gone with the ranks, and the next start takes the same port at once."""
-    job = Job(tmp_path, fragile, 2)
-    metrics = tmp_path / "runs" / "fragile" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()) and all(p.is_alive() for p in job.processes):
-        time.sleep(0.01)
+    job = HeldJob(tmp_path, fragile, 2)
+    job.wait_until_held()
     children = [
         child for p in job.processes for child in Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()
     ]
+    assert children, "an onlooker, which sees by its pipe that its rank is gone"
     job.kill(0, 1)
-    end_s = time.monotonic() + 5
-    job.wait(5)
+    end_s = time.monotonic() + 60
+    job.wait()
     while not all(map(gone, children)) and time.monotonic() < end_s:
-        time.sleep(0.01)  # those that see it by their pipe have to run once more
+        time.sleep(0.01)  # they have to run once more
     assert all(map(gone, children))
     again = Job(tmp_path, fragile, 2, port=job.port)
     assert again.wait() == [0, 0], again.output()
