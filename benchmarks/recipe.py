@@ -17,8 +17,8 @@ from segtrain.report.collect import Collected, collect
 from segtrain.report.epochs import evaluation
 from segtrain.report.statistics import mean_of, per_patient
 from segtrain.report.variance import Scores, Unit
-from segtrain.report.variants import by_variant, scores
-from segtrain.report.verdicts import difference, holm
+from segtrain.report.variants import Which, by_variant, scores
+from segtrain.report.verdicts import Difference, corrected, difference
 from segtrain.run.events import evaluations
 from segtrain.runtime import files
 from segtrain.runtime.cells import csv_text
@@ -30,36 +30,47 @@ Groups = Mapping[str, Sequence[Collected]]
 
 
 def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """A line per pair (parent, child) and epoch (last, best): both means, child minus parent, p, p after Holm."""
+    """A line per pair (parent, child) and epoch (last, best): both means, child minus parent, p, p after Holm, verdict.
+
+    All are over the people that both have scored, whatever the seeds (docs/statistics.md). p_holm is empty where no
+    verdict can be given.
+    """
     lines = []
     for which in ("last", "best"):
-        comparisons = []
-        for parent, child in pairs:
-            theirs, own = scores(groups[parent], which), scores(groups[child], which)
-            both = theirs.keys() & own.keys()
-            if not both:
-                raise RunError(f"--of {parent}:{child}: no patient, fold and seed in common; train both on one fold")
-            theirs, own = ({unit: of[unit] for unit in both} for of in (theirs, own))
-            of_child, of_parent = per_patient(own), per_patient(theirs)
-            both_differ = difference(own, theirs)
-            assert both_differ, "they have patients in common"
-            of = {"parent": mean_of(theirs).summary, "child": mean_of(own).summary, "difference": both_differ.summary}
-            better = sum(of_child[patient] > of_parent[patient] for patient in of_child)
-            comparisons.append((parent, child, of, better, both_differ.p))
-        corrected = holm([p for *_, p in comparisons])
-        for (parent, child, of, better, p), p_holm in zip(comparisons, corrected, strict=True):
-            of_difference = of["difference"]
+        comparisons = [_compared(groups[parent], groups[child], which) for parent, child in pairs]
+        for (parent, child), compared in zip(pairs, comparisons, strict=True):
+            if compared is None:
+                raise RunError(f"--of {parent}:{child}: no patient in common; train both on one fold")
+        of_pairs = [compared for compared in comparisons if compared]
+        verdicts = corrected([of_pair for *_, of_pair in of_pairs])
+        for (parent, child), (theirs, own, _), of_pair in zip(pairs, of_pairs, verdicts, strict=True):
+            of_parent, of_child = per_patient(theirs), per_patient(own)
+            people = groups[parent][0].people
+            of = {"parent": mean_of(theirs, people).summary, "child": mean_of(own, people).summary}
             lines.append(
                 {
-                    "parent": parent, "child": child, "epoch": which, "n": of_difference.n,
+                    "parent": parent, "child": child, "epoch": which, "n": of_pair.summary.n,
                     "parent_dsc": f"{of['parent'].mean:.4f}", "child_dsc": f"{of['child'].mean:.4f}",
                     "parent_median": f"{of['parent'].median:.4f}", "child_median": f"{of['child'].median:.4f}",
-                    "difference": f"{of_difference.mean:+.4f}", "ci_low": f"{of_difference.ci_low:+.4f}",
-                    "ci_high": f"{of_difference.ci_high:+.4f}", "patients_better": better, "p": f"{p:.2g}",
-                    "p_holm": f"{p_holm:.2g}",
+                    "difference": f"{of_pair.summary.mean:+.4f}", "ci_low": f"{of_pair.summary.ci_low:+.4f}",
+                    "ci_high": f"{of_pair.summary.ci_high:+.4f}",
+                    "patients_better": sum(of_child[patient] > of_parent[patient] for patient in of_child),
+                    "p": f"{of_pair.p:.2g}", "p_holm": f"{of_pair.p_holm:.2g}" if of_pair.decidable else "",
+                    "verdict": of_pair.verdict,
                 }
             )  # fmt: skip
     return lines
+
+
+def _compared(
+    parents: Sequence[Collected], children: Sequence[Collected], which: Which
+) -> tuple[Scores, Scores, Difference] | None:
+    """The scores of the patients that both have, and the difference child minus parent; None: there are none."""
+    theirs, own = scores(parents, which), scores(children, which)
+    common = {patient for patient, *_ in theirs} & {patient for patient, *_ in own}
+    theirs, own = ({unit: dsc for unit, dsc in of.items() if unit[0] in common} for of in (theirs, own))
+    of_pair = difference(own, theirs, parents[0].people)
+    return (theirs, own, of_pair) if of_pair else None
 
 
 def quality(groups: Groups) -> list[dict[str, Any]]:
@@ -74,7 +85,8 @@ def quality(groups: Groups) -> list[dict[str, Any]]:
                 reached = {key: getattr(first, key, "not reached") for key in ("epoch", "step")}
                 images = first.step * run.config.train.global_batch if first else "not reached"
                 lines.append(
-                    {"variant": variant, "fold": run.fold, "dsc": f"{wanted:.2f}", **reached, "images": images}
+                    {"variant": variant, "fold": run.fold, "seed": run.seed, "dsc": f"{wanted:.2f}", **reached}
+                    | {"images": images}
                 )
     return lines
 
@@ -102,7 +114,13 @@ def late_scores(runs: Sequence[Collected]) -> Scores:
 def cost(groups: Groups) -> list[dict[str, Any]]:
     """A line per run: hours at work, images per second while training (median)."""
     return [
-        {"variant": variant, "fold": run.fold, "hours": f"{run.hours:.3f}", "images_per_s": f"{run.images_per_s:.1f}"}
+        {
+            "variant": variant,
+            "fold": run.fold,
+            "seed": run.seed,
+            "hours": f"{run.hours:.3f}",
+            "images_per_s": f"{run.images_per_s:.1f}",
+        }
         for variant, runs in groups.items()
         for run in runs
     ]

@@ -28,7 +28,9 @@ Rows = Sequence[dict[str, str]]
 
 
 def line(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
-    """The difference child minus parent over the rows, as a line of the table."""
+    """The difference child minus parent over the rows that have both, as a line of the table."""
+    if not (rows := [row for row in rows if row[parent] and row[child]]):
+        raise RunError(f"--of {parent}:{child}: no patient in common; compare two that have some")
     own, theirs = (np.array([float(row[name]) for row in rows]) for name in (child, parent))
     difference = own - theirs
     low, high = percentile_interval(difference)
@@ -70,20 +72,26 @@ def unseen(rows: Rows, searched: Sequence[str], parent: str, child: str) -> list
 
 
 def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
-    """The difference over people and trainings, by docs/statistics.md. A training that failed is left out."""
+    """The difference over people and trainings, by docs/statistics.md. A training that failed is left out.
+
+    The means are over the same patients as the difference: those that both have scored.
+    """
+    both = set.intersection(*({row["patient"] for row in rows if row[name]} for name in (parent, child)))
+    if not both:
+        raise RunError(f"--of {parent}:{child}: no patient in common; compare two that have some")
     scores: dict[str, dict[Unit, float]] = {
-        name: {(row["patient"], int(row["fold"]), int(row["seed"])): float(row[name]) for row in rows if row[name]}
+        name: {_unit(row): float(row[name]) for row in rows if row[name] and row["patient"] in both}
         for name in (parent, child)
     }
     theirs, own = compare(scores, parent)  # no patient has several ids
     difference = own.difference
-    if not difference:
-        raise RunError(f"--of {parent}:{child}: no patient, fold and seed in common; compare two that have some")
+    assert difference, "they have patients in common"
     return {
         "parent": parent,
         "child": child,
         "n": difference.summary.n,
         "trainings": own.mean.trainings,
+        "parent_trainings": theirs.mean.trainings,
         "parent_dsc": f"{theirs.summary.mean:.4f}",
         "child_dsc": f"{own.summary.mean:.4f}",
         "parent_median": f"{theirs.summary.median:.4f}",
@@ -96,6 +104,11 @@ def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dic
         "verdict": difference.verdict,
         "left_out": " ".join(left_out),
     }
+
+
+def _unit(row: dict[str, str]) -> Unit:
+    """The patient, fold and seed of a row; a split without folds has an empty cell."""
+    return row["patient"], int(row["fold"]) if row["fold"] else None, int(row["seed"])
 
 
 def command(argv: Sequence[str]) -> int:

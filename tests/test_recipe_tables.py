@@ -78,6 +78,29 @@ def test_beside_the_last_epoch_is_the_mean_of_the_last_three(tmp_path: Path) -> 
     assert [row["long"] for row in read(tmp_path / "tables" / "patients.csv")] == ["0.300000", "0.200000"]
 
 
+@pytest.mark.law("L10")
+def test_patients_are_paired_whatever_the_seeds(tmp_path: Path) -> None:
+    """The child's second training failed, or has other seeds: all of the parent's count all the same."""
+    first, second = [(0.70, 0.80)], [(0.90, 0.60)]
+    for name, epochs in (("old-fold0-seed1", first), ("old-fold0-seed2", second), ("new-fold0-seed3", [(0.80, 0.90)])):
+        train(tmp_path / "runs" / name, epochs, 0)
+    assert command([str(tmp_path / "runs"), "--of", "old:new", "--out", str(tmp_path / "tables")]) == 0
+    last = read(tmp_path / "tables" / "differences.csv")[0]
+    assert (last["parent_dsc"], last["child_dsc"], last["difference"]) == ("0.7500", "0.8500", "+0.1000")
+    assert (last["p_holm"], last["verdict"]) == ("", "no verdict")
+    assert {line["seed"] for line in read(tmp_path / "tables" / "cost.csv")} == {"1", "2", "3"}
+
+
+def test_a_patient_that_one_column_lacks_is_left_out() -> None:
+    """As in the tables of a search, whose variants have other folds."""
+    rows = [
+        {"patient": f"p{n}", "fold": str(n % 2), "seed": "1", "old": f"{0.5 + n / 100}", "new": f"{0.6 + n / 50}"}
+        for n in range(12)
+    ]
+    of_one_fold = [row | ({"new": ""} if row["fold"] == "1" else {}) for row in rows]
+    assert unseen.unseen(of_one_fold, [], "old", "new") == unseen.unseen(rows[::2], [], "old", "new")
+
+
 @pytest.mark.law("L12")
 def test_a_variant_that_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"--of best: no finished run of it; there are .*plain"):
@@ -143,7 +166,12 @@ def test_of_several_trainings_a_patient_counts_once() -> None:
     assert (without["n"], without["trainings"]) == (24, 5)
     gains = np.where(np.arange(24) // 8 == 1, gain[:, 1], gain.mean(axis=1))
     assert float(without["difference"]) == pytest.approx(gains.mean(), abs=1e-4)
-    with pytest.raises(RunError, match=r"old:new: no patient, fold and seed in common"):
+    of_common = [row for row in rows if row["fold"] != "2"]
+    alone = [{**row, "new": ""} for row in rows if row["fold"] == "2"]  # a fold that one recipe alone has
+    assert unseen.unseen([*of_common, *alone], searched, "old", "new") == unseen.unseen(
+        of_common, searched, "old", "new"
+    )
+    with pytest.raises(RunError, match=r"old:new: no patient in common"):
         unseen.unseen([{**row, "new": ""} for row in rows], searched, "old", "new")
 
 
