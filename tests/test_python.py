@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_runs import evaluation_event, train_event
 from torch import nn
 from trainings import assert_same, state_of
 
@@ -27,7 +29,9 @@ from segtrain.api.run import typed
 from segtrain.api.undisturbed import undisturbed
 from segtrain.config import Config
 from segtrain.errors import ConfigError, DamagedFile, Diverged, LaunchError, RunError, SegtrainError, StopReason
+from segtrain.report.epochs import curves
 from segtrain.run import Run
+from segtrain.run.events import Event, evaluations, train_events
 from segtrain.runtime.stop import Stop
 
 
@@ -100,16 +104,65 @@ def test_generators_of_gpus_that_nobody_used_are_seeded_as_before(monkeypatch: p
     assert seeds == [before + 1, before]
 
 
+# Read by every Python that is started: one that adds to a run's losses stands still, once, until it is told to go on.
+STAND_STILL = """
+import os, signal, sys
+
+def look(event, arguments):
+    if event != "open" or not str(arguments[0]).endswith("metrics.jsonl") or not arguments[2] & os.O_WRONLY:
+        return
+    if os.path.exists(arguments[0]) and os.path.getsize(arguments[0]) and not os.path.exists({held!r}):
+        with open({held!r} + ".part", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename({held!r} + ".part", {held!r})
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(look)
+"""
+
+
+def interrupt_while_it_stands(held: Path) -> None:
+    """Interrupt this process once a rank stands still, which goes on when the interrupt has reached it."""
+    while not held.exists():
+        time.sleep(0.01)
+    pid = int(held.read_text())
+    os.kill(os.getpid(), signal.SIGINT)
+    while not has_waiting(pid, signal.SIGINT):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGCONT)
+
+
+def has_waiting(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    waiting = next(line for line in lines if line.startswith("ShdPnd"))
+    return bool(int(waiting.split()[1], 16) & (1 << (number - 1)))
+
+
 @pytest.mark.law("L6")
 def test_ranks_that_python_starts_have_the_bits_of_a_command(
-    fragile: Config, unbroken: dict[int, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fragile: Config,
+    unbroken: dict[int, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Interrupted once, at two ranks, and gone on with."""
+    """Interrupted once in the middle, at two ranks, and gone on with."""
     cfg = replace(fragile, runs_dir=str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    assert segtrain.train(cfg, nproc=2).state == "stopped"
+    held = tmp_path / "held"
+    (tmp_path / "sitecustomize.py").write_text(STAND_STILL.format(held=str(held)))
+    monkeypatch.syspath_prepend(tmp_path)  # which the ranks are given
+    interrupting = threading.Thread(target=interrupt_while_it_stands, args=(held,), daemon=True)
+    interrupting.start()
+    stopped = segtrain.train(cfg, nproc=2)
+    interrupting.join()
+    assert stopped.state == "stopped"
+    saved = Run(stopped.path).saved_step()
+    assert saved > 0
+    capfd.readouterr()
     run = segtrain.train(cfg, nproc=2)
+    assert f"resuming {run.path} at step {saved} of" in capfd.readouterr().err
     assert_same(state_of(run.path), unbroken[2])
 
 
@@ -200,6 +253,26 @@ def test_tables_of_a_run(trained_run: Run) -> None:
     network = run.network()
     assert not network.training
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_an_epoch_is_the_mean_of_its_steps_wherever_the_log_has_its_lines(tmp_path: Path) -> None:
+    """Of 21 steps with a line every ten the last line is of one step."""
+    run = Run(tmp_path / "run")
+    run.root.mkdir()
+    first: list[Event] = [
+        train_event(10, loss=0.5),
+        train_event(20, loss=0.4),
+        train_event(21, loss=0.1, images_per_s=2.0),
+    ]
+    second: list[Event] = [train_event(step, loss=0.3) for step in (31, 41, 42)]
+    for event in [*first, evaluation_event(21, 1, 0.7), *second, evaluation_event(42, 2, 0.8)]:
+        run.record(event)
+    one, two = segtrain.Run(run.root).epochs
+    assert [one["loss"], two["loss"]] == pytest.approx([9.1 / 21, 0.3])
+    assert one["images_per_s"] == pytest.approx(21 / (20 / 5.0 + 1 / 2.0)), "images by seconds"
+    events = run.events()
+    points = curves(train_events(events), evaluations(events)).loss
+    assert [loss for _, loss in points] == pytest.approx([9.1 / 21, 0.3])
 
 
 def test_names_that_look_like_numbers_stay_texts() -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, harmonic_mean
 from typing import TYPE_CHECKING, Any, Union
 
 from segtrain.api.pictures import Pictures, shown
@@ -14,7 +15,7 @@ from segtrain.evaluation.ensemble import network_of, select_checkpoints
 from segtrain.run import Run as RunFolder
 from segtrain.run import read_evaluation
 from segtrain.run.code import with_own_code
-from segtrain.run.events import best_of, evaluations, train_events
+from segtrain.run.events import best_of, evaluations, train_events, with_steps
 from segtrain.run.result import ResultState
 
 if TYPE_CHECKING:
@@ -109,12 +110,14 @@ class Run:
     def epochs(self) -> Table:
         """A row an evaluated epoch: training loss, validation loss, DSC with n and interval, images a second."""
         events = self._folder.events()
+        training = list(with_steps(train_events(events)))
         rows, first = [], 0
         for scored in evaluations(events):
-            steps = [event for event in train_events(events) if first < event.step <= scored.step]
+            since = [(event, steps) for event, steps in training if first < event.step <= scored.step]
             row = dict(flatten({key: value for key, value in asdict(scored).items() if value != {}}))
-            row["loss"] = sum(one.loss for one in steps) / len(steps) if steps else None
-            row["images_per_s"] = sum(one.images_per_s for one in steps) / len(steps) if steps else None
+            counts = [steps for _, steps in since]
+            row["loss"] = fmean([event.loss for event, _ in since], counts) if since else None
+            row["images_per_s"] = harmonic_mean([event.images_per_s for event, _ in since], counts) if since else None
             rows.append(row)
             first = scored.step
         return rows

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segtrain.report.variance import NOBODY, People
 from segtrain.run import Run
-from segtrain.run.events import EvaluationEvent, TrainEvent
+from segtrain.run.events import EvaluationEvent, TrainEvent, with_steps
 from segtrain.run.stored import number_in, reading
 
 Point = tuple[float, float]
@@ -45,18 +45,18 @@ class Curves:
 
 
 def curves(training: Sequence[TrainEvent], scores: Sequence[EvaluationEvent]) -> Curves:
-    """The training loss as its mean over each epoch's events."""
+    """The training loss as its mean over each epoch's steps."""
     steps_per_epoch = scores[0].step / scores[0].epoch
-    losses: dict[int, list[float]] = defaultdict(list)
-    for event in training:
-        losses[math.ceil(event.step / steps_per_epoch)].append(event.loss)
+    losses: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for event, steps in with_steps(training):
+        losses[math.ceil(event.step / steps_per_epoch)].append((event.loss, steps))
     by_region: dict[str, list[Point]] = defaultdict(list)
     for scored in scores:
         for region, numbers in scored.regions.items():
             if (dsc := numbers["dsc"]) is not None:
                 by_region[region].append((float(scored.epoch), dsc))
     return Curves(
-        loss=[(float(epoch), statistics.fmean(values)) for epoch, values in sorted(losses.items())],
+        loss=[(float(epoch), statistics.fmean(*zip(*values, strict=True))) for epoch, values in sorted(losses.items())],
         val_loss=[(float(event.epoch), event.val_loss) for event in scores],
         val_dsc=[(float(event.epoch), event.val_dsc) for event in scores],
         by_region=dict(by_region),

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
@@ -112,6 +112,17 @@ def evaluations(events: Iterable[Event]) -> list[EvaluationEvent]:
 def train_events(events: Iterable[Event]) -> list[TrainEvent]:
     """The events of training steps."""
     return [event for event in events if isinstance(event, TrainEvent)]
+
+
+def with_steps(events: Iterable[TrainEvent]) -> Iterator[tuple[TrainEvent, int]]:
+    """Each event of a run with the number of steps that it is the mean of: those since the event before it.
+
+    They are not alike where an epoch ends between two lines of the log.
+    """
+    before = 0
+    for event in events:
+        yield event, max(1, event.step - before)
+        before = event.step
 
 
 def best_of(scores: Iterable[EvaluationEvent]) -> EvaluationEvent:
