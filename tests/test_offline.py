@@ -19,6 +19,7 @@ from segtrain.config import load_config
 from segtrain.config.own_parts import own_parts
 from segtrain.errors import ConfigError
 from segtrain.run import Result
+from segtrain.runtime import stop
 
 
 def test_all_runs_finish_in_order_and_the_same_command_has_nothing_to_do(tmp_path: Path, stand_ins: StandIns) -> None:
@@ -140,7 +141,8 @@ def test_a_signal_has_the_runs_save_and_leave(tmp_path: Path, stand_ins: StandIn
     assert [entry["step"] for entry in entries(tmp_path, "start")] == [0, 1, 0]
 
 
-def test_the_queues_stop_file_stops_it(tmp_path: Path, stand_ins: StandIns) -> None:
+def test_the_queues_stop_file_stops_it(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop, "LOOK_WAIT_S", 60.0)  # the first look is waited for, however slow this machine is
     queue = write(tmp_path)
     (tmp_path / "runs" / "night").mkdir(parents=True)
     (tmp_path / "runs" / "night" / "STOP").touch()

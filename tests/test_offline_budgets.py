@@ -112,6 +112,20 @@ def test_too_little_space_stops_the_queue_with_all_saved(
     assert command(queue) == 0
 
 
+def test_the_space_that_counts_is_where_the_store_is_on_this_machine(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, gib = tmp_path / "scratch", 2**30
+    scratch.mkdir()
+    real = shutil.disk_usage(tmp_path)
+    free = {scratch: 1 * gib}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(real.total, 0, free.get(Path(path), 9 * gib)))
+    monkeypatch.setenv("SCRATCH", str(scratch))
+    assert command(write(tmp_path, min_free_gib=3), "data.store=$SCRATCH/prepared") == 75
+    assert f"1.0 GiB free in {scratch}, min_free_gib" in entries(tmp_path, "left")[0]["why"]
+    assert stand_ins.names == []
+
+
 def test_space_under_a_folder_that_may_not_be_looked_at_is_that_of_the_one_above(
     tmp_path: Path, as_nobody: None
 ) -> None:

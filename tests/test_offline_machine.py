@@ -10,11 +10,12 @@ from queues import StandIns, command, entries, write
 from jobs.queue import diagnosis, machine
 from jobs.queue.journal import Journal
 from segtrain.errors import LaunchError, RunError
+from segtrain.runtime import cpus
 
 
 @pytest.mark.parametrize(
     ("processes", "at_once", "together"),
-    [(1, None, 2), (2, None, 1), (1, 1, 1), (4, None, 1)],  # of two GPUs; who asks for more gets them all
+    [(1, None, 2), (2, None, 1), (1, 1, 1), (4, None, 1), (1, 3, 2)],  # of two GPUs; who asks for more gets them all
 )
 def test_runs_share_the_gpus_and_none_has_another_s(
     tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, processes: int, at_once: int | None,
@@ -28,6 +29,7 @@ def test_runs_share_the_gpus_and_none_has_another_s(
     again = StandIns(monkeypatch)
     monkeypatch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cpus, "of_rank", lambda ranks: 64 // ranks)
     queue = write(tmp_path, ["a", "b", "c"], processes=processes, at_once=at_once)
     assert command(queue, "device=auto") == 0
     at_work: dict[str, list[str]] = {}
@@ -42,6 +44,9 @@ def test_runs_share_the_gpus_and_none_has_another_s(
         most = max(most, len(at_work))
     assert most == together
     assert [sets["CUDA_VISIBLE_DEVICES"] for _, sets in again.began[:1]] == ["0" if processes == 1 else "0,1"]
+    assert {sets["OMP_NUM_THREADS"] for _, sets in again.began} == {str(64 // (together * processes))}
+    warning = "at_once=3, but a run takes 1 of the 2 GPU(s) here: 2 at a time"
+    assert (tmp_path / "runs" / "night" / "log.txt").read_text().count(warning) == (at_once == 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
     assert machine.gpus() == ["3", "GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

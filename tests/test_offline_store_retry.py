@@ -1,6 +1,8 @@
 """A store that does not answer yet, or never does, ends no night and holds up neither queue nor process."""
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from queues import StandIns, command, entries, write
 from jobs.offline import location, store_retry, sync
 from jobs.offline import mirror as mirrors
 from jobs.offline.location import Location, locate
-from segtrain.errors import RunError, Stopped
+from segtrain.errors import DataError, LaunchError, RunError, Stopped
 from segtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +105,29 @@ def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
     assert (done.returncode, done.stdout) == (0, b"left\n")
 
 
+@pytest.mark.law("L12")
+@pytest.mark.parametrize(
+    ("error", "kind", "place"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), LaunchError, "the disk of the runs: cannot be used"),
+        (PermissionError(errno.EACCES, "Permission denied", "{here}/run"), DataError, "{here}/run: cannot be used"),
+        (OSError(errno.EIO, "Input/output error", "{here}/run"), RunError, "{here}/run: cannot be used"),
+        (PermissionError(errno.EACCES, "Permission denied", "{mirror}/run"), DataError, "{mirror}: may not be read"),
+        (PermissionError("Forbidden"), DataError, "{mirror}: may not be read"),
+        (OSError(errno.EIO, "Input/output error"), RunError, "{mirror}: cannot be fetched"),
+    ],
+)
+def test_an_error_of_this_machine_s_disk_is_not_the_mirror_s(
+    tmp_path: Path, error: OSError, kind: type[Exception], place: str
+) -> None:
+    mirror = locate(str(tmp_path / "mirror"))
+    places = {"here": str(tmp_path), "mirror": str(tmp_path / "mirror")}
+    if error.filename:
+        error.filename = str(error.filename).format(**places)
+    with pytest.raises(kind, match=re.escape(place.format(**places))), sync.explained(mirror):
+        raise error
+
+
 NO_ROUTE = OSError(113, "No route to host")
 
 
@@ -170,13 +195,14 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
         fail()  # who was left behind changes nothing any more
 
     store[:] = [hang if hangs else fail] * 1000
-    with pytest.raises(RunError, match="no answer in 0 s" if hangs else "No route to host"):
-        command(write(second), "--sync", "memory://never", "--when-done", f"touch {tmp_path}/hook")
+    for _ in range(2):
+        with pytest.raises(RunError, match="no answer in 0 s" if hangs else "No route to host"):
+            command(write(second), "--sync", "memory://never", "--when-done", f"echo off >> {tmp_path}/hook")
     over.set()
     assert stand_ins.names == []
     assert MemoryFileSystem.store == before
-    assert (tmp_path / "hook").exists(), "nobody pays for a machine that waits"
-    assert not (second / "runs" / "night" / "journal.jsonl").exists(), "the mirror's may come yet"
+    told = "nobody pays for a machine that waits, and whoever boots it again is not locked out"
+    assert (tmp_path / "hook").read_text() == "off\n", told
 
 
 def test_who_waits_for_a_store_can_be_told_to_stop(

@@ -11,7 +11,9 @@ beside the run's directory and renamed, so that a run is never half there. Whoev
 a push sends what is missing or damaged in the mirror, a fetch brings what is damaged here. Less never replaces more.
 """
 
+import errno
 import logging
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,13 +29,14 @@ from jobs.offline.objects import Entry, Proven, bring, content, sha256_of
 from jobs.offline.upload import Upload
 from segtrain.config import first_difference, from_tree
 from segtrain.config.yaml_text import parse_yaml
-from segtrain.errors import ConfigError, DataError, RunError
+from segtrain.errors import ConfigError, DataError, LaunchError, RunError
 from segtrain.run import Run, layout
 from segtrain.runtime import files
 
 log = logging.getLogger("segtrain.queue")
 
 OBJECTS = "objects"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def push(to: Location, folder: Path, only: Sequence[Path] | None = None, proven: Proven | None = None) -> int:
@@ -100,17 +103,34 @@ def fetch(source: Location, folder: Path) -> bool:
 
 @contextmanager
 def explained(source: Location) -> Iterator[None]:
-    """Turns what a file system raises while it is read into a DataError or a RunError."""
+    """Turns what a file system raises while it is read into a DataError or a RunError.
+
+    What this machine's disk raises meanwhile is told as that; LaunchError where it is full: waiting does not mend it.
+    """
     try:
         yield
     except (DataError, RunError):
         raise
-    except PermissionError as error:
-        raise DataError(
-            f"{source}: may not be read ({one_line(error)}); ask its owner for the rights, or name another --sync"
-        ) from error
     except Exception as error:
+        if isinstance(error, OSError) and (here := _place_here(error, source)):
+            kind = DataError if isinstance(error, PermissionError) else LaunchError if error.errno in FULL else RunError
+            raise kind(
+                f"{here}: cannot be used ({error.strerror}); free some space there, or make it readable and writable "
+                "for this user, and try again"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise DataError(
+                f"{source}: may not be read ({one_line(error)}); ask its owner for the rights, or name another --sync"
+            ) from error
         raise RunError(f"{source}: cannot be fetched ({one_line(error)}); see that it can be reached") from error
+
+
+def _place_here(error: OSError, source: Location) -> str:
+    """The place on this machine, outside the mirror, where an error arose; "" where it is the mirror's."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if place and os.path.exists(Path(place).parent):  # noqa: PTH110 (which raises there)
+        return "" if source.is_local and Path(place).is_relative_to(source.path) else place
+    return "the disk of the runs" if error.errno in FULL else ""
 
 
 def _replace(source: Location, theirs: Manifest, folder: Path) -> bool:

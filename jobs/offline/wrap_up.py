@@ -139,9 +139,8 @@ def run_when_done(command: str, folder: Path, journal: Journal) -> None:
     if journal.hook_has_run():
         log.info("when done: the command is not run, since nothing was started and it has run since the last start")
         return
-    if journal.entries:  # else the mirror's journal may still have to be fetched
-        with contextlib.suppress(OSError):  # the disk is full
-            journal.write("hook", sha256=hashlib.sha256(command.encode(errors="surrogateescape")).hexdigest())
+    with contextlib.suppress(OSError):  # the disk is full
+        journal.write("hook", sha256=hashlib.sha256(command.encode(errors="surrogateescape")).hexdigest())
     log.info("when done: running the command")
     flush_log()  # the command may switch the machine off
     done = subprocess.run(

@@ -65,9 +65,9 @@ class Child:
 
 
 def start(
-    queue: Queue, item: Item, snapshot: Submission, job: str, gpus: Sequence[str], at_once: int, end_s: float | None
+    queue: Queue, item: Item, snapshot: Submission, job: str, gpus: Sequence[str], together: int, end_s: float | None
 ) -> Child:
-    """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`."""
+    """Start a run from the snapshot, on these GPUs; the queue ends at `end_s`, and so many runs share the CPUs."""
     stop, has_queue_deadline = _as_started(item, end_s)
     config = snapshot.config(item.name)
     patiently(config, partial(_set_stop, config, stop))
@@ -75,7 +75,7 @@ def start(
     starts_before = len(item.run.known_starts())
     log = None if queue.attended else queue.folder / "logs" / f"{item.name}.log"
     mark = machine.mark(queue.folder)
-    environment = {"OMP_NUM_THREADS": str(cpus.of_rank(at_once * item.processes))}
+    environment = {"OMP_NUM_THREADS": str(cpus.of_rank(together * item.processes))}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "pass_fds": (mark,)}

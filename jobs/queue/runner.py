@@ -7,6 +7,7 @@ also the one place that passes signals on: this process only notes them, the run
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,8 @@ from jobs.queue.items import Item, Queue
 from jobs.queue.journal import DONE, FAILED, Journal, QueueEnd, Standing, out_of_space, standing, stopped_by
 from jobs.resources import Resources
 from jobs.submission import Submission
-from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, StopReason
+from segtrain.data.store_folder import stores_folder
+from segtrain.errors import EXIT_FINISHED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError, StopReason
 from segtrain.runtime.stop import Deadline, Stop
 
 log = logging.getLogger("segtrain.queue")
@@ -60,6 +62,7 @@ class Runner:
         self._due: list[Item] | None = None  # None: to be derived anew
         self._passed: set[str] = set()
         self._any_has_begun = False
+        self._has_warned = False
 
     def run(self) -> QueueEnd:
         """Run the queue to its end; why it ended.
@@ -96,10 +99,17 @@ class Runner:
             return stopped_by(StopReason.DEADLINE)
         if time.monotonic() - self._disk_checked_at > DISK_EVERY_S:
             self._disk_checked_at = time.monotonic()
-            stores = {Path(item.cfg.data.store).absolute() for item in self.queue.items if item.cfg}
-            if trouble := machine.scarce([self.queue.folder, *sorted(stores)], self.queue.min_free_gib):
+            if trouble := machine.scarce([self.queue.folder, *self._stores()], self.queue.min_free_gib):
                 return out_of_space(trouble)
         return None
+
+    def _stores(self) -> list[Path]:
+        """The folders of the runs' stores; without those of a config that training refuses."""
+        folders = set()
+        for item in self.queue.items:
+            with suppress(ConfigError):
+                folders |= {stores_folder(item.cfg.data).absolute()} if item.cfg else set()
+        return sorted(folders)
 
     def _stop_children(self, end: QueueEnd) -> None:
         """SIGTERM, once: all ranks save and leave."""
@@ -156,14 +166,32 @@ class Runner:
         for item in list(self._what_is_due()):
             taken = {gpu for child in self.children for gpu in child.gpus}
             free = [gpu for gpu in self.gpus if gpu not in taken]
-            needs = 0 if item.cfg is None or item.cfg.device == "cpu" else min(item.processes, len(self.gpus))
+            needs = self._gpus_of(item)
             if len(self.children) < self.at_once and needs <= len(free):
                 self._start(item, free[:needs])
+
+    def _gpus_of(self, item: Item) -> int:
+        return 0 if item.cfg is None or item.cfg.device == "cpu" else min(item.processes, len(self.gpus))
+
+    def _together(self, item: Item) -> int:
+        """How many runs like it can be at work at once, which share the CPUs."""
+        needs = self._gpus_of(item)
+        most = min(self.at_once, len(self.gpus) // needs) if needs else self.at_once
+        if self.queue.at_once and most < self.queue.at_once and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "at_once=%d, but a run takes %d of the %d GPU(s) here: %d at a time",
+                self.queue.at_once,
+                needs,
+                len(self.gpus),
+                most,
+            )
+        return min(most, len(self.queue.items))
 
     def _start(self, item: Item, gpus: Sequence[str]) -> None:
         step = item.run.saved_step()
         end_s = self.deadline.at_s() if self.deadline else None
-        child = start(self.queue, item, self._submission(), self._job, gpus, self.at_once, end_s)
+        child = start(self.queue, item, self._submission(), self._job, gpus, self._together(item), end_s)
         self.children.append(child)
         self._due = None
         self.journal.write(
