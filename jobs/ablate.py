@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import ablation_report, confirm, plan, resources, sbatch
+from jobs.checks import missing_on_nodes
 from jobs.grid import Grid, refused
 from jobs.submit import add_options, placed
 from segtrain.errors import EXIT_FINISHED, EXIT_USER_ERROR
@@ -70,7 +71,8 @@ def command(argv: Sequence[str]) -> int:
     folder = members[0].run.root.parent
     refuse_run(folder, arguments.spec, "ablation")
     requested = resources.of(arguments)
-    if refused(arguments.spec, missing(members, packages=requested.python is None)):
+    lacking = missing_on_nodes(members, requested) if executor == "slurm" else missing(members)
+    if refused(arguments.spec, lacking):
         return EXIT_USER_ERROR
     if executor == "local" or not arguments.dry_run:  # there the standard output is the script
         show_text(plan.show(spec, members, _own_report(folder, record), arguments.spreads, arguments.find))

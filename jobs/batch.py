@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,17 +113,32 @@ def _end(arguments: argparse.Namespace) -> int:
 OPTIONS = {
     "job-name": "SLURM_JOB_NAME", "partition": "SLURM_JOB_PARTITION", "account": "SLURM_JOB_ACCOUNT",
     "qos": "SLURM_JOB_QOS", "nodes": "SLURM_JOB_NUM_NODES", "cpus-per-task": "SLURM_CPUS_PER_TASK",
-    "gpus-per-node": "SLURM_GPUS_ON_NODE", "mem": "SLURM_MEM_PER_NODE", "array": "SLURM_ARRAY_TASK_ID",
+    "mem": "SLURM_MEM_PER_NODE", "mem-per-cpu": "SLURM_MEM_PER_CPU", "array": "SLURM_ARRAY_TASK_ID",
 }  # fmt: skip
 
 
 def _sbatch(job: str, script: str, *arguments: str) -> list[str]:
     """The command that submits a template's job again, to go on when this one has ended."""
     options = {option: value for option, name in OPTIONS.items() if (value := os.environ.get(name))}
-    minutes = math.ceil(min(scheduler.time_limit_s(job) / 60, MAX_MIN))
-    more = ["--parsable", f"--dependency=afterany:{job}", f"--time={minutes}"]
+    if gpus := _gpus(Path(script)):
+        options["gpus-per-node"] = gpus
+    more = ["--parsable", f"--dependency=afterany:{job}"]
+    minutes = scheduler.time_limit_s(job) / 60
+    if minutes < MAX_MIN:  # else it has none, or SLURM does not say it: the script's own counts
+        more.append(f"--time={math.ceil(minutes)}")
     pairs = [f"--{option}={value}" for option, value in options.items()]
     return ["sbatch", *more, *pairs, script, *(word for word in arguments if word != "--fresh")]
+
+
+def _gpus(script: Path) -> str:
+    """GPUs a node, with their type where the job was given one; "" where the script asks for them in its own lines."""
+    if per_node := os.environ.get("SLURM_GPUS_PER_NODE"):
+        return per_node
+    with suppress(OSError):
+        lines = script.read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(line.startswith("#SBATCH") and "gpu" in line.partition("#SBATCH")[2] for line in lines):
+            return ""
+    return os.environ.get("SLURM_GPUS_ON_NODE", "")
 
 
 def _killed_by(code: int) -> str | None:

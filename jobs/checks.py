@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs import partitions, sbatch
 from jobs.resources import Resources
 from segtrain.config import Config, DataConfig, nearest
-from segtrain.config.paths import expanded
+from segtrain.config.paths import expanded, is_file
 from segtrain.data.order import Order
 from segtrain.data.sources import make_source, with_layout
 from segtrain.errors import ConfigError, DataError, LaunchError
@@ -42,11 +42,23 @@ def check(configs: Sequence[Config], resources: Resources, script: str) -> list[
 def check_run(cfg: Config, resources: Resources) -> list[str]:
     """The warnings about one run. Raises ConfigError, DataError or LaunchError."""
     _check_processes(cfg, resources)
+    member = Member(cfg.name, None, cfg.seed, cfg)
     warnings = list(_check_data(cfg.data, resources))
+    if cfg.model.weights and member.run.saved_step() == 0:
+        warnings += _unseen("model.weights", cfg.model.weights, resources)
     _check_share(cfg, resources)
-    for problem in missing([Member(cfg.name, None, cfg.seed, cfg)], packages=resources.python is None).values():
+    for problem in missing_on_nodes([member], resources).values():
         raise ConfigError(problem)
     return warnings
+
+
+def missing_on_nodes(members: Sequence[Member], resources: Resources) -> dict[str, str]:
+    """What `missing` finds, as far as this machine can tell what the nodes see."""
+
+    def is_there(path: Path) -> bool:
+        return resources.data_on_nodes or is_file(path) or not _top(path).exists()
+
+    return missing(members, packages=resources.python is None, is_there=is_there)
 
 
 def _distinct(configs: Sequence[Config]) -> list[Config]:
@@ -66,8 +78,8 @@ def _check_times(resources: Resources) -> Iterator[str]:
         )
     if resources.save_s > resources.warn_s:
         yield (
-            f"save_s={resources.save_s}: the job is ended {resources.warn_s} s (warn_s) after it was told to save, "
-            "before such a save is over; a larger warn_s avoids that"
+            f"save_s={resources.save_s}: at the time limit the job ends {resources.warn_s} s (warn_s) after it "
+            "was told to save, before such a save is over; a larger warn_s avoids that"
         )
 
 
@@ -92,18 +104,27 @@ def _check_data(data: DataConfig, resources: Resources) -> Iterator[str]:
         value = getattr(data, key)
         if value is None or resources.data_on_nodes:
             continue
+        warnings = list(_unseen(f"data.{key}", value, resources))
+        yield from warnings
         path = expanded(value)
-        if path.exists():
-            continue
-        top = Path(*path.absolute().parts[:2])
-        if not top.exists():  # a file system that only the nodes mount
-            near = nearest(top.name, [folder.name for folder in Path("/").iterdir() if folder.is_dir()])
-            hint = f" (did you mean /{near}?)" if near else ""
-            yield f"data.{key}={value}: this machine has no {top}{hint}; the job fails if its nodes have none either"
-            continue
-        raise DataError(
-            f"data.{key}={value}: {_what_is_there(path)}; if only the nodes see it, add --data-on-nodes true"
-        )
+        if not warnings and not path.exists():
+            raise DataError(
+                f"data.{key}={value}: {_what_is_there(path)}; if only the nodes see it, add --data-on-nodes true"
+            )
+
+
+def _unseen(key: str, value: str, resources: Resources) -> Iterator[str]:
+    """A warning of what lies on a file system that this machine lacks; only the nodes may mount it."""
+    top = _top(expanded(value))
+    if not resources.data_on_nodes and not top.exists():
+        near = nearest(top.name, [folder.name for folder in Path("/").iterdir() if folder.is_dir()])
+        hint = f" (did you mean /{near}?)" if near else ""
+        yield f"{key}={value}: this machine has no {top}{hint}; the job fails if its nodes have none either"
+
+
+def _top(path: Path) -> Path:
+    """The first folder on the way to a path."""
+    return Path(*path.absolute().parts[:2])
 
 
 def _what_is_there(path: Path) -> str:

@@ -11,11 +11,6 @@ ending= # whether SLURM ends the job, and has told the step itself
 # all elements: squeue prints a line for each of them, and scontrol requeues them all.
 this_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-${SLURM_JOB_ID:-}}
 
-for signal in USR1 USR2 TERM; do
-	# shellcheck disable=SC2064  # expands now
-	trap "on_signal $signal" "$signal"
-done
-
 on_signal() { # SIGNAL
 	asked=${asked:-$1}
 	[ -n "$step" ] || return 0
@@ -79,6 +74,12 @@ run_step() { # srun's ARGUMENT...
 	step=
 	return "$code"
 }
+
+# All that it calls is defined by now.
+for signal in USR1 USR2 TERM; do
+	# shellcheck disable=SC2064  # expands now
+	trap "on_signal $signal" "$signal"
+done
 
 resubmit() { # JOB WHY: submit the run again; scripts of jobs/sbatch.py know how
 	return 1

@@ -126,7 +126,9 @@ class Command:
         while stage := self.searching.next():
             epochs = f"{stage.epochs} epochs, {len(stage.due)} of {len(stage.members)} runs due"
             show(f"{self.searching.spec.name}: round {stage.round + 1}, {epochs}")
-            if refused(self.searching.path, missing(stage.members, packages=self.requested.python is None)):
+            members = stage.members
+            lacking = checks.missing_on_nodes(members, self.requested) if self.on_cluster else missing(members)
+            if refused(self.searching.path, lacking):
                 return EXIT_USER_ERROR
             if self.on_cluster:
                 try:

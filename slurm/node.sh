@@ -5,7 +5,7 @@ asked=
 launcher=
 for signal in USR1 USR2 TERM INT HUP; do
 	# shellcheck disable=SC2064  # expands now
-	trap "on_signal $signal" "$signal"
+	trap "asked=\${asked:-$signal}" "$signal" # until the function is defined
 done
 
 # shellcheck disable=SC2317  # called by traps
@@ -14,6 +14,10 @@ on_signal() { # SIGNAL
 	asked=${asked:-$1}
 	if [ -n "$launcher" ] && [ "$first" = none ]; then kill -TERM "$launcher" 2>/dev/null; fi
 }
+for signal in USR1 USR2 TERM INT HUP; do
+	# shellcheck disable=SC2064  # expands now
+	trap "on_signal $signal" "$signal"
+done
 
 nproc=$1 first=$2 port=$3 words=$4 # words: of how many Python consists, as in apptainer exec image.sif python
 shift 4

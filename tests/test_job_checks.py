@@ -135,11 +135,15 @@ def test_what_would_fail_or_wait_forever_is_refused_and_nothing_is_written(
 WARNED = {
     "save_s": (
         ["--save-s", "200"],
-        "save_s=200: the job is ended 120 s (warn_s) after it was told to save, before such",
+        "save_s=200: at the time limit the job ends 120 s (warn_s) after it was told to save, before such",
     ),
     "data of nodes": (
         ["data.source=lgg", "data.root=/temp/kaggle_3m"],
         "data.root=/temp/kaggle_3m: this machine has no /temp (did you mean /tmp?); the job fails if its nodes have",
+    ),
+    "weights of nodes": (
+        ["model.weights=/temp/unet.pt"],
+        "model.weights=/temp/unet.pt: this machine has no /temp (did you mean /tmp?); the job fails if its nodes have",
     ),
     "nodes that are down": (
         ["--constraint", "drained&v100", "--partition", "gpu", "--gpus-per-node", "2"],
@@ -172,6 +176,7 @@ def test_what_may_be_right_is_submitted_with_a_warning(
         [],
         ["--partition", "gpu", "--gpus-per-node", "a100:2", "--constraint", "nvlink", "--mem", "100G"],
         ["--data-on-nodes", "true", "data.source=lgg", "data.root=here_is_none"],
+        ["--data-on-nodes", "true", "model.weights=here_is_none.pt"],
         ["--comment", "away"],  # slurmctld: sbatch itself says so
         ["--srun", "label", "--python", "apptainer exec x.sif python", "engine=deepspeed"],
     ],

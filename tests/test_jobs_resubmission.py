@@ -65,6 +65,30 @@ def test_where_requeue_is_forbidden_a_template_is_submitted_again_as_it_was_and_
     assert starts.line("9") == ["9", "8", "7"]
 
 
+@pytest.mark.parametrize(
+    ("variables", "lines", "options"),
+    [
+        ({"SLURM_GPUS_PER_NODE": "a100:4", "SLURM_GPUS_ON_NODE": "4"}, "", ["--gpus-per-node=a100:4"]),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "#SBATCH --gres=gpu:4", []),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "# gpus of the command line", ["--gpus-per-node=4"]),
+        ({"SLURM_MEM_PER_CPU": "4000"}, "", ["--mem-per-cpu=4000"]),
+    ],
+)
+def test_a_template_is_submitted_again_with_what_it_was_given(
+    tmp_path: Path, refusing: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], lines: str,
+    options: list[str],
+) -> None:  # fmt: skip
+    """Once: what stands in the script's own lines counts there. A time limit that is not known is none of a year."""
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/bash\n{lines}\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(scheduler, "time_limit_s", lambda job: float("inf"))
+    assert batch._sbatch("7", str(script), "name=a") == [
+        "sbatch", "--parsable", "--dependency=afterany:7", *options, str(script), "name=a",
+    ]  # fmt: skip
+
+
 @pytest.mark.law("L14")
 @pytest.mark.parametrize("key", [True, False])
 def test_where_requeue_is_forbidden_a_submission_is_submitted_again_and_stays_one_run(

@@ -16,6 +16,25 @@ from segtrain.runtime import launcher, torchrun
 from segtrain.runtime.process import run_command
 from segtrain.runtime.stop import Stop
 
+LONGER = """
+import os, sys
+from torch.distributed import run
+from torch.distributed.run import config_from_args
+run.run = lambda options: print(config_from_args(options)[0].shutdown_timeout)
+from segtrain.runtime import torchrun
+torchrun.launch(["--nproc-per-node=1", "script.py"])
+"""
+
+
+@pytest.mark.law("L8")
+@pytest.mark.parametrize(("variables", "patience_s"), [({}, 100), ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}, 7)])
+def test_ranks_get_longer_than_torchrun_s_half_minute_to_save(variables: dict[str, str], patience_s: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if "SHUTDOWN_TIMEOUT" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", LONGER], env=environment | variables, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == patience_s
+
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

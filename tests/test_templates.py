@@ -13,6 +13,7 @@ case "$*" in
 *jobs.batch\\ run*) echo "$RUNS/a run" ;;
 *jobs.batch\\ member*) echo "$RUNS/a run.yaml" ;;
 *jobs.batch\\ begin*) echo "$RUNS/codes" ;;
+*segtrain\\ report*) printf '%s\\n' "$@" >"$RUNS/report" ;;
 *jobs.launch*) printf '%s\\n' "$EXPORTED" "$@" >"$RUNS/torchrun" ;;
 esac
 """
@@ -101,6 +102,30 @@ def test_a_template_starts_any_python_with_the_options_that_it_is_given(
     trained = torchrun[torchrun.index("jobs.rank") + 1 :]
     assert trained == (["--config", f"{folder}/runs/a run.yaml"] if template == "ablation" else given)
     assert {"--label", "--cpu-bind=none"} <= set((folder / "runs" / "srun").read_text().splitlines())
+
+
+def test_the_report_s_template_passes_on_what_it_is_given(folder: Path) -> None:
+    done = call(folder, "report", "runs/a b", "runs/c", "--lang", "zh", "data.root=/data")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs" / "report").read_text().splitlines() == [
+        "-m", "segtrain", "report", "runs/a b", "runs/c", "--lang", "zh", "data.root=/data", "--out", "runs/a b/report",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ["train", "preemptible", "ablation"])
+def test_a_template_does_not_go_on_where_a_line_of_env_sh_fails(folder: Path, tmp_path: Path, template: str) -> None:
+    home = tmp_path / "home"
+    (home / "slurm").mkdir(parents=True)
+    (home / "jobs").symlink_to(ROOT / "jobs")
+    (home / "slurm" / "node.sh").symlink_to(ROOT / "slurm" / "node.sh")
+    text = (ROOT / "slurm" / "env.sh").read_text()
+    assert "# module load cuda\n" in text
+    env = {"SEGTRAIN_HOME": str(home), "SLURM_ARRAY_TASK_ID": "0"}
+    for line, code in (("true", 0), ("echo no such module >&2; false", 1)):
+        (home / "slurm" / "env.sh").write_text(text.replace("# module load cuda", line))
+        done = call(folder, template, "--config", "a.yaml", env=env)
+        assert done.returncode == code, done.stderr
+    assert done.stderr == "no such module\n"
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])

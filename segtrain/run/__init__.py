@@ -17,6 +17,7 @@
     code.py          the user's own parts, copied into the run
     ablation.py      a spec of variants, folds and seeds becomes runs
     ablation_record.py  ablation.json: how an ablation's best is confirmed, or what it confirms
+    needs.py         files and packages that the variants of an ablation need and that are not there
     tracked.py       tracked.json: what trackers were sent
     index.py         results.csv and queue.csv, which list runs
     model_archive.py a trained network as one zip
@@ -35,7 +36,6 @@ from segtrain.run.ablation import (
     confirmation_name,
     differences,
     expand,
-    missing,
     write_results,
 )
 from segtrain.run.ablation_record import AblationRecord, Search, read_record, write_record
@@ -43,6 +43,7 @@ from segtrain.run.environment import Environment
 from segtrain.run.evaluation import EvaluationFiles, foreign_file, read_evaluation, write_evaluation
 from segtrain.run.index import COLUMNS, QueueLine, ResultsLine, read_queue, read_results, write_queue
 from segtrain.run.layout import RunLayout
+from segtrain.run.needs import missing
 from segtrain.run.outcome import Outcome
 from segtrain.run.postprocessing import (
     ChosenPostprocessing,

@@ -4,7 +4,6 @@ A spec gives the same runs anywhere: here one after another, or as an array on a
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
@@ -18,7 +17,6 @@ from pydantic.dataclasses import dataclass
 
 from segtrain.config import (
     COMMAND_LINE,
-    SMP_PREFIX,
     Config,
     checked,
     config_beside,
@@ -26,11 +24,9 @@ from segtrain.config import (
     from_tree,
     load_config,
     merge,
-    name_of,
     read_yaml,
 )
 from segtrain.config.own_parts import portable
-from segtrain.config.paths import is_file
 from segtrain.errors import DAMAGED, ConfigError, RunError
 from segtrain.run.index import COLUMNS, OF_SEVERAL
 from segtrain.run.layout import RESULTS
@@ -265,30 +261,6 @@ def write_results(members: Sequence[Member]) -> Path:
     table = members[0].run.root.with_name(RESULTS)
     patiently(table, partial(files.write_text, table, csv_text(rows)))
     return table
-
-
-def missing(members: Sequence[Member], packages: bool = True) -> dict[str, str]:
-    """The variants that need a file or a package that is missing, each with its remedy; no package is imported.
-
-    packages: whether they are looked for, which says nothing where the runs are trained by another Python. A run that
-    has begun needs no file of weights, a finished one needs nothing.
-    """
-    problems: dict[str, str] = {}
-    for member in members:
-        if member.run.result().state in ("finished", "unreadable"):  # the latter is reported before its training
-            continue
-        model = member.cfg.model
-        has_weights = member.run.saved_step() > 0
-        if model.weights is not None and not has_weights and not is_file(Path(model.weights)):
-            problems[member.variant] = f"model.weights={model.weights}: there is no such file; name an existing one"
-        network = name_of(model.name)
-        for needed, setting, package in (
-            (network.startswith(SMP_PREFIX), f"model.name={network}", "segmentation-models-pytorch"),
-            (member.cfg.engine == "deepspeed", "engine=deepspeed", "deepspeed"),
-        ):
-            if packages and needed and importlib.util.find_spec(package.replace("-", "_")) is None:
-                problems[member.variant] = f"{setting} needs {package}, which is not installed; pip install {package}"
-    return problems
 
 
 def differences(member: Member, baseline: Member) -> Mapping[str, Any]:

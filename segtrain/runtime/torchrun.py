@@ -21,6 +21,7 @@ from segtrain.runtime.process import run_command
 
 EXPLAINED = (EXIT_STOPPED, EXIT_USER_ERROR, EXIT_DIVERGED)  # codes of ranks that said why in a line of their own
 GPUS = ("/dev/nvidiactl", "/dev/kfd")
+SAVE_S = "100"  # that ranks get to end a step and save after a signal, unless the environment says so; torchrun's: 30
 FAILED = 1  # torchrun's own code, whatever its workers' codes are
 
 
@@ -47,6 +48,7 @@ def launch(argv: Sequence[str]) -> None:
     options.rdzv_conf = ",".join(filter(None, (options.rdzv_conf, f"rank={node}")))
     if "OMP_NUM_THREADS" not in os.environ:  # else torchrun sets 1, with a long warning
         os.environ["OMP_NUM_THREADS"] = str(cpus.of_rank(determine_local_world_size(options.nproc_per_node)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVE_S)
     if not any(Path(device).exists() for device in GPUS):  # measured on CPUs alone
         without_small_caches(os.environ)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup, which torchrun would undo
