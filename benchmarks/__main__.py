@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,14 +56,23 @@ def main() -> None:
         started = time.monotonic()
         lines += ROWS[row](options)
         print(f"{row}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    results = {"machine": machine(), "repeat": arguments.repeat, "tiny": arguments.tiny,
-               "data": "real" if arguments.lgg else "made up", "lines": [asdict(line) for line in lines]}  # fmt: skip
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        if arguments.json:  # after each, since a later one may fail
+            _write(arguments, lines)
     table = Table(*HEADINGS, title=", ".join(f"{k} {v}" for k, v in machine().items()), title_justify="left")
     for line in lines:
         table.add_row(*cells(asdict(line)))
     Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
+def _write(arguments: argparse.Namespace, lines: Sequence[Line]) -> None:
+    results = {
+        "machine": machine(),
+        "repeat": arguments.repeat,
+        "tiny": arguments.tiny,
+        "data": "real" if arguments.lgg else "made up",
+        "lines": [asdict(line) for line in lines],
+    }
+    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

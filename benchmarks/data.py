@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def folder_of_patients(options: Options, patients: int) -> Path:
 
     They are spread because the institution decides whether a volume needs a resize, the slow part of the plain way.
     """
-    folder = options.folder / f"source-{patients}-{'spread' if options.lgg else 'phantom'}"
+    source = f"real-{sha256(bytes(options.lgg.resolve())).hexdigest()[:8]}" if options.lgg else "phantom"
+    folder = options.folder / f"source-{patients}-{source}"
     if folder.is_dir():
         return folder
     making = folder.with_name(folder.name + ".tmp")
@@ -39,7 +41,8 @@ def folder_of_patients(options: Options, patients: int) -> Path:
     making.mkdir(parents=True)
     if options.lgg:
         folders = sorted(p for p in options.lgg.iterdir() if p.is_dir())
-        for real in folders[len(folders) // (2 * patients) :: -(-len(folders) // patients)]:
+        count = min(patients, len(folders))
+        for real in (folders[(2 * n + 1) * len(folders) // (2 * count)] for n in range(count)):
             (making / real.name).symlink_to(real.resolve())
     else:
         _write_phantoms(making, patients)

@@ -9,6 +9,7 @@ Run it in the root of a checkout. What a step has found stays in the file where 
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -107,8 +108,9 @@ def measure(steps: Sequence[str], file: Path, budget_s: float, arguments: Sequen
             write()
 
         start = time.monotonic()
-        command = [sys.executable, "-m", "benchmarks.gpu", "--child", *arguments, name]
-        run_step(command, min(LIMITS_S[name], left_s), take)
+        limit_s = min(LIMITS_S[name], left_s)
+        of_child = ["--child", "--limit-s", str(limit_s)]
+        run_step([sys.executable, "-m", "benchmarks.gpu", *of_child, *arguments, name], limit_s, take)
         take("seconds", round(time.monotonic() - start, 1))
 
 
@@ -122,13 +124,14 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="try all at a tiny size: the figures mean nothing")
     parser.add_argument("--minutes", type=float, default=9.5, help="for all steps together (default: 9.5)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--limit-s", type=float, default=math.inf, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     refuse_no_patients(parser, arguments.lgg)
     if unknown := set(arguments.steps) - set(LIMITS_S):
         parser.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(LIMITS_S)}")
     if arguments.child:
         with tempfile.TemporaryDirectory() as folder:
-            shot = Shot(arguments.cpu, Path(folder), arguments.lgg)
+            shot = Shot(arguments.cpu, Path(folder), arguments.lgg, time.monotonic() + arguments.limit_s)
             for result in step_of(arguments.steps[0])(shot):
                 print(MARK + json.dumps(result, default=str), flush=True)
         return

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import statistics
 import sys
 import time
 import traceback
@@ -119,14 +120,17 @@ def _wait_of(shot: Shot, cfg: Config, augmentation: str) -> str | None:
         if not shot.cpu:
             torch.cuda.set_sync_debug_mode("error")
         engine.step(*batch_of(cfg, augmentation, shot.device, 3), LR, 0.5)
-    except RuntimeError as error:
+    except Exception as error:  # noqa: BLE001  (a package that is missing ends no other case)
         frames = traceback.extract_tb(error.__traceback__)
         where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "segtrain" in frame.filename]
-        return f"{str(error)[:120]} at {where[-2:]}"
+        return f"{type(error).__name__}: {str(error)[:120]} at {where[-2:]}"
     finally:
         if not shot.cpu:
             torch.cuda.set_sync_debug_mode("default")
     return None
+
+
+Devices = tuple[torch.device, torch.device]
 
 
 def parity(shot: Shot) -> Results:
@@ -134,19 +138,37 @@ def parity(shot: Shot) -> Results:
     cfg = shot.config(train=TrainConfig(global_batch=4), precision="ieee")
     devices = (CPU, shot.device)
     for name in AUGMENTATIONS:
-        (image, mask), (other, other_mask) = (batch_of(cfg, name, device, 5) for device in devices)
-        differs = (mask != other_mask.to(CPU)).float().mean().item()
-        yield f"augmentation {name}", [(image - other.to(CPU)).abs().max().item(), differs]
+        yield f"augmentation {name}", _or_error(_augmentations_differ, cfg, name, devices)
     for name in list(LOSSES)[: 2 if shot.cpu else None]:
-        changed = replace(cfg, loss=name)
-        one, other_loss = (
-            engine_of(changed, device).step(*batch_of(changed, "none", device), LR, 0.5).item() for device in devices
-        )
-        yield f"loss {name}", abs(one - other_loss) / max(abs(one), 1e-6)
+        yield f"loss {name}", _or_error(_losses_differ, replace(cfg, loss=name), devices)
     for name in list(NETWORKS)[: 1 if shot.cpu else None]:
         model = ModelConfig(name=name, features=24 if name == "swin_unetr" else 8)
-        ours, theirs = (_gradients(replace(cfg, model=model), device) for device in devices)
-        yield f"gradients {name}", ((ours - theirs).norm() / ours.norm()).item()
+        yield f"gradients {name}", _or_error(_gradients_differ, replace(cfg, model=model), devices)
+
+
+def _or_error(compare: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns; the text of its error, such as a package that is missing, which ends no other case."""
+    try:
+        return compare(*arguments)
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {str(error)[:120]}"
+
+
+def _augmentations_differ(cfg: Config, name: str, devices: Devices) -> list[float]:
+    """Images: the largest difference; masks: the share of voxels."""
+    (image, mask), (other, other_mask) = (batch_of(cfg, name, device, 5) for device in devices)
+    differs = (mask != other_mask.to(CPU)).float().mean().item()
+    return [(image - other.to(CPU)).abs().max().item(), differs]
+
+
+def _losses_differ(cfg: Config, devices: Devices) -> float:
+    one, other = (engine_of(cfg, device).step(*batch_of(cfg, "none", device), LR, 0.5).item() for device in devices)
+    return abs(one - other) / max(abs(one), 1e-6)
+
+
+def _gradients_differ(cfg: Config, devices: Devices) -> float:
+    ours, theirs = (_gradients(cfg, device) for device in devices)
+    return float((ours - theirs).norm() / ours.norm())
 
 
 def _gradients(cfg: Config, device: torch.device) -> Tensor:
@@ -194,6 +216,11 @@ def peak_gib(device: torch.device) -> float:
     return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
 
 
+def reserved_gib(device: torch.device) -> float:
+    """The most memory that was taken from the device since then."""
+    return round(torch.cuda.max_memory_reserved(device) / 2**30, 2)
+
+
 def _speed_of(shot: Shot, cfg: Config) -> dict[str, Any]:
     forget(shot.device)
     engine = engine_of(cfg, shot.device)
@@ -207,14 +234,18 @@ def _speed_of(shot: Shot, cfg: Config) -> dict[str, Any]:
     shot.wait()
     first_s = round(time.perf_counter() - began, 1)
     step_ms = milliseconds(shot, step, 2 if shot.cpu else 30)
-    began = time.perf_counter()
-    for _ in range(5):
-        step()
-    host_ms = round(1000 * (time.perf_counter() - began) / 5, 2)
-    shot.wait()
+    host_ms = round(statistics.median(_host_ms(shot, step) for _ in range(5)), 2)
     rate = round(1000 * shot.batch / step_ms)
     figures = {"ms": step_ms, "images_per_s": rate, "host_ms": host_ms, "first_s": first_s}
     return figures if shot.cpu else figures | _profile(shot, step)
+
+
+def _host_ms(shot: Shot, step: Callable[[], None]) -> float:
+    """Until the host has given a step to a GPU that waits for it: of several, the queue of kernels would be full."""
+    shot.wait()
+    began = time.perf_counter()
+    step()
+    return 1000 * (time.perf_counter() - began)
 
 
 def _profile(shot: Shot, step: Callable[[], None]) -> dict[str, Any]:
@@ -226,7 +257,11 @@ def _profile(shot: Shot, step: Callable[[], None]) -> dict[str, Any]:
         for _ in range(steps):
             step()
         shot.wait()
-    kernels = [event for event in profiled.events() if event.device_type.name == "CUDA"]
+    kernels = [
+        event
+        for event in profiled.events()
+        if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False)  # a range of kernels
+    ]
     spent_ms: Counter[str] = Counter()
     for kernel in kernels:
         spent_ms[kernel.name[:60]] += kernel.device_time / 1000 / steps
@@ -258,6 +293,7 @@ def graph(shot: Shot) -> Results:
             yield f"{name} recorded", recorded
             yield f"{name} ms", milliseconds(shot, lambda: engine.step(image, mask, lr), 30)  # noqa: B023
             yield f"{name} memory gib", peak_gib(shot.device)
+            yield f"{name} reserved gib", reserved_gib(shot.device)  # a graph's tensors are counted in this alone
         yield (
             f"batch {batch} losses",
             {"equal": losses[False] == losses[True], "eager": losses[False], "graph": losses[True]},

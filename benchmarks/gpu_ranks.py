@@ -1,6 +1,7 @@
 """A rank of `benchmarks.gpu`'s step `ranks`: a few steps with batch norm, all ranks on one GPU, over gloo."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -31,5 +32,6 @@ def main(precision: Precision, device: DeviceName) -> None:
 
 
 if __name__ == "__main__":
+    launcher.follow_torchrun(signal.SIGKILL)  # a rank has a session of its own, which the end of a step does not reach
     main(cast(Precision, sys.argv[1]), cast(DeviceName, sys.argv[2]))
     launcher.leave(0)

@@ -1,5 +1,7 @@
 """The sizes and the device of `benchmarks.gpu`. Imports no torch."""
 
+import math
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shot:
-    """Where and how large. `folder` is for scratch files, `lgg` that of real patients."""
+    """Where and how large, and until when in monotonic seconds. `folder`: for scratch files, `lgg`: real patients."""
 
     cpu: bool
     folder: Path
     lgg: Path | None = None
+    end_s: float = math.inf
+
+    def left_s(self) -> float:
+        """Seconds until the step is stopped."""
+        return self.end_s - time.monotonic()
 
     @property
     def size_px(self) -> int:

@@ -25,7 +25,7 @@ def _first_step_s(cfg: Config, launcher: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         config_file = Path(folder) / "config.yaml"
-        config_file.write_text(to_yaml(replace(cfg, runs_dir=str(runs), log_every_steps=1)))
+        config_file.write_text(to_yaml(replace(cfg, runs_dir=str(runs), log_every_steps=1, device="cpu")))
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         started = time.time()
         process = subprocess.Popen(

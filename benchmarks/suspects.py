@@ -40,7 +40,7 @@ def command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(list(argv))
     refuse_no_patients(parser, arguments.lgg)
     start_logging()
-    folder = arguments.folder.resolve()
+    folder = arguments.folder.resolve() / f"seed-{arguments.seed}"  # errors of two seeds must not be mixed
     errors = plant(arguments.lgg, folder / "planted", arguments.seed)
     places = [f"data.root={folder / 'planted'}", f"data.store={folder / 'prepared'}", f"runs_dir={folder / 'runs'}"]
     words = [sys.executable, "-m", "jobs.ablate", str(SPEC), *places, *arguments.overrides]

@@ -153,8 +153,28 @@ def test_the_start_on_a_gpu_is_the_first_step_of_data_that_is_prepared(
     assert trained.code == 0, trained.errors
     assert len(prepared) == 1
     assert len(prepared[0]) >= 1, "the store is there before the command starts"
-    assert 0 < trained.first_step_s < trained.wall_s
+    assert 0 < float(trained.first_step_s) < trained.wall_s
     assert trained.figures()["dsc"]
+
+
+def test_a_training_on_a_gpu_that_is_refused_or_late_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shot = Shot(cpu=True, folder=tmp_path)
+    refused = gpu_runs.train(shot, "refused", "data.source=lgg", f"data.root={tmp_path}/nowhere")
+    assert str(refused.first_step_s).startswith("code 2: ")
+    assert "nowhere: no such folder" in refused.errors
+    metrics = tmp_path / "runs" / "late" / "metrics.jsonl"
+
+    def run(argv: list[str], timeout: float | None = None, **_: Any) -> Any:
+        if timeout is None:
+            return subprocess.CompletedProcess(argv, 0, "", "")
+        metrics.parent.mkdir(parents=True)
+        score = {"event": "evaluation", "time": 1.0, "val_dsc": 0.5}
+        metrics.write_text(json.dumps(score) + '\n{"event": "tra')
+        raise subprocess.TimeoutExpired(argv, timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    late = gpu_runs.train(shot, "late", limit_s=7.0).figures()
+    assert (late["code"], late["errors"], late["epochs"], late["dsc"]) == (-9, "killed after 7 s", 1, [0.5])
 
 
 def test_memory_on_a_gpu_is_of_one_way_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +210,8 @@ def test_what_a_step_on_a_gpu_found_stays_where_it_fails_or_is_late() -> None:
     assert gpu_step(found, 60) == {"ms": 3}
     failed = gpu_step(f"{found} raise SystemExit('no such kernel')", 60)
     assert failed == {"ms": 3, "failed": {"code": 1, "errors": "no such kernel\n"}}
-    late = gpu_step(f"{found} import subprocess; subprocess.run(['sleep', '60'])", 2)
-    assert late == {"ms": 3, "late": "stopped after 2 s"}, "and what the step had started is gone"
+    late = gpu_step(f"{found} import subprocess; subprocess.run(['sleep', '600'])", 8)
+    assert late == {"ms": 3, "late": "stopped after 8 s"}, "and what the step had started is gone"
 
 
 def test_the_figures_of_a_gpu_are_in_the_file_after_each_result(

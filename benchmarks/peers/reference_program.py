@@ -103,6 +103,8 @@ def main() -> None:
         "train.py",
         "--images",
         work.raw,
+        "--device",
+        "cpu",  # as all others
         "--image-size",
         str(work.size_px),
         "--batch-size",
