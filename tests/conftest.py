@@ -71,8 +71,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("law"):
-            assert mark.args[0] in laws(), f"{item.nodeid} states {mark.args[0]}, which docs/laws.md does not have"
-            item.user_properties.append(("law", mark.args[0]))
+            [law] = mark.args
+            assert law in laws(), f"{item.nodeid} states {law}, which docs/laws.md does not have"
+            item.user_properties.append(("law", law))
         if item.path.stem in workers.QUICK_FILES:
             item.add_marker("quick")
     items[:] = [item for item in items if not config.getoption("--laws") or item.get_closest_marker("law")]

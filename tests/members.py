@@ -37,6 +37,12 @@ def segtrain(user: int, umask: str, *words: object) -> str:
     return as_user(user, umask, sys.executable, "-m", "segtrain", *words)
 
 
+def until(condition: str) -> str:
+    """Words of a line that wait for a condition, which a process in the background, pid, is to bring about."""
+    gives_up = "{ kill -9 $pid; exit 1; }"
+    return f"for i in $(seq 1200); do {condition} && break; sleep .1; done; {condition} || {gives_up}"
+
+
 def _quoted(*words: object) -> str:
     return shlex.join(map(str, words))
 

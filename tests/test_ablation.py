@@ -131,7 +131,9 @@ def test_what_is_wrong_with_a_spec_is_said_before_anything_starts(
 
 
 def test_the_specs_that_come_with_the_project_expand() -> None:
-    for path in sorted((ROOT / "configs" / "ablation").glob("*.yaml")):
+    paths = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
+    assert paths
+    for path in paths:
         text = path.read_text()
         command = f"# segtrain ablate configs/ablation/{path.name}"
         assert text.splitlines()[0] in (command, f"{command} data.root=.../kaggle_3m")

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,10 +193,10 @@ def test_another_error_of_the_writer_surfaces_in_the_loop(run: Run) -> None:
 def test_saving_does_not_hold_up_the_loop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop waits for the writer at the next save, not at this one."""
     events: list[str] = []
-    real = checkpoint.publish
+    real, on = checkpoint.publish, threading.Event()
 
     def slow(folder: Path, content: Snapshot) -> None:
-        time.sleep(0.3)
+        assert on.wait(60)
         real(folder, content)
         events.append(f"written {folder.name[-1]}")
 
@@ -203,10 +204,10 @@ def test_saving_does_not_hold_up_the_loop(run: Run, monkeypatch: pytest.MonkeyPa
     saver = Saver(run, keep=5)
     saver.save(1, snapshot(1))
     events.append("on")
+    on.set()
     saver.save(2, snapshot(2))
-    events.append("on")
     saver.close()
-    assert events == ["on", "written 1", "on", "written 2"]
+    assert events == ["on", "written 1", "written 2"]
 
 
 class Ending:

@@ -1,5 +1,6 @@
 """Files that several processes write at once: a reader finds one whole version, and nothing else is left."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -24,15 +26,18 @@ def version(writer: int) -> str:
     return f"{writer}\n" * LINES
 
 
-def write_often(write: Callable[[Path, str], None], path: Path, writer: int) -> None:
-    for _ in range(15):
+def write_often(write: Callable[[Path, str], None], path: Path, writer: int, seen: Event) -> None:
+    """Fifteen times, and until it was read meanwhile."""
+    for count in itertools.count(1):
         write(path, version(writer))
+        if count >= 15 and seen.is_set():
+            return
 
 
-def write_in_two_threads(write: Callable[[Path, str], None], path: Path, writer: int) -> None:
-    other = threading.Thread(target=write_often, args=(write, path, writer + WRITERS))
+def write_in_two_threads(write: Callable[[Path, str], None], path: Path, writer: int, seen: Event) -> None:
+    other = threading.Thread(target=write_often, args=(write, path, writer + WRITERS, seen))
     other.start()
-    write_often(write, path, writer)
+    write_often(write, path, writer, seen)
     other.join()
 
 
@@ -41,17 +46,23 @@ def write_in_two_threads(write: Callable[[Path, str], None], path: Path, writer:
 def test_many_write_one_file_at_once(tmp_path: Path, write: Callable[[Path, str], None], name: str) -> None:
     path = tmp_path / name
     write(path, version(0))
-    processes = [FORK.Process(target=write_in_two_threads, args=(write, path, writer)) for writer in range(WRITERS)]
+    were_seen, seen = FORK.Event(), set()
+    processes = [
+        FORK.Process(target=write_in_two_threads, args=(write, path, writer, were_seen)) for writer in range(WRITERS)
+    ]
     for process in processes:
         process.start()
-    seen = set()
-    while any(process.is_alive() for process in processes):
-        lines = path.read_text().splitlines()
-        assert len(lines) == LINES
-        assert len(set(lines)) == 1
-        seen.add(lines[0])
+    try:
+        while any(process.is_alive() for process in processes):
+            lines = path.read_text().splitlines()
+            assert len(lines) == LINES
+            assert len(set(lines)) == 1
+            seen.add(lines[0])
+            if len(seen) > 2:
+                were_seen.set()
+    finally:
+        were_seen.set()
     assert [process.exitcode for process in processes] == [0] * WRITERS
-    assert len(seen) > 1, "it was read while they wrote"
     assert os.listdir(tmp_path) == [name]
 
 

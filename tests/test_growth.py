@@ -156,7 +156,8 @@ def test_the_benchmark_of_growth_runs(tmp_path: Path, growth: Growth, piece: str
     assert (measured.piece, measured.size) == (piece, size)
 
 
-@pytest.mark.law("L3", "L11")
+@pytest.mark.law("L3")
+@pytest.mark.law("L11")
 def test_one_rank_among_1024_reads_what_it_needs_and_not_the_whole_index(tmp_path: Path) -> None:
     """The real training as that rank, with a process group that counts."""
     simulated_ranks.make_store(tmp_path)

@@ -231,7 +231,7 @@ def test_an_orphan_of_the_job_is_told_to_leave_and_waited_for(
 ) -> None:
     """Never a user's error; a run that another job trains is refused by the training, as ever."""
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    monkeypatch.setattr(takeover, "ORPHANS_S", 1.5)
+    monkeypatch.setattr(takeover, "ORPHANS_S", 60.0 if orphan == "saves" else 1.5)
     (run.root / "environment.json").write_text(json.dumps([{"job": of}]))
     with subprocess.Popen(
         [sys.executable, "-c", ORPHAN, str(run.root), orphan], stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -170,7 +170,7 @@ def test_a_signal_that_comes_before_python_listens_is_heeded_then(tmp_path: Path
     code = """
 import os, signal, sys, time
 print("started", flush=True)
-time.sleep(0.3)
+sys.stdin.readline()
 from jobs.node import StopSignal
 stop = StopSignal()
 stop.listen()
@@ -178,10 +178,10 @@ time.sleep(0.1)
 print(stop.name)
 """
     command = ["bash", "-c", sbatch.STEP, "step", sys.executable, "-c", code]
-    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGUSR2)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] in ("SIGUSR2\n", "SIGTERM\n")
+    assert process.communicate("go on\n", timeout=60)[0] in ("SIGUSR2\n", "SIGTERM\n")
     assert process.returncode == 0

@@ -134,7 +134,9 @@ def test_names_that_lead_elsewhere_are_none(tmp_path: Path) -> None:
 
 
 def test_the_queues_that_come_with_the_project_load_and_open_with_their_command() -> None:
-    for path in sorted((ROOT / "configs" / "offline").glob("*.yaml")):
+    paths = sorted((ROOT / "configs" / "offline").glob("*.yaml"))
+    assert paths
+    for path in paths:
         first, second = path.read_text().splitlines()[:2]
         real = "data.root=.../kaggle_3m"
         assert first.startswith(f"# segtrain offline configs/offline/{path.name}")

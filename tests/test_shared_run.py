@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 from commands import run
 from long_form import all_of
-from members import ANNA, BERT, GROUP, PRIVATE, SHARED, STICKY, as_user, folder, needs_users, not_shared, play, segtrain
+from members import (
+    ANNA,
+    BERT,
+    GROUP,
+    PRIVATE,
+    SHARED,
+    STICKY,
+    as_user,
+    folder,
+    needs_users,
+    not_shared,
+    play,
+    segtrain,
+    until,
+)
 from predictions import IMAGE, MASK, write_patient
 
 from segtrain.config import load_config
@@ -31,12 +45,9 @@ def in_sticky(top: Path, line: str) -> str:
     return f"chmod 3775 {top}/runs; {line}; code=$?; chmod 2775 {top}/runs; (exit $code)"
 
 
-def until(condition: str) -> str:
-    return f"for i in $(seq 600); do {condition} && break; sleep .1; done"
-
-
 @needs_users
-@pytest.mark.law("L6", "L8")
+@pytest.mark.law("L6")
+@pytest.mark.law("L8")
 # 022 takes fewer rights away than 077, and by the same calls.
 @pytest.mark.parametrize("umask", all_of(["022", "077"], short=["077"]))
 def test_a_run_is_every_members(tmp_path: Path, umask: str) -> None:

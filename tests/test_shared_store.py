@@ -24,6 +24,7 @@ from members import (
     not_shared,
     play,
     segtrain,
+    until,
 )
 
 from segtrain.config import load_config
@@ -33,14 +34,14 @@ from segtrain.runtime import lock
 SMALL = ("data.image_size=32", "data.workers=1", "data.phantom={patients: 2, size_px: 64}")
 OTHER = ("data.image_size=32", "data.workers=1", "data.phantom={patients: 2, size_px: 64, seed: 1}")
 STRICTEST = ["077"]  # the others take fewer rights away, and by the same calls
-# Prepares, and waits before each patient, so that others can come or a kill can hit.
+# Prepares, and waits so many seconds before each of its two patients, so that others can come or a kill can hit.
 SLOW = """
 import sys, time
 from segtrain.commands import prepare as command
 from segtrain.data import prepare
-one = prepare.prepare_patient
-prepare.prepare_patient = lambda *words: (time.sleep(2), one(*words))[1]
-sys.exit(command.command(sys.argv[1:]))
+one, pauses_s = prepare.prepare_patient, map(float, sys.argv[1].split())
+prepare.prepare_patient = lambda *words: (time.sleep(next(pauses_s)), one(*words))[1]
+sys.exit(command.command(sys.argv[2:]))
 """
 
 
@@ -48,12 +49,8 @@ def prepare(user: int, umask: str, store: Path, *settings: str) -> str:
     return segtrain(user, umask, "prepare", f"data.store={store}", *(settings or SMALL))
 
 
-def slowly(user: int, umask: str, store: Path) -> str:
-    return as_user(user, umask, sys.executable, "-c", SLOW, f"data.store={store}", *SMALL)
-
-
-def until_building(store: Path) -> str:
-    return f"for i in $(seq 300); do ls -A {store} | grep -q building && break; sleep .1; done"
+def slowly(user: int, umask: str, store: Path, pauses_s: str = "2 2") -> str:
+    return as_user(user, umask, sys.executable, "-c", SLOW, pauses_s, f"data.store={store}", *SMALL)
 
 
 def names(store: Path) -> list[str]:
@@ -66,8 +63,9 @@ def names(store: Path) -> list[str]:
 def test_what_one_member_prepares_is_every_members(tmp_path: Path, umask: str) -> None:
     """One builds while another waits, and is killed; the other builds, then both use it."""
     store = folder(tmp_path / "store", SHARED)
+    begun = until(f"ls -A {store} | grep -q building")
     played = play(
-        f"{slowly(ANNA, umask, store)} & pid=$!; {until_building(store)}; {prepare(BERT, '022', store)}; wait $pid",
+        f"{slowly(ANNA, umask, store)} & pid=$!; {begun}; {prepare(BERT, '022', store)}; wait $pid",
         f"{prepare(BERT, umask, store, *OTHER)}",
         f"{prepare(ANNA, umask, store, *OTHER)}",
     )
@@ -103,8 +101,9 @@ def test_a_default_acl_shares_a_folder_too(tmp_path: Path, umask: str) -> None:
 @pytest.mark.parametrize("umask", all_of(UMASKS, short=STRICTEST))
 def test_what_a_killed_builder_leaves_stops_no_other_member(tmp_path: Path, umask: str) -> None:
     store = folder(tmp_path / "store", SHARED)
+    one_written = f"find {store} -name '*.npy' | grep -q images"
     killed, built = play(
-        f"{slowly(ANNA, umask, store)} & pid=$!; {until_building(store)}; sleep 2.5; kill -9 $pid; wait $pid",
+        f"{slowly(ANNA, umask, store, '0 600')} & pid=$!; {until(one_written)}; kill -9 $pid; wait $pid",
         prepare(BERT, "022", store),
     )
     assert killed[0] == 137
@@ -156,7 +155,8 @@ def test_elsewhere_the_umask_rules(tmp_path: Path, umask: str, mode: int) -> Non
 
 
 @needs_users
-@pytest.mark.law("L11", "L12")
+@pytest.mark.law("L11")
+@pytest.mark.law("L12")
 @pytest.mark.parametrize("which", ["the store", "its index", "an array", "the folder of stores"])
 def test_a_private_store_is_named_and_only_where_it_is_needed(tmp_path: Path, which: str) -> None:
     store = folder(tmp_path / "store", STICKY)

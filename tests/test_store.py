@@ -113,9 +113,10 @@ def test_a_killed_builder_leaves_no_worker_behind(tmp_path: Path) -> None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         workers = [int(child) for child in children]
         time.sleep(0.02)
+    assert len(workers) >= 3
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all(map(gone, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert all(map(gone, workers))

@@ -101,7 +101,9 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(data=replace(data, **chosen), train=TrainConfig(global_batch=2))
 
 
-@pytest.mark.law("L1", "L2", "L11")
+@pytest.mark.law("L1")
+@pytest.mark.law("L2")
+@pytest.mark.law("L11")
 @settings(max_examples=60, deadline=None)
 @given(index=indices(), cfg=configs())
 def test_columns_give_what_the_whole_index_gives(
@@ -178,7 +180,8 @@ def test_a_rank_that_was_told_reads_nothing_of_the_index(store: Store) -> None:
     assert isinstance(whole.patients["PHANTOM_0001"].geometry.box, tuple)
 
 
-@pytest.mark.law("L11", "L12")
+@pytest.mark.law("L11")
+@pytest.mark.law("L12")
 def test_a_changed_entry_is_noticed_by_the_first_rank_at_once_and_by_others_when_they_read_it(store: Store) -> None:
     index = store.path / "index.json"
     text = index.read_text()
@@ -197,7 +200,8 @@ def test_a_changed_entry_is_noticed_by_the_first_rank_at_once_and_by_others_when
             read()
 
 
-@pytest.mark.law("L11", "L12")
+@pytest.mark.law("L11")
+@pytest.mark.law("L12")
 @pytest.mark.parametrize("check_files", [True, False])
 def test_any_change_of_the_columns_is_noticed(store: Store, check_files: bool) -> None:
     (file,) = store.path.glob("columns-*.npz")

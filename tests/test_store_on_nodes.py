@@ -61,7 +61,8 @@ def test_a_store_that_is_prepared_already_is_copied_to_the_node(
     assert len(files) == sum(file.is_file() for file in shared.path.rglob("*"))
 
 
-@pytest.mark.law("L11", "L12")
+@pytest.mark.law("L11")
+@pytest.mark.law("L12")
 @pytest.mark.parametrize("damage", ["a bit", "cut short", "no index"])
 def test_a_damaged_store_is_not_copied_and_named_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from commands import events, run
 from long_form import all_of
 from trainings import Job, run_to_end
 
+from segtrain.__main__ import COMMANDS
 from segtrain.config import Config, load_config, to_yaml
 from segtrain.data.store import Store
 from segtrain.errors import LaunchError
@@ -121,6 +123,15 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(LaunchError, match=r"device=cuda"), join("cuda", 1):
         pass
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        import_module(COMMANDS[name][0]).command(["--help"])
+    assert caught.value.code == 0
+    help_text = capsys.readouterr().out
+    assert re.search(rf"examples?:?\n(.*\n)*? +(segtrain {name}|python -m {COMMANDS[name][0]})\b", help_text)
 
 
 @pytest.mark.parametrize("command", [["segtrain.train"], ["segtrain"], ["segtrain", "prepare"], ["segtrain", "train"]])

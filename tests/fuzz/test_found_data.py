@@ -70,6 +70,7 @@ def test_any_letter_of_a_store_s_index(tmp_path: Path) -> None:
     text = file.read_text()
     entries = dict(whole.patients)
     next(file.parent.glob("columns-*.npz")).unlink()  # as in stores of earlier versions
+    assert open_store(file.parent).patients == entries
     for place in range(0, len(text), 7):
         file.write_text(text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :])
         with contextlib.suppress(DataError):
