@@ -9,7 +9,6 @@ import hashlib
 import importlib
 import importlib.util
 import io
-import logging
 import os
 import sys
 import warnings
@@ -22,8 +21,6 @@ from segtrain.config.own_code import OwnCode, own_code
 from segtrain.config.reference import Reference
 from segtrain.config.signature import parse
 from segtrain.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 PREFIX = "segtrain_own_"
 # Calls at a module's top level that are no work.
@@ -92,9 +89,9 @@ def _run_at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 def explained(
     reference: Reference, failure: str = "cannot be imported", remedy: str = "try importing it by hand"
 ) -> Iterator[None]:
-    """A context for running foreign code: its output goes to the log, its failures become a ConfigError of one line."""
+    """A context for running foreign code: its output goes nowhere, its failures become a ConfigError of one line."""
     try:
-        with quiet(str(reference)):
+        with quiet():
             yield
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -110,16 +107,11 @@ def explained(
 
 
 @contextlib.contextmanager
-def quiet(whose: str) -> Iterator[None]:
-    """A context for running foreign code, whose output goes to the log and whose warnings nowhere."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if output.getvalue():
-            log.debug("%s printed: %s", whose, output.getvalue().strip())
+def quiet() -> Iterator[None]:
+    """A context for running foreign code, of which neither standard output nor warnings are shown."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _place(error: BaseException) -> str:

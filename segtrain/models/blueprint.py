@@ -183,7 +183,7 @@ def seeded(seed: int) -> Iterator[None]:
 def explained(whose: str, doing: str) -> Iterator[None]:
     """A context for running the user's code: its output goes to the log, its failures to one line."""
     try:
-        with quiet(whose):
+        with quiet():
             yield
     except ConfigError:
         raise

@@ -160,7 +160,7 @@ def segresnet(cfg: ModelConfig, in_channels: int, regions: int) -> Network:
     """A residual encoder with a light decoder; MONAI's, without the paper's autoencoder.
 
     A. Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", BrainLes 2018: group norm with 8
-    groups (here the largest number of them, up to 8, that divides the width) and 1, 2, 2 and 4 blocks a level; at other
+    groups (here the largest power of two, up to 8, that divides the width) and 1, 2, 2 and 4 blocks a level; at other
     depths 1 at the top, 4 at the bottom, 2 between.
     """
     from monai.networks.nets.segresnet import SegResNet

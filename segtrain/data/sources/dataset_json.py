@@ -107,8 +107,8 @@ def _endings(path: Path, about: Mapping[str, Any]) -> tuple[str, ...]:
     if str(ending).lower() in PICTURES:
         raise DataError(
             f"{path}: file_ending {ending} is not read as volumes; for images of two dimensions rename imagesTr to "
-            "images and labelsTr to masks, drop _0000 from the images' names, and set data.source=slices; convert "
-            "stacks to .nii.gz"
+            "images and labelsTr to masks, drop _0000 from the images' names, and set data.source=slices (.bmp: "
+            "convert them to .png first); convert stacks to .nii.gz"
         )
     if str(ending).lower() not in NIFTI_SUFFIXES:
         raise DataError(f"{path}: file_ending {ending} is not read; convert images and labels to .nii.gz")
