@@ -70,8 +70,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for mark in item.iter_markers("law"):
-            [law] = mark.args
+        for (law,) in (mark.args for mark in item.iter_markers("law")):
             assert law in laws(), f"{item.nodeid} states {law}, which docs/laws.md does not have"
             item.user_properties.append(("law", law))
         if item.path.stem in workers.QUICK_FILES:

@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 from long_form import all_of
-from trainings import HeldJob, Job, assert_same, gone, state_of, train_held_rank, train_rank
+from slow_ranks import CAUTION_S, CautiousJob, SlowToLeave
+from trainings import Job, assert_same, gone, state_of
 
 from segtrain.config import CheckpointConfig, Config, EvaluateConfig, PhantomConfig, StopConfig, to_yaml
-from segtrain.runtime import stop
-from segtrain.training.loop import Loop
 
-CAUTION_S = 30.0
 SIGNAL_TO_EXIT_S = 30.0  # the patience of torchrun, and of SLURM by default
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "segtrain.train"]
 SEGTRAIN = ["segtrain", "train", "--nproc", "2"]
@@ -164,17 +162,6 @@ def test_the_stop_file_stops_and_is_gone_afterwards(fragile: Config, tmp_path: P
     assert_same(finish(tmp_path / "stopped", short, 2), finish(tmp_path / "alone", short, 2))
 
 
-class CautiousJob(HeldJob):
-    def rank_of(self) -> Callable[..., None]:
-        return train_cautiously
-
-
-def train_cautiously(*arguments: Any) -> None:
-    """A rank that leaves half a minute before the deadline, and not five seconds: this machine may be slow."""
-    stop.SAFETY_S = CAUTION_S
-    train_held_rank(*arguments)
-
-
 @pytest.mark.law("L8")
 def test_a_deadline_is_kept(fragile: Config, tmp_path: Path) -> None:
     end = datetime.now() + timedelta(seconds=90)
@@ -200,21 +187,6 @@ def test_a_stop_while_preparing_leaves_no_half_store(fragile: Config, tmp_path: 
     assert job.wait() == [75, 75], job.output()  # what its workers have in hand is prepared to its end
     assert "before the first step" in job.output()
     assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
-
-
-class SlowToLeave(Job):
-    def rank_of(self) -> Callable[..., None]:
-        return train_and_leave_slowly
-
-
-def train_and_leave_slowly(*arguments: Any) -> None:
-    """A rank that takes ten minutes to leave, as it may where much is to be saved."""
-
-    def leave(*_: Any) -> None:
-        time.sleep(600)
-
-    setattr(Loop, "_leave", leave)  # noqa: B010
-    train_rank(*arguments)
 
 
 @pytest.mark.law("L8")
