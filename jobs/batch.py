@@ -10,6 +10,7 @@ python -m jobs.batch end RUN --code N [--asked SIGNAL] [--again SCRIPT ...]
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -115,6 +116,7 @@ OPTIONS = {
     "qos": "SLURM_JOB_QOS", "nodes": "SLURM_JOB_NUM_NODES", "cpus-per-task": "SLURM_CPUS_PER_TASK",
     "mem": "SLURM_MEM_PER_NODE", "mem-per-cpu": "SLURM_MEM_PER_CPU", "array": "SLURM_ARRAY_TASK_ID",
 }  # fmt: skip
+ASKS_FOR_GPUS = re.compile(r"\s(--gres[= ]\S*gpu|--gpus(-per-(node|task|socket))?[= ]|-G)")
 
 
 def _sbatch(job: str, script: str, *arguments: str) -> list[str]:
@@ -136,7 +138,7 @@ def _gpus(script: Path) -> str:
         return per_node
     with suppress(OSError):
         lines = script.read_text(encoding="utf-8", errors="replace").splitlines()
-        if any(line.startswith("#SBATCH") and "gpu" in line.partition("#SBATCH")[2] for line in lines):
+        if any(line.startswith("#SBATCH") and ASKS_FOR_GPUS.search(line) for line in lines):
             return ""
     return os.environ.get("SLURM_GPUS_ON_NODE", "")
 

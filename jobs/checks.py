@@ -58,7 +58,9 @@ def missing_on_nodes(members: Sequence[Member], resources: Resources) -> dict[st
     def is_there(path: Path) -> bool:
         return resources.data_on_nodes or is_file(path) or not _top(path).exists()
 
-    return missing(members, packages=resources.python is None, is_there=is_there)
+    problems = missing(members, packages=resources.python is None, is_there=is_there)
+    remedy = ", or, if only the nodes see it, add --data-on-nodes true"
+    return {name: why + remedy * why.startswith("model.weights=") for name, why in problems.items()}
 
 
 def _distinct(configs: Sequence[Config]) -> list[Config]:

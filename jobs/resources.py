@@ -156,7 +156,7 @@ HELP = {
     "python": "what starts Python on the nodes, for example 'apptainer exec --nv image.sif python'",
     "interface": "network interface at which the nodes reach each other, for example ib0",
     "host_suffix": "what to add to the first node's name so that the others reach it, for example -ib0",
-    "data_on_nodes": "true: only the nodes see the data, do not look for them here",
+    "data_on_nodes": "true: only the nodes see data and weights, do not look for them here",
 }
 # Options that are repeated, each key=value.
 PAIRS = {

@@ -70,6 +70,8 @@ def test_where_requeue_is_forbidden_a_template_is_submitted_again_as_it_was_and_
     [
         ({"SLURM_GPUS_PER_NODE": "a100:4", "SLURM_GPUS_ON_NODE": "4"}, "", ["--gpus-per-node=a100:4"]),
         ({"SLURM_GPUS_ON_NODE": "4"}, "#SBATCH --gres=gpu:4", []),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "#SBATCH -N 1 -G 4", []),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "#SBATCH --partition=gpu --cpus-per-gpu=8", ["--gpus-per-node=4"]),
         ({"SLURM_GPUS_ON_NODE": "4"}, "# gpus of the command line", ["--gpus-per-node=4"]),
         ({"SLURM_MEM_PER_CPU": "4000"}, "", ["--mem-per-cpu=4000"]),
     ],

@@ -1,6 +1,7 @@
 """The batch scripts in slurm/, run by bash with stand-ins for SLURM's programs and for Python."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def call(
         ("train", [], {"SEGTRAIN_HOME": "/nowhere"}, "SEGTRAIN_HOME: no checkout there; submit from the checkout, or"),
         ("train", [], {"PYTHON": "/no/python"}, "PYTHON=/no/python: no such program; run make setup, or set PYTHON"),
         ("report", [], {}, "the report of what? sbatch slurm/report.sbatch RUNS"),
+        ("report", ["--lang", "zh"], {}, "the report of what? sbatch slurm/report.sbatch RUNS"),
         ("ablation", [], {}, "which ablation? sbatch --array=0-N slurm/ablation.sbatch SPEC"),
         ("ablation", ["s.yaml"], {}, "--array is missing: sbatch --array=0-N slurm/ablation.sbatch s.yaml"),
     ],
@@ -108,7 +110,7 @@ def test_the_report_s_template_passes_on_what_it_is_given(folder: Path) -> None:
     done = call(folder, "report", "runs/a b", "runs/c", "--lang", "zh", "data.root=/data")
     assert done.returncode == 0, done.stderr
     assert (folder / "runs" / "report").read_text().splitlines() == [
-        "-m", "segtrain", "report", "runs/a b", "runs/c", "--lang", "zh", "data.root=/data", "--out", "runs/a b/report",
+        "-m", "segtrain", "report", "--out", "runs/a b/report", "runs/a b", "runs/c", "--lang", "zh", "data.root=/data",
     ]  # fmt: skip
 
 
@@ -121,11 +123,25 @@ def test_a_template_does_not_go_on_where_a_line_of_env_sh_fails(folder: Path, tm
     text = (ROOT / "slurm" / "env.sh").read_text()
     assert "# module load cuda\n" in text
     env = {"SEGTRAIN_HOME": str(home), "SLURM_ARRAY_TASK_ID": "0"}
-    for line, code in (("true", 0), ("echo no such module >&2; false", 1)):
+    for line, code in (("true", 0), ("echo no such module >&2; false", 2)):
         (home / "slurm" / "env.sh").write_text(text.replace("# module load cuda", line))
         done = call(folder, template, "--config", "a.yaml", env=env)
         assert done.returncode == code, done.stderr
-    assert done.stderr == "no such module\n"
+    assert re.fullmatch(rf"no such module\nerror: {home}/slurm/env.sh, line \d+: failed\n", done.stderr)
+
+
+def test_a_signal_that_ends_a_line_of_env_sh_is_heeded_and_no_failure(folder: Path, tmp_path: Path) -> None:
+    """As `scancel --full` ends a program there: the step is told, and the job says that it was stopped."""
+    home = tmp_path / "home"
+    (home / "slurm").mkdir(parents=True)
+    (home / "jobs").symlink_to(ROOT / "jobs")
+    text = (ROOT / "slurm" / "env.sh").read_text()
+    lines = "kill -USR2 $$; bash -c 'kill -USR2 $$'; touch went_on"
+    (home / "slurm" / "env.sh").write_text(text.replace("# module load cuda", lines))
+    done = call(folder, "train", "--config", "a.yaml", env={"SEGTRAIN_HOME": str(home)})
+    assert (folder / "went_on").exists(), done.stderr
+    assert "failed" not in done.stderr
+    assert not (folder / "runs" / "torchrun").exists(), "it was asked to stop before the step"
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
