@@ -110,11 +110,22 @@ def test_what_is_left_behind_does_not_hold_up_the_process() -> None:
     ("error", "kind", "place"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), LaunchError, "the disk of the runs: cannot be used"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "{mirror}/run/objects/1", None, "{here}/1"),
+            LaunchError,
+            "{here}/1: cannot be used",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "run/1"), DataError, "{mirror}/run: may not be read"),
+        (PermissionError(errno.EACCES, "Permission denied", "{mirror}"), DataError, "{mirror}/run: may not be read"),
         (PermissionError(errno.EACCES, "Permission denied", "{here}/run"), DataError, "{here}/run: cannot be used"),
         (OSError(errno.EIO, "Input/output error", "{here}/run"), RunError, "{here}/run: cannot be used"),
-        (PermissionError(errno.EACCES, "Permission denied", "{mirror}/run"), DataError, "{mirror}: may not be read"),
-        (PermissionError("Forbidden"), DataError, "{mirror}: may not be read"),
-        (OSError(errno.EIO, "Input/output error"), RunError, "{mirror}: cannot be fetched"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "{mirror}/run"),
+            DataError,
+            "{mirror}/run: may not be read",
+        ),
+        (PermissionError("Forbidden"), DataError, "{mirror}/run: may not be read"),
+        (OSError(errno.EIO, "Input/output error"), RunError, "{mirror}/run: cannot be fetched"),
     ],
 )
 def test_an_error_of_this_machine_s_disk_is_not_the_mirror_s(
@@ -122,9 +133,10 @@ def test_an_error_of_this_machine_s_disk_is_not_the_mirror_s(
 ) -> None:
     mirror = locate(str(tmp_path / "mirror"))
     places = {"here": str(tmp_path), "mirror": str(tmp_path / "mirror")}
-    if error.filename:
-        error.filename = str(error.filename).format(**places)
-    with pytest.raises(kind, match=re.escape(place.format(**places))), sync.explained(mirror):
+    for name in ("filename", "filename2"):
+        if value := getattr(error, name):
+            setattr(error, name, value.format(**places))
+    with pytest.raises(kind, match=re.escape(place.format(**places))), sync.explained(mirror / "run"):
         raise error
 
 

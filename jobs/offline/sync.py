@@ -127,10 +127,13 @@ def explained(source: Location) -> Iterator[None]:
 
 def _place_here(error: OSError, source: Location) -> str:
     """The place on this machine, outside the mirror, where an error arose; "" where it is the mirror's."""
-    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    if place and os.path.exists(Path(place).parent):  # noqa: PTH110 (which raises there)
-        return "" if source.is_local and Path(place).is_relative_to(source.path) else place
-    return "the disk of the runs" if error.errno in FULL else ""
+    is_full = error.errno in FULL  # which reading the mirror never is; of a copy the second name is the target's
+    name = (error.filename2 if is_full else None) or error.filename
+    place = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else Path()
+    if place.is_absolute() and os.path.exists(place.parent):  # noqa: PTH110 (which raises there)
+        is_mirror = source.is_local and place.is_relative_to(Path(source.path).parent)  # the mirror of the queue
+        return "" if is_mirror and not is_full else str(place)
+    return "the disk of the runs" if is_full else ""
 
 
 def _replace(source: Location, theirs: Manifest, folder: Path) -> bool:
