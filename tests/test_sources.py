@@ -10,6 +10,7 @@ import pytest
 from folders import FIRST, P, config, rename, replace, write_16_bits, write_patient
 from PIL import Image
 
+from segtrain.data import prepare
 from segtrain.data.prepare import ensure_store
 from segtrain.data.sources.lgg import LggSource
 from segtrain.data.splits import make_split
@@ -123,6 +124,17 @@ def test_all_that_is_broken_is_told_at_once(root: Path, workers: int, caplog: py
         ensure_store(config(root, f"data.workers={workers}").data)
     warnings = sorted(record.message for record in caplog.records if record.levelname == "WARNING")
     assert [Path(warning.partition(":")[0]).name for warning in warnings] == [f"{P}_1.tif", "TCGA_XX_2_1.tif"]
+
+
+@pytest.mark.law("L12")
+def test_others_are_looked_for_as_long_as_that_is_no_waste(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is prepared beside a broken patient is kept."""
+    for name in ("TCGA_XX_0", "TCGA_XX_2"):
+        (root / name / f"{name}_1.tif").write_bytes(b"GIF89a, or so it says")
+    monkeypatch.setattr(prepare, "OTHERS_S", -1.0)
+    with pytest.raises(DataError, match=r"TCGA_XX_0_1.tif: not a readable TIFF") as caught:
+        ensure_store(config(root, "data.workers=1").data)
+    assert "more broken" not in str(caught.value)
 
 
 @pytest.mark.law("L12")

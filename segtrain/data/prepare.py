@@ -4,6 +4,7 @@ No torch is imported, so that worker processes start in a fraction of a second.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, as_completed
@@ -53,6 +54,8 @@ from segtrain.runtime.terminal import Progress
 from segtrain.runtime.workers import process_pool
 
 log = logging.getLogger(__name__)
+
+OTHERS_S = 60.0  # after the first broken patient, in which others are looked for: nothing of the work is kept
 
 
 def ensure_store(cfg: DataConfig, check: Check = no_check) -> Store:
@@ -146,7 +149,7 @@ def _build(cfg: DataConfig, source: Source, aside: Path, check: Check) -> None:
     skipped = {patient: outcome for patient, outcome in sorted(outcomes.items()) if isinstance(outcome, str)}
     if skipped and not cfg.skip_bad:
         others = len(skipped) - 1
-        rest = "" if len(skipped) < LISTED else "; those after them were not looked at"
+        rest = "" if len(outcomes) == len(source.patients()) else "; those after them were not looked at"
         more = f" (and {others} more broken patient{'s' if others > 1 else ''}, named above{rest})" if others else ""
         raise DataError(next(iter(skipped.values())) + more)
     for patient, reason in skipped.items():
@@ -200,11 +203,11 @@ def _log_remarks(written: Sequence[Written]) -> None:
 
 
 def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> dict[str, Outcome]:
-    """Each patient's index entry or its error; without `skip_bad` errors are told at once, `LISTED` end the work."""
+    """Each patient's index entry or its error; without `skip_bad` errors are told at once, and end the work soon."""
     patients = source.patients()
     workers = min(cfg.workers or cpus.usable(), len(patients))
     outcomes: dict[str, Outcome] = {}
-    broken = 0
+    broken, end_s = 0, float("inf")
     with (
         Progress(f"prepare {len(patients)} patients", total=len(patients), unit="patients") as bar,
         closing(_outcomes(source, patients, cfg, aside, workers, check)) as prepared,
@@ -215,8 +218,8 @@ def _prepare_all(cfg: DataConfig, source: Source, aside: Path, check: Check) -> 
             check()
             if isinstance(outcome, str) and not cfg.skip_bad:
                 log.warning("%s", outcome)
-                broken += 1
-            if broken == LISTED:
+                broken, end_s = broken + 1, min(end_s, time.monotonic() + OTHERS_S)
+            if broken == LISTED or time.monotonic() > end_s:
                 break
     return outcomes
 
