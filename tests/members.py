@@ -39,8 +39,8 @@ def segtrain(user: int, umask: str, *words: object) -> str:
 
 def until(condition: str) -> str:
     """Words of a line that wait for a condition, which a process in the background, pid, is to bring about."""
-    gives_up = "{ kill -9 $pid; exit 1; }"
-    return f"for i in $(seq 1200); do {condition} && break; sleep .1; done; {condition} || {gives_up}"
+    gives_up = "[ $i -lt 1200 ] || { kill -9 $pid; exit 1; }"
+    return f"for i in $(seq 1200); do {condition} && break; {gives_up}; sleep .1; done"
 
 
 def _quoted(*words: object) -> str:

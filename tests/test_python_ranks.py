@@ -4,12 +4,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trainings import assert_same, state_of
+from trainings import TIMEOUT_S, assert_same, state, state_of
 
 import segtrain
 from segtrain.api import ranks
@@ -36,13 +37,21 @@ sys.addaudithook(look)
 
 def interrupt_while_it_stands(held: Path) -> None:
     """Interrupt this process once a rank stands still, which goes on when the interrupt has reached it."""
-    while not held.exists():
-        time.sleep(0.01)
+    until(held.exists)
     pid = int(held.read_text())
+    until(lambda: state(pid) == "T")
     os.kill(os.getpid(), signal.SIGINT)
-    while not has_waiting(pid, signal.SIGINT):
+    try:
+        until(lambda: has_waiting(pid, signal.SIGINT))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def until(test: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not test():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    os.kill(pid, signal.SIGCONT)
 
 
 def has_waiting(pid: int, number: signal.Signals) -> bool:
@@ -69,7 +78,7 @@ def test_ranks_that_python_starts_have_the_bits_of_a_command(
     interrupting = threading.Thread(target=interrupt_while_it_stands, args=(held,), daemon=True)
     interrupting.start()
     stopped = segtrain.train(cfg, nproc=2)
-    interrupting.join()
+    interrupting.join(2 * TIMEOUT_S)
     assert stopped.state == "stopped"
     saved = Run(stopped.path).saved_step()
     assert saved > 0

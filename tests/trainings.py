@@ -86,9 +86,10 @@ class HeldJob(Job):
 
     def wait_until_held(self, timeout_s: float = TIMEOUT_S) -> None:
         deadline = time.monotonic() + timeout_s
-        while not all(_state(process.pid) == "T" for process in self.processes):
-            assert all(process.is_alive() for process in self.processes), self.output()
-            assert time.monotonic() < deadline, self.output()
+        while not all(state(process.pid) == "T" for process in self.processes):
+            if time.monotonic() > deadline or not all(process.is_alive() for process in self.processes):
+                self.kill(*range(len(self.processes)))  # else this process would wait for them at its end
+                raise AssertionError(f"they do not stand still:\n{self.output()}")
             time.sleep(0.005)
 
     def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
@@ -98,10 +99,10 @@ class HeldJob(Job):
 
 def gone(pid: int | str) -> bool:
     """Whether a process has ended, even where nobody collects what is left of it (a container without an init)."""
-    return _state(pid) in "ZX"
+    return state(pid) in "ZX"
 
 
-def _state(pid: int | str | None) -> str:
+def state(pid: int | str | None) -> str:
     """The letter of the kernel for what a process does; X: it is not there."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -126,14 +127,18 @@ def train_rank(directory: Path, argv: list[str], rank: int, ranks: int, port: in
 
 
 def train_held_rank(*arguments: Any) -> None:
-    """A rank that stands still after `HELD_AFTER` steps."""
+    """A rank that stands still after `HELD_AFTER` steps, once a checkpoint is there."""
     from segtrain.training.watch import Watch
 
     progress = Watch.progress
 
     def progress_and_stand(watch: Watch, step: int, doing: str) -> None:
         progress(watch, step, doing)
+        if (step, doing) == (HELD_AFTER - 2, "training"):
+            time.sleep(0.1)  # so that a save is due
         if (step, doing) == (HELD_AFTER, "training"):
+            while not list(Path("runs").glob("*/checkpoints/LATEST")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGSTOP)
 
     setattr(Watch, "progress", progress_and_stand)  # noqa: B010

@@ -73,8 +73,8 @@ def test_a_killed_job_leaves_no_process_and_no_port(fragile: Config, tmp_path: P
     children = [
         child for p in job.processes for child in Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()
     ]
-    assert children, "an onlooker, which sees by its pipe that its rank is gone"
     job.kill(0, 1)
+    assert children, "an onlooker, which sees by its pipe that its rank is gone"
     end_s = time.monotonic() + 60
     job.wait()
     while not all(map(gone, children)) and time.monotonic() < end_s:
