@@ -30,7 +30,7 @@ Rows = Sequence[dict[str, str]]
 def line(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dict[str, Any]:
     """The difference child minus parent over the rows that have both, as a line of the table."""
     if not (rows := [row for row in rows if row[parent] and row[child]]):
-        raise RunError(f"--of {parent}:{child}: no patient in common; compare two that have some")
+        raise _nobody(parent, child, left_out)
     own, theirs = (np.array([float(row[name]) for row in rows]) for name in (child, parent))
     difference = own - theirs
     low, high = percentile_interval(difference)
@@ -78,7 +78,7 @@ def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dic
     """
     both = set.intersection(*({row["patient"] for row in rows if row[name]} for name in (parent, child)))
     if not both:
-        raise RunError(f"--of {parent}:{child}: no patient in common; compare two that have some")
+        raise _nobody(parent, child, left_out)
     scores: dict[str, dict[Unit, float]] = {
         name: {_unit(row): float(row[name]) for row in rows if row[name] and row["patient"] in both}
         for name in (parent, child)
@@ -104,6 +104,12 @@ def verdict(rows: Rows, parent: str, child: str, left_out: Sequence[str]) -> dic
         "verdict": difference.verdict,
         "left_out": " ".join(left_out),
     }
+
+
+def _nobody(parent: str, child: str, left_out: Sequence[str]) -> RunError:
+    """The error of two recipes without a patient to compare them on."""
+    whom = "that the search has not scored" if left_out else "in common"
+    return RunError(f"--of {parent}:{child}: no patient {whom}; compare two that have some")
 
 
 def _unit(row: dict[str, str]) -> Unit:

@@ -15,7 +15,7 @@ from segtrain.runtime import files, lock
 
 log = logging.getLogger("segtrain.queue")
 
-ORPHANS_S = 150.0  # that processes of a killed queue may take to save and leave: torchrun gives its workers 100 s
+ORPHANS_S = 150.0  # that processes of a killed queue may take to save and leave: torchrun gives its workers a minute
 # Kept of a time budget for report, archive and sync: so much, but no more than this part of it.
 RESERVE_S = 300.0
 RESERVE = 0.1

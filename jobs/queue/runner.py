@@ -186,7 +186,7 @@ class Runner:
                 len(self.gpus),
                 most,
             )
-        return min(most, len(self.queue.items))
+        return most
 
     def _start(self, item: Item, gpus: Sequence[str]) -> None:
         step = item.run.saved_step()

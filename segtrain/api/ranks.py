@@ -118,7 +118,7 @@ def _pass_on(output: IO[str]) -> None:
 
 
 def _stop_ranks(launcher: subprocess.Popen[str], folder: Path, signalled: set[int]) -> None:
-    """Have the ranks that listen save and leave, each once: torchrun itself would give them half a minute."""
+    """Have the ranks that listen save and leave, each once: the launcher would tell those that do not, too."""
     with suppress(psutil.Error):
         for one in psutil.Process(launcher.pid).children():
             if one.pid not in signalled and _mark(folder, one.pid).exists():

@@ -20,7 +20,7 @@ EXAMPLES = """\
   segtrain doctor --config configs/lgg.yaml data.root=/data/kaggle_3m --nproc 4 --price-per-hour 2.5
   segtrain doctor --json
 """
-GRACE_S = 30.0  # of torchrun and SLURM, between a signal and the kill
+GRACE_S = 30.0  # of plain torchrun, and of SLURM (KillWait), between a signal and the kill
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 

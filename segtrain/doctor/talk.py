@@ -105,7 +105,7 @@ def _signals(signalled: Sequence[Any], ranks: int, sent_s: float, grace_s: float
             "start torchrun directly, not from a script that does not pass signals on (use exec)",
         )
     took_s = max(rank["time_s"] for rank in signalled) - sent_s
-    message = f"SIGTERM to torchrun reached {ranks} ranks in {took_s:.2f} s; the grace period is {grace_s:.0f} s"
+    message = f"SIGTERM to torchrun reached {ranks} ranks in {took_s:.2f} s, of {grace_s:.0f} s before a kill"
     return ok("signals", message)
 
 

@@ -181,7 +181,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(whose: str, doing: str) -> Iterator[None]:
-    """A context for running the user's code: its output goes to the log, its failures to one line."""
+    """A context for running the user's code: its output goes nowhere, its failures to one line."""
     try:
         with quiet():
             yield
