@@ -107,6 +107,10 @@ def test_hours_and_cost_are_told_from_a_step() -> None:
     assert f"about {2 * seconds / 3600:.2f} at 2 an hour" in found.message
     accumulated = replace(cfg, train=replace(cfg.train, micro_batch=1))
     assert "steps of 3.33 s" in forecast.time_and_cost(accumulated, 4, work, measured(1)[0], None).message
+    quick = replace(measured(5)[0], step_s=0.1)
+    of_four, of_one = (forecast.time_and_cost(cfg, ranks, work, quick, None).message for ranks in (4, 1))
+    assert "what ranks tell each other comes on top" in of_four
+    assert not any("each other" in message for message in (found.message, of_one))
 
 
 def test_a_trial_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tiny: Config) -> None:

@@ -17,6 +17,7 @@ from segtrain.runtime.terminal import duration
 
 TRIAL_S = 180.0
 USABLE = 0.9  # of the available memory; the rest is for other processes
+SHORT_STEP_S = 0.5  # beside which the exchange between ranks, which a trial of one has not, is no trifle
 COPIES = 3  # of the weights in a checkpoint: the weights and two moments
 GIB = 2**30
 CGROUPS = (  # folder, limit, use (with the page cache), the part of that cache that can be reclaimed
@@ -181,6 +182,8 @@ def time_and_cost(cfg: Config, ranks: int, work: Work, measured: Measurement, pr
         f"about {duration(total_s)} for {cfg.train.epochs} epochs: {steps} steps of {step_s:.2f} s "
         f"({images_per_s:.1f} images/s), {duration(scoring_s)} of it scoring"
     )
+    if ranks > 1 and step_s < SHORT_STEP_S:
+        message += "; what ranks tell each other comes on top, and counts in steps so short"
     if not work.exact:
         message += "; slices estimated from three patients"
     if price is not None:
