@@ -36,9 +36,8 @@ class Trained:
     @property
     def events(self) -> list[dict[str, Any]]:
         file = self.run / "metrics.jsonl"  # whose last line is cut off where the training was killed
-        return (
-            [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
-        )
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def of(self, event: str, key: str) -> list[Any]:
         return [each[key] for each in self.events if each["event"] == event and key in each]

@@ -70,9 +70,8 @@ def command(argv: Sequence[str]) -> int:
         for part in parts:
             own, other = parted(part, seeds, generator, whole)
             same = np.abs(own.mean(axis=2) - other.mean(axis=2)).max(axis=1) == 0
-            for name, p in p_values(
-                own[~same], other[~same], Design(own.shape[1], len(part), seeds, own_seeds=not whole)
-            ).items():
+            design = Design(own.shape[1], len(part), seeds, own_seeds=not whole)
+            for name, p in p_values(own[~same], other[~same], design).items():
                 shares.setdefault(name, []).append(float((p <= ALPHA).mean()))
         cells = [f"{100 * np.mean(shares[name]):.1f}%" if name in shares else "none given" for name in TESTS]
         how = "" if len(parts[0]) == 1 else ", the same seeds in all folds" if whole else ", any seeds of each fold"

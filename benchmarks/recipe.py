@@ -37,11 +37,7 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
     """
     lines = []
     for which in ("last", "best"):
-        comparisons = [_compared(groups[parent], groups[child], which) for parent, child in pairs]
-        for (parent, child), compared in zip(pairs, comparisons, strict=True):
-            if compared is None:
-                raise RunError(f"--of {parent}:{child}: no patient in common; train both on one fold")
-        of_pairs = [compared for compared in comparisons if compared]
+        of_pairs = [_compared(groups, parent, child, which) for parent, child in pairs]
         verdicts = corrected([of_pair for *_, of_pair in of_pairs])
         for (parent, child), (theirs, own, _), of_pair in zip(pairs, of_pairs, verdicts, strict=True):
             of_parent, of_child = per_patient(theirs), per_patient(own)
@@ -62,15 +58,15 @@ def differences(groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[dict[s
     return lines
 
 
-def _compared(
-    parents: Sequence[Collected], children: Sequence[Collected], which: Which
-) -> tuple[Scores, Scores, Difference] | None:
-    """The scores of the patients that both have, and the difference child minus parent; None: there are none."""
-    theirs, own = scores(parents, which), scores(children, which)
+def _compared(groups: Groups, parent: str, child: str, which: Which) -> tuple[Scores, Scores, Difference]:
+    """The scores of the patients that both have, and the difference child minus parent. Raises RunError: none."""
+    theirs, own = scores(groups[parent], which), scores(groups[child], which)
     common = {patient for patient, *_ in theirs} & {patient for patient, *_ in own}
     theirs, own = ({unit: dsc for unit, dsc in of.items() if unit[0] in common} for of in (theirs, own))
-    of_pair = difference(own, theirs, parents[0].people)
-    return (theirs, own, of_pair) if of_pair else None
+    of_pair = difference(own, theirs, groups[parent][0].people)
+    if of_pair is None:
+        raise RunError(f"--of {parent}:{child}: no patient in common; train both on one fold")
+    return theirs, own, of_pair
 
 
 def quality(groups: Groups) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from PIL import Image
 import benchmarks.__main__
 from benchmarks import (
     compiling,
-    data,
     gpu,
     gpu_engine,
     gpu_runs,
@@ -272,13 +271,3 @@ def test_the_table_of_the_compiler_compares_medians() -> None:
     compiled = harness.Timings([2.0, 1.0, 9.0], [30.0, 30.0, 30.0], 2.0)
     [row] = compiling.rows("AVX2", {"fp32 eager": eager, "fp32 compiled": compiled})
     assert row[2:] == ("4.00 img/s", "8.00 img/s", "2.00x", "30 s", "1.00 and 2.00 GiB")
-
-
-def test_a_folder_that_was_not_filled_is_made_again(tmp_path: Path) -> None:
-    options = harness.Options(1, tmp_path / "nowhere", tmp_path, tiny=True)
-    with pytest.raises(FileNotFoundError):
-        data.folder_of_patients(options, 2)
-    real = tmp_path / "nowhere"
-    for name in ("P1", "P2"):
-        (real / name).mkdir(parents=True)
-    assert sorted(path.name for path in data.folder_of_patients(options, 2).iterdir()) == ["P1", "P2"]

@@ -213,8 +213,8 @@ def test_a_store_that_never_comes_up_ends_the_queue_and_is_not_written_over(
     over.set()
     assert stand_ins.names == []
     assert MemoryFileSystem.store == before
-    told = "nobody pays for a machine that waits, and whoever boots it again is not locked out"
-    assert (tmp_path / "hook").read_text() == "off\n", told
+    once = "off\n"  # nobody pays for a machine that waits, and whoever boots it again is not locked out
+    assert (tmp_path / "hook").read_text() == once
 
 
 def test_who_waits_for_a_store_can_be_told_to_stop(

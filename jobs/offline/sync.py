@@ -113,7 +113,8 @@ def explained(source: Location) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and (here := _place_here(error, source)):
-            kind = DataError if isinstance(error, PermissionError) else LaunchError if error.errno in FULL else RunError
+            lasting = LaunchError if error.errno in FULL else RunError
+            kind = DataError if isinstance(error, PermissionError) else lasting
             raise kind(
                 f"{here}: cannot be used ({error.strerror}); free some space there, or make it readable and writable "
                 "for this user, and try again"
